@@ -1,0 +1,1 @@
+"""The Beam job that turns image URLs and captions into an aligned training set."""

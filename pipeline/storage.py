@@ -1,0 +1,109 @@
+"""Files that appear whole or not at all, locally and on any object store fsspec knows."""
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import fsspec
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from schemas.columns import file_metadata
+
+
+@contextmanager
+def commit_file(path: str) -> Iterator[IO[bytes]]:
+    """Opens a new file that stands under `path` once the block ends without an error.
+
+    Locally it is written beside its place, synced and renamed; on an object store it is put at
+    once. Whatever stood there before stays until that moment.
+    """
+    if not is_local(path):
+        with commit_remote(path) as file:
+            yield file
+        return
+    target = Path(local_path(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def commit_remote(path: str) -> Iterator[IO[bytes]]:
+    """Opens a temporary local file that is uploaded to `path` when the block ends well."""
+    filesystem, name = url_to_fs(path)
+    with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
+        local = Path(folder) / "upload"
+        with local.open("wb") as file:
+            yield file
+        filesystem.put_file(str(local), name)
+
+
+def commit_text(path: str, text: str) -> None:
+    """Writes a text that stands under `path` whole or not at all."""
+    with commit_file(path) as file:
+        file.write(text.encode())
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Opens a file to read its bytes. Seekable, on object stores too."""
+    if is_local(path):
+        return Path(local_path(path)).open("rb")
+    return cast(IO[bytes], fsspec.open(path, "rb").open())
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file or folder at `path`."""
+    filesystem, name = url_to_fs(path)
+    return bool(filesystem.exists(name))
+
+
+def remove(path: str) -> None:
+    """Removes the file at `path`, if there is one."""
+    filesystem, name = url_to_fs(path)
+    if filesystem.exists(name):
+        filesystem.rm_file(name)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
+    filesystem, name = url_to_fs(folder)
+    if not filesystem.exists(name):
+        return []
+    filesystem.invalidate_cache()
+    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(name, detail=False)]
+    visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
+    return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]
+
+
+def committed_fingerprint(path: str) -> str | None:
+    """Returns the fingerprint stored in a committed Parquet or JSON file; None if none stands."""
+    if not exists(path):
+        return None
+    with open_read(path) as file:
+        if path.endswith(".parquet"):
+            return file_metadata(pq.read_schema(file)).get("fingerprint")
+        values: dict[str, Any] = json.load(file)
+        return values.get("fingerprint")
+
+
+def is_local(path: str) -> bool:
+    """Returns whether `path` is on this machine's file system."""
+    return "://" not in path or path.startswith(("file://", "local://"))
+
+
+def local_path(path: str) -> str:
+    """Returns a local path without its protocol."""
+    return path.split("://", 1)[1] if "://" in path else path

@@ -1,0 +1,1 @@
+"""What a sample is: records, Arrow schemas, names on disk, the manifest and the errors."""

@@ -1,0 +1,122 @@
+"""From a record type to its Arrow schema, and the Parquet files that carry it."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Annotated, Any, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import DatasetError
+
+SCHEMA_VERSION = 1
+"""Raised with every change of a column's meaning; files of another version are refused."""
+
+VERSION_FIELD = b"aligngpt.schema_version"
+RECORD_FIELD = b"aligngpt.record"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a field of a record is on disk."""
+
+    type: pa.DataType
+    description: str
+    """Meaning, unit and range, for people; stored in the file beside the column."""
+
+
+def arrow_schema(record: type) -> pa.Schema:
+    """Returns the Arrow schema of a record type whose fields are `Annotated` with a `Column`.
+
+    A field whose type admits None is nullable.
+
+    Raises:
+        TypeError: if a field has no `Column`.
+    """
+    hints = get_type_hints(record, include_extras=True)
+    fields = []
+    for field in dataclasses.fields(record):
+        hint = hints[field.name]
+        column = _column_of(hint)
+        if column is None:
+            raise TypeError(f"{record.__name__}.{field.name} has no Column annotation")
+        is_nullable = type(None) in get_args(get_args(hint)[0])
+        fields.append(
+            pa.field(
+                field.name,
+                column.type,
+                nullable=is_nullable,
+                metadata={"description": column.description},
+            )
+        )
+    metadata = {VERSION_FIELD: str(SCHEMA_VERSION).encode(), RECORD_FIELD: record.__name__.encode()}
+    return pa.schema(fields, metadata=metadata)
+
+
+def _column_of(hint: Any) -> Column | None:
+    if get_origin(hint) is not Annotated:
+        return None
+    return next((item for item in get_args(hint)[1:] if isinstance(item, Column)), None)
+
+
+def table_from_records(records: list[Any], schema: pa.Schema) -> pa.Table:
+    """Returns the records, all of the type that `schema` was made from, as a table."""
+    columns = {
+        name: pa.array([getattr(record, name) for record in records], type=schema.field(name).type)
+        for name in schema.names
+    }
+    return pa.table(columns, schema=schema)
+
+
+def write_table(
+    table: pa.Table, file: IO[bytes] | str, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a table of one of our schemas as Parquet, the same bytes for the same table.
+
+    Args:
+        metadata: more to store in the file's schema metadata (a fingerprint, a model's name).
+    """
+    extra = {
+        f"aligngpt.{name}".encode(): value.encode() for name, value in (metadata or {}).items()
+    }
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
+    pq.write_table(table, file, compression="zstd", compression_level=3)
+
+
+def read_table(
+    file: IO[bytes] | str, expected: pa.Schema, columns: list[str] | None = None
+) -> pa.Table:
+    """Returns the table in a Parquet file that `write_table` wrote.
+
+    Raises:
+        DatasetError: if the file is of another record type or schema version.
+    """
+    with pq.ParquetFile(file) as parquet:
+        check_schema(parquet.schema_arrow, expected, str(file))
+        return parquet.read(columns=columns)
+
+
+def check_schema(found: pa.Schema, expected: pa.Schema, name: str) -> None:
+    """Raises `DatasetError` unless `found` is of the record type and version of `expected`."""
+    metadata = found.metadata or {}
+    version = metadata.get(VERSION_FIELD, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise DatasetError(
+            f"{name} has schema version {version}, this program reads version {SCHEMA_VERSION}: "
+            "use the version of aligngpt that wrote it, or curate again into a new folder"
+        )
+    record = metadata.get(RECORD_FIELD, b"none").decode()
+    wanted = (expected.metadata or {}).get(RECORD_FIELD, b"none").decode()
+    if record != wanted:
+        raise DatasetError(f"{name} holds {record} rows, expected {wanted}")
+
+
+def file_metadata(found: pa.Schema) -> dict[str, str]:
+    """Returns our own metadata of a file's schema, without its prefix."""
+    prefix = b"aligngpt."
+    return {
+        key.removeprefix(prefix).decode(): value.decode()
+        for key, value in (found.metadata or {}).items()
+        if key.startswith(prefix)
+    }

@@ -1,0 +1,94 @@
+"""Why a sample is not in the dataset, and why a run does not start."""
+
+from enum import Enum, StrEnum
+
+
+class Stage(StrEnum):
+    """The stages of the curation job, in their order."""
+
+    READ = "read"
+    FETCH = "fetch"
+    SCORE = "score"
+    DEDUPLICATE = "deduplicate"
+    LEVEL = "level"
+    PACK = "pack"
+
+
+class RejectReason(Enum):
+    """The closed list of reasons for which a pair is left out.
+
+    Each member knows the stage that decides it and whether asking again later can help.
+    """
+
+    stage: Stage
+    is_retryable: bool
+
+    MALFORMED_ROW = ("malformed_row", Stage.READ, False)
+    MISSING_URL = ("missing_url", Stage.READ, False)
+    MISSING_CAPTION = ("missing_caption", Stage.READ, False)
+    BAD_URL = ("bad_url", Stage.READ, False)
+    DUPLICATE_ROW = ("duplicate_row", Stage.READ, False)
+    SEVERAL_IMAGES = ("several_images", Stage.READ, False)
+
+    FORBIDDEN_SCHEME = ("forbidden_scheme", Stage.FETCH, False)
+    FORBIDDEN_PORT = ("forbidden_port", Stage.FETCH, False)
+    FORBIDDEN_ADDRESS = ("forbidden_address", Stage.FETCH, False)
+    DNS_FAILED = ("dns_failed", Stage.FETCH, True)
+    CONNECT_FAILED = ("connect_failed", Stage.FETCH, True)
+    TLS_FAILED = ("tls_failed", Stage.FETCH, False)
+    TIMED_OUT = ("timed_out", Stage.FETCH, True)
+    HOST_UNAVAILABLE = ("host_unavailable", Stage.FETCH, True)
+    RATE_LIMITED = ("rate_limited", Stage.FETCH, True)
+    SERVER_ERROR = ("server_error", Stage.FETCH, True)
+    HTTP_STATUS = ("http_status", Stage.FETCH, False)
+    BAD_REDIRECT = ("bad_redirect", Stage.FETCH, False)
+    BAD_RESPONSE = ("bad_response", Stage.FETCH, False)
+    INCOMPLETE_RESPONSE = ("incomplete_response", Stage.FETCH, True)
+    TOO_MANY_BYTES = ("too_many_bytes", Stage.FETCH, False)
+    ROBOTS_DISALLOWED = ("robots_disallowed", Stage.FETCH, False)
+    ROBOTS_UNREACHABLE = ("robots_unreachable", Stage.FETCH, True)
+    OPTED_OUT_BY_HEADER = ("opted_out_by_header", Stage.FETCH, False)
+    TDM_RESERVED = ("tdm_reserved", Stage.FETCH, False)
+    FILE_NOT_FOUND = ("file_not_found", Stage.FETCH, False)
+    HASH_MISMATCH = ("hash_mismatch", Stage.FETCH, False)
+    NOT_AN_IMAGE = ("not_an_image", Stage.FETCH, False)
+    DECODE_FAILED = ("decode_failed", Stage.FETCH, False)
+    DECODER_CRASHED = ("decoder_crashed", Stage.FETCH, False)
+    TOO_MANY_PIXELS = ("too_many_pixels", Stage.FETCH, False)
+    TOO_MANY_FRAMES = ("too_many_frames", Stage.FETCH, False)
+    TOO_SMALL = ("too_small", Stage.FETCH, False)
+    TOO_ELONGATED = ("too_elongated", Stage.FETCH, False)
+
+    SCORE_NOT_FINITE = ("score_not_finite", Stage.SCORE, False)
+
+    EXACT_DUPLICATE = ("exact_duplicate", Stage.DEDUPLICATE, False)
+    NEAR_DUPLICATE = ("near_duplicate", Stage.DEDUPLICATE, False)
+
+    BELOW_MINIMUM_SCORE = ("below_minimum_score", Stage.LEVEL, False)
+    BELOW_TOP_FRACTION = ("below_top_fraction", Stage.LEVEL, False)
+
+    def __new__(cls, name: str, stage: Stage, is_retryable: bool) -> "RejectReason":
+        """Returns the member whose value is its name on disk."""
+        member = object.__new__(cls)
+        member._value_ = name
+        member.stage = stage
+        member.is_retryable = is_retryable
+        return member
+
+
+class SampleRejected(Exception):
+    """This sample is unusable; the run is fine."""
+
+    def __init__(self, reason: RejectReason, detail: str, http_status: int | None = None) -> None:
+        super().__init__(reason, detail, http_status)
+        self.reason = reason
+        self.detail = detail
+        self.http_status = http_status
+
+
+class ConfigError(Exception):
+    """This run cannot start: the message says what, its value, what is allowed, what to do."""
+
+
+class DatasetError(Exception):
+    """What lies on disk is not the dataset that was expected; the message says what to do."""

@@ -1,0 +1,147 @@
+"""One frozen record per stage: what is known of a pair when the stage is done."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pyarrow as pa
+
+from schemas.columns import Column, arrow_schema
+
+ImageFormat = Literal["jpg", "png", "webp"]
+
+
+def pair_key(url: str, text: str) -> str:
+    """Returns the pair's identity: 32 hex digits, the same for the same url and text.
+
+    Args:
+        text: the caption, or the conversations where there are some.
+
+    Source: BLAKE2b (RFC 7693) with a digest of 128 bits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(url.encode("utf-8", "surrogatepass"))
+    digest.update(b"\0")
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """An image's address and the text that belongs to it, as read."""
+
+    key: Annotated[str, Column(pa.string(), "128-bit hash of url and text, 32 hex digits")]
+    url: Annotated[
+        str | None,
+        Column(pa.string(), "where the image is: http(s) URL or path; null for text alone"),
+    ]
+    caption: Annotated[str, Column(pa.string(), "the text that belongs to the image")]
+    conversations: Annotated[
+        str | None,
+        Column(pa.string(), "LLaVA's turns as JSON, for instruction samples; null for pairs"),
+    ]
+    source: Annotated[str, Column(pa.string(), "name of the input file the row came from")]
+    expected_hash: Annotated[
+        str | None,
+        Column(pa.string(), "hash that the downloaded bytes must have, as algorithm:hex"),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedSample(Pair):
+    """The pair with its image, decoded, resized and encoded."""
+
+    image_format: Annotated[
+        str | None, Column(pa.string(), "extension of the image's tar member; null for text alone")
+    ]
+    width: Annotated[int | None, Column(pa.int32(), "of the stored image, in pixels")]
+    height: Annotated[int | None, Column(pa.int32(), "of the stored image, in pixels")]
+    original_width: Annotated[int | None, Column(pa.int32(), "as downloaded, upright, in pixels")]
+    original_height: Annotated[int | None, Column(pa.int32(), "as downloaded, upright, in pixels")]
+    sha256: Annotated[str | None, Column(pa.string(), "of the downloaded bytes, 64 hex digits")]
+    pixel_hash: Annotated[
+        str | None, Column(pa.string(), "128-bit hash of the stored image's pixels, 32 hex digits")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSample:
+    """How well the two halves of a pair belong together. Rows stand as in the fetched table."""
+
+    key: Annotated[str, Column(pa.string(), "as in the fetched table")]
+    clip_score: Annotated[float, Column(pa.float32(), "cosine of image and caption, in [-1, 1]")]
+    is_caption_truncated: Annotated[
+        bool, Column(pa.bool_(), "whether the caption was longer than the model's context")
+    ]
+    image_embedding: Annotated[
+        list[float] | None, Column(pa.list_(pa.float16()), "unit length; null if not kept")
+    ]
+    text_embedding: Annotated[
+        list[float] | None, Column(pa.list_(pa.float16()), "unit length; null if not kept")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueSample:
+    """A pair that is no duplicate, or the best scored of its group."""
+
+    key: Annotated[str, Column(pa.string(), "as in the fetched table")]
+    clip_score: Annotated[float, Column(pa.float32(), "cosine of image and caption, in [-1, 1]")]
+    duplicate_count: Annotated[
+        int, Column(pa.int32(), "how many pairs gave way to this one as its duplicates")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelledSample:
+    """A unique pair with its alignment level."""
+
+    key: Annotated[str, Column(pa.string(), "as in the fetched table")]
+    clip_score: Annotated[float, Column(pa.float32(), "cosine of image and caption, in [-1, 1]")]
+    alignment_level: Annotated[
+        int, Column(pa.int8(), "1 (worst aligned) to num_levels (best aligned)")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSample(FetchedSample):
+    """A sample to train on: what is known of it, and where its image lies in the tar."""
+
+    clip_score: Annotated[
+        float | None, Column(pa.float32(), "cosine of image and caption; null if not scored")
+    ]
+    alignment_level: Annotated[
+        int | None, Column(pa.int8(), "1 (worst) to num_levels (best); null if not levelled")
+    ]
+    image_offset: Annotated[
+        int | None, Column(pa.int64(), "first byte of the image in the shard's tar")
+    ]
+    image_bytes: Annotated[int | None, Column(pa.int64(), "length of the image in the tar")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A pair that is not in the dataset, and why."""
+
+    key: Annotated[str, Column(pa.string(), "hash of url and text, as far as they were known")]
+    url: Annotated[str | None, Column(pa.string(), "as read, without credentials")]
+    caption: Annotated[str | None, Column(pa.string(), "as read")]
+    source: Annotated[str | None, Column(pa.string(), "name of the input file")]
+    stage: Annotated[str, Column(pa.string(), "the stage that left it out")]
+    reason: Annotated[str, Column(pa.string(), "one of the closed list of reasons")]
+    is_retryable: Annotated[bool, Column(pa.bool_(), "whether asking again later can help")]
+    detail: Annotated[str, Column(pa.string(), "what happened, for people")]
+    http_status: Annotated[int | None, Column(pa.int16(), "the last answer's status, if any")]
+    kept_key: Annotated[
+        str | None, Column(pa.string(), "for duplicates: the pair that stayed in its place")
+    ]
+    clip_score: Annotated[float | None, Column(pa.float32(), "if it was scored before")]
+
+
+PAIR_SCHEMA = arrow_schema(Pair)
+FETCHED_SCHEMA = arrow_schema(FetchedSample)
+SCORED_SCHEMA = arrow_schema(ScoredSample)
+UNIQUE_SCHEMA = arrow_schema(UniqueSample)
+LEVELLED_SCHEMA = arrow_schema(LevelledSample)
+TRAIN_SCHEMA = arrow_schema(TrainSample)
+REJECTION_SCHEMA = arrow_schema(Rejection)

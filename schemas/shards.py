@@ -1,0 +1,74 @@
+"""Names on disk: the folders of a dataset, its shards and the members of a shard."""
+
+from dataclasses import dataclass
+
+from schemas.errors import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLayout:
+    """Where everything of a dataset lies below its root, a path or an fsspec URL."""
+
+    root: str
+
+    def __post_init__(self) -> None:
+        if len(self.root) > 1 and self.root.endswith("/"):
+            object.__setattr__(self, "root", self.root.rstrip("/"))
+
+    def pairs(self, shard: int) -> str:
+        """Returns the path of a shard's rows as read."""
+        return f"{self.root}/pairs/{shard:05d}.parquet"
+
+    def fetched(self, shard: int, extension: str) -> str:
+        """Returns the path of a fetched shard's `tar`, `parquet` or `_stats.json`."""
+        return f"{self.root}/fetched/{_suffixed(shard, 5, extension)}"
+
+    def scored(self, shard: int) -> str:
+        """Returns the path of a shard's scores and embeddings."""
+        return f"{self.root}/scored/{shard:05d}.parquet"
+
+    def unique(self, shard: int) -> str:
+        """Returns the path of the pairs of a shard that are not duplicates."""
+        return f"{self.root}/unique/{shard:05d}.parquet"
+
+    def levelled(self, shard: int) -> str:
+        """Returns the path of the levels of a shard's unique pairs."""
+        return f"{self.root}/levelled/{shard:05d}.parquet"
+
+    @property
+    def edges(self) -> str:
+        """Path of the levels' edges."""
+        return f"{self.root}/levelled/edges.json"
+
+    def rejected(self, stage: Stage, shard: int) -> str:
+        """Returns the path of what a stage left out of a shard."""
+        return f"{self.root}/rejected/{stage.value}/{shard:05d}.parquet"
+
+    def train(self, shard: int, extension: str) -> str:
+        """Returns the path of a train shard's `tar` or `parquet`."""
+        return f"{self.root}/train/{_suffixed(shard, 6, extension)}"
+
+    @property
+    def train_index(self) -> str:
+        """Path of the list of train shards, in the format of `wids`."""
+        return f"{self.root}/train/index.json"
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest."""
+        return f"{self.root}/manifest.json"
+
+    @property
+    def report(self) -> str:
+        """Path of the report for people."""
+        return f"{self.root}/report.html"
+
+    @property
+    def run(self) -> str:
+        """Folder of the lock, the configuration and the progress of the job."""
+        return f"{self.root}/_run"
+
+
+def _suffixed(shard: int, digits: int, extension: str) -> str:
+    separator = "" if extension.startswith("_") else "."
+    return f"{shard:0{digits}d}{separator}{extension}"

@@ -1,0 +1,1 @@
+"""The mathematics of curation: CLIP scores, near-duplicates, levels. Arrays in, arrays out."""

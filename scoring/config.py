@@ -1,0 +1,78 @@
+"""How pairs are scored, how duplicates are found and how levels are cut."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """How CLIP scores a pair."""
+
+    model: str = "ViT-L-14"
+    """open_clip's name of the model, or the path of a model configuration (.json)."""
+    pretrained: str = "openai"
+    """open_clip's tag of the checkpoint, or the path of a local file (.pt, .safetensors)."""
+    precision: Precision = "fp32"
+    """Arithmetic of the model."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes a GPU if there is one."""
+    batch_size: int = 64
+    """Pairs scored at once. Batches are formed by position, so it is part of the result."""
+    threads: int = 2
+    """CPU threads of the model in each worker process: fixed, so that it never shows in a score."""
+    keep_embeddings: bool = True
+    """Whether the embeddings are stored beside the score; near-duplicates need them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeduplicateConfig:
+    """Which pairs count as the same."""
+
+    threshold: float = 0.95
+    """Lowest cosine of two image embeddings that makes them near-duplicates; above 1 finds none."""
+    cells: int = 0
+    """Number of k-means cells; 0 chooses it from the number of embeddings."""
+    probes: int = 2
+    """Nearest cells that every embedding is searched in."""
+    seed: int = 0
+    """Of the k-means sample and its start."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 2.0:
+            raise ConfigError(
+                f"deduplicate.threshold must be in (0, 2] (a cosine; above 1 finds none), "
+                f"got {self.threshold}"
+            )
+        if self.cells < 0 or self.probes < 1:
+            raise ConfigError(
+                f"deduplicate.cells must be at least 0 and probes at least 1, "
+                f"got {self.cells} and {self.probes}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelConfig:
+    """How the scores are cut into alignment levels."""
+
+    num_levels: int = 8
+    """Number of equally large levels."""
+    minimum_score: float | None = None
+    """Pairs scored lower are left out before the levels are cut."""
+    edges_from: str | None = None
+    """Dataset folder (or its edges.json) whose edges are used instead of new ones."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.num_levels <= 127:
+            raise ConfigError(
+                f"levels.num_levels must be in 2..127 (alignment_level is int8), "
+                f"got {self.num_levels}"
+            )

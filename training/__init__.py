@@ -1,0 +1,1 @@
+"""AlignGPT: the model, its data, the DeepSpeed loop, evaluation and chat."""
