@@ -1,0 +1,1 @@
+"""AlignGPT as a transformers model: tower, projector, alignment module, language model."""
