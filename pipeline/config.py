@@ -92,3 +92,12 @@ class CurationConfig:
     deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
     levels: LevelConfig = field(default_factory=LevelConfig)
     pack: PackConfig = field(default_factory=PackConfig)
+    is_scored: bool = True
+    """Whether pairs are scored, de-duplicated and levelled; instruction samples are not."""
+
+    def __post_init__(self) -> None:
+        if self.is_scored and self.deduplicate.threshold <= 1 and not self.score.keep_embeddings:
+            raise ConfigError(
+                "score.keep_embeddings is False, but near-duplicates are found by embeddings: "
+                "keep them, or set deduplicate.threshold above 1 to drop exact duplicates only"
+            )

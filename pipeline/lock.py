@@ -1,0 +1,207 @@
+"""One job per folder: who works on a dataset says so, and a second job is told who it is."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from pipeline.storage import commit_text, exists, is_local, local_path, open_read, remove
+from schemas.errors import ConfigError
+from schemas.shards import DatasetLayout
+
+HEARTBEAT_SECONDS = 30.0
+"""How often the holder of a folder on an object store says that it is alive."""
+
+STALE_SECONDS = 180.0
+"""Silence after which such a holder counts as dead."""
+
+WORKER_PATIENCE_SECONDS = 30.0
+"""How long a job waits for the workers of a dead job to notice that and end."""
+
+WORKERS_LOCK = "workers.lock"
+"""File in the run folder that every worker process holds while it lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who works on a folder."""
+
+    host: str
+    process: int
+    since: str
+    """UTC, ISO 8601."""
+    token: str
+    """Tells two jobs of the same process number apart."""
+    seen_unix_seconds: float
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+
+@contextmanager
+def hold_folder(layout: DatasetLayout) -> Iterator[Holder | None]:
+    """Keeps every other job out of the folder while the block runs.
+
+    Yields the holder that a dead job left behind, if one did.
+
+    Raises:
+        ConfigError: if another job works on the folder, or it cannot be written to.
+    """
+    hold = _hold_local if is_local(layout.root) else _hold_remote
+    with hold(layout) as left_behind:
+        yield left_behind
+
+
+def _this_process() -> Holder:
+    return Holder(
+        host=socket.gethostname(),
+        process=os.getpid(),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        token=uuid.uuid4().hex,
+        seen_unix_seconds=time.time(),
+    )
+
+
+def _refusal(layout: DatasetLayout, holder: Holder | None) -> ConfigError:
+    who = str(holder) if holder else "a job that has only just started"
+    return ConfigError(
+        f"another job works on {layout.root} ({who}): wait for it, stop it, or use another --out"
+    )
+
+
+def _parse_holder(text: str) -> Holder | None:
+    """Returns the holder in a lock file; None if it is empty or cut short by a crash."""
+    try:
+        return Holder(**json.loads(text))
+    except (json.JSONDecodeError, TypeError):
+        return None
+
+
+@contextmanager
+def _hold_local(layout: DatasetLayout) -> Iterator[Holder | None]:
+    run = Path(local_path(layout.run))
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / "lock").open("a+")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {layout.root}: {error.strerror or error}") from error
+    with lock:
+        if not _try_lock(lock, fcntl.LOCK_EX, layout):
+            lock.seek(0)
+            raise _refusal(layout, _parse_holder(lock.read()))
+        lock.seek(0)
+        left_behind = _parse_holder(lock.read())
+        _write_holder(lock, json.dumps(asdict(_this_process())))
+        _wait_for_workers(run / WORKERS_LOCK, layout)
+        try:
+            yield left_behind
+        finally:
+            _write_holder(lock, "")
+
+
+def _write_holder(lock: IO[str], text: str) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(text)
+    lock.flush()
+
+
+def _try_lock(lock: IO[str], kind: int, layout: DatasetLayout) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise ConfigError(
+            f"the file system of {layout.root} cannot lock files ({error.strerror}): "
+            "use a folder on a local disk or an object store"
+        ) from error
+    return True
+
+
+def _wait_for_workers(path: Path, layout: DatasetLayout) -> None:
+    """Returns once no worker of a job that died is left that could still write."""
+    deadline = time.monotonic() + WORKER_PATIENCE_SECONDS
+    with path.open("a+") as lock:
+        while not _try_lock(lock, fcntl.LOCK_EX, layout):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"worker processes of an earlier job still write to {layout.root}: "
+                    "end them, or use another --out"
+                )
+            time.sleep(0.1)
+
+
+def hold_as_worker(run_folder: Path) -> IO[str]:
+    """Returns the file that marks this worker process as alive while it is open."""
+    lock = (run_folder / WORKERS_LOCK).open("a+")
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+@contextmanager
+def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
+    """Holds a folder on an object store by an object that is renewed while the job lives.
+
+    Object stores have no lock: of two jobs that start within the same second, the one that wrote
+    last goes on.
+    """
+    path = f"{layout.run}/lock.json"
+    found = _read_remote(path)
+    if found is not None and _is_alive(found):
+        raise _refusal(layout, found)
+    mine = _this_process()
+    commit_text(path, json.dumps(asdict(mine)))
+    time.sleep(1.0)
+    now = _read_remote(path)
+    if now is not None and now.token != mine.token:
+        raise _refusal(layout, now)
+    ended = threading.Event()
+    heartbeat = threading.Thread(target=_keep_alive, args=(path, mine, ended), daemon=True)
+    heartbeat.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        heartbeat.join()
+        remove(path)
+
+
+def _read_remote(path: str) -> Holder | None:
+    if not exists(path):
+        return None
+    with open_read(path) as file:
+        return _parse_holder(file.read().decode())
+
+
+def _is_alive(holder: Holder) -> bool:
+    if holder.host == socket.gethostname():
+        return is_running(holder.process)
+    return time.time() - holder.seen_unix_seconds < STALE_SECONDS
+
+
+def _keep_alive(path: str, holder: Holder, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT_SECONDS):
+        values = {**asdict(holder), "seen_unix_seconds": time.time()}
+        commit_text(path, json.dumps(values))
+
+
+def is_running(process: int) -> bool:
+    """Returns whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
