@@ -1,13 +1,18 @@
 """The configuration of a curation: one frozen dataclass per stage."""
 
+import dataclasses
+import ipaddress
 from dataclasses import dataclass, field
-from typing import Literal
 
 from schemas.errors import ConfigError
 from schemas.records import ImageFormat
-from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
-
-ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
+from scoring.config import (
+    DeduplicateConfig,
+    ImageSettings,
+    LevelConfig,
+    ResizeMode,
+    ScoreConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,22 +41,54 @@ class FetchConfig:
 
     connections: int = 256
     """Downloads at once in each worker process."""
+    connections_per_host: int = 8
+    """Downloads at once from one host, in each worker process."""
+    requests_per_second_per_host: float = 0.0
+    """Requests that one host gets in a second, at most; 0 sets no rate."""
     timeout_seconds: float = 10.0
     """Budget for one image, from connect to last byte, redirects and retries included."""
+    retries: int = 2
+    """Further tries, within timeout_seconds, after a failure that may pass by itself."""
     max_bytes: int = 32 * 1024 * 1024
     """Largest response read, after decompression."""
-    max_pixels: int = 64_000_000
-    """Largest image decoded, checked in its header before decoding."""
-    min_side: int = 0
-    """Shortest side that an image must have as downloaded, in pixels."""
-    max_aspect_ratio: float = 20.0
-    """Longest side over shortest side, at most."""
+    max_buffered_bytes: int = 256 * 1024 * 1024
+    """Downloaded bytes that wait in memory in each worker process, at most."""
     max_redirects: int = 5
     """Redirects followed for one image."""
     allow_networks: tuple[str, ...] = ()
     """Networks (CIDR) that may be reached although they are not public."""
     allow_ports: tuple[int, ...] = (80, 443)
     """Ports that may be reached."""
+    allow_folders: tuple[str, ...] = ()
+    """Local folders whose files are read where a pair's url is a path; none by default."""
+    ca_file: str | None = None
+    """Certificates (PEM) that are trusted beside the system's."""
+    user_agent: str = "aligngpt/0.1"
+    """Who asks; robots.txt is read for the part before the slash."""
+    contact: str | None = None
+    """Address (web page or mail) that a host's owner can turn to; sent with the user agent."""
+    respects_robots: bool = True
+    """Whether robots.txt is asked and followed."""
+    respects_robots_tag: bool = True
+    """Whether images marked X-Robots-Tag: noai, noimageai, noindex or noimageindex are left."""
+    respects_tdm: bool = True
+    """Whether text-and-data-mining reservations (header, tdmrep.json) are followed."""
+    host_failures: int = 10
+    """Failures in a row after which a host counts as dead for a while; 0 never gives one up."""
+    host_pause_seconds: float = 300.0
+    """How long a dead host is left alone."""
+    decode_processes: int = 0
+    """Processes that decode and encode; 0 takes one for each core."""
+    decode_timeout_seconds: float = 60.0
+    """Time that decoding and encoding one image may take."""
+    max_pixels: int = 64_000_000
+    """Largest image decoded, checked in its header before decoding."""
+    max_frames: int = 1000
+    """Frames that an animation may have; the first is stored."""
+    min_side: int = 0
+    """Shortest side that an image must have as downloaded, in pixels."""
+    max_aspect_ratio: float = 20.0
+    """Longest side over shortest side, at most."""
     resize_mode: ResizeMode = "keep_ratio"
     """keep_ratio: shortest side to image_size; keep_ratio_largest: longest side; no: as it is."""
     image_size: int = 256
@@ -64,8 +101,43 @@ class FetchConfig:
     """Quality of jpg and webp, 1 to 100."""
 
     def __post_init__(self) -> None:
-        if self.timeout_seconds <= 0:
-            raise ConfigError(f"fetch.timeout_seconds must be positive, got {self.timeout_seconds}")
+        for name in (
+            "connections",
+            "connections_per_host",
+            "timeout_seconds",
+            "max_bytes",
+            "max_buffered_bytes",
+            "decode_timeout_seconds",
+            "max_pixels",
+            "max_frames",
+            "image_size",
+        ):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"fetch.{name} must be positive, got {getattr(self, name)}")
+        for name in ("retries", "max_redirects", "decode_processes", "host_failures", "min_side"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")
+        if not 1 <= self.image_quality <= 100:
+            raise ConfigError(f"fetch.image_quality must be in 1..100, got {self.image_quality}")
+        if self.max_aspect_ratio < 1:
+            raise ConfigError(
+                f"fetch.max_aspect_ratio is longest over shortest side, at least 1, "
+                f"got {self.max_aspect_ratio}"
+            )
+        for network in self.allow_networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ConfigError(
+                    f"fetch.allow_networks takes networks such as 10.1.0.0/16, got {network!r}: "
+                    f"{error}"
+                ) from error
+
+    @property
+    def images(self) -> ImageSettings:
+        """Which images are taken, and how they are stored."""
+        names = [field.name for field in dataclasses.fields(ImageSettings)]
+        return ImageSettings(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ class RejectReason(Enum):
     DUPLICATE_ROW = ("duplicate_row", Stage.READ, False)
     SEVERAL_IMAGES = ("several_images", Stage.READ, False)
 
+    INVALID_URL = ("invalid_url", Stage.FETCH, False)
     FORBIDDEN_SCHEME = ("forbidden_scheme", Stage.FETCH, False)
     FORBIDDEN_PORT = ("forbidden_port", Stage.FETCH, False)
     FORBIDDEN_ADDRESS = ("forbidden_address", Stage.FETCH, False)
