@@ -39,17 +39,25 @@ class ScoreConfig:
     """How CLIP scores a pair."""
 
     model: str = "ViT-L-14"
-    """open_clip's name of the model, or the path of a model configuration (.json)."""
+    """open_clip's name of the model, local-dir:FOLDER, or the path of a configuration (.json)."""
     pretrained: str = "openai"
-    """open_clip's tag of the checkpoint, or the path of a local file (.pt, .safetensors)."""
+    """open_clip's tag of the checkpoint, or the path of a local file; unused with local-dir:."""
+    prompt_template: str = "{caption}"
+    """What the text tower reads; {caption} stands for the pair's caption."""
     precision: Precision = "fp32"
     """Arithmetic of the model."""
+    compile_model: bool = False
+    """Whether torch.compile speeds up the image tower, at the price of a slow start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
+    accelerator: str = "type:nvidia-l4;count:1;install-nvidia-driver"
+    """Beam's resource hint for the workers that score, given when device is cuda."""
     batch_size: int = 64
     """Pairs scored at once. Batches are formed by position, so it is part of the result."""
     threads: int = 2
     """CPU threads of the model in each worker process: fixed, so that it never shows in a score."""
+    decode_threads: int = 0
+    """Threads that decode images ahead of the model; 0 for one per core."""
     keep_embeddings: bool = True
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
@@ -57,6 +65,12 @@ class ScoreConfig:
         for name in ("batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
+        if self.decode_threads < 0:
+            raise ConfigError(f"score.decode_threads must be at least 0, got {self.decode_threads}")
+        if "{caption}" not in self.prompt_template:
+            raise ConfigError(
+                f"score.prompt_template must contain {{caption}}, got {self.prompt_template!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
