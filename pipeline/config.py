@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, Stage
 from schemas.records import ImageFormat
 from scoring.config import (
     DeduplicateConfig,
@@ -20,11 +20,15 @@ class ReadConfig:
     """Where the pairs come from and how they are cut into shards."""
 
     url_column: str = "url"
-    """Name of the column with the image's URL."""
+    """Name of the column with the image's URL; usual other names are found when it is absent."""
     caption_column: str = "caption"
-    """Name of the column with the caption."""
+    """Name of the column with the caption; usual other names are found when it is absent."""
+    column_names: tuple[str, ...] = ()
+    """Names of the columns of CSV and TSV files that have no header line."""
     image_folder: str | None = None
-    """Folder that the relative paths of a LLaVA JSON start from."""
+    """Folder that relative paths start from; by default the folder of the LLaVA JSON itself."""
+    as_captions: bool = False
+    """Whether LLaVA conversations are read as pairs, the first answer being the caption."""
     pairs_per_shard: int = 10_000
     """Pairs in a shard, the unit of work, of retry and of resume."""
 
@@ -173,3 +177,8 @@ class CurationConfig:
                 "score.keep_embeddings is False, but near-duplicates are found by embeddings: "
                 "keep them, or set deduplicate.threshold above 1 to drop exact duplicates only"
             )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this curation, in their order."""
+        return tuple(Stage) if self.is_scored else (Stage.READ, Stage.FETCH, Stage.PACK)

@@ -1,0 +1,331 @@
+"""The command `aligngpt-curate`."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
+from pipeline.recipes import RECIPES, RecipeName, laion_pairs
+from pipeline.resume import config_from_json, stored_config
+from schemas.errors import ConfigError, DatasetError, Stage
+from schemas.shards import DatasetLayout
+from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
+
+STATUS_FAILED = 1
+STATUS_REFUSED = 2
+STATUS_INTERRUPTED = 130
+
+StageName = Literal["read", "fetch", "score", "deduplicate", "level", "pack"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command that runs stages takes."""
+
+    out: str
+    """Folder of the dataset, or an fsspec URL such as s3://bucket/folder."""
+    recipe: RecipeName | None = None
+    """Complete configuration to start from; flags override it. Stages alone otherwise go on with
+    the configuration of the folder, `curate` and new folders with laion_pairs."""
+    runner: str = "local"
+    """local, or a Beam runner: PortableRunner, FlinkRunner, SparkRunner, DataflowRunner,
+    PrismRunner. Their own flags stand at the end, after --."""
+    workers: int = 1
+    """Processes of the local runner; with 1 everything runs in this process."""
+    redo: StageName | None = None
+    """Remove first what this stage and all stages after it made, to make it anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curate(RunOptions):
+    """Turn a list of image URLs and captions into an aligned training set: all stages."""
+
+    pairs: tuple[str, ...]
+    """Files, globs or URLs with the pairs: Parquet, CSV, TSV, JSONL (also .gz), URL lists, LLaVA
+    JSON; or folders of images with captions."""
+    config: Annotated[CurationConfig, tyro.conf.arg(name="")] = field(default_factory=laion_pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(RunOptions):
+    """Read the pairs, give each its key, drop repeated rows and cut the rest into shards."""
+
+    pairs: tuple[str, ...]
+    """Files, globs or URLs with the pairs, as for `curate`."""
+    read: ReadConfig = field(default_factory=ReadConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(RunOptions):
+    """Download, check, resize and store the images."""
+
+    pairs: tuple[str, ...] = ()
+    """Files, globs or URLs with the pairs, to read them first; none if `read` has run."""
+    read: ReadConfig = field(default_factory=ReadConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(RunOptions):
+    """Score every fetched pair with CLIP."""
+
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deduplicate(RunOptions):
+    """Keep the best scored of every group of equal or nearly equal images."""
+
+    deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(RunOptions):
+    """Cut the scores into equally large alignment levels."""
+
+    levels: LevelConfig = field(default_factory=LevelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(RunOptions):
+    """Write the train shards: WebDataset tars of exact size, with Parquet beside them."""
+
+    pack: PackConfig = field(default_factory=PackConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write manifest.json and report.html from what the stages left."""
+
+    out: str
+    """Folder of the dataset, or an fsspec URL."""
+    recipe: RecipeName | None = None
+    """Complete configuration to record, where the folder has none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show what is in a dataset: levels, reasons of rejection, sizes, examples."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check a dataset: the hash of every train shard, and that all counts balance."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+
+
+Command = Curate | Read | Fetch | Score | Deduplicate | Level | Pack | Report | Inspect | Verify
+
+COMMANDS: dict[str, type[Command]] = {
+    "curate": Curate,
+    "read": Read,
+    "fetch": Fetch,
+    "score": Score,
+    "deduplicate": Deduplicate,
+    "level": Level,
+    "pack": Pack,
+    "report": Report,
+    "inspect": Inspect,
+    "verify": Verify,
+}
+
+STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
+    Read: (Stage.READ,),
+    Fetch: (Stage.FETCH,),
+    Score: (Stage.SCORE,),
+    Deduplicate: (Stage.DEDUPLICATE,),
+    Level: (Stage.LEVEL,),
+    Pack: (Stage.PACK,),
+    Report: (),
+}
+
+
+def main() -> None:
+    """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    status = run(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status in (STATUS_FAILED, STATUS_INTERRUPTED):
+        # Beam's threads may wait for ever for a worker that is gone.
+        os._exit(status)
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Returns the exit status of a command line."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_commands()
+        return 0
+    try:
+        words, beam_flags = split_beam_flags(arguments)
+        return execute(parse(words), beam_flags)
+    except (ConfigError, DatasetError) as error:
+        print_error(str(error))
+        return STATUS_REFUSED
+    except KeyboardInterrupt:
+        print_error("stopped; what is committed stays: run the same command again to go on")
+        return STATUS_INTERRUPTED
+
+
+def split_beam_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns our own arguments, and the runner's, which stand after `--`."""
+    words = list(arguments)
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Returns the command that the arguments name, its defaults taken from recipe or folder.
+
+    Raises:
+        ConfigError: if there is no such command or recipe, or a setting is not allowed.
+    """
+    name, rest = arguments[0], list(arguments[1:])
+    if name not in COMMANDS:
+        raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    base = base_config(command, _value_of(rest, "--recipe"), _value_of(rest, "--out"))
+    defaults: dict[str, Any] = {}
+    for part in dataclasses.fields(command):
+        if part.name == "config":
+            defaults["config"] = base
+        elif part.name in {part.name for part in dataclasses.fields(CurationConfig)}:
+            defaults[part.name] = getattr(base, part.name)
+        elif part.default is dataclasses.MISSING:
+            defaults[part.name] = tyro.MISSING
+    parsed: Command = tyro.cli(
+        command,
+        default=command(**defaults),
+        args=rest,
+        prog=f"aligngpt-curate {name}",
+        description=command.__doc__,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    return parsed
+
+
+def _value_of(arguments: Sequence[str], flag: str) -> str | None:
+    """Returns the value of a flag that decides the defaults of all others."""
+    for index, word in enumerate(arguments):
+        if word == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None
+
+
+def base_config(command: type, recipe: str | None, out: str | None) -> CurationConfig:
+    """Returns the configuration that flags override.
+
+    Raises:
+        ConfigError: if there is no such recipe.
+    """
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise ConfigError(f"no recipe {recipe!r}: use one of {', '.join(RECIPES)}")
+        return RECIPES[recipe]()
+    if out is not None and command is not Curate:
+        stored = stored_config(DatasetLayout(out))
+        if stored is not None:
+            return config_from_json(stored)
+    return laion_pairs()
+
+
+def execute(command: Command, beam_flags: Sequence[str]) -> int:
+    """Returns the exit status of a parsed command."""
+    if isinstance(command, Inspect):
+        from pipeline.inspect import inspect_dataset
+
+        inspect_dataset(command.dataset)
+        return 0
+    if isinstance(command, Verify):
+        from pipeline.verify import verify_dataset
+
+        try:
+            Console().print(str(verify_dataset(command.dataset)), highlight=False)
+        except DatasetError as error:
+            print_error(str(error))
+            return STATUS_FAILED
+        return 0
+    from pipeline.job import Job, JobFailed, run_job
+
+    job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
+    try:
+        run_job(job, Console())
+    except JobFailed as error:
+        print_error(str(error))
+        return STATUS_FAILED
+    return 0
+
+
+def job_settings(command: Command) -> dict[str, Any]:
+    """Returns what a command asks of the job."""
+    assert isinstance(command, (RunOptions, Report))
+    config = full_config(command)
+    settings: dict[str, Any] = {"root": command.out, "config": config}
+    if isinstance(command, RunOptions):
+        settings["redo"] = Stage(command.redo) if command.redo else None
+        settings |= {"runner": command.runner, "workers": command.workers}
+    files = tuple(getattr(command, "pairs", ()))
+    if isinstance(command, Curate):
+        stages = config.stages
+    elif isinstance(command, Fetch) and files:
+        stages = (Stage.READ, Stage.FETCH)
+    else:
+        stages = STAGES_OF[type(command)]
+    has_report = isinstance(command, (Curate, Report))
+    return settings | {"files": files, "stages": stages, "has_report": has_report}
+
+
+def full_config(command: RunOptions | Report) -> CurationConfig:
+    """Returns the whole configuration of a command that shows a part of it.
+
+    Raises:
+        ConfigError: if the parts do not go together.
+    """
+    if isinstance(command, Curate):
+        return command.config
+    base = base_config(type(command), command.recipe, command.out)
+    parts = {part.name for part in dataclasses.fields(CurationConfig)}
+    own = {
+        part.name: getattr(command, part.name)
+        for part in dataclasses.fields(command)
+        if part.name in parts
+    }
+    return dataclasses.replace(base, **own)
+
+
+def print_commands() -> None:
+    """Prints the commands, a line each."""
+    console = Console()
+    console.print("usage: aligngpt-curate COMMAND [OPTIONS] [-- BEAM FLAGS]\n", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
+    console.print(table)
+    console.print(
+        f"\nRecipes: {', '.join(RECIPES)}. Each command explains its options: "
+        "aligngpt-curate COMMAND --help",
+        highlight=False,
+    )
+
+
+def print_error(message: str) -> None:
+    """Prints a message in red where errors go."""
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))

@@ -1,0 +1,60 @@
+"""The whole job: read this first.
+
+Only shard numbers flow between the stages. What a stage makes of a shard lies in the dataset's
+folder, at the paths of `schemas.shards.DatasetLayout`; a stage that finds it there, made under the
+same settings from the same input, leaves it as it is. So a job that was stopped goes on where it
+was, and each stage can be run alone.
+"""
+
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from pipeline.config import CurationConfig
+from pipeline.deduplicate import KeepBestOfDuplicates
+from pipeline.fetch import FetchShards
+from pipeline.level import AssignLevels
+from pipeline.pack import PackShards
+from pipeline.read import ReadPairs
+from pipeline.score import ScoreShards
+from schemas.errors import Stage
+from schemas.shards import DatasetLayout
+
+
+def curate(
+    pipeline: beam.Pipeline,
+    layout: DatasetLayout,
+    config: CurationConfig,
+    stages: Sequence[Stage],
+    files: Sequence[str] = (),
+    shards: Sequence[int] = (),
+) -> beam.PCollection[int]:
+    """Returns the shards that the last of the stages gives: the whole graph.
+
+    Args:
+        stages: those to run, in their order and without gaps.
+        files: where the pairs are, if `read` is among the stages.
+        shards: the shards to start from, if it is not.
+    """
+    graph: dict[Stage, beam.PTransform] = {
+        Stage.READ: ReadPairs(layout, config.read, files),
+        Stage.FETCH: FetchShards(layout, config.fetch),
+        Stage.SCORE: ScoreShards(layout, config.score),
+        Stage.DEDUPLICATE: KeepBestOfDuplicates(layout, config.deduplicate),
+        Stage.LEVEL: AssignLevels(layout, config.levels),
+        Stage.PACK: PackShards(layout, config.pack, has_levels=config.is_scored),
+    }
+    if stages[0] is Stage.READ:
+        pairs = pipeline | name_of(Stage.READ) >> graph[Stage.READ]
+        flowing = pairs | "Spread" >> beam.Reshuffle()
+    else:
+        flowing = pipeline | "Start" >> beam.Create(list(shards))
+    for stage in stages:
+        if stage is not Stage.READ:
+            flowing = flowing | name_of(stage) >> graph[stage]
+    return flowing
+
+
+def name_of(stage: Stage) -> str:
+    """Returns the stage's name in the graph."""
+    return stage.value.capitalize()

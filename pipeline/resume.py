@@ -1,0 +1,185 @@
+"""The guard of a dataset's folder: two configurations are never mixed in it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CurationConfig
+from pipeline.progress import ProgressReader, progress_path
+from pipeline.storage import commit_text, exists, list_files, open_read, remove
+from schemas.columns import SCHEMA_VERSION
+from schemas.errors import ConfigError, DatasetError, Stage
+from schemas.shards import DatasetLayout
+
+SECTIONS = {
+    Stage.READ: "read",
+    Stage.FETCH: "fetch",
+    Stage.SCORE: "score",
+    Stage.DEDUPLICATE: "deduplicate",
+    Stage.LEVEL: "levels",
+    Stage.PACK: "pack",
+}
+"""Stage to the part of the configuration that is its own."""
+
+FOLDERS = {
+    Stage.READ: "pairs",
+    Stage.FETCH: "fetched",
+    Stage.SCORE: "scored",
+    Stage.DEDUPLICATE: "unique",
+    Stage.LEVEL: "levelled",
+    Stage.PACK: "train",
+}
+"""Stage to the folder that it writes to."""
+
+NOT_DECIDING: dict[str, frozenset[str]] = {
+    "fetch": frozenset({"connections"}),
+    "score": frozenset({"device"}),
+}
+"""Settings of a part that change how its work is done but not what comes out."""
+
+
+def config_path(layout: DatasetLayout) -> str:
+    """Returns where the configuration that made a dataset is recorded."""
+    return f"{layout.run}/config.json"
+
+
+def stored_config(layout: DatasetLayout) -> dict[str, Any] | None:
+    """Returns the configuration that the folder was made with, as JSON; None if it is new.
+
+    Raises:
+        DatasetError: if it is of another schema version.
+    """
+    path = config_path(layout)
+    if not exists(path):
+        return None
+    with open_read(path) as file:
+        values = json.load(file)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise DatasetError(
+            f"{layout.root} was made under schema version {values.get('schema_version')}, this "
+            f"program writes version {SCHEMA_VERSION}: use another --out"
+        )
+    config: dict[str, Any] = values["config"]
+    return config
+
+
+def guard_folder(layout: DatasetLayout, config: CurationConfig, stages: Sequence[Stage]) -> None:
+    """Records the configuration, if it fits what lies in the folder.
+
+    Settings that change how the work is done but not what comes out may differ.
+
+    Raises:
+        ConfigError: if one of the stages has output that was made with other settings.
+    """
+    wanted = as_json(config)
+    stored = stored_config(layout) or wanted
+    conflicts: list[str] = []
+    redo: Stage | None = None
+    for stage in stages:
+        section = SECTIONS[stage]
+        differing = _differences(section, stored.get(section, {}), wanted[section])
+        if differing and has_output(layout, stage):
+            conflicts += differing
+            redo = redo or stage
+    if stored["is_scored"] != wanted["is_scored"] and has_output(layout, Stage.PACK):
+        conflicts.append(_difference("is_scored", stored["is_scored"], wanted["is_scored"]))
+        redo = redo or Stage.PACK
+    if redo is not None:
+        raise ConfigError(
+            f"{layout.root} was made with other settings:\n  "
+            + "\n  ".join(conflicts)
+            + "\nUse the same settings to go on, another --out to begin anew, or --redo "
+            f"{redo.value} to remove what {redo.value} and the stages after it made"
+        )
+    sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
+    merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
+    commit_text(config_path(layout), _record(merged))
+
+
+def _differences(section: str, stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Returns a line for each setting that decides an output and is not what it was."""
+    free = NOT_DECIDING.get(section, frozenset())
+    return [
+        _difference(f"{section}.{name}", stored.get(name), value)
+        for name, value in wanted.items()
+        if name not in free and (name not in stored or stored[name] != value)
+    ]
+
+
+def _difference(name: str, stored: Any, wanted: Any) -> str:
+    return f"{name} was {json.dumps(stored)} there, this run has {json.dumps(wanted)}"
+
+
+def has_output(layout: DatasetLayout, stage: Stage) -> bool:
+    """Returns whether the stage has written anything into the folder."""
+    return bool(list_files(f"{layout.root}/{FOLDERS[stage]}"))
+
+
+def config_from_json(values: dict[str, Any]) -> CurationConfig:
+    """Returns the configuration that was recorded as JSON.
+
+    Raises:
+        DatasetError: if this program does not know one of its settings.
+    """
+    defaults = CurationConfig()
+    parts: dict[str, Any] = {}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            parts[name] = value
+            continue
+        settings = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+        }
+        try:
+            parts[name] = dataclasses.replace(getattr(defaults, name), **settings)
+        except (AttributeError, TypeError) as error:
+            raise DatasetError(
+                f"the folder was made with settings that this program does not know ({error}): "
+                "use another --out"
+            ) from error
+    return CurationConfig(**parts)
+
+
+def as_json(config: CurationConfig) -> dict[str, Any]:
+    """Returns a configuration as JSON holds it: tuples become lists."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
+
+
+def _record(config: dict[str, Any]) -> str:
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "aligngpt_version": version("aligngpt"),
+        "code_sha256": code_sha256(),
+        "config": config,
+    }
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def code_sha256() -> str:
+    """Returns the hash of the program's own source: which code made a dataset."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in ("schemas", "scoring", "pipeline"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
+    """Removes what a stage and all stages after it made, the markers of completeness first."""
+    for path in (layout.manifest, layout.report, layout.train_index):
+        remove(path)
+    stages = list(Stage)
+    doomed = stages[stages.index(first) :]
+    for stage in reversed(doomed):
+        for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
+            for path in list_files(f"{layout.root}/{folder}"):
+                remove(path)
+    for state in ProgressReader(layout).read():
+        if state.stage in doomed:
+            remove(progress_path(layout, state.stage, state.shard))

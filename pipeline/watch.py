@@ -1,0 +1,57 @@
+"""The watchdog: a worker process that dies hard must end the job, not hang it."""
+
+import time
+
+import psutil
+
+WORKER_MODULE = "pipeline.worker"
+
+GRACE_SECONDS = 10.0
+"""From the death of a worker to the end of the job: workers also end when the job is done."""
+
+
+class WorkerWatch:
+    """Knows the worker processes of this job, and which of them are gone."""
+
+    def __init__(self) -> None:
+        self._job = psutil.Process()
+        self._known: dict[int, psutil.Process] = {}
+        self._lost_at: float | None = None
+
+    def lost(self) -> list[int]:
+        """Returns the workers that died while the job went on, once that is certain."""
+        self._find_new()
+        gone = [number for number, worker in self._known.items() if not _is_alive(worker)]
+        if not gone:
+            self._lost_at = None
+            return []
+        now = time.monotonic()
+        self._lost_at = self._lost_at or now
+        return gone if now - self._lost_at >= GRACE_SECONDS else []
+
+    def end_all(self) -> None:
+        """Ends the workers that are left, at once."""
+        self._find_new()
+        for worker in self._known.values():
+            if _is_alive(worker):
+                worker.kill()
+        psutil.wait_procs(list(self._known.values()), timeout=10)
+
+    def _find_new(self) -> None:
+        for child in self._job.children():
+            if child.pid not in self._known and _is_worker(child):
+                self._known[child.pid] = child
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return WORKER_MODULE in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
