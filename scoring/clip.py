@@ -1,0 +1,309 @@
+"""CLIP scores: the cosine of an image and its caption under any model that open_clip can load."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+import torch.nn.functional as F
+
+from schemas.errors import ConfigError
+from scoring.captions import PROBE_CAPTIONS, CaptionTokenizer
+from scoring.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
+from scoring.config import ScoreConfig
+from scoring.devices import claim_device, describe_device
+from scoring.preprocess import ImagePreprocessor, ImageSource, load_batches
+from scoring.text_tower import TextTower
+
+BATCHES_IN_FLIGHT = 2
+"""Batches given to a GPU before waiting for the one before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model says of n pairs. Embeddings are of unit length."""
+
+    clip_score: npt.NDArray[np.float32]
+    """Cosine: (n,). Not finite where the model's output is not."""
+    image_embedding: npt.NDArray[np.float32]
+    """(n, embed_dim)."""
+    text_embedding: npt.NDArray[np.float32]
+    """(n, embed_dim)."""
+    is_truncated: npt.NDArray[np.bool_]
+    """Whether the caption was longer than the context: (n,)."""
+
+
+class ClipScorer:
+    """A model with its preprocessing and its tokenizer, ready to score.
+
+    It fixes the number of torch's CPU threads for the whole process. Several threads may use it.
+    """
+
+    def __init__(self, config: ScoreConfig) -> None:
+        checkpoint = resolve_checkpoint(config)
+        self.config = config
+        self.device = claim_device(config.device)
+        tokenizer = _load_tokenizer(checkpoint, config)
+        self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
+        self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
+        self.model = _load_model(checkpoint, config, self.device)
+        self._text_tower = TextTower(self.model, tokenizer)
+        self._encode_image = _image_encoder(self.model, config)
+        self._dtype = _input_dtype(checkpoint, config)
+        self._embedding_width = int(checkpoint.architecture["embed_dim"])
+        self._lock = threading.Lock()
+        self._image_batch = self._text_batch = config.batch_size
+        self.identity: ModelIdentity = {
+            **_identity(checkpoint, config, self._captions),
+            "device": describe_device(self.device),
+        }
+
+    @property
+    def fitted_batch_size(self) -> int:
+        """Images that went through the model at once: less than configured if memory was short."""
+        return self._image_batch
+
+    def score(
+        self,
+        images: Iterable[ImageSource],
+        captions: Sequence[str],
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Scores:
+        """Returns the scores of n pairs.
+
+        Args:
+            images: n images, taken one after another, at most a few batches ahead of the model.
+            on_batch: told how many images have been given to the model so far.
+
+        Raises:
+            ValueError: if there are not as many images as captions.
+        """
+        text_embedding, is_truncated = self.encode_captions(captions)
+        image_embedding = self.encode_images(images, on_batch)
+        if len(image_embedding) != len(captions):
+            raise ValueError(f"{len(image_embedding)} images for {len(captions)} captions")
+        cosine = np.einsum("nd,nd->n", image_embedding, text_embedding, dtype=np.float32)
+        return Scores(np.clip(cosine, -1.0, 1.0), image_embedding, text_embedding, is_truncated)
+
+    def encode_captions(
+        self, captions: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Returns the captions' embeddings (n, embed_dim) and whether each was truncated.
+
+        They are encoded in batches of similar length, so that little is spent on padding.
+        """
+        tokens = self._captions(captions)
+        embeddings = np.zeros((len(captions), self._embedding_width), np.float32)
+        order = np.argsort(tokens.lengths, kind="stable")
+        for start in range(0, len(order), self.config.batch_size):
+            rows = order[start : start + self.config.batch_size]
+            ids = self._text_tower.trim(tokens.ids[torch.from_numpy(rows)], tokens.lengths[rows])
+            with self._lock:
+                features, self._text_batch = encode_in_parts(
+                    self._text_features, ids, self._text_batch
+                )
+            embeddings[rows] = features.cpu().numpy()
+        return embeddings, tokens.is_truncated
+
+    def encode_images(
+        self, images: Iterable[ImageSource], on_batch: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Returns the images' embeddings (n, embed_dim), in batches formed by position."""
+        batches = load_batches(
+            images,
+            self.preprocessor,
+            self.config.batch_size,
+            self.config.decode_threads or os.cpu_count() or 1,
+            is_pinned=self.device.type == "cuda",
+        )
+        features = list(self._run_ahead(batches, on_batch))
+        if not features:
+            return np.zeros((0, self._embedding_width), np.float32)
+        return torch.cat(features).cpu().numpy()
+
+    def _run_ahead(
+        self, batches: Iterator[torch.Tensor], on_batch: Callable[[int], None] | None
+    ) -> Iterator[torch.Tensor]:
+        """Yields the batches' features, still on the device, a few steps ahead of a GPU."""
+        done, events = 0, list[Any]()
+        for pixels in batches:
+            count = len(pixels)
+            if self.config.compile_model:  # one shape, one compilation; rows are independent
+                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.config.batch_size - count))
+            with self._lock:
+                features, self._image_batch = encode_in_parts(
+                    self._image_features, pixels, self._image_batch
+                )
+            if self.device.type == "cuda":
+                events.append(torch.cuda.current_stream(self.device).record_event())
+                if len(events) > BATCHES_IN_FLIGHT:
+                    events.pop(0).synchronize()
+            yield features[:count]
+            done += count
+            if on_batch is not None:
+                on_batch(done)
+
+    @torch.inference_mode()
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns unit image embeddings (B, D) of pixels (B, height, width, 3)."""
+        torch.set_num_threads(self.config.threads)
+        batch = self.preprocessor.normalize(pixels.to(self.device, non_blocking=True))
+        features = self._encode_image(batch.to(self._dtype))
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.inference_mode()
+    def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns unit text embeddings (B, D) of token ids (B, L)."""
+        torch.set_num_threads(self.config.threads)
+        features = self._text_tower.encode(ids.to(self.device, non_blocking=True))
+        return F.normalize(features.float(), dim=-1)
+
+
+def encode_in_parts(
+    encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, size: int
+) -> tuple[torch.Tensor, int]:
+    """Returns the encoded batch, and how many rows at once fitted into memory.
+
+    A part that does not fit is halved, and the size stays halved for what comes next. Another
+    size can choose other kernels, so that scores then agree within rounding only; the size that
+    fitted is recorded beside the scores.
+
+    Raises:
+        torch.OutOfMemoryError: if not even one row fits.
+    """
+    while True:
+        try:
+            return torch.cat([encode(part) for part in batch.split(size)]), size
+        except torch.OutOfMemoryError:
+            if min(size, len(batch)) == 1:
+                raise
+        size = max(1, min(size, len(batch)) // 2)
+        torch.cuda.empty_cache()
+
+
+def check_model(config: ScoreConfig) -> ModelIdentity:
+    """Returns the identity of the model, once it was loaded and let go again, before work starts.
+
+    Raises:
+        ConfigError: if it does not exist or cannot be loaded; the message says what to do.
+    """
+    checkpoint = resolve_checkpoint(config)
+    tokenizer = _load_tokenizer(checkpoint, config)
+    _load_model(checkpoint, config, torch.device("cpu"))
+    return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
+
+
+_identities: dict[ScoreConfig, ModelIdentity] = {}
+_scorers: dict[ScoreConfig, ClipScorer] = {}
+_load_lock = threading.Lock()
+
+
+def model_identity(config: ScoreConfig) -> ModelIdentity:
+    """Returns the identity of the model without loading it, read once in a process."""
+    with _load_lock:
+        if config not in _identities:
+            checkpoint = resolve_checkpoint(config)
+            tokenizer = _load_tokenizer(checkpoint, config)
+            captions = CaptionTokenizer(tokenizer, config.prompt_template)
+            _identities[config] = _identity(checkpoint, config, captions)
+        return _identities[config]
+
+
+def shared_scorer(config: ScoreConfig) -> ClipScorer:
+    """Returns this process's model; it is loaded once, and the one before it is let go."""
+    with _load_lock:
+        if config not in _scorers:
+            _scorers.clear()
+            _scorers[config] = ClipScorer(config)
+        return _scorers[config]
+
+
+def _identity(
+    checkpoint: Checkpoint, config: ScoreConfig, captions: CaptionTokenizer
+) -> ModelIdentity:
+    return identify(checkpoint, config, captions(PROBE_CAPTIONS).ids.numpy().tobytes())
+
+
+def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
+    try:
+        return open_clip.get_tokenizer(checkpoint.model)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"the tokenizer of score.model {config.model!r} cannot be loaded ({error}): make it "
+            "available offline, or choose a model with a tokenizer of its own"
+        ) from error
+
+
+def _load_model(
+    checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
+) -> torch.nn.Module:
+    """Returns the model in evaluation mode, its weights all from the checkpoint."""
+    is_schema = ":" in checkpoint.model
+    try:
+        model: torch.nn.Module = open_clip.create_model(
+            checkpoint.model,
+            None if is_schema else str(checkpoint.weights),
+            precision=_open_clip_precision(checkpoint, config),
+            device=device,
+            require_pretrained=True,
+            force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
+            text_cfg=_local_text(checkpoint),
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ConfigError(
+            f"score.model {config.model!r} cannot be loaded from {checkpoint.weights}: {error}"
+        ) from error
+    _use_exact_arithmetic()
+    torch.set_num_threads(config.threads)
+    return model.eval().requires_grad_(False)
+
+
+def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the text tower's settings, a folder named in them found beside the model's file."""
+    text = dict(checkpoint.architecture["text_cfg"])
+    name = text.get("hf_model_name")
+    if name:
+        text["hf_model_pretrained"] = False
+        beside = (checkpoint.folder or Path()) / name
+        if checkpoint.folder is not None and beside.is_dir():
+            text["hf_model_name"] = str(beside)
+    return text
+
+
+def _open_clip_precision(checkpoint: Checkpoint, config: ScoreConfig) -> str:
+    """Returns open_clip's name of the arithmetic.
+
+    Its mixed precision keeps the norms in fp32, but knows only its own towers and timm's; with
+    another text tower all weights are converted.
+    """
+    if config.precision == "fp32":
+        return "fp32"
+    is_foreign = "hf_model_name" in checkpoint.architecture["text_cfg"]
+    return f"pure_{config.precision}" if is_foreign else config.precision
+
+
+def _input_dtype(checkpoint: Checkpoint, config: ScoreConfig) -> torch.dtype:
+    dtype: torch.dtype | None = open_clip.get_input_dtype(_open_clip_precision(checkpoint, config))
+    return dtype or torch.float32
+
+
+def _image_encoder(
+    model: torch.nn.Module, config: ScoreConfig
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    encode: Any = model.encode_image
+    compiled: Any = torch.compile(encode, dynamic=False) if config.compile_model else encode
+    return compiled
+
+
+def _use_exact_arithmetic() -> None:
+    """Makes fp32 mean fp32 on a GPU, and its kernels the same on every run."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

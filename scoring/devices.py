@@ -1,0 +1,52 @@
+"""Where a model runs: each process takes a GPU of its own where there are several."""
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Literal
+
+import torch
+
+from schemas.errors import ConfigError
+
+_claims: dict[int, IO[bytes]] = {}
+
+
+def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Returns the CPU, or a GPU that no other process of this program has taken, if one is left.
+
+    Raises:
+        ConfigError: if a GPU is wanted and there is none.
+    """
+    count = torch.cuda.device_count() if wanted != "cpu" else 0
+    if count == 0:
+        if wanted == "cuda":
+            raise ConfigError(
+                "score.device is cuda, but this machine has no GPU that torch can use: "
+                "set it to auto or cpu"
+            )
+        return torch.device("cpu")
+    free = next((index for index in range(count) if _claim(index)), os.getpid() % count)
+    return torch.device("cuda", free)
+
+
+def _claim(index: int) -> bool:
+    """Returns whether the GPU is this process's; the claim ends with the process."""
+    if index in _claims:
+        return True
+    uuid = torch.cuda.get_device_properties(index).uuid
+    path = Path(tempfile.gettempdir()) / f"aligngpt-gpu-{os.getuid()}-{uuid}.lock"
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    _claims[index] = file
+    return True
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns what kind of processor a device is, for the record."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,130 @@
+"""Images to the model's input: exactly open_clip's preprocessing, decoded in threads ahead."""
+
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
+from PIL import Image
+
+ImageSource = bytes | Image.Image | npt.NDArray[np.uint8]
+"""An encoded image, a decoded one, or its pixels: uint8 (height, width, 3) in RGB."""
+
+BATCHES_AHEAD = 3
+IMAGES_PER_TASK = 8
+
+
+class ImagePreprocessor:
+    """open_clip's evaluation transform in two halves.
+
+    The first, up to the pixels, runs on PIL images in threads; the second, `normalize`, runs on a
+    whole batch on the model's device. Together they compute open_clip's transform bit for bit.
+    """
+
+    def __init__(self, preprocessing: dict[str, Any]) -> None:
+        settings = PreprocessCfg(**preprocessing)
+        transform = image_transform_v2(settings, is_train=False)
+        steps = transform.transforms
+        border = next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+        self._spatial = steps[:border]
+        normalization = steps[-1]
+        self._mean = torch.tensor(normalization.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(normalization.std).view(1, 3, 1, 1)
+        self.height, self.width = (int(side) for side in preprocessing["size"])
+
+    def pixels(self, source: ImageSource) -> npt.NDArray[np.uint8]:
+        """Returns the image resized and cropped for the model: (height, width, 3)."""
+        image = _as_image(source)
+        for step in self._spatial:
+            image = step(image)
+        return np.asarray(image)
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns a batch (B, height, width, 3) uint8 as (B, 3, height, width) float32."""
+        if self._mean.device != pixels.device:
+            self._mean, self._std = self._mean.to(pixels.device), self._std.to(pixels.device)
+        batch = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return batch.div_(255).sub_(self._mean).div_(self._std)
+
+
+def _as_image(source: ImageSource) -> Image.Image:
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source))
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    return source
+
+
+@dataclass(slots=True)
+class _Pending:
+    pixels: torch.Tensor
+    tasks: list[Future[None]]
+
+    def result(self) -> torch.Tensor:
+        for task in self.tasks:
+            task.result()
+        return self.pixels
+
+
+def load_batches(
+    sources: Iterable[ImageSource],
+    preprocessor: ImagePreprocessor,
+    batch_size: int,
+    threads: int,
+    *,
+    is_pinned: bool,
+) -> Iterator[torch.Tensor]:
+    """Yields the images in order, in batches (B, height, width, 3) of uint8.
+
+    Threads work on the batches that come next while the caller works on one. At most
+    `BATCHES_AHEAD` batches wait.
+
+    Args:
+        is_pinned: whether the batches lie in page-locked memory, for asynchronous copies to a GPU.
+    """
+    waiting: deque[_Pending] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for batch in _batched(sources, batch_size):
+            waiting.append(_begin(batch, preprocessor, pool, is_pinned))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(
+    batch: list[ImageSource],
+    preprocessor: ImagePreprocessor,
+    pool: ThreadPoolExecutor,
+    is_pinned: bool,
+) -> _Pending:
+    shape = (len(batch), preprocessor.height, preprocessor.width, 3)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=is_pinned)
+    rows = pixels.numpy()
+
+    def fill(start: int) -> None:
+        for row in range(start, min(start + IMAGES_PER_TASK, len(batch))):
+            rows[row] = preprocessor.pixels(batch[row])
+
+    tasks = [pool.submit(fill, start) for start in range(0, len(batch), IMAGES_PER_TASK)]
+    return _Pending(pixels, tasks)
+
+
+def _batched(sources: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
+    batch: list[ImageSource] = []
+    for source in sources:
+        batch.append(source)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,74 @@
+"""What the tests of several packages share: a tiny CLIP with random weights, as files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from scoring.config import ScoreConfig
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on disk, in each of the ways in which a configuration can name it."""
+
+    config_file: Path
+    weights: Path
+    folder: Path
+
+    def score_config(self, **settings: Any) -> ScoreConfig:
+        values: dict[str, Any] = {
+            "model": str(self.config_file),
+            "pretrained": str(self.weights),
+            "device": "cpu",
+            "threads": 1,
+            "decode_threads": 2,
+            "batch_size": 4,
+        }
+        return ScoreConfig(**{**values, **settings})
+
+
+TINY_CLIP: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 32,
+        "layers": 2,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """Returns the files of a CLIP with random weights: 24-wide embeddings, 16 tokens, 32 px."""
+    root = tmp_path_factory.mktemp("tiny_clip")
+    config_file = root / "tiny-clip.json"
+    config_file.write_text(json.dumps(TINY_CLIP))
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**TINY_CLIP)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    weights = root / "tiny-clip.pt"
+    torch.save(model.state_dict(), weights)
+    folder = root / "tiny-clip-folder"
+    folder.mkdir()
+    preprocessing = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": preprocessing})
+    )
+    torch.save(model.state_dict(), folder / "open_clip_model.pth")
+    return ModelFiles(config_file, weights, folder)
