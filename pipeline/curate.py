@@ -12,13 +12,22 @@ import apache_beam as beam
 
 from pipeline.config import CurationConfig
 from pipeline.deduplicate import KeepBestOfDuplicates
+from pipeline.fetch import NOT_DECIDING as FETCH_NOT_DECIDING
 from pipeline.fetch import FetchShards
 from pipeline.level import AssignLevels
 from pipeline.pack import PackShards
 from pipeline.read import ReadPairs
+from pipeline.score import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score import ScoreShards
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
+
+NOT_DECIDING = {
+    Stage.FETCH: frozenset(FETCH_NOT_DECIDING),
+    # A fingerprint holds the model's identity in place of its path; a person is asked first.
+    Stage.SCORE: frozenset(SCORE_NOT_DECIDING) - {"model", "pretrained"},
+}
+"""Settings of a stage that change how it works, but not what it makes."""
 
 
 def curate(

@@ -13,7 +13,7 @@ from apache_beam.runners.runner import PipelineState
 from rich.console import Console
 
 from pipeline.config import CurationConfig
-from pipeline.curate import curate
+from pipeline.curate import NOT_DECIDING, curate
 from pipeline.lock import hold_folder
 from pipeline.progress import ProgressReader, ShardState, forget_unfinished
 from pipeline.report import write_report
@@ -82,7 +82,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"  it had not finished {place_of(state)}")
         if job.redo is not None:
             remove_outputs(layout, job.redo)
-        guard_folder(layout, job.config, job.stages)
+        guard_folder(layout, job.config, job.stages, NOT_DECIDING)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             _run_stages(job, layout, chosen, shards, console)

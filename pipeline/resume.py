@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,6 @@ FOLDERS = {
 }
 """Stage to the folder that it writes to."""
 
-NOT_DECIDING: dict[str, frozenset[str]] = {
-    "fetch": frozenset({"connections"}),
-    "score": frozenset({"device"}),
-}
-"""Settings of a part that change how its work is done but not what comes out."""
-
 
 def config_path(layout: DatasetLayout) -> str:
     """Returns where the configuration that made a dataset is recorded."""
@@ -67,10 +61,18 @@ def stored_config(layout: DatasetLayout) -> dict[str, Any] | None:
     return config
 
 
-def guard_folder(layout: DatasetLayout, config: CurationConfig, stages: Sequence[Stage]) -> None:
+def guard_folder(
+    layout: DatasetLayout,
+    config: CurationConfig,
+    stages: Sequence[Stage],
+    not_deciding: Mapping[Stage, Collection[str]],
+) -> None:
     """Records the configuration, if it fits what lies in the folder.
 
-    Settings that change how the work is done but not what comes out may differ.
+    Args:
+        stages: those that are to run.
+        not_deciding: settings of a stage that change how it works but not what it makes; they may
+            differ.
 
     Raises:
         ConfigError: if one of the stages has output that was made with other settings.
@@ -81,7 +83,11 @@ def guard_folder(layout: DatasetLayout, config: CurationConfig, stages: Sequence
     redo: Stage | None = None
     for stage in stages:
         section = SECTIONS[stage]
-        differing = _differences(section, stored.get(section, {}), wanted[section])
+        differing = [
+            _difference(f"{section}.{name}", stored[section].get(name), value)
+            for name, value in wanted[section].items()
+            if name not in not_deciding.get(stage, ()) and stored[section].get(name) != value
+        ]
         if differing and has_output(layout, stage):
             conflicts += differing
             redo = redo or stage
@@ -98,16 +104,6 @@ def guard_folder(layout: DatasetLayout, config: CurationConfig, stages: Sequence
     sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
-
-
-def _differences(section: str, stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Returns a line for each setting that decides an output and is not what it was."""
-    free = NOT_DECIDING.get(section, frozenset())
-    return [
-        _difference(f"{section}.{name}", stored.get(name), value)
-        for name, value in wanted.items()
-        if name not in free and (name not in stored or stored[name] != value)
-    ]
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:

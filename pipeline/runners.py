@@ -18,8 +18,6 @@ from schemas.shards import DatasetLayout
 
 LOCAL = "local"
 
-ALIASES = {"fnapirunner": LOCAL, "portable": "PortableRunner"}
-
 REFUSED = {
     "daskrunner": (
         "it loses data in silence: what finish_bundle yields is dropped, tagged outputs are mixed "
@@ -77,12 +75,11 @@ def runner_name(name: str) -> str:
             f"runner {name} is refused: {REFUSED[lowered]}. Use --runner local (with --workers N "
             f"for N processes), or one of {', '.join(PASSED_ON)} with its flags after --"
         )
-    lowered = ALIASES.get(lowered, lowered)
+    if lowered == "fnapirunner":
+        return LOCAL
     for known in (LOCAL, *PASSED_ON):
-        if lowered == known.lower():
+        if known.lower() in (lowered, lowered + "runner"):
             return known
-    if lowered + "runner" in {known.lower() for known in PASSED_ON}:
-        return next(known for known in PASSED_ON if known.lower() == lowered + "runner")
     raise ConfigError(
         f"runner {name!r} is unknown: use local, or one of {', '.join(PASSED_ON)} with its flags "
         "after --"

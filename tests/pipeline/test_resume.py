@@ -1,0 +1,100 @@
+import pytest
+
+from pipeline.config import CurationConfig, FetchConfig
+from pipeline.recipes import RECIPES
+from pipeline.resume import (
+    as_json,
+    config_from_json,
+    guard_folder,
+    remove_outputs,
+    stored_config,
+)
+from pipeline.storage import commit_text, exists
+from schemas.errors import ConfigError, DatasetError, Stage
+from schemas.shards import DatasetLayout
+from scoring.config import LevelConfig, ScoreConfig
+
+FREE = {Stage.FETCH: ("connections",)}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return DatasetLayout(str(tmp_path))
+
+
+def commit_something(layout, stage):
+    path = {Stage.FETCH: layout.fetched(0, "_stats.json"), Stage.LEVEL: layout.levelled(0)}[stage]
+    commit_text(path, "{}")
+
+
+def test_other_settings_for_a_committed_stage_are_refused_with_both_values(layout):
+    guard_folder(layout, CurationConfig(), list(Stage), FREE)
+    commit_something(layout, Stage.FETCH)
+    commit_something(layout, Stage.LEVEL)
+    changed = CurationConfig(fetch=FetchConfig(image_size=512), levels=LevelConfig(num_levels=4))
+    with pytest.raises(ConfigError) as refused:
+        guard_folder(layout, changed, list(Stage), FREE)
+    message = str(refused.value)
+    assert "fetch.image_size was 256 there, this run has 512" in message
+    assert "levels.num_levels was 8 there, this run has 4" in message
+    assert "--redo fetch" in message
+    assert "another --out" in message
+
+
+def test_a_refused_run_leaves_the_recorded_configuration_as_it_was(layout):
+    guard_folder(layout, CurationConfig(), list(Stage), FREE)
+    commit_something(layout, Stage.LEVEL)
+    with pytest.raises(ConfigError):
+        guard_folder(layout, CurationConfig(levels=LevelConfig(num_levels=4)), list(Stage), FREE)
+    assert config_from_json(stored_config(layout)) == CurationConfig()
+
+
+def test_settings_of_a_stage_without_output_may_change(layout):
+    guard_folder(layout, CurationConfig(), list(Stage), FREE)
+    commit_something(layout, Stage.FETCH)
+    changed = CurationConfig(levels=LevelConfig(num_levels=4))
+    guard_folder(layout, changed, list(Stage), FREE)
+    assert config_from_json(stored_config(layout)) == changed
+
+
+def test_settings_that_decide_no_output_may_change(layout):
+    guard_folder(layout, CurationConfig(), list(Stage), FREE)
+    commit_something(layout, Stage.FETCH)
+    guard_folder(layout, CurationConfig(fetch=FetchConfig(connections=3)), list(Stage), FREE)
+
+
+def test_a_stage_alone_records_its_own_settings_only(layout):
+    guard_folder(layout, CurationConfig(), list(Stage), FREE)
+    other = CurationConfig(score=ScoreConfig(batch_size=7), levels=LevelConfig(num_levels=4))
+    guard_folder(layout, other, [Stage.LEVEL], FREE)
+    recorded = config_from_json(stored_config(layout))
+    assert recorded == CurationConfig(levels=LevelConfig(num_levels=4))
+
+
+def test_redo_removes_a_stage_and_all_after_it(layout):
+    paths = {stage: f"{layout.root}/rejected/{stage.value}/00000.parquet" for stage in Stage}
+    for path in (*paths.values(), layout.manifest, layout.levelled(0), layout.fetched(0, "tar")):
+        commit_text(path, "")
+    remove_outputs(layout, Stage.LEVEL)
+    assert not exists(layout.manifest)
+    assert not exists(layout.levelled(0))
+    assert exists(layout.fetched(0, "tar"))
+    assert [stage for stage in Stage if exists(paths[stage])] == [
+        Stage.READ,
+        Stage.FETCH,
+        Stage.SCORE,
+        Stage.DEDUPLICATE,
+    ]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_configuration_survives_being_recorded(name):
+    config = RECIPES[name]()
+    assert config_from_json(as_json(config)) == config
+
+
+def test_a_setting_that_this_program_does_not_know_is_a_clear_error():
+    values = as_json(CurationConfig())
+    values["fetch"]["carrier_pigeons"] = 3
+    with pytest.raises(DatasetError, match="carrier_pigeons"):
+        config_from_json(values)
