@@ -1,6 +1,7 @@
 """What the tests of several packages share: a tiny CLIP with random weights, as files."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from scoring.config import ScoreConfig
+from tests.web_server import WebServer
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,18 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     )
     torch.save(model.state_dict(), folder / "open_clip_model.pth")
     return ModelFiles(config_file, weights, folder)
+
+
+@pytest.fixture(scope="session")
+def running_web_server() -> Iterator[WebServer]:
+    """Returns the web server that the tests of one run share."""
+    server = WebServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def web_server(running_web_server: WebServer) -> WebServer:
+    """Returns a web server without routes."""
+    running_web_server.forget()
+    return running_web_server

@@ -1,0 +1,112 @@
+"""A pool of decoding processes: all cores at work, and a crash costs one image."""
+
+import asyncio
+import os
+import queue
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from pipeline.decoder_process import read_frame, start_message, write_frame
+from schemas.errors import RejectReason, SampleRejected
+from scoring.config import ImageSettings
+
+REASONS = {reason.value: reason for reason in RejectReason}
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image ready to be stored, and what is known of its source."""
+
+    encoded: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+    pixel_hash: str
+    sha256: str
+
+
+class DecoderPool:
+    """Decodes in processes of its own, each with one image at a time.
+
+    A process that crashes, hangs or outgrows its memory is replaced; the image that it held is
+    rejected as `decoder_crashed`.
+    """
+
+    def __init__(self, settings: ImageSettings, processes: int, timeout_seconds: float) -> None:
+        self._settings, self._timeout_seconds = settings, timeout_seconds
+        count = processes or len(os.sched_getaffinity(0))
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._idle: queue.LifoQueue[subprocess.Popen[bytes] | None] = queue.LifoQueue()
+        for _ in range(count):
+            self._idle.put(None)
+
+    async def decode(self, data: bytes | bytearray, expected_hash: str | None) -> DecodedImage:
+        """Returns the image, checked, resized and encoded.
+
+        Raises:
+            SampleRejected: if it is unusable.
+        """
+        loop = asyncio.get_running_loop()
+        header, encoded = await loop.run_in_executor(self._threads, self._ask, data, expected_hash)
+        if "reason" in header:
+            raise SampleRejected(REASONS[header["reason"]], header["detail"])
+        return DecodedImage(encoded=encoded, **header)
+
+    def _ask(
+        self, data: bytes | bytearray, expected_hash: str | None
+    ) -> tuple[dict[str, Any], bytes]:
+        process = self._idle.get()
+        try:
+            if process is None:
+                process = self._start()
+            write_frame(cast(IO[bytes], process.stdin), {"expected_hash": expected_hash}, data)
+            answer = read_frame(cast(IO[bytes], process.stdout))
+        except (EOFError, BrokenPipeError):
+            assert process is not None
+            status = _end(process)
+            self._idle.put(None)
+            detail = f"the decoder ended with status {status}"
+            return {"reason": RejectReason.DECODER_CRASHED.value, "detail": detail}, b""
+        except BaseException:
+            if process is not None:
+                _end(process)
+            self._idle.put(None)
+            raise
+        self._idle.put(process)
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.decoder_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        write_frame(
+            cast(IO[bytes], process.stdin), start_message(self._settings, self._timeout_seconds)
+        )
+        return process
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        while not self._idle.empty():
+            process = self._idle.get()
+            if process is not None:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    process.kill()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+    return process.wait()

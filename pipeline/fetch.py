@@ -1,0 +1,211 @@
+"""The fetch stage: the pairs of a shard become images, tarred in the order of their keys."""
+
+import asyncio
+import dataclasses
+import json
+import tempfile
+import time
+from typing import IO
+
+import apache_beam as beam
+
+from pipeline.address_guard import parse_url, without_credentials
+from pipeline.config import FetchConfig
+from pipeline.decoders import DecoderPool
+from pipeline.download import Downloader
+from pipeline.fetched_shard import Outcome, SpooledImage, shard_stats, write_samples
+from pipeline.local_files import LocalFiles
+from pipeline.politeness import HostMemory, HostQueues
+from pipeline.progress import ShardProgress
+from pipeline.stages import (
+    count_reasons,
+    deciding_settings,
+    is_committed,
+    rejection,
+    stage_fingerprint,
+    write_rejections,
+)
+from pipeline.storage import (
+    commit_text,
+    committed_fingerprint,
+    open_read,
+    remove,
+)
+from schemas.columns import read_table
+from schemas.errors import DatasetError, SampleRejected, Stage
+from schemas.records import PAIR_SCHEMA, Pair
+from schemas.shards import DatasetLayout
+
+NOT_DECIDING = (
+    "connections",
+    "connections_per_host",
+    "requests_per_second_per_host",
+    "max_buffered_bytes",
+    "decode_processes",
+)
+"""Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
+
+SPOOL_MEMORY_BYTES = 64 * 1024 * 1024
+"""What of the finished images waits in memory; more waits in a temporary file."""
+
+NO_HOST = ""
+"""What stands for the host of rows that ask none."""
+
+
+class FetchShards(beam.PTransform):
+    """Fetches the shards of pairs whose numbers come in; they go out once committed."""
+
+    def __init__(self, layout: DatasetLayout, config: FetchConfig) -> None:
+        super().__init__()
+        self._layout, self._config = layout, config
+
+    def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
+        """Returns the numbers of the fetched shards."""
+        return shards | "FetchShard" >> beam.ParDo(_FetchShard(self._layout, self._config))
+
+
+class _FetchShard(beam.DoFn):
+    """Fetches one shard at a time; remembers the hosts from shard to shard."""
+
+    def __init__(self, layout: DatasetLayout, config: FetchConfig) -> None:
+        super().__init__()
+        self._layout, self._config = layout, config
+
+    def setup(self) -> None:
+        self._memory = HostMemory(self._config)
+
+    def process(self, shard: int) -> list[int]:
+        fetch_shard(self._layout, shard, self._config, self._memory)
+        return [shard]
+
+
+def fetch_shard(
+    layout: DatasetLayout, shard: int, config: FetchConfig, memory: HostMemory | None = None
+) -> None:
+    """Fetches the images of a shard of pairs, unless that is done already.
+
+    Args:
+        memory: what is known of hosts from earlier shards.
+
+    Raises:
+        DatasetError: if the shard's pairs are not there.
+    """
+    upstream = committed_fingerprint(layout.pairs(shard))
+    if upstream is None:
+        raise DatasetError(f"{layout.pairs(shard)} is missing: run the read stage first")
+    settings = deciding_settings(config, leave_out=NOT_DECIDING)
+    fingerprint = stage_fingerprint(Stage.FETCH, settings, [upstream])
+    marker = layout.fetched(shard, "_stats.json")
+    if is_committed(marker, fingerprint):
+        return
+    remove(marker)
+    started_at = time.time()
+    with open_read(layout.pairs(shard)) as file:
+        pairs = [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+    with (
+        ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
+        tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
+    ):
+        fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
+        outcomes = asyncio.run(fetcher.run())
+        rejections = [
+            rejection(pair, outcome)
+            for pair, outcome in zip(pairs, outcomes, strict=True)
+            if isinstance(outcome, SampleRejected)
+        ]
+        kept = [
+            (pair, outcome)
+            for pair, outcome in zip(pairs, outcomes, strict=True)
+            if not isinstance(outcome, SampleRejected)
+        ]
+        write_samples(layout, shard, kept, spool, config.image_format, fingerprint)
+        write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
+    stats = shard_stats(count_reasons(rejections), len(kept), started_at)
+    commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+
+
+def _clean(pair: Pair) -> Pair:
+    if pair.url is None:
+        return pair
+    return dataclasses.replace(pair, url=without_credentials(pair.url))
+
+
+class ShardFetcher:
+    """Fetches the images of some pairs within one event loop."""
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        config: FetchConfig,
+        memory: HostMemory,
+        spool: IO[bytes],
+        progress: ShardProgress,
+    ) -> None:
+        self._pairs, self._config, self._memory = pairs, config, memory
+        self._spool, self._progress = spool, progress
+        self._files = LocalFiles(config.allow_folders, config.max_bytes)
+        self._outcomes: list[Outcome] = [None] * len(pairs)
+        self._kept = self._rejected = 0
+
+    async def run(self) -> list[Outcome]:
+        """Returns what became of each pair, in their order."""
+        rows = [(self._origin(pair), row) for row, pair in enumerate(self._pairs)]
+        self._queues = HostQueues(rows, self._memory, self._config)
+        self._downloader = Downloader(self._config, self._memory)
+        self._decoders = DecoderPool(
+            self._config.images, self._config.decode_processes, self._config.decode_timeout_seconds
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._config.connections, len(rows))):
+                    group.create_task(self._work())
+        finally:
+            await self._downloader.close()
+            self._decoders.close()
+        return self._outcomes
+
+    def _origin(self, pair: Pair) -> str:
+        if pair.url is None or not is_remote(pair.url):
+            return NO_HOST
+        try:
+            return str(parse_url(pair.url).origin())
+        except (SampleRejected, ValueError):
+            return NO_HOST
+
+    async def _work(self) -> None:
+        """Takes rows until there are none left."""
+        while (taken := await self._queues.take()) is not None:
+            origin, row, is_last_of_host = taken
+            try:
+                outcome = await self._fetch(self._pairs[row], origin, is_last_of_host)
+                self._kept += 1
+            except SampleRejected as rejected:
+                outcome = rejected.with_traceback(None)
+                self._rejected += 1
+            self._outcomes[row] = outcome
+            self._progress.update(self._kept, self._rejected)
+
+    async def _fetch(self, pair: Pair, origin: str, is_last_of_host: bool) -> Outcome:
+        """Returns a pair's image, in the spool."""
+        try:
+            if pair.url is None:
+                return None
+            if is_remote(pair.url):
+                body = await self._downloader.download(pair.url, is_last_of_host)
+            else:
+                body = await asyncio.to_thread(self._files.read, pair.url)
+        finally:
+            self._queues.give_back(origin)
+        try:
+            image = await self._decoders.decode(body, pair.expected_hash)
+        finally:
+            if is_remote(pair.url):
+                self._downloader.release(body)
+        offset = self._spool.seek(0, 2)
+        self._spool.write(image.encoded)
+        return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
+
+
+def is_remote(url: str) -> bool:
+    """Returns whether an image is asked of a server; otherwise it is a file's path."""
+    return "://" in url and not url.lower().startswith("file://")

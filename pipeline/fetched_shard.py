@@ -1,0 +1,132 @@
+"""A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
+
+import dataclasses
+import io
+import json
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pipeline.decoders import DecodedImage
+from pipeline.storage import commit_file
+from schemas.columns import table_from_records, write_table
+from schemas.errors import SampleRejected
+from schemas.records import FETCHED_SCHEMA, FetchedSample, ImageFormat, Pair
+from schemas.shards import DatasetLayout
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledImage:
+    """An image that waits for its turn in the tar."""
+
+    offset: int
+    length: int
+    image: DecodedImage
+    """Its `encoded` is empty: the bytes are in the spool."""
+
+
+Outcome = SpooledImage | SampleRejected | None
+"""Of a pair: its image, why it has none, or None where it is text alone."""
+
+
+def write_samples(
+    layout: DatasetLayout,
+    shard: int,
+    kept: Sequence[tuple[Pair, SpooledImage | None]],
+    spool: IO[bytes],
+    image_format: ImageFormat,
+    fingerprint: str,
+) -> None:
+    """Writes the tar and the table of a fetched shard, the same bytes for the same samples.
+
+    Args:
+        kept: in the order of their keys.
+        spool: where the images lie.
+    """
+    samples = []
+    with (
+        commit_file(layout.fetched(shard, "tar")) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for pair, spooled in kept:
+            sample = fetched_sample(pair, spooled, image_format)
+            samples.append(sample)
+            if spooled is not None:
+                spool.seek(spooled.offset)
+                add_member(tar, f"{pair.key}.{image_format}", spool.read(spooled.length))
+            add_member(tar, f"{pair.key}.txt", pair.caption.encode("utf-8", "replace"))
+            add_member(tar, f"{pair.key}.json", sample_json(sample))
+    table = table_from_records(samples, FETCHED_SCHEMA)
+    with commit_file(layout.fetched(shard, "parquet")) as file:
+        write_table(table, file, {"fingerprint": fingerprint})
+
+
+def fetched_sample(
+    pair: Pair, spooled: SpooledImage | None, image_format: ImageFormat
+) -> FetchedSample:
+    """Returns the row of a pair whose image was fetched, or that is text alone."""
+    image = spooled.image if spooled is not None else None
+    return FetchedSample(
+        **dataclasses.asdict(pair),
+        image_format=image_format if image else None,
+        width=image.width if image else None,
+        height=image.height if image else None,
+        original_width=image.original_width if image else None,
+        original_height=image.original_height if image else None,
+        sha256=image.sha256 if image else None,
+        pixel_hash=image.pixel_hash if image else None,
+    )
+
+
+def sample_json(sample: FetchedSample) -> bytes:
+    """Returns what a sample's json member holds: our fields, and img2dataset's of success."""
+    values = {**dataclasses.asdict(sample), "status": "success", "error_message": None}
+    return json.dumps(values, sort_keys=True).encode()
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file that depends on nothing but its name and bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    member.mode = 0o444
+    tar.addfile(member, io.BytesIO(data))
+
+
+def shard_stats(reasons: dict[str, int], successes: int, started_at: float) -> dict[str, Any]:
+    """Returns a shard's statistics, in img2dataset's fields and ours.
+
+    Args:
+        reasons: how many pairs were rejected for each reason.
+        started_at: Unix time.
+    """
+    ended_at = time.time()
+    of_images = sum(count for reason, count in reasons.items() if reason in IMAGE_REASONS)
+    rejected = sum(reasons.values())
+    return {
+        "count": successes + rejected,
+        "successes": successes,
+        "failed_to_download": rejected - of_images,
+        "failed_to_resize": of_images,
+        "duration": ended_at - started_at,
+        "start_time": started_at,
+        "end_time": ended_at,
+        "status_dict": {"success": successes, **reasons},
+        "kept": successes,
+        "rejected": reasons,
+    }
+
+
+IMAGE_REASONS = frozenset(
+    {
+        "not_an_image",
+        "decode_failed",
+        "decoder_crashed",
+        "too_many_pixels",
+        "too_many_frames",
+        "too_small",
+        "too_elongated",
+    }
+)
+"""Reasons that img2dataset counts as a failure to resize."""
