@@ -1,5 +1,6 @@
 """How pairs are scored, how duplicates are found and how levels are cut."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,7 +85,13 @@ class DeduplicateConfig:
     probes: int = 2
     """Nearest cells that every embedding is searched in."""
     seed: int = 0
-    """Of the k-means sample and its start."""
+    """Of the start of k-means."""
+    must_captions_agree: bool = False
+    """Whether pairs are duplicates only if their captions agree too, but for case and spaces."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the cells are trained and searched; auto takes a GPU if there is one."""
+    memory_bytes: int = 1 << 28
+    """Embeddings that one worker process holds at once, in bytes."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 2.0:
@@ -97,6 +104,10 @@ class DeduplicateConfig:
                 f"deduplicate.cells must be at least 0 and probes at least 1, "
                 f"got {self.cells} and {self.probes}"
             )
+        if self.memory_bytes < 1 << 20:
+            raise ConfigError(
+                f"deduplicate.memory_bytes must be at least 1048576, got {self.memory_bytes}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +118,10 @@ class LevelConfig:
     """Number of equally large levels."""
     minimum_score: float | None = None
     """Pairs scored lower are left out before the levels are cut."""
+    top_fraction: float = 1.0
+    """Share of the pairs, the best scored, that is levelled; the others are left out."""
+    per_source: bool = False
+    """Whether the levels are cut within each input file instead of over all pairs."""
     edges_from: str | None = None
     """Dataset folder (or its edges.json) whose edges are used instead of new ones."""
 
@@ -115,4 +130,15 @@ class LevelConfig:
             raise ConfigError(
                 f"levels.num_levels must be in 2..127 (alignment_level is int8), "
                 f"got {self.num_levels}"
+            )
+        if not 0.0 < self.top_fraction <= 1.0:
+            raise ConfigError(
+                f"levels.top_fraction must be in (0, 1] (1 keeps all), got {self.top_fraction}"
+            )
+        if self.minimum_score is not None and not math.isfinite(self.minimum_score):
+            raise ConfigError(f"levels.minimum_score must be finite, got {self.minimum_score}")
+        if self.edges_from is not None and self.top_fraction != 1.0:
+            raise ConfigError(
+                "levels.top_fraction cannot be set together with levels.edges_from: the cut that "
+                "was saved with the edges is used"
             )
