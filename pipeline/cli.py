@@ -127,7 +127,23 @@ class Verify:
     """Folder of the dataset, or an fsspec URL."""
 
 
-Command = Curate | Read | Fetch | Score | Deduplicate | Level | Pack | Report | Inspect | Verify
+@dataclass(frozen=True, kw_only=True)
+class Rescore:
+    """Compute a sample of the scores again, and report how far they are from the stored ones."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+    sample: int = 1000
+    """Pairs to score again."""
+    model: str = ""
+    """Where the scoring model is now, if it was a local file or folder and has moved."""
+    pretrained: str = ""
+    """Where its weights are now, likewise."""
+
+
+Command = (
+    Curate | Read | Fetch | Score | Deduplicate | Level | Pack | Report | Inspect | Verify | Rescore
+)
 
 COMMANDS: dict[str, type[Command]] = {
     "curate": Curate,
@@ -140,6 +156,7 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "inspect": Inspect,
     "verify": Verify,
+    "rescore": Rescore,
 }
 
 STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
@@ -263,6 +280,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
             print_error(str(error))
             return STATUS_FAILED
         return 0
+    if isinstance(command, Rescore):
+        return rescore(command)
     from pipeline.job import Job, JobFailed, run_job
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
@@ -272,6 +291,15 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         print_error(str(error))
         return STATUS_FAILED
     return 0
+
+
+def rescore(command: Rescore) -> int:
+    """Returns 0 if the sample's scores are reproduced, 1 if they are not."""
+    from pipeline.rescore import rescore_dataset
+
+    report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
+    print(report)
+    return 0 if report.is_reproduced else STATUS_FAILED
 
 
 def job_settings(command: Command) -> dict[str, Any]:

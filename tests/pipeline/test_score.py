@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.cli import run
 from pipeline.rescore import rescore_dataset
 from pipeline.score import ScoreShards, read_provenance, score_shard
 from schemas.columns import file_metadata, read_table, table_from_records, write_table
@@ -257,3 +258,14 @@ def test_rescoring_with_another_model_fails_and_says_so(tiny_clip: Any, tmp_path
 def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no scores"):
         rescore_dataset(str(tmp_path), sample=5)
+
+
+def test_rescore_command_says_whether_the_scores_are_reproduced(
+    tiny_clip: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    assert run(["rescore", "--sample", "5", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("reproduced: 5 scores of tiny-clip")
+    assert run(["rescore", str(tmp_path / "none")]) == 2
