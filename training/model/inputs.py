@@ -2,7 +2,7 @@
 
 A sample with images becomes, token by token,
 
-    [BOS] <align> text … <image> × P … text … answer
+    [BOS] <align> text … <image> P times … text … answer
 
 - every `<image>` of the text is repeated P times, once for each vector that the vision tower
   gives for an image; the images' vectors replace them in order;
@@ -149,15 +149,16 @@ def align_position(input_ids: Sequence[int], bos_token_id: int | None) -> int:
 
     Source: arXiv:2405.14129 inserts it at position 1 of sequences that start with BOS.
     """
-    starts_with_bos = bos_token_id is not None and input_ids[:1] == [bos_token_id]
+    starts_with_bos = bos_token_id is not None and list(input_ids[:1]) == [bos_token_id]
     return 1 if starts_with_bos else 0
 
 
 def _prompt_mask(input_ids: list[int], labels: list[int], placeholders: Placeholders) -> list[bool]:
     """Returns True at the text before the first target, BOS and placeholders left out."""
     first_target = next((i for i, label in enumerate(labels) if label != IGNORE_INDEX), len(labels))
-    left_out = {placeholders.image_token_id, placeholders.align_token_id}
-    mask = [i < first_target and token not in left_out for i, token in enumerate(input_ids)]
-    if input_ids[:1] == [placeholders.bos_token_id]:
-        mask[0] = False
-    return mask
+    left_out = {
+        placeholders.image_token_id,
+        placeholders.align_token_id,
+        placeholders.bos_token_id,
+    }
+    return [i < first_target and token not in left_out for i, token in enumerate(input_ids)]

@@ -1,0 +1,129 @@
+"""From a picture of any shape to the square of numbers that the vision tower takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from schemas.errors import ConfigError
+from training.model.config import AlignGPTConfig
+
+IMAGE_MODES = ("pad", "crop", "squash")
+"""How a picture becomes square.
+
+pad: enlarged to a square with the mean colour, nothing is lost (stage 2 of the paper)
+crop: the shorter side fits, the middle is cut out (stage 1 of the paper)
+squash: both sides fit, shapes change
+"""
+
+
+class AlignGPTImageProcessor(BaseImageProcessor):
+    """Makes pictures square, scales them with bicubic interpolation and normalises them.
+
+    Source: LLaVA-1.5 (arXiv:2310.03744) for padding; the CLIP image processor for the rest.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_size: int = 336,
+        image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
+        image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+        image_mode: str = "pad",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+        self.image_mode = _checked_mode(image_mode)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any,
+        image_mode: str | None = None,
+        return_tensors: str | None = "pt",
+        **unused: Any,
+    ) -> BatchFeature:
+        """Returns `pixel_values`, (I, 3, S, S) float32, for one picture or several."""
+        return self.preprocess(images, image_mode=image_mode, return_tensors=return_tensors)
+
+    def preprocess(
+        self,
+        images: Any,
+        image_mode: str | None = None,
+        return_tensors: str | None = "pt",
+        **unused: Any,
+    ) -> BatchFeature:
+        """Returns `pixel_values`, (I, 3, S, S) float32, for one picture or several."""
+        pictures = images if isinstance(images, list | tuple) else [images]
+        pixels = [self.pixels(picture, image_mode) for picture in pictures]
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def pixels(self, image: Any, image_mode: str | None = None) -> NDArray[np.float32]:
+        """Returns one picture, (3, S, S): what a data loader's worker needs.
+
+        Args:
+            image: a PIL image of any mode, or an array (H, W, 3) of bytes.
+            image_mode: one of IMAGE_MODES; the processor's own by default.
+        """
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+        mode = _checked_mode(image_mode or self.image_mode)
+        square = _square(as_rgb(picture), mode, self.image_size, self.image_mean)
+        values = np.asarray(square, dtype=np.float32) / np.float32(255.0)
+        mean = np.asarray(self.image_mean, dtype=np.float32)
+        std = np.asarray(self.image_std, dtype=np.float32)
+        normalised: NDArray[np.float32] = ((values - mean) / std).transpose(2, 0, 1)
+        return np.ascontiguousarray(normalised)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture upright and in RGB, transparent parts on white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB":
+        return upright
+    if upright.has_transparency_data:
+        with_alpha = upright.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _square(image: Image.Image, mode: str, size: int, mean: Sequence[float]) -> Image.Image:
+    """Returns the picture as a square of `size` pixels a side."""
+    width, height = image.size
+    if mode == "pad" and width != height:
+        side = max(width, height)
+        red, green, blue = (int(value * 255) for value in mean)
+        padded = Image.new("RGB", (side, side), (red, green, blue))
+        padded.paste(image, ((side - width) // 2, (side - height) // 2))
+        image = padded
+    elif mode == "crop":
+        if width <= height:
+            new_width, new_height = size, int(size * height / width)
+        else:
+            new_width, new_height = int(size * width / height), size
+        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        left, top = (new_width - size) // 2, (new_height - size) // 2
+        return image.crop((left, top, left + size, top + size))
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _checked_mode(image_mode: str) -> str:
+    if image_mode not in IMAGE_MODES:
+        raise ConfigError(f"image_mode must be one of {', '.join(IMAGE_MODES)}, got {image_mode}")
+    return image_mode
+
+
+AutoImageProcessor.register(
+    AlignGPTConfig,
+    image_processor_classes={"pil": AlignGPTImageProcessor, "torchvision": AlignGPTImageProcessor},
+    exist_ok=True,
+)

@@ -1,0 +1,269 @@
+"""From text and pictures to the model's inputs, and back to text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken
+from transformers import AutoProcessor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import load_image
+from transformers.processing_utils import ProcessorMixin
+
+from schemas.errors import ConfigError
+from training.model.config import AlignGPTConfig
+from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN, Placeholders, lay_out
+
+Conversation = list[dict[str, Any]]
+
+
+class AlignGPTProcessor(ProcessorMixin):
+    """The image processor, the tokenizer with `<image>` and `<align>`, and the layout.
+
+    The two tokens get ids after the tokenizer's own words. The language model's embedding is not
+    resized for them: the model replaces them before it looks words up, and never says them.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 576,
+        has_align_token: bool = True,
+    ) -> None:
+        add_placeholders(tokenizer)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.num_image_tokens = num_image_tokens
+        self.has_align_token = has_align_token
+        self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        template = chat_template or tokenizer.chat_template
+        super().__init__(image_processor, tokenizer, chat_template=template)
+
+    @property
+    def placeholders(self) -> Placeholders:
+        """How a sample is laid out; what the data loader needs."""
+        return Placeholders(
+            image_token_id=self.image_token_id,
+            align_token_id=self.tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
+            num_image_tokens=self.num_image_tokens,
+            bos_token_id=leading_bos_token_id(self.tokenizer),
+            has_align_token=self.has_align_token,
+        )
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        padding_side: str | None = None,
+        image_mode: str | None = None,
+        add_special_tokens: bool = True,
+        **unused: Any,
+    ) -> BatchFeature:
+        """Returns `input_ids`, `attention_mask`, `prompt_mask` (B, T), and `pixel_values`.
+
+        Args:
+            images: one picture, a list of them, or a list of lists (PIL images, arrays, or paths);
+                as many as there are `<image>` in the texts, in their order.
+            text: one text or several, padded to the longest.
+            return_tensors: `pt`, or None for lists.
+            padding_side: `left` or `right`; the tokenizer's own by default. `generate` takes both.
+            image_mode: `pad`, `crop` or `squash`; the image processor's own by default.
+            add_special_tokens: False if the text brings its own BOS; where it starts with one,
+                none is added in any case.
+            unused: arguments of other processors (`padding`, `truncation`), which change nothing.
+
+        Raises:
+            ConfigError: text and images disagree.
+        """
+        pictures = flatten_images(images)
+        data: dict[str, Any] = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            data = self._encode(texts, len(pictures), padding_side, add_special_tokens)
+        if pictures:
+            data["pixel_values"] = self.image_processor(
+                pictures, image_mode=image_mode, return_tensors=None
+            )["pixel_values"]
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _encode(
+        self, texts: list[str], num_images: int, padding_side: str | None, add_special_tokens: bool
+    ) -> dict[str, Any]:
+        """Returns the padded lists of token ids, attention mask and prompt mask."""
+        wanted = sum(text.count(IMAGE_TOKEN) for text in texts)
+        if wanted != num_images:
+            raise ConfigError(
+                f"the texts have {wanted} times {IMAGE_TOKEN} for {num_images} images"
+            )
+        rows = []
+        for text in texts:
+            starts_with_bos = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)
+            token_ids = self.tokenizer(
+                text, add_special_tokens=add_special_tokens and not starts_with_bos
+            )["input_ids"]
+            rows.append(lay_out(token_ids, [False] * len(token_ids), self.placeholders))
+        length = max(len(row.input_ids) for row in rows)
+        on_left = (padding_side or self.tokenizer.padding_side) == "left"
+
+        def padded(values: list[Any], filler: Any) -> list[Any]:
+            padding = [filler] * (length - len(values))
+            return padding + values if on_left else values + padding
+
+        return {
+            "input_ids": [padded(row.input_ids, self.tokenizer.pad_token_id) for row in rows],
+            "attention_mask": [padded([1] * len(row.input_ids), 0) for row in rows],
+            "prompt_mask": [padded(row.prompt_mask, False) for row in rows],
+        }
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Conversation | list[Conversation],
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the conversation as text, or with `tokenize` as the model's inputs.
+
+        A message's content is a text or a list of parts: `{"type": "text", "text": ...}` and
+        `{"type": "image", "image": ...}`, a picture, path or URL (also under `path` or `url`).
+        Pictures stand before the words of their message, as in training. In a conversation of
+        several turns the gate reads what stands before the first answer, as in training.
+
+        Args:
+            conversation: messages, or several conversations.
+            chat_template: another template than the tokenizer's.
+            add_generation_prompt: whether the text ends where the assistant is to speak.
+            tokenize: whether inputs are wanted instead of text.
+            return_dict: whether all inputs are wanted instead of `input_ids` alone.
+            return_tensors: as in `__call__`.
+            processor_kwargs: further arguments of `__call__`.
+            kwargs: variables of the template.
+        """
+        is_batch = bool(conversation) and not isinstance(conversation[0], dict)
+        conversations: list[Any] = list(conversation) if is_batch else [conversation]
+        flat = [flatten_messages(messages) for messages in conversations]
+        template = chat_template or self.chat_template
+
+        def render(messages: Conversation, prompts: bool, **more: Any) -> str:
+            rendered: str = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=prompts,
+                **more,
+            )
+            return rendered
+
+        texts = [render(messages, add_generation_prompt, **kwargs) for messages, _ in flat]
+        if not tokenize:
+            return texts if is_batch else texts[0]
+        pictures = [picture for _, found in flat for picture in found]
+        batch = self(
+            images=pictures or None,
+            text=texts,
+            return_tensors=None,
+            **{"add_special_tokens": False, **(processor_kwargs or {})},
+        )
+        for row, (messages, _) in enumerate(flat):
+            first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), None)
+            if first is not None:
+                before = render(messages[:first], True)
+                self._forget_after(batch, row, before)
+        inputs = BatchFeature(dict(batch), tensor_type=return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _forget_after(self, batch: BatchFeature, row: int, before: str) -> None:
+        """Takes what follows the text `before` out of the row's prompt mask."""
+        token_ids = self.tokenizer(before, add_special_tokens=False)["input_ids"]
+        count = sum(lay_out(token_ids, [False] * len(token_ids), self.placeholders).prompt_mask)
+        seen = np.cumsum(batch["prompt_mask"][row])
+        batch["prompt_mask"][row] = [
+            bool(is_prompt) and int(number) <= count
+            for is_prompt, number in zip(batch["prompt_mask"][row], seen, strict=True)
+        ]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Returns the texts of generated ids."""
+        kwargs.pop("clean_up_tokenization_spaces", None)
+        texts: list[str] = self.tokenizer.batch_decode(
+            generated_outputs, skip_special_tokens=skip_special_tokens
+        )
+        return texts
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of what `__call__` returns."""
+        return ["input_ids", "attention_mask", "prompt_mask", "pixel_values"]
+
+
+def add_placeholders(tokenizer: Any) -> None:
+    """Gives the tokenizer `<image>` and `<align>`, unless it has them."""
+    words = tokenizer.get_vocab()
+    missing = [
+        AddedToken(token, special=True, normalized=False)
+        for token in (IMAGE_TOKEN, ALIGN_TOKEN)
+        if token not in words
+    ]
+    if missing:
+        tokenizer.add_tokens(missing, special_tokens=True)
+
+
+def leading_bos_token_id(tokenizer: Any) -> int | None:
+    """Returns the BOS with which the tokenizer, or its chat template, starts a text, or None.
+
+    A tokenizer can name a BOS and never write one (Qwen2, Phi-2), or write the same token as the
+    mark of a turn (SmolLM2): then a text starts without.
+    """
+    bos: int | None = tokenizer.bos_token_id
+    if bos is None:
+        return None
+    starts_itself = tokenizer("a")["input_ids"][:1] == [bos]
+    template = tokenizer.chat_template
+    writes_it = isinstance(template, str) and "bos_token" in template
+    return bos if starts_itself or writes_it else None
+
+
+def flatten_images(images: Any) -> list[Any]:
+    """Returns the pictures of any nesting of lists, paths loaded."""
+    if images is None:
+        return []
+    if isinstance(images, list | tuple):
+        return [picture for inner in images for picture in flatten_images(inner)]
+    return [load_image(images) if isinstance(images, str) else images]
+
+
+def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
+    """Returns messages whose content is text with `<image>` before the words, and the pictures."""
+    flat, pictures = [], []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        shown = [part for part in content if part["type"] in ("image", "image_url")]
+        words = "".join(part["text"] for part in content if part["type"] == "text")
+        pictures += [_picture(part) for part in shown]
+        flat.append({**message, "content": f"{IMAGE_TOKEN}\n" * len(shown) + words})
+    return flat, [picture for picture in pictures if picture is not None]
+
+
+def _picture(part: dict[str, Any]) -> Any:
+    """Returns the picture of an image part; None if the part only marks its place."""
+    source = next((part[name] for name in ("image", "path", "url") if part.get(name)), None)
+    if source is None and isinstance(part.get("image_url"), dict):
+        source = part["image_url"].get("url")
+    return load_image(source) if isinstance(source, str) else source
+
+
+AutoProcessor.register(AlignGPTConfig, AlignGPTProcessor, exist_ok=True)
