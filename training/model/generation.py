@@ -93,7 +93,7 @@ class WordsOnly(LogitsProcessor):
         self._processor = processor
         self._vocab_size = vocab_size
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns the processed scores, (B, V)."""
         words = torch.where(input_ids < self._vocab_size, input_ids, input_ids[:, -1:])
         processed: Tensor = cast(Any, self._processor)(words, scores)
