@@ -1,6 +1,7 @@
 """The command `aligngpt-curate`."""
 
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -173,6 +174,8 @@ STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # Libraries warn while they are imported, before there is a folder to log to.
+    logging.basicConfig(handlers=[logging.NullHandler()])
     status = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -282,7 +285,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return 0
     if isinstance(command, Rescore):
         return rescore(command)
-    from pipeline.job import Job, JobFailed, run_job
+    from pipeline.failures import JobFailed
+    from pipeline.job import Job, run_job
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:

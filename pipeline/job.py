@@ -1,12 +1,9 @@
 """A curation job from its lock to its summary: what stands around the graph."""
 
-import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
@@ -14,16 +11,18 @@ from rich.console import Console
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
+from pipeline.failures import JobFailed, explained, place_of, worker_died
+from pipeline.inputs import check_inputs
+from pipeline.job_log import logging_to_folder
 from pipeline.lock import hold_folder
-from pipeline.progress import ProgressReader, ShardState, forget_unfinished
+from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
 from pipeline.resume import FOLDERS, guard_folder, remove_outputs
 from pipeline.runners import ChosenRunner, choose_runner
-from pipeline.storage import is_local, list_files, local_path
+from pipeline.storage import list_files
 from pipeline.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.watch import WorkerWatch
-from pipeline.worker import worker_log
-from schemas.errors import ConfigError, DatasetError, Stage
+from schemas.errors import DatasetError, Stage
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 
@@ -38,10 +37,6 @@ MARKERS = {
     Stage.LEVEL: ".parquet",
 }
 """Stage to the end of the name of the file that it writes last for a shard."""
-
-
-class JobFailed(Exception):
-    """The job ended before its work was done; the message says where. It can be run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +70,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
-    with hold_folder(layout) as left_behind:
+    job = replace(job, config=with_image_folders(job.config, job.files))
+    with hold_folder(layout) as left_behind, logging_to_folder(layout):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
@@ -91,6 +87,23 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         console.print(summary_table(manifest.stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:
+    """Returns the configuration with leave to read images from the folders that the input names.
+
+    A path in a row is read only below a folder that the person who runs the job has named: as
+    read.image_folder, as an input folder of images, or by giving a LLaVA JSON that lies in it.
+
+    Raises:
+        ConfigError: if one of the files cannot be read.
+    """
+    folders = [file.image_folder for file in check_inputs(files, config.read)] if files else []
+    named = sorted({folder for folder in folders if folder} - set(config.fetch.allow_folders))
+    if not named:
+        return config
+    allowed = (*config.fetch.allow_folders, *named)
+    return replace(config, fetch=replace(config.fetch, allow_folders=allowed))
 
 
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
@@ -132,15 +145,6 @@ def _committed(layout: DatasetLayout, stage: Stage) -> set[int]:
     return {int(name) for name in names if name.isdecimal()}
 
 
-def place_of(state: ShardState) -> str:
-    """Returns where a piece of work was, for people."""
-    return (
-        f"shard {state.shard:05d} in stage {state.stage.value} "
-        f"({state.rows_done:,} of {state.total:,} pairs done, process {state.process} "
-        f"on {state.host})"
-    )
-
-
 class _PipelineThread(threading.Thread):
     """Runs the pipeline, so that the main thread can watch it; keeps the error it ended with."""
 
@@ -165,75 +169,37 @@ def _run_stages(
     shards: Sequence[int],
     console: Console,
 ) -> None:
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    started = time.time()
     pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
     curate(pipeline, layout, job.config, job.stages, job.files, shards)
+    run_watched(pipeline, layout, job.stages, console)
+
+
+def run_watched(
+    pipeline: beam.Pipeline, layout: DatasetLayout, stages: Sequence[Stage], console: Console
+) -> None:
+    """Runs a pipeline to its end, shows its progress and looks after its workers.
+
+    Raises:
+        JobFailed: if a stage failed or a worker died; the workers that are left are ended.
+        ConfigError: if a worker found that the configuration cannot work.
+        DatasetError: if a worker found that the folder does not hold what it needs.
+    """
+    started = time.time()
     thread = _PipelineThread(pipeline)
     watch = WorkerWatch()
     try:
-        with ProgressDisplay(layout, job.stages, console) as display:
+        with ProgressDisplay(layout, stages, console) as display:
             thread.start()
             while thread.is_alive():
                 thread.join(PAUSE_SECONDS)
                 display.refresh()
-                lost = watch.lost() if thread.is_alive() else []
-                if lost:
-                    raise JobFailed(_worker_obituary(layout, lost))
+                lost = watch.lost()
+                if lost and thread.is_alive():
+                    raise worker_died(layout, lost)
     finally:
         if thread.is_alive():
             watch.end_all()
     if thread.error is not None:
-        raise _explained(thread.error, layout, started) from thread.error
+        raise explained(thread.error, layout, started) from thread.error
     if thread.state != PipelineState.DONE:
-        raise JobFailed(f"runner {chosen.name} ended the job in the state {thread.state}")
-
-
-def _worker_obituary(layout: DatasetLayout, lost: Sequence[int]) -> str:
-    """Returns which worker died over which shard, and what to do."""
-    states = ProgressReader(layout).read()
-    at_work = [state for state in states if state.state == "running" and state.process in lost]
-    numbers = ", ".join(str(number) for number in lost)
-    where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
-    log = ""
-    if is_local(layout.root):
-        paths = [worker_log(Path(local_path(layout.run)) / "logs", number) for number in lost]
-        log = f" Its output: {', '.join(str(path) for path in paths)}."
-    return (
-        f"a worker died hard (process {numbers}): {where}. Often it ran out of memory or was "
-        f"killed.{log} What is committed stays: run the same command again to go on"
-    )
-
-
-def _explained(
-    error: BaseException, layout: DatasetLayout, started_unix_seconds: float
-) -> Exception:
-    """Returns an error for people from what the runner raised.
-
-    A worker's error crosses process borders as text; a wrong configuration that only a worker can
-    see (a model that is not there) is found in it.
-    """
-    if isinstance(error, (ConfigError, DatasetError)):
-        return error
-    text = str(error)
-    for kind in (ConfigError, DatasetError):
-        found = re.search(rf"^(?:schemas\.errors\.)?{kind.__name__}: (.*)", text, re.MULTILINE)
-        if found:
-            return kind(re.sub(r" \[while running '.*'\]$", "", found.group(1)))
-    states = ProgressReader(layout).read()
-    failed = [
-        state
-        for state in states
-        if state.state == "failed" and state.time_unix_seconds >= started_unix_seconds
-    ]
-    where = "; ".join(place_of(state) for state in failed) or _running_part(text)
-    cause = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error))
-    return JobFailed(
-        f"{where or 'the job'} failed: {cause}. What is committed stays: run the same command "
-        "again to go on"
-    )
-
-
-def _running_part(text: str) -> str:
-    found = re.search(r"\[while running '([^']*)'\]", text)
-    return f"stage {found.group(1).split('/')[0].lower()}" if found else ""
+        raise JobFailed(f"the runner ended the job in the state {thread.state}")

@@ -102,6 +102,9 @@ def guard_folder(
             f"{redo.value} to remove what {redo.value} and the stages after it made"
         )
     sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
+    if Stage.READ in stages and not has_output(layout, Stage.FETCH):
+        # Which folders images may come from follows from the input: fetch, run alone, needs it.
+        sections.add(SECTIONS[Stage.FETCH])
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
 

@@ -12,12 +12,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from pipeline.progress import ProgressReader, ShardState
+from pipeline.storage import list_files
 from schemas.errors import Stage
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 
 PLAIN_PAUSE_SECONDS = 10.0
 """Between two lines of a stage where the output is no terminal."""
+
+SHARD_BY_SHARD = (Stage.FETCH, Stage.SCORE, Stage.DEDUPLICATE, Stage.LEVEL)
+"""Stages that make one output of each shard of pairs; the others number their work anew."""
 
 RATE_WINDOW_SECONDS = 30.0
 """How far back the rate looks."""
@@ -78,6 +82,7 @@ class ProgressDisplay:
     """
 
     def __init__(self, layout: DatasetLayout, stages: Sequence[Stage], console: Console) -> None:
+        self._layout = layout
         self._reader = ProgressReader(layout)
         self._tallies = {stage: StageTally(stage) for stage in stages}
         self._console = console
@@ -113,10 +118,10 @@ class ProgressDisplay:
         if started < self._not_before:
             return []
         states = self._reader.read()
-        shards = len({state.shard for state in states if state.stage in BEFORE_PACK})
+        shards = len(list_files(f"{self._layout.root}/pairs", ".parquet"))
         for stage, tally in self._tallies.items():
             own = [state for state in states if state.stage is stage]
-            tally.count(own, shards if stage in BEFORE_PACK else len(own))
+            tally.count(own, shards if stage in SHARD_BY_SHARD else 0)
         self._show()
         seconds = time.monotonic() - started
         self._not_before = time.monotonic() + max(0.5, 20 * seconds)
@@ -134,10 +139,6 @@ class ProgressDisplay:
             if has_news and is_due:
                 self._printed[stage] = (now, tally.rows_done)
                 self._console.print(progress_line(tally, now), highlight=False)
-
-
-BEFORE_PACK = frozenset(Stage) - {Stage.PACK}
-"""The stages that share one numbering of shards."""
 
 
 def progress_table(tallies: Iterable[StageTally], now: float) -> Table:

@@ -1,0 +1,90 @@
+"""What went wrong in a job, said for people: which stage, which shard, and what to do."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.job_log import job_log_path
+from pipeline.progress import ProgressReader, ShardState
+from pipeline.storage import is_local, local_path
+from pipeline.worker import worker_log
+from schemas.errors import ConfigError, DatasetError
+from schemas.shards import DatasetLayout
+
+REMEDY = "What is committed stays: run the same command again to go on"
+
+
+class JobFailed(Exception):
+    """The job ended before its work was done; the message says where. It can be run again."""
+
+
+def place_of(state: ShardState) -> str:
+    """Returns where a piece of work was."""
+    return (
+        f"shard {state.shard:05d} in stage {state.stage.value} "
+        f"({state.rows_done:,} of {state.total:,} pairs done, process {state.process} "
+        f"on {state.host})"
+    )
+
+
+def worker_died(layout: DatasetLayout, lost: Sequence[int]) -> JobFailed:
+    """Returns the error that says which worker died over which shard."""
+    states = ProgressReader(layout).read()
+    at_work = [state for state in states if state.state == "running" and state.process in lost]
+    numbers = ", ".join(str(number) for number in lost)
+    where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
+    log = ""
+    if is_local(layout.root):
+        paths = [worker_log(Path(local_path(layout.run)) / "logs", number) for number in lost]
+        log = f" Its output: {', '.join(str(path) for path in paths)}."
+    return JobFailed(
+        f"a worker died hard (process {numbers}): {where}. Often it ran out of memory or was "
+        f"killed.{log} {REMEDY}"
+    )
+
+
+def explained(error: BaseException, layout: DatasetLayout, started: float) -> Exception:
+    """Returns an error for people from what the runner raised.
+
+    A worker's error crosses process borders as text; a wrong configuration that only a worker can
+    see (a model that is not there) is found in it.
+
+    Args:
+        started: when the job began, in Unix seconds.
+    """
+    text = str(error)
+    for kind in (ConfigError, DatasetError):
+        if isinstance(error, kind):
+            return kind(_without_place(text))
+        found = re.search(rf"^(?:schemas\.errors\.)?{kind.__name__}: (.*)", text, re.MULTILINE)
+        if found:
+            return kind(_without_place(found.group(1)))
+    failed = [
+        state
+        for state in ProgressReader(layout).read()
+        if state.state == "failed" and state.time_unix_seconds >= started
+    ]
+    where = "; ".join(place_of(state) for state in failed) or _running_part(text)
+    log = job_log_path(layout)
+    details = f" Details: {log}." if log else ""
+    return JobFailed(f"{where or 'the job'} failed: {_cause(error)}.{details} {REMEDY}")
+
+
+def _cause(error: BaseException) -> str:
+    """Returns the error's kind and first line, from a worker's traceback if there is one."""
+    text = _without_place(str(error))
+    if type(error) is RuntimeError and "Traceback" in text:
+        raised = re.findall(r"^\S*(?:Error|Exception|Interrupt|Exit)\b.*", text, re.MULTILINE)
+        if raised:
+            return str(raised[-1])
+    lines = text.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else repr(error)
+
+
+def _without_place(text: str) -> str:
+    return re.sub(r" \[while running '[^']*'\]", "", text)
+
+
+def _running_part(text: str) -> str:
+    found = re.search(r"\[while running '([^']*)'\]", text)
+    return f"stage {found.group(1).split('/')[0].lower()}" if found else ""
