@@ -77,6 +77,13 @@ def remove(path: str) -> None:
         filesystem.rm_file(name)
 
 
+def remove_folder(folder: str) -> None:
+    """Removes a folder with all that is in it, if there is one."""
+    filesystem, name = url_to_fs(folder)
+    if filesystem.exists(name):
+        filesystem.rm(name, recursive=True)
+
+
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
     filesystem, name = url_to_fs(folder)

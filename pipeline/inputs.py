@@ -1,0 +1,327 @@
+"""The input files of a curation: found, recognised, checked before work starts, and split."""
+
+import hashlib
+import json
+import os.path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from pipeline.config import ReadConfig
+from pipeline.storage import is_local, list_files, local_path, open_read
+from pipeline.texts import field_names, iterate_json, open_text, split_csv, split_tsv
+from schemas.errors import ConfigError
+
+SPLIT_BYTES = 64 * 1024 * 1024
+"""Length of the byte ranges that line-based files are cut into, to be read side by side."""
+
+URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "src", "uri")
+PATH_NAMES = ("image", "image_path", "file_name", "filename", "path", "file")
+CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "top_caption", "description", "title")
+HASH_NAMES = ("sha256", "sha512", "md5")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+class InputFormat(StrEnum):
+    """The kinds of input that can be read."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    TSV = "tsv"
+    JSON_LINES = "jsonl"
+    URL_LIST = "txt"
+    JSON_LIST = "json"
+    IMAGE_FOLDER = "folder"
+
+
+SUFFIXES = {
+    ".parquet": InputFormat.PARQUET,
+    ".csv": InputFormat.CSV,
+    ".csv.gz": InputFormat.CSV,
+    ".tsv": InputFormat.TSV,
+    ".tsv.gz": InputFormat.TSV,
+    ".jsonl": InputFormat.JSON_LINES,
+    ".jsonl.gz": InputFormat.JSON_LINES,
+    ".ndjson": InputFormat.JSON_LINES,
+    ".json": InputFormat.JSON_LIST,
+    ".json.gz": InputFormat.JSON_LIST,
+    ".txt": InputFormat.URL_LIST,
+    ".txt.gz": InputFormat.URL_LIST,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputColumns:
+    """Which columns of a file hold what; None where there is no such column."""
+
+    url: str | None
+    caption: str | None
+    conversations: str | None
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """An input that was opened, recognised and found readable."""
+
+    path: str
+    format: InputFormat
+    columns: InputColumns
+    image_folder: str | None
+    """What relative image paths start from; None if only URLs are expected."""
+    identity: str
+    """Changes when the content does."""
+    estimated_bytes: int
+    """Of its rows, uncompressed: decides how many partitions are made."""
+
+    @property
+    def name(self) -> str:
+        """Name without its folder: what `source` says of a row."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSplit:
+    """A part of an input file that is read by one worker."""
+
+    number: int
+    file: InputFile
+    start: int
+    """First row group of a Parquet file, first byte of a file of lines, otherwise 0."""
+    stop: int
+    """After the last one."""
+    rows: int
+    """How many rows it holds, 0 if that is not known beforehand."""
+
+
+def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
+    """Returns the input files that paths, globs and fsspec URLs stand for, sorted by path.
+
+    Raises:
+        ConfigError: if there is none, or one is missing, damaged, of an unknown format or
+            without the columns that are needed.
+    """
+    if not files:
+        raise ConfigError("--pairs names no input: give at least one file, folder or glob")
+    paths = sorted({path for pattern in files for path in _expand(pattern)})
+    return [_check_file(path, config) for path in paths]
+
+
+def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
+    """Returns the parts that the files are read in."""
+    splits: list[InputSplit] = []
+    for file in files:
+        for start, stop, rows in _parts(file):
+            splits.append(
+                InputSplit(number=len(splits), file=file, start=start, stop=stop, rows=rows)
+            )
+    return splits
+
+
+def is_input(path: str) -> bool:
+    """Returns whether a file's name has an ending that can be read."""
+    return any(path.lower().endswith(suffix) for suffix in SUFFIXES)
+
+
+def format_of(path: str) -> InputFormat:
+    """Returns the format that a file's ending stands for.
+
+    Raises:
+        ConfigError: if it is none that can be read.
+    """
+    for suffix, kind in SUFFIXES.items():
+        if path.lower().endswith(suffix):
+            return kind
+    raise ConfigError(
+        f"{path} is of no known format: allowed are {', '.join(SUFFIXES)} and folders of images"
+    )
+
+
+def walk_files(folder: str) -> list[str]:
+    """Returns the paths of all visible files below a folder, at any depth, sorted."""
+    filesystem, name = url_to_fs(folder)
+    prefix = name.rstrip("/") + "/"
+    found = [entry for entry in filesystem.find(name) if "/." not in entry[len(prefix) - 1 :]]
+    return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
+
+
+def _expand(pattern: str) -> list[str]:
+    filesystem, name = url_to_fs(pattern)
+    if not any(character in pattern for character in "*?[") or filesystem.exists(name):
+        if not filesystem.exists(name):
+            raise ConfigError(f"{pattern} does not exist: give a file, a folder or a glob")
+        return [pattern]
+    prefix = "" if is_local(pattern) else pattern.split("://", 1)[0] + "://"
+    found = [prefix + entry for entry in filesystem.glob(name)]
+    inputs = [path for path in found if is_input(path)]
+    if not inputs:
+        others = f"; it matches {found[0]}, which is of no known format" if found else ""
+        raise ConfigError(f"{pattern} matches no input file{others}")
+    return inputs
+
+
+def _check_file(path: str, config: ReadConfig) -> InputFile:
+    filesystem, name = url_to_fs(path)
+    if filesystem.isdir(name):
+        return _check_folder(path)
+    kind = format_of(path)
+    size = filesystem.size(name) or 0
+    try:
+        found = _found_columns(path, kind, config)
+    except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
+    columns = _map_columns(path, found, kind, config)
+    return InputFile(
+        path=path,
+        format=kind,
+        columns=columns,
+        image_folder=_image_folder(path, columns, config),
+        identity=f"{path} {size} {filesystem.ukey(name)}",
+        estimated_bytes=_estimate_bytes(path, kind, size),
+    )
+
+
+def _check_folder(path: str) -> InputFile:
+    files = walk_files(path)
+    if not any(file.lower().endswith(IMAGE_SUFFIXES) for file in files):
+        first = next((file for file in list_files(path) if is_input(file)), None)
+        advice = f"; to read its tables, give a glob such as {path}/*" if first else ""
+        raise ConfigError(f"the folder {path} holds no images{advice}")
+    filesystem, _ = url_to_fs(path)
+    identity = hashlib.blake2b(digest_size=16)
+    for file in files:
+        identity.update(f"{file} {filesystem.ukey(url_to_fs(file)[1])}\n".encode())
+    return InputFile(
+        path=path,
+        format=InputFormat.IMAGE_FOLDER,
+        columns=InputColumns(url="file_name", caption="caption", conversations=None, hashes=()),
+        image_folder=path,
+        identity=identity.hexdigest(),
+        estimated_bytes=200 * len(files),
+    )
+
+
+def _image_folder(path: str, columns: InputColumns, config: ReadConfig) -> str | None:
+    if config.image_folder is not None or columns.conversations is None:
+        return config.image_folder
+    return path.rsplit("/", 1)[0] if "/" in path else "."
+
+
+def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str]:
+    if kind is InputFormat.PARQUET:
+        with open_read(path) as file:
+            return list(pq.read_schema(file).names)
+    if kind is InputFormat.URL_LIST:
+        return ["url", "caption"]
+    with open_text(path, newline="" if kind is InputFormat.CSV else "\n") as text:
+        if kind is InputFormat.JSON_LIST:
+            return field_names(islice(iterate_json(text), 100))
+        if kind is InputFormat.JSON_LINES:
+            rows = []
+            for line in islice((line for line in text if line.strip()), 100):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    continue
+            return field_names(rows)
+        if config.column_names:
+            return list(config.column_names)
+        split = split_csv if kind is InputFormat.CSV else split_tsv
+        return next(iter(split(text)), [])
+
+
+def _map_columns(
+    path: str, found: list[str], kind: InputFormat, config: ReadConfig
+) -> InputColumns:
+    if kind is InputFormat.URL_LIST:
+        return InputColumns(url="url", caption="caption", conversations=None, hashes=())
+    conversations = _find(found, ("conversations",))
+    names: tuple[str, ...] = URL_NAMES
+    if conversations is not None or config.image_folder is not None:
+        names = URL_NAMES + PATH_NAMES
+    url = _find(found, _wanted(config.url_column, "url", names))
+    caption = _find(found, _wanted(config.caption_column, "caption", CAPTION_NAMES))
+    if conversations is None:
+        for column, flag in ((url, "url_column"), (caption, "caption_column")):
+            if column is None:
+                hint = ""
+                if kind in (InputFormat.CSV, InputFormat.TSV) and not config.column_names:
+                    hint = ", or read.column_names if the file has no header line"
+                raise ConfigError(
+                    f"{path} has no column {getattr(config, flag)!r}: it has "
+                    f"{', '.join(found) or 'none'}; set read.{flag} to one of them{hint}"
+                )
+    hashes = tuple(name for want in HASH_NAMES if (name := _find(found, (want,))))
+    return InputColumns(url=url, caption=caption, conversations=conversations, hashes=hashes)
+
+
+def _wanted(configured: str, default: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names to look for: what was asked for, or else what is usual."""
+    return usual if configured == default else (configured,)
+
+
+def _find(found: list[str], wanted: tuple[str, ...]) -> str | None:
+    """Returns the first column found of the wanted names, exactly so or in other case."""
+    for name in wanted:
+        if name in found:
+            return name
+    for name in wanted:
+        for column in found:
+            if column.strip().lower() == name.lower():
+                return column
+    return None
+
+
+def _estimate_bytes(path: str, kind: InputFormat, size: int) -> int:
+    if kind is InputFormat.PARQUET:
+        with open_read(path) as file:
+            metadata = pq.ParquetFile(file).metadata
+            groups = range(metadata.num_row_groups)
+            return sum(metadata.row_group(group).total_byte_size for group in groups)
+    return size * 4 if path.endswith(".gz") else size
+
+
+def _parts(file: InputFile) -> list[tuple[int, int, int]]:
+    """Returns (start, stop, rows) of the parts of a file."""
+    if file.format is InputFormat.PARQUET:
+        return _row_group_parts(file.path)
+    lines = (InputFormat.TSV, InputFormat.JSON_LINES, InputFormat.URL_LIST)
+    if file.format in lines and not file.path.endswith(".gz"):
+        size = file.estimated_bytes
+        starts = range(0, max(size, 1), SPLIT_BYTES)
+        return [(start, min(start + SPLIT_BYTES, size), 0) for start in starts]
+    return [(0, 1, 0)]
+
+
+def _row_group_parts(path: str) -> list[tuple[int, int, int]]:
+    with open_read(path) as file:
+        metadata = pq.ParquetFile(file).metadata
+    parts: list[tuple[int, int, int]] = []
+    start = rows = size = 0
+    for group in range(metadata.num_row_groups):
+        rows += cast(int, metadata.row_group(group).num_rows)
+        size += cast(int, metadata.row_group(group).total_byte_size)
+        if size >= SPLIT_BYTES or group == metadata.num_row_groups - 1:
+            parts.append((start, group + 1, rows))
+            start, rows, size = group + 1, 0, 0
+    return parts
+
+
+def image_folders(files: Sequence[InputFile]) -> tuple[str, ...]:
+    """Returns the local folders that images named by path lie in: the fetch stage must allow them.
+
+    Only folders of images and files whose rows name images by path give one.
+    """
+    folders = {
+        os.path.abspath(local_path(file.image_folder))  # noqa: PTH100 (keeps links, as `url` does)
+        for file in files
+        if file.image_folder is not None and is_local(file.image_folder)
+    }
+    return tuple(sorted(folders))

@@ -1,0 +1,202 @@
+"""From what an input file says to a clean pair with its key, or to a reason against it."""
+
+import json
+import os.path
+import posixpath
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.storage import is_local, local_path
+from schemas.columns import arrow_schema
+from schemas.errors import RejectReason, SampleRejected
+from schemas.records import Pair, pair_key
+
+RAW_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
+    + [("reason", pa.string()), ("detail", pa.string())]
+)
+"""A row as a format's reader found it; `reason` is set where it could not make it out."""
+
+ROW_SCHEMA = pa.schema(
+    [pa.field(field.name, pa.string()) for field in arrow_schema(Pair)]
+    + [("reason", pa.string()), ("detail", pa.string())]
+)
+"""A pair with its key, or a rejected row where `reason` is not empty."""
+
+CLEAN_URL = r"^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?([/?#][^\x00-\x20\x7f]*)?$"
+"""What most URLs look like: no credentials, nothing to mend. The others are looked at singly."""
+
+HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
+DETAIL_CHARACTERS = 200
+
+_CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
+
+
+def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table:
+    """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys."""
+    url = pc.utf8_trim_whitespace(raw["url"])
+    caption = pc.utf8_trim_whitespace(pc.fill_null(raw["caption"], ""))
+    is_good = pc.and_(pc.is_null(raw["reason"]), pc.not_equal(caption, ""))
+    is_good = pc.and_(
+        is_good, pc.fill_null(pc.match_substring_regex(url, CLEAN_URL), False)
+    ).to_pylist()
+    urls, captions = url.to_pylist(), caption.to_pylist()
+    reasons, details = raw["reason"].to_pylist(), raw["detail"].to_pylist()
+    conversations = raw["conversations"].to_pylist()
+    for row, good in enumerate(is_good):
+        if good or reasons[row]:
+            if not good:
+                urls[row] = without_credentials(urls[row])
+            continue
+        try:
+            urls[row] = _checked_url(urls[row], conversations[row], image_folder)
+            if not captions[row]:
+                raise SampleRejected(RejectReason.MISSING_CAPTION, "the row has no caption")
+        except SampleRejected as rejected:
+            urls[row] = without_credentials(urls[row])
+            reasons[row], details[row] = rejected.reason.value, rejected.detail
+    texts = zip(urls, captions, conversations, details, strict=True)
+    keys = [
+        pair_key(url or "", turns or text or detail or "") for url, text, turns, detail in texts
+    ]
+    return pa.table(
+        {
+            "key": keys,
+            "url": pa.array(urls, pa.string()),
+            "caption": pa.array(captions, pa.string()),
+            "conversations": raw["conversations"],
+            "source": pa.repeat(pa.scalar(source), len(keys)),
+            "expected_hash": raw["expected_hash"],
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        },
+        schema=ROW_SCHEMA,
+    )
+
+
+def _checked_url(url: str | None, conversations: str | None, folder: str | None) -> str | None:
+    """Returns the URL or path as it is stored; None for a conversation without an image."""
+    if not url:
+        if conversations is not None:
+            return None
+        raise SampleRejected(RejectReason.MISSING_URL, "the row has no url")
+    if any(ord(character) < 32 or ord(character) == 127 for character in url):
+        raise SampleRejected(RejectReason.BAD_URL, "it holds control characters")
+    if "://" in url:
+        return _checked_address(url)
+    if folder is None or url.startswith(("//", "data:")):
+        raise SampleRejected(
+            RejectReason.BAD_URL, "it is no URL; for paths of images, set read.image_folder"
+        )
+    return image_path(folder, url)
+
+
+def _checked_address(url: str) -> str:
+    """Returns a URL without credentials; its scheme is left for the fetch stage to judge."""
+    url = without_credentials(url) or ""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise SampleRejected(RejectReason.BAD_URL, str(error)) from error
+    if not host and parts.scheme.lower() in ("http", "https"):
+        raise SampleRejected(RejectReason.BAD_URL, "it names no host")
+    return urlunsplit(parts)
+
+
+def image_path(folder: str, name: str) -> str:
+    """Returns the path of an image that is named relative to a folder, or below it.
+
+    Raises:
+        SampleRejected: if the name leads out of the folder.
+    """
+    if not is_local(folder):
+        return folder.rstrip("/") + posixpath.normpath("/" + name)
+    base = os.path.abspath(local_path(folder))  # noqa: PTH100 (resolve() would follow links)
+    joined = os.path.normpath(f"{base}/{name}")
+    if not joined.startswith(base.rstrip("/") + "/"):
+        raise SampleRejected(RejectReason.BAD_URL, "the path leads out of the image folder")
+    return joined
+
+
+def without_credentials(url: str | None) -> str | None:
+    """Returns a URL without user name and password, whatever else is wrong with it."""
+    if not url or "@" not in url:
+        return url
+    return _CREDENTIALS.sub(lambda match: f"{match.group(1) or ''}//", url)
+
+
+def named_hash(name: str, value: Any) -> str | None:
+    """Returns a hash as `algorithm:hex`; None if the row gives none.
+
+    Raises:
+        SampleRejected: if it is no such hash.
+    """
+    if value is None or value == "":
+        return None
+    digits = str(value).strip().lower()
+    if not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS[name.lower()]}}}", digits):
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {name} is no hash: {digits[:40]!r}")
+    return f"{name.lower()}:{digits}"
+
+
+def storable(text: str) -> str:
+    """Returns a text as it is.
+
+    Raises:
+        SampleRejected: if it is not valid Unicode and so cannot be stored.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"it is not valid UTF-8: {excerpt(text)}"
+        ) from error
+    return text
+
+
+def excerpt(text: str) -> str:
+    """Returns the beginning of a text in a form that can be stored and shown."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return repr(shown[:DETAIL_CHARACTERS])
+
+
+def conversation_text(turns: Any, has_image: bool) -> tuple[str, str]:
+    """Returns LLaVA's turns as canonical JSON, and the first answer.
+
+    Raises:
+        SampleRejected: if they are no such turns, or speak of other images than there are.
+    """
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)
+        except ValueError as error:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW, "its conversations are not JSON"
+            ) from error
+    if not isinstance(turns, list) or not turns:
+        raise SampleRejected(RejectReason.MALFORMED_ROW, "its conversations are no list of turns")
+    for turn in turns:
+        is_turn = isinstance(turn, dict) and all(
+            isinstance(turn.get(name), str) for name in ("from", "value")
+        )
+        if not is_turn:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW, "a turn of its conversations lacks from or value"
+            )
+    images = sum(turn["value"].count("<image>") for turn in turns)
+    if images > 1:
+        raise SampleRejected(
+            RejectReason.SEVERAL_IMAGES, f"its conversations speak of {images} images"
+        )
+    if images and not has_image:
+        raise SampleRejected(
+            RejectReason.MISSING_URL, "its conversations speak of an image, the row has none"
+        )
+    answer = next((turn["value"] for turn in turns if turn["from"] in ("gpt", "assistant")), "")
+    kept = [{"from": turn["from"], "value": turn["value"]} for turn in turns]
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")), answer
