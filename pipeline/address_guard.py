@@ -1,6 +1,7 @@
 """What may be reached: schemes, ports and addresses, judged where the connection is made."""
 
 import ipaddress
+import re
 import socket
 from typing import Any
 
@@ -18,6 +19,9 @@ IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 METADATA_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Addresses in public space that a cloud answers inside its machines (Azure's WireServer)."""
+
+NUMERIC_HOST = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
+"""An IPv4 address as C's inet_aton reads it: decimal, octal or hexadecimal, one to four parts."""
 
 
 class AddressGuard:
@@ -103,7 +107,7 @@ def embedded_ipv4(address: IPAddress) -> ipaddress.IPv4Address | None:
 
 
 def parse_url(text: str) -> URL:
-    """Returns the URL without credentials and fragment.
+    """Returns the URL without credentials and fragment, an IPv4 address in its usual form.
 
     Raises:
         SampleRejected: INVALID_URL.
@@ -113,8 +117,10 @@ def parse_url(text: str) -> URL:
         _ = url.port, url.raw_host
         if url.raw_host and (url.user is not None or url.password is not None):
             url = url.with_user(None)
+        if url.raw_host and NUMERIC_HOST.fullmatch(url.raw_host):
+            url = url.with_host(socket.inet_ntoa(socket.inet_aton(url.raw_host)))
         return url.with_fragment(None)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SampleRejected(RejectReason.INVALID_URL, _without_at(str(error))) from error
 
 

@@ -249,13 +249,15 @@ class Downloader:
                 piece = unpack(chunk, max_bytes + 1 - len(body))
                 await self._budget.grow(len(piece), id(body))
                 body += piece
-                if len(body) > max_bytes:
-                    raise too_many(max_bytes)
                 if not is_sniffed and len(body) >= SNIFFED_BYTES:
                     require_image(bytes(body[:SNIFFED_BYTES]))
                     is_sniffed = True
+                if len(body) > max_bytes:
+                    raise too_many(max_bytes)
             if not is_sniffed:
                 require_image(bytes(body))
+            if not unpack.is_complete:
+                raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
             return body
         except BaseException:
             self._budget.release(len(body))

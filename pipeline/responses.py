@@ -4,7 +4,7 @@ import ssl
 import zlib
 
 import aiohttp
-from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from pipeline.address_guard import parse_url
@@ -23,6 +23,11 @@ class Unpacker:
         else:
             detail = f"Content-Encoding {name[:30]!r} was not asked for"
             raise SampleRejected(RejectReason.BAD_RESPONSE, detail)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what was packed has come to its end."""
+        return self._inflate is None or self._inflate.eof
 
     def __call__(self, chunk: bytes, wanted: int) -> bytes:
         """Returns up to `wanted` bytes out of a chunk of the body."""
@@ -64,7 +69,8 @@ def failure(error: Exception) -> SampleRejected:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return SampleRejected(RejectReason.INCOMPLETE_RESPONSE, detail)
     if isinstance(error, aiohttp.ClientPayloadError):
-        is_cut = isinstance(error.__cause__, ContentLengthError | OSError | None)
+        cause = error.__cause__
+        is_cut = cause is None or isinstance(cause, OSError) or "Not enough data" in str(cause)
         reason = RejectReason.INCOMPLETE_RESPONSE if is_cut else RejectReason.BAD_RESPONSE
         return SampleRejected(reason, detail)
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
