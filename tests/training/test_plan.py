@@ -1,0 +1,103 @@
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.data.plan import EpochPlan, pack, padding_ratio, plan_epoch
+
+CAPACITY = 64
+
+
+def plan_of(keys: list[str], lengths: np.ndarray, **changes: int) -> EpochPlan:
+    settings_ = {"seed": 0, "epoch": 0, "sequences_per_step": 4, "packing_window": 16, **changes}
+    return plan_epoch(keys, lengths, tokens_per_sequence=CAPACITY, **settings_)
+
+
+def keys_of(plan: EpochPlan, keys: list[str]) -> list[list[list[str]]]:
+    return [[[keys[sample] for sample in packed] for packed in step] for step in plan.steps]
+
+
+@given(
+    lengths=st.lists(st.integers(0, CAPACITY), max_size=80),
+    seed=st.integers(0, 2**32),
+    sequences_per_step=st.integers(1, 8),
+    packing_window=st.integers(1, 40),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_sample_with_something_to_learn_is_planned_exactly_once(
+    lengths: list[int], seed: int, sequences_per_step: int, packing_window: int
+) -> None:
+    keys = [f"{i:032x}" for i in range(len(lengths))]
+    plan = plan_of(
+        keys,
+        np.array(lengths, dtype=np.int32),
+        seed=seed,
+        sequences_per_step=sequences_per_step,
+        packing_window=packing_window,
+    )
+    planned = Counter(sample for step in plan.steps for packed in step for sample in packed)
+    assert planned == Counter(i for i, length in enumerate(lengths) if length)
+    for step in plan.steps:
+        assert len(step) == sequences_per_step
+        assert any(step)
+        assert all(sum(lengths[sample] for sample in packed) <= CAPACITY for packed in step)
+
+
+@given(order=st.permutations(range(30)))
+@settings(max_examples=30, deadline=None)
+def test_the_plan_does_not_depend_on_where_a_sample_lies(order: list[int]) -> None:
+    lengths = np.arange(30) % 13 + 3
+    keys = [f"{i:032x}" for i in range(30)]
+    moved = [keys[i] for i in order]
+    assert keys_of(plan_of(keys, lengths), keys) == keys_of(
+        plan_of(moved, lengths[np.array(order)]), moved
+    )
+
+
+def test_seed_and_epoch_change_the_order_and_nothing_else_does() -> None:
+    lengths = np.arange(40) % 13 + 3
+    keys = [f"{i:032x}" for i in range(40)]
+    assert plan_of(keys, lengths) == plan_of(keys, lengths)
+    assert plan_of(keys, lengths) != plan_of(keys, lengths, epoch=1)
+    assert plan_of(keys, lengths) != plan_of(keys, lengths, seed=1)
+
+
+def test_less_than_three_percent_is_padding_for_lengths_spread_as_in_instruction_data() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(4.7, 0.5, size=4000), 20, 512).astype(np.int32)
+    keys = [f"{i:032x}" for i in range(len(lengths))]
+    plan = plan_epoch(
+        keys,
+        lengths,
+        seed=0,
+        epoch=0,
+        tokens_per_sequence=512,
+        sequences_per_step=8,
+        packing_window=1024,
+    )
+    assert padding_ratio(plan, lengths, 512) < 0.03
+
+
+def test_packing_takes_the_fullest_sequence_that_has_room() -> None:
+    lengths = np.array([6, 5, 4, 3])
+    assert pack([0, 1, 2, 3], lengths, 10) == [(0, 2), (1, 3)]
+
+
+def test_a_weight_of_one_and_a_half_plans_each_sample_once_or_twice() -> None:
+    keys = [f"{i:032x}" for i in range(400)]
+    plan = plan_of(keys, np.full(400, 8), packing_window=400)
+    weighted = plan_epoch(
+        keys,
+        np.full(400, 8),
+        copies=np.full(400, 1.5),
+        seed=0,
+        epoch=0,
+        tokens_per_sequence=CAPACITY,
+        sequences_per_step=4,
+        packing_window=400,
+    )
+    assert plan.num_samples == 400
+    counts = Counter(s for step in weighted.steps for packed in step for s in packed)
+    assert set(counts.values()) == {1, 2}
+    assert 500 < weighted.num_samples < 700

@@ -1,0 +1,276 @@
+"""Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from schemas.errors import ConfigError
+from training.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
+from training.config import TrainConfig
+from training.data.dataset import TrainDataset
+from training.data.lengths import Encoder, SampleLengths, measure_lengths
+from training.data.loader import PackedRows, TrainingPlan
+from training.deepspeed_config import deepspeed_config, start_distributed
+from training.evaluation.validation import validation_order
+from training.metrics import show_progress
+from training.parts import Assembled, assemble
+from training.run import Run
+
+logger = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = ("log_every_steps", "validate_every_steps", "save_every_steps", "keep_checkpoints")
+"""Settings that may differ when a run goes on: they do not change what is learnt."""
+
+
+def build(config: TrainConfig, data: Sequence[str], out: Path, init: str | None) -> Run:
+    """Returns a run, ready for its next step.
+
+    Raises:
+        ConfigError: if the configuration, the data and what is in `out` do not go together.
+    """
+    start_distributed()
+    is_first = dist.get_rank() == 0
+    config.accumulation(dist.get_world_size())
+    _start_folder(config, data, out, init, is_first)
+    torch.manual_seed(config.seed)
+    parts = assemble(config, init)
+    dataset = TrainDataset(data)
+    encoder = parts.encoder(config.data)
+    lengths = _lengths(dataset, encoder, is_first)
+    held_out = dataset.is_held_out(0.0 if config.data.validation_data else _ratio(config))
+    plan = TrainingPlan(
+        dataset.keys,
+        lengths,
+        _copies(dataset, held_out, config.data.weights),
+        config.data,
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+    )
+    if plan.num_steps == 0:
+        raise ConfigError(f"{', '.join(data)}: no sample is left to train on")
+    _check_levels(dataset, config)
+    rows = parts.rows(dataset, encoder)
+    held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
+    size = parts.size(config)
+    if is_first:
+        _show(parts.model, dataset, lengths, held_out, plan, config)
+    checkpoint = latest_checkpoint(out / "checkpoints")
+    fingerprint = _plan_fingerprint(config, dataset, encoder)
+    first_step = _check_checkpoint(checkpoint, fingerprint)
+    if checkpoint is not None:
+        load_weights(parts.model, checkpoint)
+    engine = _start_engine(config, parts.model)
+    if checkpoint is not None:
+        load_optimizer(engine, checkpoint, first_step)
+    return Run(
+        config=config,
+        out=out,
+        engine=engine,
+        processor=parts.processor,
+        rows=rows,
+        plan=plan,
+        validation_rows=held_rows,
+        validation_order=order,
+        first_step=first_step,
+        plan_fingerprint=fingerprint,
+        size=size,
+    )
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Returns AdamW's groups: one for each part that learns, matrices apart from the rest."""
+    optimizer = config.optimizer
+    groups = []
+    for part in config.train_parts:
+        rate = optimizer.part_learning_rates.get(part, optimizer.learning_rate)
+        parameters = [p for p in getattr(model, part).parameters() if p.requires_grad]
+        decays = [p for p in parameters if p.ndim > 1 and part != "level_vectors"]
+        others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
+        for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
+            if members:
+                groups.append({"params": members, "lr": rate, "weight_decay": decay})
+    return groups
+
+
+def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
+    import deepspeed
+
+    if config.parallel.activation_checkpointing:
+        _checkpoint_activations(model)
+    model.train()
+    has_gpu = torch.cuda.is_available()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config),
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        eps=config.optimizer.epsilon,
+        fused=has_gpu and config.parallel.offload == "none",
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(config, dist.get_world_size(), has_gpu),
+    )
+    return engine
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Makes the language model compute activations twice, under either name transformers has."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _start_folder(
+    config: TrainConfig, data: Sequence[str], out: Path, init: str | None, is_first: bool
+) -> None:
+    """Writes the run's configuration, or checks that the run in the folder has the same one.
+
+    Raises:
+        ConfigError: if it has another.
+    """
+    wanted = {"data": list(data), "init": init, **dataclasses.asdict(config)}
+    path = out / "config.json"
+    text = json.dumps(wanted, indent=2, sort_keys=True) + "\n"
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = _differences(found, json.loads(text))
+        if differing:
+            raise ConfigError(
+                f"{out} holds a run of another configuration: {', '.join(differing[:6])} differ. "
+                "Choose another --out, or give the same configuration to go on with that run"
+            )
+    dist.barrier()
+    if is_first:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    dist.barrier()
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        names = sorted(found.keys() | wanted.keys())
+        return [
+            difference
+            for key in names
+            for difference in _differences(
+                found.get(key), wanted.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    is_free = name in FREE_TO_CHANGE or name in ("data.workers", "data.sequences_per_device")
+    return [] if found == wanted or is_free or name.startswith("parallel.") else [name]
+
+
+def _ratio(config: TrainConfig) -> float:
+    return config.data.validation_ratio
+
+
+def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+    """Returns (samples,) how often each sample is wanted in an epoch."""
+    if not weights:
+        return np.where(held_out, 0.0, 1.0)
+    if len(weights) != len(dataset.folders):
+        raise ConfigError(
+            f"data.weights must have one number for each of the {len(dataset.folders)} data "
+            f"folders, got {len(weights)}"
+        )
+    return np.where(held_out, 0.0, np.asarray(weights)[dataset.dataset_index])
+
+
+def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> SampleLengths:
+    """Returns the lengths; the first process measures them, the others then read them."""
+    progress = show_progress("tokenising", is_active=is_first)
+    if is_first:
+        measured = measure_lengths(dataset, encoder, None, progress)
+    dist.barrier()
+    return measured if is_first else measure_lengths(dataset, encoder, None, progress)
+
+
+def _validation(
+    config: TrainConfig,
+    parts: Assembled,
+    encoder: Encoder,
+    dataset: TrainDataset,
+    lengths: SampleLengths,
+    held_out: np.ndarray,
+    is_first: bool,
+) -> tuple[PackedRows | None, list[Any]]:
+    """Returns what is validated on, and this process's share of it."""
+    samples = np.flatnonzero(held_out)
+    if config.data.validation_data:
+        dataset = TrainDataset(config.data.validation_data)
+        lengths = _lengths(dataset, encoder, is_first)
+        samples = np.arange(len(dataset))
+    by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
+    chosen = by_key[: config.data.validation_samples]
+    if not chosen:
+        return None, []
+    order = validation_order(chosen, lengths, config.data.tokens_per_sequence)
+    return parts.rows(dataset, encoder), order
+
+
+def _check_levels(dataset: TrainDataset, config: TrainConfig) -> None:
+    if dataset.highest_level > config.model.num_levels:
+        raise ConfigError(
+            f"the data has alignment levels up to {dataset.highest_level}, but model.num_levels "
+            f"is {config.model.num_levels}: set --model.num-levels {dataset.highest_level}"
+        )
+
+
+def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:
+    made_of = [encoder.identity(), *dataset.fingerprints, str(config.seed), str(config.epochs)]
+    made_of += [str(config.max_steps), str(config.data.sequences_per_step)]
+    made_of += [str(config.data.weights), str(config.data.validation_ratio)]
+    made_of += [str(config.data.packing_window)]
+    return hashlib.blake2b("\n".join(made_of).encode(), digest_size=16).hexdigest()
+
+
+def _check_checkpoint(checkpoint: Path | None, fingerprint: str) -> int:
+    """Returns the step to go on with, 0 without a checkpoint."""
+    if checkpoint is None:
+        return 0
+    state = read_state(checkpoint)
+    if state.plan_fingerprint != fingerprint:
+        raise ConfigError(
+            f"{checkpoint} was made from other data, or with another tokenizer: its steps mean "
+            "something else now. Choose another --out"
+        )
+    return state.step
+
+
+def _show(
+    model: nn.Module,
+    dataset: TrainDataset,
+    lengths: SampleLengths,
+    held_out: np.ndarray,
+    plan: TrainingPlan,
+    config: TrainConfig,
+) -> None:
+    """Shows what learns, from what, and for how long."""
+    table = Table("part", "parameters", "learning", title="model")
+    for name, module in model.named_children():
+        parameters = list(module.parameters())
+        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        table.add_row(name, f"{sum(p.numel() for p in parameters):,}", f"{learning:,}")
+    console = Console(stderr=True)
+    console.print(table)
+    lost = int((lengths.tokens == 0).sum())
+    console.print(
+        f"{len(dataset):,} samples, {int(held_out.sum()):,} held out, {lost:,} longer than a "
+        f"sequence before their first target and left out; {int(lengths.tokens.sum()):,} tokens, "
+        f"{int(lengths.targets.sum()):,} to learn; {plan.num_steps:,} steps of "
+        f"{config.data.sequences_per_step} x {config.data.tokens_per_sequence} tokens"
+    )

@@ -1,0 +1,1 @@
+"""Asks a model about pictures, in the terminal."""

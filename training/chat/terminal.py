@@ -1,0 +1,109 @@
+"""A conversation about a picture, in the terminal, with greedy answers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from schemas.errors import ConfigError
+from training.config import SampleForm
+from training.model.inputs import IMAGE_TOKEN
+from training.parts import IMAGE_MODES, Assembled, load_folder
+
+
+def chat(
+    model_folder: str,
+    *,
+    image: str | None,
+    prompt: str | None,
+    form: SampleForm,
+    max_new_tokens: int,
+) -> None:
+    """Prints the model's answer, or its answers to what is typed until an empty line.
+
+    Raises:
+        ConfigError: if there is no such picture.
+    """
+    picture = None if image is None else load_picture(image)
+    has_gpu = torch.cuda.is_available()
+    parts = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
+    model: Any = parts.model
+    model.to("cuda" if has_gpu else "cpu")
+    console = Console(highlight=False)
+    if form == "caption" or prompt is not None:
+        answer = Conversation(parts, picture, form, max_new_tokens).ask(prompt or "")
+        console.print(answer, markup=False)
+        return
+    conversation = Conversation(parts, picture, form, max_new_tokens)
+    console.print("An empty line ends the conversation.", style="dim")
+    while question := console.input("[bold]you:[/bold] ").strip():
+        console.print(f"model: {conversation.ask(question)}", markup=False)
+
+
+def load_picture(path: str) -> Image.Image:
+    """Returns the picture in a file.
+
+    Raises:
+        ConfigError: if it is not there or no picture.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no file {path}: give a picture with --image")
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path} is no picture that can be read: {error}") from error
+    return picture
+
+
+class Conversation:
+    """A picture, what was said about it, and what is answered next."""
+
+    def __init__(
+        self,
+        parts: Assembled,
+        picture: Image.Image | None,
+        form: SampleForm,
+        max_new_tokens: int,
+    ) -> None:
+        self._parts, self._picture, self._form = parts, picture, form
+        self._max_new_tokens = max_new_tokens
+        self._messages: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def ask(self, question: str) -> str:
+        """Returns the greedy answer."""
+        model, processor = self._parts.model.eval(), self._parts.processor
+        inputs = self._inputs(question).to(model.device)
+        output = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=self._max_new_tokens,
+            stop_strings=["\n"] if self._form == "caption" else None,
+            tokenizer=processor.tokenizer if self._form == "caption" else None,
+            pad_token_id=processor.tokenizer.pad_token_id,
+        )
+        said = output[0, inputs["input_ids"].shape[1] :]
+        answer: str = processor.tokenizer.decode(said, skip_special_tokens=True).strip()
+        self._messages.append({"role": "assistant", "content": answer})
+        return answer
+
+    def _inputs(self, question: str) -> Any:
+        processor = self._parts.processor
+        options: dict[str, Any] = {"image_mode": IMAGE_MODES[self._form]}
+        if self._form == "caption":
+            text = IMAGE_TOKEN if self._picture is not None else ""
+            return processor(images=self._picture, text=text + question, **options)
+        content: list[dict[str, Any]] = [{"type": "text", "text": question}]
+        if self._picture is not None and not self._messages:
+            content.insert(0, {"type": "image", "image": self._picture})
+        self._messages.append({"role": "user", "content": content})
+        return processor.apply_chat_template(
+            self._messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs=options,
+        )

@@ -1,0 +1,263 @@
+"""The command `aligngpt-train`."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from schemas.errors import ConfigError, DatasetError
+from training.config import SampleForm, TrainConfig
+from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
+
+STATUS_FAILED = 1
+STATUS_REFUSED = 2
+STATUS_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What both stages take."""
+
+    data: tuple[str, ...]
+    """Dataset folders, as aligngpt-curate writes them; several are mixed."""
+    out: str
+    """Folder of the run: checkpoints, metrics and at the end the model. A run that stopped there
+    goes on."""
+    validation_data: tuple[str, ...] = ()
+    """Dataset folders to validate on; without one, a share of the pictures is held out."""
+    recipe: str | None = None
+    """Complete configuration to start from; the other flags override it."""
+    processes: int = 1
+    """Training processes on this machine, one for each GPU; torchrun sets its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TrainOptions):
+    """Stage 1: projector and level vectors learn from captioned pictures."""
+
+    init: str | None = None
+    """Model folder to start from instead of pretrained parts."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=pretrain_7b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(TrainOptions):
+    """Stage 2: gate, projector and language model learn from conversations."""
+
+    init: str
+    """Model folder that stage 1 wrote: OUT/model of its run."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=finetune_7b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a model's loss on a dataset."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model folder."""
+    data: tuple[str, ...]
+    """Dataset folders."""
+    form: SampleForm = "conversation"
+    """caption for pairs, conversation for instruction samples."""
+    tokens_per_sequence: int = 2048
+    """Tokens of a packed sequence; longer samples are cut off at the end."""
+    samples: int = 0
+    """Most samples to read; 0 reads all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Ask a model about a picture; without a prompt, in turns at the terminal."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model folder."""
+    image: str | None = None
+    """Picture to talk about."""
+    prompt: str | None = None
+    """The question; without one the conversation is interactive."""
+    form: SampleForm = "conversation"
+    """conversation asks by the chat template; caption lets a model of stage 1 say a caption."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+
+
+Command = Pretrain | Finetune | Evaluate | Chat
+
+COMMANDS: dict[str, type[Command]] = {
+    "pretrain": Pretrain,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "chat": Chat,
+}
+
+
+def main() -> None:
+    """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Returns the exit status of a command line."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_commands()
+        return 0
+    try:
+        return execute(parse(arguments), arguments)
+    except (ConfigError, DatasetError) as error:
+        print_error(str(error))
+        return STATUS_REFUSED
+    except KeyboardInterrupt:
+        print_error("stopped; the last checkpoint stays: run the same command again to go on")
+        return STATUS_INTERRUPTED
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Returns the command that the arguments name, its defaults taken from the recipe.
+
+    Raises:
+        ConfigError: if there is no such command or recipe, or a setting is not allowed.
+    """
+    name, rest = arguments[0], list(arguments[1:])
+    if name not in COMMANDS:
+        raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
+    command: Any = COMMANDS[name]
+    defaults: dict[str, Any] = {}
+    if command in (Pretrain, Finetune):
+        defaults = {"data": tyro.MISSING, "out": tyro.MISSING, "config": recipe_of(command, rest)}
+        if command is Finetune:
+            defaults["init"] = tyro.MISSING
+    parsed: Command = tyro.cli(
+        command,
+        default=command(**defaults) if defaults else None,
+        args=rest,
+        prog=f"aligngpt-train {name}",
+        description=command.__doc__,
+    )
+    return parsed
+
+
+def recipe_of(command: type, arguments: Sequence[str]) -> TrainConfig:
+    """Returns the configuration that the flags override.
+
+    Raises:
+        ConfigError: if there is no such recipe.
+    """
+    recipes = PRETRAIN_RECIPES if command is Pretrain else FINETUNE_RECIPES
+    name = _value_of(arguments, "--recipe") or next(iter(recipes))
+    if name not in recipes:
+        raise ConfigError(f"no recipe {name!r} for this stage: use one of {', '.join(recipes)}")
+    return recipes[name]()
+
+
+def _value_of(arguments: Sequence[str], flag: str) -> str | None:
+    for index, word in enumerate(arguments):
+        if word == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None
+
+
+def execute(command: Command, arguments: Sequence[str]) -> int:
+    """Returns the exit status of a parsed command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(command, Chat):
+        from training.chat.terminal import chat
+
+        chat(
+            command.model,
+            image=command.image,
+            prompt=command.prompt,
+            form=command.form,
+            max_new_tokens=command.max_new_tokens,
+        )
+        return 0
+    if isinstance(command, Evaluate):
+        return evaluate(command)
+    if command.processes > 1 and "RANK" not in os.environ:
+        return launch(command.processes, arguments)
+    from training.train import train
+
+    config = command.config
+    if command.validation_data:
+        data = replace(config.data, validation_data=command.validation_data)
+        config = replace(config, data=data)
+    is_complete = train(config, command.data, command.out, command.init)
+    if os.environ.get("RANK", "0") == "0":
+        print_outcome(command.out, is_complete)
+    return 0
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Returns the exit status of torchrun, which runs this command in several processes.
+
+    SIGTERM is passed on, so that they save and end.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += [f"--nproc-per-node={processes}", "-m", "training.cli", *arguments]
+    child = subprocess.Popen(torchrun)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    return child.wait()
+
+
+def evaluate(command: Evaluate) -> int:
+    """Prints the loss of a model on a dataset."""
+    from training.evaluation.dataset_loss import dataset_loss
+
+    totals = dataset_loss(
+        command.model,
+        command.data,
+        form=command.form,
+        tokens_per_sequence=command.tokens_per_sequence,
+        samples=command.samples,
+    )
+    table = Table("alignment level", "loss", "target tokens")
+    for level, loss in totals.level_losses.items():
+        table.add_row(str(level), f"{loss:.4f}", f"{totals.level_counts[level]:,.0f}")
+    table.add_row("all", f"{totals.loss:.4f}", f"{totals.targets:,.0f}")
+    Console().print(table)
+    return 0
+
+
+def print_outcome(out: str, is_complete: bool) -> None:
+    """Prints where to look now."""
+    console = Console()
+    if is_complete:
+        console.print(
+            f"model: {out}/model   metrics: {out}/metrics.jsonl   picture: {out}/loss.png"
+        )
+    else:
+        console.print("stopped by SIGTERM, checkpoint saved: run the same command again to go on")
+
+
+def print_commands() -> None:
+    """Prints the commands, a line each."""
+    console = Console()
+    console.print("usage: aligngpt-train COMMAND [OPTIONS]\n", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
+    console.print(table)
+    console.print(
+        f"\nRecipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
+        f"Recipes of finetune: {', '.join(FINETUNE_RECIPES)}.\n"
+        "Each command explains its options: aligngpt-train COMMAND --help",
+        highlight=False,
+    )
+
+
+def print_error(message: str) -> None:
+    """Prints a message in red where errors go."""
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""How a model is put together, fed and trained: one frozen dataclass for each part."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.errors import ConfigError
+
+AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
+Part = Literal["projector", "level_vectors", "gate", "language_model"]
+SampleForm = Literal["caption", "conversation"]
+Precision = Literal["bf16", "fp32"]
+Offload = Literal["none", "optimizer", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the model is made of; only read where no model folder is given to start from."""
+
+    language_model: str = "lmsys/vicuna-7b-v1.5"
+    """Folder or hub name of a causal language model of transformers."""
+    vision_tower: str = "openai/clip-vit-large-patch14-336"
+    """Folder or hub name of a CLIP or SigLIP model, or a folder of a timm backbone."""
+    alignment_mode: AlignmentMode = "adaptive"
+    """How the level vectors are used: the paper's way, one of its ablations, or not at all."""
+    num_levels: int = 8
+    """Alignment levels of the data."""
+    projector: str = "mlp2x_gelu"
+    """linear, or mlp{k}x_gelu: k linear layers with GELU between them."""
+    vision_feature_layer: int = -2
+    """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
+    chat_template: Literal["tokenizer", "vicuna_v1"] = "tokenizer"
+    """How conversations are written: the tokenizer's own template, or the paper's."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    """How the language model computes attention."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.num_levels <= 127:
+            raise ConfigError(f"model.num_levels must be in 2..127, got {self.num_levels}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is read, and how samples share a sequence."""
+
+    weights: tuple[float, ...] = ()
+    """How often each dataset is seen in an epoch, one number for each folder; none: once each."""
+    validation_ratio: float = 0.02
+    """Share of the pictures that is held out, chosen by the hash of the picture's address."""
+    validation_data: tuple[str, ...] = ()
+    """Dataset folders to validate on instead of a share of the training data."""
+    validation_samples: int = 512
+    """Most samples that a validation reads."""
+    form: SampleForm = "caption"
+    """caption: a picture and the caption to say; conversation: turns by the chat template."""
+    tokens_per_sequence: int = 2048
+    """Tokens of a packed sequence; longer samples are cut off at the end."""
+    sequences_per_step: int = 64
+    """Packed sequences that one optimizer step sees, over all processes."""
+    sequences_per_device: int = 1
+    """Packed sequences in one forward pass; the rest of a step is accumulated."""
+    packing_window: int = 4096
+    """Shuffled samples among which sequence mates are chosen."""
+    workers: int = 2
+    """Processes that decode and tokenise for each device; 0 does it in the loop."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.validation_ratio < 1.0:
+            raise ConfigError(
+                f"data.validation_ratio must be in [0, 1), got {self.validation_ratio}"
+            )
+        for name in (
+            "tokens_per_sequence",
+            "sequences_per_step",
+            "sequences_per_device",
+            "packing_window",
+            "validation_samples",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if any(weight < 0 for weight in self.weights):
+            raise ConfigError(f"data.weights must not be negative, got {self.weights}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-3
+    """Highest rate, reached at the end of the warm-up; falls to 0 along a cosine."""
+    part_learning_rates: dict[Part, float] = field(default_factory=dict)
+    """Other rates for single parts of the model, as projector 2e-5."""
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the rate rises."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices; biases, norms and level vectors have none."""
+    beta1: float = 0.9
+    """Decay of the mean of the gradient."""
+    beta2: float = 0.999
+    """Decay of the mean of its square."""
+    epsilon: float = 1e-8
+    """Added to the root of the mean square."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        if not 0.0 <= self.warmup_ratio < 1.0:
+            raise ConfigError(f"optimizer.warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """How DeepSpeed spreads the work."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What is split over the processes: 1 optimizer states, 2 also gradients, 3 also weights."""
+    offload: Offload = "none"
+    """What waits in main memory: nothing, the optimizer's states, or the weights too (ZeRO-3)."""
+    precision: Precision = "bf16"
+    """Arithmetic of the forward and backward pass; the optimizer always keeps fp32."""
+    activation_checkpointing: bool = True
+    """Whether activations are computed twice instead of kept."""
+
+    def __post_init__(self) -> None:
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ConfigError("parallel.offload all needs parallel.zero_stage 3")
+        if self.offload != "none" and self.zero_stage == 0:
+            raise ConfigError("parallel.offload needs parallel.zero_stage 1, 2 or 3")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A whole training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    train_parts: tuple[Part, ...] = ("projector", "level_vectors")
+    """What learns; everything else keeps its weights. The vision tower never learns."""
+    epochs: int = 1
+    """Passes over the data."""
+    max_steps: int = 0
+    """Stops the plan after this many optimizer steps; 0 runs all epochs."""
+    seed: int = 0
+    """Of the order of the samples and of new weights."""
+    log_every_steps: int = 1
+    """Steps between two lines of metrics."""
+    validate_every_steps: int = 0
+    """Steps between two validations; 0 validates at the start and at the end only."""
+    save_every_steps: int = 0
+    """Steps between two checkpoints; 0 saves at the end and on SIGTERM only."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.max_steps < 0:
+            raise ConfigError(
+                f"epochs must be at least 1 and max_steps at least 0, "
+                f"got {self.epochs} and {self.max_steps}"
+            )
+        for name in ("log_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.train_parts:
+            raise ConfigError(
+                "train_parts must name at least one of projector, level_vectors, gate, "
+                "language_model"
+            )
+
+    def accumulation(self, processes: int) -> int:
+        """Returns how many forward passes each of `processes` makes for one optimizer step.
+
+        Raises:
+            ConfigError: if the sequences of a step cannot be dealt out evenly.
+        """
+        at_once = processes * self.data.sequences_per_device
+        if self.data.sequences_per_step % at_once:
+            raise ConfigError(
+                f"data.sequences_per_step must be a multiple of processes x "
+                f"data.sequences_per_device = {processes} x {self.data.sequences_per_device}, "
+                f"got {self.data.sequences_per_step}"
+            )
+        return self.data.sequences_per_step // at_once

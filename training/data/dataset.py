@@ -1,0 +1,181 @@
+"""Datasets as they lie on disk: their rows in memory, their images read from the tars on demand."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.core import url_to_fs
+from PIL import Image
+
+from schemas.columns import read_table
+from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Manifest
+from schemas.records import TRAIN_SCHEMA
+from schemas.shards import DatasetLayout
+
+COLUMNS = ["key", "url", "caption", "conversations", "alignment_level", "image_offset"]
+COLUMNS += ["image_bytes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSample:
+    """One sample as the dataset has it."""
+
+    key: str
+    caption: str
+    conversations: str | None
+    alignment_level: int | None
+    """1..N, or None where the sample was never scored."""
+    tar: str
+    """Path of the tar that holds the image."""
+    image_offset: int | None
+    """None for text alone."""
+    image_bytes: int | None
+
+    @property
+    def has_image(self) -> bool:
+        """Whether there is a picture."""
+        return self.image_offset is not None
+
+
+class TrainDataset:
+    """The rows of one or several dataset folders, one after the other, numbered from 0.
+
+    The texts stay in Arrow's compact memory; images are not touched until asked for.
+
+    Raises:
+        ConfigError: if a folder is no dataset, or holds no samples.
+        DatasetError: if it is not whole, or of another version.
+    """
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        if not folders:
+            raise ConfigError("no dataset folder given: --data DIR")
+        self.folders = tuple(folders)
+        tables: list[pa.Table] = []
+        tars: list[str] = []
+        fingerprints = []
+        sizes = []
+        for folder in folders:
+            layout = DatasetLayout(folder)
+            manifest = _read_manifest(layout)
+            fingerprints.append(_fingerprint(manifest))
+            size = 0
+            for entry in manifest.shards:
+                table = _read_rows(layout, int(entry.name), entry.samples)
+                shard = pa.array(np.full(len(table), len(tars), dtype=np.int32))
+                tables.append(table.append_column("shard", shard))
+                tars.append(layout.train(int(entry.name), "tar"))
+                size += len(table)
+            if size == 0:
+                raise ConfigError(f"{folder} holds no samples")
+            sizes.append(size)
+        self._rows = pa.concat_tables(tables).combine_chunks()
+        self._tars = tars
+        self.fingerprints = tuple(fingerprints)
+        """Of each folder, a hash of what its manifest says of its shards."""
+        self.dataset_index = np.repeat(np.arange(len(sizes)), sizes)
+        """(samples,) which folder a sample is from."""
+        self.keys: list[str] = self._rows.column("key").to_pylist()
+        self.highest_level: int = pc.max(self._rows.column("alignment_level")).as_py() or 0
+        """0 where no sample was levelled."""
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> RawSample:
+        """Returns a sample, its image still on disk."""
+        row = self._rows.slice(index, 1).to_pylist()[0]
+        return RawSample(
+            key=row["key"],
+            caption=row["caption"],
+            conversations=row["conversations"],
+            alignment_level=row["alignment_level"],
+            tar=self._tars[row["shard"]],
+            image_offset=row["image_offset"],
+            image_bytes=row["image_bytes"],
+        )
+
+    def is_held_out(self, ratio: float) -> np.ndarray:
+        """Returns (samples,) whether each sample is in the held-out share.
+
+        The hash of the picture's address decides, so that a picture is never on both sides; of
+        text alone, the key decides. It changes neither with the order nor with the shards.
+        """
+        urls = self._rows.column("url").to_pylist()
+        names = [url or key for url, key in zip(urls, self.keys, strict=True)]
+        return np.array([_share(name) < ratio for name in names], dtype=bool)
+
+
+def open_image(sample: RawSample) -> Image.Image:
+    """Returns a sample's picture, decoded.
+
+    Raises:
+        DatasetError: if it cannot be decoded, naming shard and key.
+    """
+    assert sample.image_offset is not None and sample.image_bytes is not None
+    data = _read_range(sample.tar, sample.image_offset, sample.image_bytes)
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(
+            f"the image of {sample.key} in {sample.tar} cannot be decoded ({error}): the shard is "
+            "damaged; `aligngpt-curate verify` finds such shards"
+        ) from error
+    return image
+
+
+def _read_manifest(layout: DatasetLayout) -> Manifest:
+    filesystem, name = url_to_fs(layout.manifest)
+    if not filesystem.exists(name):
+        raise ConfigError(
+            f"{layout.root} is no dataset: there is no manifest.json in it. Make one with "
+            f"`aligngpt-curate curate --pairs FILE --out {layout.root}`"
+        )
+    with filesystem.open(name, "rb") as file:
+        return Manifest.from_json(file.read().decode())
+
+
+def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:
+    path = layout.train(shard, "parquet")
+    with fsspec.open(path, "rb") as file:
+        table = read_table(file, TRAIN_SCHEMA, columns=COLUMNS)
+    if len(table) != samples:
+        raise DatasetError(
+            f"{path} has {len(table)} rows, the manifest says {samples}: curate it again"
+        )
+    return table.replace_schema_metadata(None)
+
+
+def _read_range(path: str, offset: int, length: int) -> bytes:
+    if "://" in path:
+        filesystem, name = url_to_fs(path)
+        data: bytes = filesystem.cat_file(name, start=offset, end=offset + length)
+    else:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+    if len(data) != length:
+        raise DatasetError(f"{path} ends before byte {offset + length}: it is not whole")
+    return data
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    shards = [[entry.name, entry.samples, entry.parquet_sha256] for entry in manifest.shards]
+    return hashlib.blake2b(json.dumps(shards).encode(), digest_size=16).hexdigest()
+
+
+def _share(name: str) -> float:
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64

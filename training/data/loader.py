@@ -1,0 +1,160 @@
+"""Batches in the order of the plan, decoded ahead by worker processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from schemas.errors import DatasetError
+from training.config import DataConfig
+from training.data.collate import Batch, EncodedSample, collate
+from training.data.dataset import TrainDataset, open_image
+from training.data.lengths import Encoder, SampleLengths
+from training.data.plan import EpochPlan, Packed, plan_epoch
+
+Rows = tuple[Packed, ...]
+"""The packed sequences of one forward pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """One optimizer step, over all processes."""
+
+    number: int
+    """From 0, over all epochs."""
+    epoch: int
+    sequences: tuple[Packed, ...]
+    num_targets: int
+    """Tokens that the step learns, over all processes: the loss is their mean."""
+
+    def share(self, process: int, processes: int, per_device: int) -> list[Rows]:
+        """Returns the forward passes of one of `processes`, which share the step out evenly."""
+        return [
+            self.sequences[start : start + per_device]
+            for start in range(process * per_device, len(self.sequences), processes * per_device)
+        ]
+
+
+class TrainingPlan:
+    """The steps of a whole run, epoch after epoch."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        lengths: SampleLengths,
+        copies: np.ndarray,
+        config: DataConfig,
+        *,
+        seed: int,
+        epochs: int,
+        max_steps: int = 0,
+    ) -> None:
+        self._keys, self._lengths, self._copies = keys, lengths, copies
+        self._config, self._seed = config, seed
+        self._cached: tuple[int, EpochPlan] | None = None
+        self.steps_of_epochs: list[int] = []
+        """Number of steps in each epoch; epochs differ by the luck of the packing."""
+        total = 0
+        for epoch in range(epochs):
+            if max_steps and total >= max_steps:
+                break
+            self.steps_of_epochs.append(len(self._epoch(epoch).steps))
+            total += self.steps_of_epochs[-1]
+        self.num_steps = min(total, max_steps) if max_steps else total
+        """Number of optimizer steps in the run."""
+
+    def steps_from(self, first: int) -> Iterator[PlannedStep]:
+        """Yields the steps of the run from number `first` on."""
+        number = 0
+        for epoch, count in enumerate(self.steps_of_epochs):
+            for position in range(max(0, first - number), count):
+                if number + position >= self.num_steps:
+                    return
+                sequences = self._epoch(epoch).steps[position]
+                samples = [sample for packed in sequences for sample in packed]
+                yield PlannedStep(
+                    number=number + position,
+                    epoch=epoch,
+                    sequences=sequences,
+                    num_targets=int(self._lengths.targets[samples].sum()),
+                )
+            number += count
+
+    def _epoch(self, epoch: int) -> EpochPlan:
+        if self._cached is None or self._cached[0] != epoch:
+            plan = plan_epoch(
+                self._keys,
+                self._lengths.tokens,
+                copies=self._copies,
+                seed=self._seed,
+                epoch=epoch,
+                tokens_per_sequence=self._config.tokens_per_sequence,
+                sequences_per_step=self._config.sequences_per_step,
+                packing_window=self._config.packing_window,
+            )
+            self._cached = (epoch, plan)
+        return self._cached[1]
+
+
+class PackedRows(Dataset[Batch]):
+    """Gives the batch of any rows of the plan: reads, decodes, tokenises, collates."""
+
+    def __init__(
+        self,
+        dataset: TrainDataset,
+        encoder: Encoder,
+        preprocess: Callable[[Image.Image], Tensor],
+        *,
+        image_size: tuple[int, int],
+        passes_levels: bool,
+    ) -> None:
+        self._dataset, self._encoder, self._preprocess = dataset, encoder, preprocess
+        self._image_size, self._passes_levels = image_size, passes_levels
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        """Returns the batch of these rows.
+
+        Raises:
+            DatasetError: if a sample cannot be read; the message names it.
+        """
+        return collate(
+            [[self._encoded(sample) for sample in row] for row in rows],
+            padding_id=0,
+            image_size=self._image_size,
+            passes_levels=self._passes_levels,
+        )
+
+    def _encoded(self, index: int) -> EncodedSample:
+        sample = self._dataset[index]
+        tokens = self._encoder.encode(sample)
+        assert tokens is not None, "the plan leaves out what has nothing to learn"
+        if self._passes_levels and sample.has_image and sample.alignment_level is None:
+            raise DatasetError(
+                f"sample {sample.key} has no alignment level: this stage learns the level "
+                "vectors, so its data must be curated with the level stage, or "
+                "model.alignment_mode must be none"
+            )
+        return EncodedSample(
+            key=sample.key,
+            tokens=tokens,
+            pixel_values=self._preprocess(open_image(sample)) if sample.has_image else None,
+            alignment_level=sample.alignment_level,
+        )
+
+
+def load_batches(
+    rows: PackedRows, order: Sequence[Rows], *, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Yields the batches of `order`, in this order, whatever the number of workers."""
+    loader = DataLoader(
+        rows,
+        sampler=order,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+    )
+    yield from loader

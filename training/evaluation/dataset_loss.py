@@ -1,0 +1,46 @@
+"""The loss of a model folder on a dataset, in this process."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from training.config import DataConfig, SampleForm
+from training.data.dataset import TrainDataset
+from training.data.lengths import measure_lengths
+from training.deepspeed_config import start_distributed
+from training.evaluation.validation import validation_loss, validation_order
+from training.metrics import show_progress
+from training.parts import Assembled, load_folder
+from training.totals import Totals
+
+
+def dataset_loss(
+    model_folder: str,
+    data: Sequence[str],
+    *,
+    form: SampleForm,
+    tokens_per_sequence: int,
+    samples: int,
+) -> Totals:
+    """Returns the loss of a model on datasets, over all and by alignment level.
+
+    Args:
+        samples: reads the first so many by the order of their keys; 0 reads all.
+    """
+    start_distributed()
+    has_gpu = torch.cuda.is_available()
+    parts: Assembled = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
+    config = replace(DataConfig(), form=form, tokens_per_sequence=tokens_per_sequence)
+    dataset = TrainDataset(data)
+    encoder = parts.encoder(config)
+    lengths = measure_lengths(dataset, encoder, None, show_progress("tokenising", is_active=True))
+    by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])
+    chosen = by_key[:samples] if samples else by_key
+    order = validation_order(chosen, lengths, tokens_per_sequence)
+    model: Any = parts.model
+    model.to("cuda" if has_gpu else "cpu")
+    return validation_loss(
+        model, parts.rows(dataset, encoder), order, parts.model.config.num_levels
+    )

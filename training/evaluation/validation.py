@@ -1,0 +1,47 @@
+"""The loss on samples that a model was not trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from training.data.lengths import SampleLengths
+from training.data.loader import PackedRows, Rows, load_batches
+from training.data.plan import pack
+from training.loss import batch_loss
+from training.totals import RunningTotals, Totals
+
+
+def validation_loss(
+    engine: Any, rows: PackedRows, order: Sequence[Rows], num_levels: int
+) -> Totals:
+    """Returns the sums over all held-out samples; all processes must call this together.
+
+    Args:
+        engine: DeepSpeed's, or the model itself with a `device`.
+        order: this process's share, from `validation_order`.
+    """
+    totals = RunningTotals(num_levels, engine.device)
+    was_training = engine.training if hasattr(engine, "training") else True
+    engine.eval()
+    with torch.no_grad():
+        for batch in load_batches(rows, order, workers=0, pin_memory=False):
+            totals.add(batch, batch_loss(engine, batch, num_levels))
+    engine.train(was_training)
+    return totals.reduce(is_stopping=False)
+
+
+def validation_order(
+    samples: Sequence[int], lengths: SampleLengths, tokens_per_sequence: int
+) -> list[Rows]:
+    """Returns this process's share of the held-out samples, packed.
+
+    Every process has as many rows as the others; some may be empty.
+    """
+    present = [sample for sample in samples if lengths.tokens[sample] > 0]
+    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence)
+    processes, process = dist.get_world_size(), dist.get_rank()
+    packed += [()] * (-len(packed) % processes)
+    return [(row,) for row in packed[process::processes]]

@@ -1,0 +1,61 @@
+"""The loss that is learnt, and what else one forward pass tells."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data.collate import Batch
+from training.model.inputs import IGNORE_INDEX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLoss:
+    """The loss of a batch, and whose it is.
+
+    Shapes: N alignment levels.
+    """
+
+    total: Tensor
+    """Sum over the targets, a scalar with its gradient. Divided by the number of targets of the
+    whole step it is the mean that is learnt, however the step is split."""
+    level_sums: Tensor
+    """(N + 1,) sums by the sample's level, those never levelled first."""
+    gate_sums: Tensor
+    """(N - 1,) weights of the local vectors, summed over the samples; zeros where none mixed."""
+    gate_count: int
+    """Samples whose vector was mixed by the gate."""
+
+
+def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
+    """Returns the loss of a batch: one forward pass on the engine's device.
+
+    Logits are made only of the columns in which some row has a target to say next.
+    """
+    inputs = {
+        name: value.to(engine.device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.inputs.items()
+        if name != "labels"
+    }
+    outputs = engine(
+        **inputs,
+        logits_to_keep=batch.target_columns.to(engine.device, non_blocking=True),
+        output_gate_weights=True,
+    )
+    logits = outputs.logits.float().flatten(0, 1)  # (B * K, V)
+    targets = batch.targets.flatten().to(engine.device, non_blocking=True)
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    levels = batch.target_levels.flatten().to(engine.device, non_blocking=True)
+    sums = torch.zeros(num_levels + 1, device=engine.device)
+    gate_sums = torch.zeros(num_levels - 1, device=engine.device)
+    weights = outputs.gate_weights
+    if weights is not None:
+        gate_sums = weights.detach().float().sum(dim=0)
+    return BatchLoss(
+        total=losses.sum(),
+        level_sums=sums.index_add(0, levels, losses.detach()),
+        gate_sums=gate_sums,
+        gate_count=0 if weights is None else weights.shape[0],
+    )

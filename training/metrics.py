@@ -1,0 +1,176 @@
+"""What is known of a run while it goes on: JSONL, TensorBoard, the terminal and a picture.
+
+`metrics.jsonl` has one line for each log entry: `step` and values named `group/name_unit`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bf16 FLOP/s of a GPU by a part of its name. Source: NVIDIA's data sheets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """What the arithmetic of a training step is counted from."""
+
+    language_parameters: int
+    """Weights of the language model, its input embedding left out: looking up is no arithmetic."""
+    is_language_trained: bool
+    layers: int
+    hidden_size: int
+    vision_parameters: int
+    vision_tokens_per_image: int
+
+    def step_flops(self, tokens: int, mean_square_length: float, images: int) -> float:
+        """Returns the floating point operations of a forward and backward pass.
+
+        A weight costs 2 a token forward, 2 backward for the gradient of its input and 2 for its
+        own, the last only where it learns. Attention costs 2 · 2 · length · hidden a token and
+        layer forward, half of that as it is causal, and twice that backward. The frozen tower
+        only runs forward. Recomputed activations are not counted.
+
+        Args:
+            tokens: all that are no padding.
+            mean_square_length: sum over the samples of their length squared, over `tokens`.
+        """
+        per_weight = 6 if self.is_language_trained else 4
+        language = per_weight * self.language_parameters * tokens
+        attention = 6 * self.layers * self.hidden_size * mean_square_length * tokens
+        vision = 2 * self.vision_parameters * self.vision_tokens_per_image * images
+        return float(language + attention + vision)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Returns the most bf16 FLOP/s a GPU of this name can do; None if it is not known."""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)
+
+
+class MetricsLog:
+    """Writes metrics to JSONL and TensorBoard, and shows them; silent but on the first process."""
+
+    def __init__(self, out: Path, *, is_active: bool, first_step: int) -> None:
+        self._path = out / "metrics.jsonl"
+        self._is_active = is_active
+        self._board: Any = None
+        if not is_active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        out.mkdir(parents=True, exist_ok=True)
+        kept = [entry for entry in read_metrics(self._path) if entry["step"] <= first_step]
+        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the values of a step, counted from 1; step 0 is before the first."""
+        if not self._is_active:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes out what is waiting."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the entries of a `metrics.jsonl`, without a last line that was cut off."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def draw_loss(metrics: Path, picture: Path) -> None:
+    """Draws the training and validation loss over the steps as a PNG."""
+    from matplotlib.figure import Figure
+
+    entries = read_metrics(metrics)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, label, style in (
+        ("train/loss", "training", "-"),
+        ("validation/loss", "held out", "o-"),
+    ):
+        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.5)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss per target token (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=150)
+
+
+class RunProgress:
+    """The bar at the terminal: loss, tokens a second, time left."""
+
+    def __init__(self, title: str, total: int, done: int, *, is_active: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not is_active,
+        )
+        self._task = self._progress.add_task(title, total=total, completed=done, news="")
+
+    def __enter__(self) -> "RunProgress":
+        """Shows the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it is."""
+        self._progress.stop()
+
+    def advance(self, news: str) -> None:
+        """Counts one step done."""
+        self._progress.update(self._task, advance=1, news=news)
+
+
+def show_progress(title: str, *, is_active: bool) -> Any:
+    """Returns a function that passes numbers on and shows a bar while it does."""
+
+    def shown(numbers: Iterable[int], total: int) -> Iterable[int]:
+        with RunProgress(title, total, 0, is_active=is_active) as progress:
+            for number in numbers:
+                yield number
+                progress.advance("")
+
+    return shown

@@ -1,0 +1,52 @@
+"""Model folders as transformers reads them, written from any ZeRO stage."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def save_model_folder(model: Any, processor: Any, folder: Path) -> None:
+    """Writes model and processor to `folder`, whole or not at all; all processes call it together.
+
+    Args:
+        model: an AlignGPT model, its weights split over the processes or not.
+    """
+    weights = gathered_weights(model)
+    if dist.get_rank() == 0:
+        aside = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside, state_dict=weights)
+        processor.save_pretrained(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.replace(folder)
+    dist.barrier()
+
+
+def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Returns all weights and buffers on the CPU; empty but on the first process.
+
+    Weights that are one in the model stay one.
+    """
+    import deepspeed
+
+    is_first = dist.get_rank() == 0
+    copies: dict[int, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if id(parameter) not in copies:
+                is_split = hasattr(parameter, "ds_id")
+                with deepspeed.zero.GatheredParameters([parameter], enabled=is_split):
+                    kept = parameter.detach().cpu().clone() if is_first else torch.empty(0)
+                copies[id(parameter)] = kept
+            if is_first:
+                weights[name] = copies[id(parameter)]
+    if not is_first:
+        return {}
+    saved = model.state_dict().keys()
+    buffers = {name: buffer.detach().cpu() for name, buffer in model.named_buffers()}
+    return weights | {name: buffer for name, buffer in buffers.items() if name in saved}

@@ -1,0 +1,165 @@
+"""The model of a run, from pretrained parts or from a model folder, and what feeds it."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from schemas.errors import ConfigError
+from training.config import DataConfig, SampleForm, TrainConfig
+from training.data.conversations import VICUNA_V1
+from training.data.dataset import TrainDataset
+from training.data.lengths import Encoder
+from training.data.loader import PackedRows
+from training.metrics import ModelSize
+from training.model.aligngpt import AlignGPTForConditionalGeneration
+from training.model.assemble import put_together
+from training.model.processor import AlignGPTProcessor
+from training.model.vision_tower import load_tower
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+IMAGE_MODES: dict[SampleForm, str] = {"caption": "crop", "conversation": "pad"}
+"""How pictures become square. Source: arXiv:2405.14129's code: stage 1 crops, stage 2 pads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """A model and its processor."""
+
+    model: AlignGPTForConditionalGeneration
+    processor: AlignGPTProcessor
+
+    def encoder(self, data: DataConfig) -> Encoder:
+        """Returns what turns samples into tokens for this model."""
+        return Encoder(
+            tokenizer=self.processor.tokenizer,
+            placeholders=self.processor.placeholders,
+            form=data.form,
+            tokens_per_sequence=data.tokens_per_sequence,
+        )
+
+    def rows(self, dataset: TrainDataset, encoder: Encoder) -> PackedRows:
+        """Returns what turns rows of the plan into batches for this model."""
+        size = self.model.config.image_size
+        is_stage_1 = encoder.form == "caption"
+        return PackedRows(
+            dataset,
+            encoder,
+            partial(pixel_values, self.processor.image_processor, IMAGE_MODES[encoder.form]),
+            image_size=(size, size),
+            passes_levels=is_stage_1 and self.model.config.has_align_token,
+        )
+
+    def size(self, config: TrainConfig) -> ModelSize:
+        """Returns what the arithmetic of a step is counted from."""
+        model = self.model
+        language = model.config.text_config
+        embedding = model.get_input_embeddings().weight.numel()  # type: ignore[operator]
+        is_tied = bool(language.tie_word_embeddings)
+        parameters = sum(p.numel() for p in model.language_model.parameters())
+        return ModelSize(
+            language_parameters=parameters - (0 if is_tied else embedding),
+            is_language_trained="language_model" in config.train_parts,
+            layers=int(language.num_hidden_layers),
+            hidden_size=int(language.hidden_size),
+            vision_parameters=sum(p.numel() for p in model.vision_tower.parameters()),
+            vision_tokens_per_image=model.config.num_image_tokens,
+        )
+
+
+def pixel_values(image_processor: Any, mode: str, image: Image.Image) -> Tensor:
+    """Returns a picture as the vision tower takes it, (3, H, W)."""
+    return torch.from_numpy(image_processor.pixels(image, mode))
+
+
+def assemble(config: TrainConfig, init: str | None) -> Assembled:
+    """Returns the model that a run starts with, on the CPU, only `train_parts` learning.
+
+    Args:
+        init: a model folder; None puts one together from the parts in `config.model`.
+    """
+    transformers_logging.disable_progress_bar()
+    assembled = from_parts(config) if init is None else from_folder(init, config)
+    freeze(assembled.model, config)
+    return assembled
+
+
+def from_parts(config: TrainConfig) -> Assembled:
+    """Returns pretrained tower and language model, with new parts between them."""
+    parts = config.model
+    tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+    if parts.chat_template == "vicuna_v1":
+        tokenizer.chat_template = VICUNA_V1
+    language_model = AutoModelForCausalLM.from_pretrained(
+        parts.language_model,
+        dtype=DTYPES[config.parallel.precision],
+        attn_implementation=parts.attention,
+    )
+    model, processor = put_together(
+        load_tower(parts.vision_tower),
+        language_model,
+        tokenizer,
+        vision_feature_layer=parts.vision_feature_layer,
+        projector_type=parts.projector,
+        alignment_mode=parts.alignment_mode,
+        num_levels=parts.num_levels,
+    )
+    return Assembled(model=model, processor=processor)
+
+
+def from_folder(folder: str, config: TrainConfig) -> Assembled:
+    """Returns the model that an earlier run wrote.
+
+    Raises:
+        ConfigError: if its alignment is another than the configuration's.
+    """
+    parts = load_folder(folder, DTYPES[config.parallel.precision], config.model.attention)
+    model = parts.model
+    for name in ("alignment_mode", "num_levels"):
+        found, wanted = getattr(model.config, name), getattr(config.model, name)
+        if found != wanted:
+            raise ConfigError(
+                f"the model in {folder} has {name} {found}, this run wants {wanted}: "
+                f"set --model.{name.replace('_', '-')} {found}"
+            )
+    return parts
+
+
+def load_folder(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> Assembled:
+    """Returns the model and processor in a folder, on the CPU.
+
+    Raises:
+        ConfigError: if it holds none.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ConfigError(
+            f"{folder} is no model folder: there is no config.json in it. `aligngpt-train "
+            "pretrain` writes one to OUT/model"
+        )
+    model = AlignGPTForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention
+    )
+    return Assembled(model=model, processor=AlignGPTProcessor.from_pretrained(folder))
+
+
+def freeze(model: AlignGPTForConditionalGeneration, config: TrainConfig) -> None:
+    """Lets only the parts that the configuration names learn.
+
+    Raises:
+        ConfigError: if the model lacks one of them.
+    """
+    model.requires_grad_(False)
+    for part in config.train_parts:
+        module = getattr(model, part, None)
+        if module is None:
+            raise ConfigError(
+                f"train_parts names {part}, which this model has not: its alignment_mode is "
+                f"{model.config.alignment_mode}"
+            )
+        module.requires_grad_(True)

@@ -1,0 +1,148 @@
+"""Complete runs by name: the paper's two stages, its ablations, and the demo's two."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from training.config import (
+    AlignmentMode,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TrainConfig,
+)
+
+
+def pretrain_7b() -> TrainConfig:
+    """Returns the paper's stage 1 with Vicuna 7B: projector and level vectors learn.
+
+    80 sequences of 2048 tokens hold about as many pairs as the paper's batch of 256: a pair has
+    576 image tokens and a short caption.
+    Source: arXiv:2405.14129, section 4.
+    """
+    return TrainConfig(
+        model=ModelConfig(chat_template="vicuna_v1"),
+        data=DataConfig(form="caption", sequences_per_step=80, workers=4),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        parallel=ParallelConfig(zero_stage=2),
+        train_parts=("projector", "level_vectors"),
+        validate_every_steps=500,
+        save_every_steps=500,
+    )
+
+
+def finetune_7b() -> TrainConfig:
+    """Returns the paper's stage 2: language model, projector and gate learn.
+
+    64 sequences of 2048 tokens hold about as many conversations as the paper's batch of 128.
+    Source: arXiv:2405.14129, section 4.
+    """
+    return TrainConfig(
+        model=ModelConfig(chat_template="vicuna_v1"),
+        data=DataConfig(form="conversation", sequences_per_step=64, workers=4),
+        optimizer=OptimizerConfig(learning_rate=2e-5),
+        parallel=ParallelConfig(zero_stage=3),
+        train_parts=("projector", "gate", "language_model"),
+        validate_every_steps=500,
+        save_every_steps=500,
+    )
+
+
+def pretrain_13b() -> TrainConfig:
+    """Returns the paper's stage 1 with Vicuna 13B."""
+    return _with_13b(pretrain_7b())
+
+
+def finetune_13b() -> TrainConfig:
+    """Returns the paper's stage 2 with Vicuna 13B."""
+    return _with_13b(finetune_7b())
+
+
+def ablation(stage: Callable[[], TrainConfig], mode: AlignmentMode, levels: int = 8) -> TrainConfig:
+    """Returns a stage as in a row of the paper's ablation: another mode, or number of levels."""
+    config = stage()
+    has_gate = mode in ("adaptive", "local")
+    left_out = {"none": ("level_vectors", "gate")}.get(mode, () if has_gate else ("gate",))
+    return replace(
+        config,
+        model=replace(config.model, alignment_mode=mode, num_levels=levels),
+        train_parts=tuple(part for part in config.train_parts if part not in left_out),
+    )
+
+
+def demo_pretrain(models: str = "models") -> TrainConfig:
+    """Returns stage 1 of the demo: SmolLM2 and a small tower, minutes on two CPU cores.
+
+    Args:
+        models: folder with `smollm2` and `vision_tower`, as the demo assembles them.
+    """
+    return TrainConfig(
+        model=ModelConfig(
+            language_model=f"{models}/smollm2",
+            vision_tower=f"timm:local-dir:{models}/vision_tower",
+        ),
+        data=DataConfig(
+            form="caption",
+            tokens_per_sequence=512,
+            sequences_per_step=4,
+            validation_ratio=0.1,
+            validation_samples=64,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_ratio=0.1),
+        parallel=ParallelConfig(zero_stage=2, activation_checkpointing=False),
+        train_parts=("projector", "level_vectors"),
+        epochs=4,
+        max_steps=25,
+    )
+
+
+def demo_finetune(models: str = "models") -> TrainConfig:
+    """Returns stage 2 of the demo.
+
+    Args:
+        models: not read, stage 2 starts from the model of stage 1.
+    """
+    config = demo_pretrain(models)
+    return replace(
+        config,
+        data=replace(config.data, form="conversation", sequences_per_step=2),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_ratio=0.1),
+        train_parts=("projector", "gate", "language_model"),
+        epochs=4,
+        max_steps=30,
+    )
+
+
+def ablations(stage: Callable[[], TrainConfig]) -> dict[str, Callable[[], TrainConfig]]:
+    """Returns the rows of the paper's ablation as recipes, named after the stage and the row."""
+    modes: tuple[AlignmentMode, ...] = ("local", "global", "average", "none")
+    rows: dict[str, Callable[[], TrainConfig]] = {
+        f"{stage.__name__}_{mode}": partial(ablation, stage, mode) for mode in modes
+    }
+    for levels in (4, 6, 10):
+        rows[f"{stage.__name__}_{levels}_levels"] = partial(ablation, stage, "adaptive", levels)
+    return rows
+
+
+PRETRAIN_RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "pretrain_7b": pretrain_7b,
+    "pretrain_13b": pretrain_13b,
+    "demo_pretrain": demo_pretrain,
+    **ablations(pretrain_7b),
+}
+"""What `aligngpt-train pretrain --recipe` knows."""
+
+FINETUNE_RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "finetune_7b": finetune_7b,
+    "finetune_13b": finetune_13b,
+    "demo_finetune": demo_finetune,
+    **ablations(finetune_7b),
+}
+"""What `aligngpt-train finetune --recipe` knows."""
+
+
+def _with_13b(config: TrainConfig) -> TrainConfig:
+    model = replace(config.model, language_model="lmsys/vicuna-13b-v1.5")
+    return replace(config, model=model)

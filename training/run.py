@@ -1,0 +1,225 @@
+"""A run under way: what the loop calls, one method for each line of it."""
+
+import dataclasses
+import itertools
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from training.checkpoint import RunState, save_checkpoint
+from training.config import TrainConfig
+from training.data.collate import Batch
+from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
+from training.evaluation.validation import validation_loss
+from training.metrics import MetricsLog, ModelSize, RunProgress, peak_flops
+from training.model_folder import save_model_folder
+from training.totals import RunningTotals, Totals
+
+
+class LossNotFinite(Exception):
+    """The loss became infinite or NaN; the message names the samples of the step."""
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
+    """Returns the share of the highest rate at a step: a linear rise, then half a cosine.
+
+    Source: arXiv:2405.14129, section 4: cosine with 3 % warm-up.
+    """
+    warmup = math.ceil(num_steps * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Run:
+    """The parts of a run and where it stands. Used as a context, it hears SIGTERM."""
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        out: Path,
+        engine: Any,
+        processor: Any,
+        rows: PackedRows,
+        plan: TrainingPlan,
+        validation_rows: PackedRows | None,
+        validation_order: list[Any],
+        first_step: int,
+        plan_fingerprint: str,
+        size: ModelSize,
+    ) -> None:
+        self.config, self.out, self.engine, self.processor = config, out, engine, processor
+        self.plan, self.first_step = plan, first_step
+        self._rows, self._size = rows, size
+        self._validation_rows, self._validation_order = validation_rows, validation_order
+        self._plan_fingerprint = plan_fingerprint
+        self.process, self.processes = dist.get_rank(), dist.get_world_size()
+        self.is_first_process = self.process == 0
+        self.totals = RunningTotals(config.model.num_levels, engine.device)
+        self.is_stopping = False
+        self._was_asked_to_stop = False
+        self._log = MetricsLog(out, is_active=self.is_first_process, first_step=first_step)
+        self._progress = RunProgress(
+            "training", plan.num_steps, first_step, is_active=self.is_first_process
+        )
+        self._rates = [group["lr"] for group in engine.optimizer.param_groups]
+        self._old_handler: Any = None
+
+    def __enter__(self) -> "Run":
+        """Starts to listen for SIGTERM and to show progress."""
+        self._old_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the log; SIGTERM means again what it did."""
+        self._progress.__exit__()
+        self._log.close()
+        signal.signal(signal.SIGTERM, self._old_handler)
+
+    def steps(self) -> Iterator[tuple[PlannedStep, Iterator[Batch]]]:
+        """Yields the steps that are left, each with this process's batches."""
+        data = self.config.data
+        batches = load_batches(
+            self._rows,
+            [
+                rows
+                for step in self.plan.steps_from(self.first_step)
+                for rows in step.share(self.process, self.processes, data.sequences_per_device)
+            ],
+            workers=data.workers,
+            pin_memory=self.engine.device.type == "cuda",
+        )
+        waited_for = self._timed(batches)
+        for step in self.plan.steps_from(self.first_step):
+            # Random numbers follow from the step, so a resumed run draws the same.
+            torch.manual_seed(self.config.seed * 1_000_003 + step.number * 1009 + self.process)
+            yield step, itertools.islice(waited_for, self.config.accumulation(self.processes))
+
+    def set_learning_rate(self, step: PlannedStep) -> None:
+        """Sets the rate of each group of parameters for this step."""
+        factor = learning_rate_factor(
+            step.number, self.plan.num_steps, self.config.optimizer.warmup_ratio
+        )
+        for group, rate in zip(self.engine.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def loss_scale(self, step: PlannedStep) -> float:
+        """Returns what turns a batch's loss sum into its part of the mean over the step.
+
+        DeepSpeed divides by the batches of a step and by the processes; the mean is to be over
+        the targets of all of them.
+        """
+        return self.processes * self.config.accumulation(self.processes) / step.num_targets
+
+    def finish_step(self, step: PlannedStep) -> None:
+        """Adds up the processes, looks after the loss, logs, and validates and saves when due."""
+        keys, started_at = tuple(self.totals.keys), self.totals.started_at
+        totals = self.totals.reduce(self._was_asked_to_stop)
+        if not math.isfinite(totals.loss):
+            raise LossNotFinite(
+                f"the loss of step {step.number} is {totals.loss}; this process had the samples "
+                f"{', '.join(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
+                "goes on from its last checkpoint"
+            )
+        seconds = time.perf_counter() - started_at
+        done = step.number + 1
+        self.is_stopping = totals.stop_votes > 0
+        if done % self.config.log_every_steps == 0 or done == self.plan.num_steps:
+            self._log.write(done, self._values(step, totals, seconds))
+        self._progress.advance(f"loss {totals.loss:.3f}  {totals.tokens / seconds:,.0f} tokens/s")
+        is_last = done == self.plan.num_steps
+        if not is_last and _is_due(done, self.config.validate_every_steps):
+            self.validate(done)
+        if not is_last and not self.is_stopping and _is_due(done, self.config.save_every_steps):
+            self.save(done)
+
+    def validate(self, done: int) -> None:
+        """Writes the loss on the held-out samples, where there are some."""
+        if self._validation_rows is None:
+            return
+        totals = validation_loss(
+            self.engine, self._validation_rows, self._validation_order, self.config.model.num_levels
+        )
+        values = {"validation/loss": totals.loss}
+        for level, loss in totals.level_losses.items():
+            values[f"validation/level_{level}_loss"] = loss
+        self._log.write(done, values)
+        self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint after `done` steps."""
+        state = RunState(
+            step=done,
+            config=dataclasses.asdict(self.config),
+            plan_fingerprint=self._plan_fingerprint,
+        )
+        folder = self.out / "checkpoints"
+        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints)
+
+    def save_model(self) -> None:
+        """Writes the model and its processor for transformers, to `OUT/model`."""
+        save_model_folder(self.engine.module, self.processor, self.out / "model")
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.totals.waited(time.perf_counter() - start)
+            if batch is None:
+                return
+            yield batch
+
+    def _values(self, step: PlannedStep, totals: Totals, seconds: float) -> dict[str, float]:
+        norm = self.engine.get_global_grad_norm()
+        values = {
+            "train/loss": totals.loss,
+            "train/learning_rate": max(g["lr"] for g in self.engine.optimizer.param_groups),
+            "train/epoch": float(step.epoch),
+            "train/samples": totals.samples,
+            "speed/tokens_per_second": totals.tokens / seconds,
+            "speed/target_tokens_per_second": totals.targets / seconds,
+            "speed/samples_per_second": totals.samples / seconds,
+            "speed/step_seconds": seconds,
+            "speed/data_wait_ratio": totals.wait_seconds / (seconds * self.processes),
+            "speed/padding_ratio": 1.0 - totals.tokens / max(1.0, totals.padded_tokens),
+        }
+        if norm is not None:
+            values["train/gradient_norm"] = float(norm)
+        for level, loss in totals.level_losses.items():
+            values[f"train/level_{level}_loss"] = loss
+        for level, weight in totals.gate_means.items():
+            values[f"gate/level_{level}_weight"] = weight
+        if self.engine.device.type == "cuda":
+            values.update(self._gpu_values(totals, seconds))
+        return values
+
+    def _gpu_values(self, totals: Totals, seconds: float) -> dict[str, float]:
+        values = {"memory/peak_bytes": float(torch.cuda.max_memory_allocated())}
+        peak = peak_flops(torch.cuda.get_device_name())
+        if peak is not None and totals.tokens:
+            mean_square = totals.squared_lengths / totals.tokens
+            flops = self._size.step_flops(int(totals.tokens), mean_square, int(totals.images))
+            values["speed/mfu_ratio"] = flops / seconds / (peak * self.processes)
+        return values
+
+    def _ask_to_stop(self, number: int, frame: object) -> None:
+        self._was_asked_to_stop = True
+
+
+def _is_due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0

@@ -1,0 +1,50 @@
+"""The training loop, for both stages. Read this first.
+
+`build` (training/build.py) puts a run together: model, plan, batches, DeepSpeed's engine, and
+where an earlier run stopped. Then every step is forward, backward, step; validating, saving and
+logging are one call each. All processes run the same collectives at every step.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.build import build
+from training.config import TrainConfig
+from training.loss import batch_loss
+from training.metrics import draw_loss
+from training.run import Run
+
+
+def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None = None) -> bool:
+    """Returns whether the run is complete: False if SIGTERM stopped it, a checkpoint saved.
+
+    Args:
+        data: dataset folders, curated or of instruction samples.
+        out: the run's folder. Where it holds a run of the same configuration, that goes on.
+        init: model folder to start from; None builds one from `config.model`.
+    """
+    run = build(config, data, Path(out), init)
+    with run:
+        if run.first_step == 0:
+            run.validate(0)
+        for step, batches in run.steps():
+            run.set_learning_rate(step)
+            for batch in batches:
+                loss = batch_loss(run.engine, batch, config.model.num_levels)
+                run.engine.backward(loss.total * run.loss_scale(step))
+                run.engine.step()
+                run.totals.add(batch, loss)
+            run.finish_step(step)
+            if run.is_stopping:
+                run.save(step.number + 1)
+                return False
+        run.validate(run.plan.num_steps)
+        run.save(run.plan.num_steps)
+        run.save_model()
+    _draw(run)
+    return True
+
+
+def _draw(run: Run) -> None:
+    if run.is_first_process:
+        draw_loss(run.out / "metrics.jsonl", run.out / "loss.png")
