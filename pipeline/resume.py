@@ -10,7 +10,14 @@ from typing import Any
 
 from pipeline.config import CurationConfig
 from pipeline.progress import ProgressReader, progress_path
-from pipeline.storage import commit_text, exists, list_files, open_read, remove
+from pipeline.storage import (
+    commit_text,
+    committed_fingerprint,
+    exists,
+    list_files,
+    open_read,
+    remove,
+)
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.shards import DatasetLayout
@@ -107,6 +114,24 @@ def guard_folder(
         sections.add(SECTIONS[Stage.FETCH])
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
+
+
+def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
+    """Keeps a shard's pairs from being replaced by others once their images are fetched.
+
+    Args:
+        fingerprint: of the rows that would be written.
+
+    Raises:
+        ConfigError: if there are other rows, with images.
+    """
+    standing = committed_fingerprint(layout.pairs(shard))
+    if standing not in (None, fingerprint) and exists(layout.fetched(shard, "_stats.json")):
+        raise ConfigError(
+            f"{layout.root} was made from other rows than --pairs has now (first seen to differ: "
+            f"shard {shard:05d}): use the same input to go on, another --out to begin anew, or "
+            "--redo read to remove all that was made"
+        )
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.resume import refuse_other_rows
 from pipeline.rows import ROW_SCHEMA
 from pipeline.storage import commit_file, exists, open_read, remove
 from schemas.columns import write_table
@@ -222,6 +223,7 @@ def write_pairs_shard(layout: DatasetLayout, shard: ShardRange, folder: str) -> 
 
 def _commit_shard(layout: DatasetLayout, shard: int, pairs: pa.Table, rejections: pa.Table) -> None:
     fingerprint = content_fingerprint(pairs)
+    refuse_other_rows(layout, shard, fingerprint)
     if exists(layout.pairs(shard)):
         remove(layout.pairs(shard))
     with commit_file(layout.rejected(Stage.READ, shard)) as file:
