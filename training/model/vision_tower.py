@@ -100,8 +100,9 @@ class TimmBackbone(nn.Module):
 def build_backbone(vision_config: PreTrainedConfig) -> nn.Module:
     """Returns the tower of this config with new weights."""
     if isinstance(vision_config, TimmTowerConfig):
-        arguments = vision_config.model_args or {}
-        model = timm.create_model(vision_config.architecture, num_classes=0, **arguments)
+        model = timm.create_model(
+            vision_config.architecture, **{**(vision_config.model_args or {}), "num_classes": 0}
+        )
         return TimmBackbone(model)
     backbone: nn.Module = AutoModel.from_config(vision_config)
     return backbone
@@ -167,7 +168,8 @@ def wrap_timm(model: nn.Module, model_args: dict[str, Any] | None = None) -> Pre
         model_args: the arguments it was made with, beyond name, weights and number of classes.
     """
     settings: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    image_size = int((model_args or {}).get("img_size", settings["input_size"][-1]))
+    sides = (model_args or {}).get("img_size", settings["input_size"][-1])
+    image_size = int(sides if isinstance(sides, int) else sides[-1])
     backbone = TimmBackbone(model).eval()
     with torch.no_grad():
         features = backbone(torch.zeros(1, 3, image_size, image_size))

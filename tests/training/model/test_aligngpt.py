@@ -115,11 +115,13 @@ def test_several_images_share_one_vector_of_their_mean_weights():
     close(both[0], (single[0] + single[1]) / 2)
 
 
-@pytest.mark.parametrize("text", TEXT_MODELS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("text", "attention"),
+    [*((text, "eager") for text in TEXT_MODELS), *((text, "sdpa") for text in TEXT_MODELS[:-1])],
+)
 def test_packed_samples_have_the_logits_they_have_alone(text, attention):
     model, items = build_model(text), mixed_samples()
-    model.set_attn_implementation(attention)
+    model.language_model.set_attn_implementation(attention)
     packed = model(**packed_row(items)).logits[0]
     start = 0
     for item in items:
@@ -276,7 +278,8 @@ def test_activation_checkpointing_changes_neither_loss_nor_gradient():
     for is_checkpointed in (False, True):
         model = build_model().train()
         if is_checkpointed:
-            model.gradient_checkpointing_enable()
+            newer = getattr(model, "activation_checkpointing_enable", None)
+            (newer or model.gradient_checkpointing_enable)()
         loss = model(**packed_row(mixed_samples())).loss
         loss.backward()
         results.append((loss.detach(), model.projector.layers[0].weight.grad))

@@ -148,3 +148,45 @@ def packed_row(items: list[dict[str, Any]], padding: int = 5) -> dict[str, Tenso
         "position_ids": torch.tensor([positions + list(range(padding))]),
         "pixel_values": torch.cat([item["pixel_values"] for item in items]),
     }
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n'"
+    " + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA_STYLE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+    "{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def build_tokenizer(adds_bos: bool) -> Any:
+    """Returns a byte-level tokenizer: of Llama's manners, or of SmolLM2's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = (
+        ["<unk>", "<s>", "</s>"] if adds_bos else ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        ["what is this"],
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=names[1],
+        eos_token=names[2],
+        pad_token=None if adds_bos else names[2],
+        chat_template=LLAMA_STYLE if adds_bos else CHATML,
+    )

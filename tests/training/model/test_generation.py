@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from tests.training.model.tiny_models import (
+    ALIGN,
+    IMAGE,
+    VOCAB_SIZE,
+    build_model,
+    one_row,
+    padded_rows,
+    sample,
+)
+
+TEXT_MODELS = ("llama", "qwen2", "qwen3", "mistral", "phi", "gemma")
+
+
+def prompts():
+    return [sample(1, 9), sample(2, 4, num_images=0), sample(3, 12, num_images=2), sample(4, 5)]
+
+
+def without_labels(inputs):
+    return {name: value for name, value in inputs.items() if name != "labels"}
+
+
+def alone(model, item, **settings):
+    inputs = without_labels(one_row(item))
+    if not len(item["pixel_values"]):
+        inputs["pixel_values"] = None
+    return model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, **settings)[0]
+
+
+def greedy_by_hand(model, item, steps):
+    """Greedy decoding by whole forward passes, the gate reading the prompt alone."""
+    inputs = without_labels(one_row(item))
+    prompt = model.is_text(inputs["input_ids"])
+    ids = inputs["input_ids"]
+    for step in range(steps):
+        mask = torch.nn.functional.pad(prompt, (0, step))
+        logits = model(ids, pixel_values=inputs["pixel_values"], prompt_mask=mask).logits[:, -1]
+        logits[:, 2] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    return ids[0]
+
+
+@pytest.mark.parametrize("text", TEXT_MODELS)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generate_says_what_whole_forward_passes_say(text, use_cache):
+    model, item = build_model(text), sample(1, 9)
+    with torch.no_grad():
+        expected = greedy_by_hand(model, item, 5)
+    assert torch.equal(alone(model, item, do_sample=False, use_cache=use_cache), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_padded_batch_says_what_each_prompt_says_alone(side, beams):
+    model, items = build_model(), prompts()
+    settings = {"do_sample": False, "num_beams": beams}
+    inputs = without_labels(padded_rows(items, side))
+    batch = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, **settings)
+    for row, item in zip(batch, items, strict=True):
+        assert torch.equal(row[-5:], alone(model, item, **settings)[-5:])
+
+
+def test_every_returned_sequence_of_several_images_keeps_its_own():
+    model, items = build_model(), [sample(1, 5, num_images=2), sample(2, 5, num_images=1)]
+    inputs = without_labels(padded_rows(items))
+    both = model.generate(
+        **inputs, max_new_tokens=4, min_new_tokens=4, num_beams=3, num_return_sequences=3
+    )
+    for row, item in enumerate(items):
+        single = model.generate(
+            **without_labels(one_row(item)), max_new_tokens=4, min_new_tokens=4, num_beams=3,
+            num_return_sequences=3,
+        )  # fmt: skip
+        assert torch.equal(both[3 * row : 3 * row + 3, -4:], single[:, -4:])
+
+
+def test_a_repetition_penalty_does_not_trip_over_placeholders():
+    model, item = build_model(), sample(1, 9)
+    said = alone(model, item, do_sample=False, repetition_penalty=1.3)
+    assert (said[-5:] < VOCAB_SIZE).all()
+
+
+def test_placeholders_within_the_vocabulary_are_never_said():
+    model, item = (
+        build_model(image_token_id=VOCAB_SIZE - 2, align_token_id=VOCAB_SIZE - 1),
+        sample(1, 9),
+    )
+    item["input_ids"] = [
+        t - 2 if t in (IMAGE, ALIGN) else min(t, VOCAB_SIZE - 3) for t in item["input_ids"]
+    ]
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        head[VOCAB_SIZE - 2 :] = 50 * model.get_output_embeddings().weight[:2]
+        for seed in range(3):
+            torch.manual_seed(seed)
+            said = alone(model, item, do_sample=True, temperature=5.0)
+            assert (said[-5:] < VOCAB_SIZE - 2).all()
