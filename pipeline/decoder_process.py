@@ -16,6 +16,7 @@ import warnings
 from typing import IO, Any
 
 import cv2
+from PIL import Image
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
@@ -118,6 +119,7 @@ def main() -> None:
     """Serves on the standard streams; what C libraries print goes to standard error."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
+    Image.init()  # loads the decoders now, not on the first image's time
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

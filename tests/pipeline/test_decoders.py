@@ -1,0 +1,121 @@
+import asyncio
+import io
+import os
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.decoders import DecodedImage, DecoderPool
+from schemas.errors import RejectReason, SampleRejected
+from scoring.config import ImageSettings
+from scoring.images import prepare_image
+
+SETTINGS = ImageSettings(image_size=32)
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+
+
+def image_file(file_format: str, seed: int = 0) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize((70, 50), Image.Resampling.BICUBIC).save(file, file_format)
+    return file.getvalue()
+
+
+def mutated(data: bytes, generator: np.random.Generator) -> bytes:
+    """Returns a file with some bytes changed, a part cut out, doubled or swapped for noise."""
+    broken = bytearray(data)
+    start, stop = sorted(int(place) for place in generator.integers(0, len(data), 2))
+    kind = generator.integers(0, 5)
+    if kind == 0:
+        for place in generator.integers(12, len(data), 1 + len(data) // 50):
+            broken[place] = generator.integers(0, 256)
+    elif kind == 1:
+        del broken[max(start, 12) : stop]
+    elif kind == 2:
+        broken[stop:stop] = broken[start:stop]
+    elif kind == 3:
+        broken[max(start, 12) : stop] = generator.bytes(max(0, stop - max(start, 12)))
+    else:
+        # Extreme numbers in the header: sizes, offsets, counts.
+        place = int(generator.integers(12, min(len(data), 200)))
+        broken[place : place + 4] = generator.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"])
+    return bytes(broken)
+
+
+async def decode_all(pool: DecoderPool, files: list[bytes]) -> list[DecodedImage | RejectReason]:
+    async def one(data: bytes) -> DecodedImage | RejectReason:
+        try:
+            return await pool.decode(data, None)
+        except SampleRejected as rejected:
+            return rejected.reason
+
+    return await asyncio.gather(*(one(data) for data in files))
+
+
+def test_a_pool_gives_what_the_function_gives() -> None:
+    pool = DecoderPool(SETTINGS, 2, 30.0)
+    files = [image_file(name, seed) for seed, name in enumerate(FORMATS)]
+    found = asyncio.run(decode_all(pool, files))
+    pool.close()
+    for data, image in zip(files, found, strict=True):
+        expected = prepare_image(data, SETTINGS)
+        assert isinstance(image, DecodedImage)
+        assert (image.encoded, image.pixel_hash) == (expected.encoded, expected.pixel_hash)
+
+
+def test_three_hundred_malformed_files_neither_crash_nor_hang_a_decoder() -> None:
+    generator = np.random.default_rng(0)
+    files = [
+        mutated(image_file(FORMATS[number % len(FORMATS)], number), generator)
+        for number in range(308)
+    ]
+    pool = DecoderPool(SETTINGS, 2, 30.0)
+    found = asyncio.run(decode_all(pool, files))
+    pool.close()
+    reasons = Counter(one if isinstance(one, RejectReason) else None for one in found)
+    assert reasons.total() == 308
+    assert reasons[RejectReason.DECODER_CRASHED] == 0
+    assert reasons[RejectReason.DECODE_FAILED] > 100
+
+
+def test_a_decoder_that_dies_costs_its_image_and_is_replaced() -> None:
+    pool = DecoderPool(SETTINGS, 1, 30.0)
+    good = image_file("JPEG")
+
+    async def kill_in_between() -> list[DecodedImage | RejectReason]:
+        first = await decode_all(pool, [good])
+        process = pool._idle.get()
+        assert process is not None
+        os.kill(process.pid, signal.SIGSEGV)
+        process.wait()
+        pool._idle.put(process)
+        return first + await decode_all(pool, [good]) + await decode_all(pool, [good])
+
+    found = asyncio.run(kill_in_between())
+    pool.close()
+    assert found[1] is RejectReason.DECODER_CRASHED
+    assert found[0] == found[2] != RejectReason.DECODER_CRASHED
+
+
+def test_a_decoder_that_hangs_is_ended_and_replaced() -> None:
+    # A time limit that decoding a large image cannot keep stands for a hang.
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(file, "PNG")
+    pool = DecoderPool(SETTINGS, 1, 0.2)
+    found = asyncio.run(decode_all(pool, [file.getvalue(), image_file("JPEG")]))
+    pool.close()
+    assert found[0] is RejectReason.DECODER_CRASHED
+    assert isinstance(found[1], DecodedImage)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_closing_a_pool_ends_its_processes(count: int) -> None:
+    pool = DecoderPool(SETTINGS, count, 30.0)
+    asyncio.run(decode_all(pool, [image_file("JPEG")] * 6))
+    processes = [one for one in list(pool._idle.queue) if one is not None]
+    pool.close()
+    assert processes
+    assert all(process.poll() is not None for process in processes)
