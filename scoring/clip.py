@@ -17,7 +17,7 @@ from schemas.errors import ConfigError
 from scoring.captions import PROBE_CAPTIONS, CaptionTokenizer
 from scoring.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.config import ScoreConfig
-from scoring.devices import claim_device, describe_device
+from scoring.devices import claim_device, describe_device, require_device
 from scoring.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.text_tower import TextTower
 
@@ -187,12 +187,17 @@ def encode_in_parts(
         torch.cuda.empty_cache()
 
 
-def check_model(config: ScoreConfig) -> ModelIdentity:
+def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity:
     """Returns the identity of the model, once it was loaded and let go again, before work starts.
+
+    Args:
+        runs_here: whether the model will run on this machine, so that its device must be here.
 
     Raises:
         ConfigError: if it does not exist or cannot be loaded; the message says what to do.
     """
+    if runs_here:
+        require_device(config.device)
     checkpoint = resolve_checkpoint(config)
     tokenizer = _load_tokenizer(checkpoint, config)
     _load_model(checkpoint, config, torch.device("cpu"))

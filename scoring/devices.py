@@ -13,19 +13,27 @@ from schemas.errors import ConfigError
 _claims: dict[int, IO[bytes]] = {}
 
 
-def claim_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def require_device(wanted: Device) -> None:
+    """Raises `ConfigError` if a GPU is wanted and this machine has none."""
+    if wanted == "cuda" and torch.cuda.device_count() == 0:
+        raise ConfigError(
+            "score.device is cuda, but this machine has no GPU that torch can use: "
+            "set it to auto or cpu"
+        )
+
+
+def claim_device(wanted: Device) -> torch.device:
     """Returns the CPU, or a GPU that no other process of this program has taken, if one is left.
 
     Raises:
         ConfigError: if a GPU is wanted and there is none.
     """
+    require_device(wanted)
     count = torch.cuda.device_count() if wanted != "cpu" else 0
     if count == 0:
-        if wanted == "cuda":
-            raise ConfigError(
-                "score.device is cuda, but this machine has no GPU that torch can use: "
-                "set it to auto or cpu"
-            )
         return torch.device("cpu")
     free = next((index for index in range(count) if _claim(index)), os.getpid() % count)
     return torch.device("cuda", free)

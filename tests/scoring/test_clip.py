@@ -176,6 +176,14 @@ def test_wrong_names_give_an_error_that_lists_near_ones(tiny_clip: Any, tmp_path
         check_model(tiny_clip.score_config(pretrained=str(broken)))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_gpu_that_is_not_there_is_refused_before_work_starts(tiny_clip: Any) -> None:
+    config = tiny_clip.score_config(device="cuda")
+    with pytest.raises(ConfigError, match="set it to auto or cpu"):
+        check_model(config)
+    check_model(config, runs_here=False)
+
+
 def test_checkpoint_gets_the_activation_it_was_trained_with() -> None:
     for model, tag in open_clip.list_pretrained():
         architecture = open_clip.get_model_config(model)

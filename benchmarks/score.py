@@ -1,0 +1,304 @@
+"""How near scoring comes to the speed of the bare model, end to end from a fetched shard.
+
+    python benchmarks/score.py                                      # CPU, ViT-B-32
+    python benchmarks/score.py --device cuda --precision bf16 --model ViT-L-14 \\
+        --batch-size 256 --pairs 20000 --compile-model               # one GPU
+
+The weights are random: speed does not depend on their values, and nothing is downloaded. Rounds of
+the ways are interleaved, so that another load on the machine falls on all of them.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.fetched_images import read_images
+from pipeline.score import score_shard
+from pipeline.storage import remove
+from schemas.columns import table_from_records, write_table
+from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key
+from schemas.shards import DatasetLayout
+from scoring.clip import ClipScorer, shared_scorer
+from scoring.config import ScoreConfig
+from scoring.preprocess import load_batches
+
+WORDS = ("a", "photo", "of", "the", "red", "old", "dog", "cat", "truck", "tree", "on", "water")
+DISTINCT_IMAGES = 256
+MATMUL_SIDE = 8192
+
+
+def main() -> None:
+    """Measures and prints."""
+    options = parse_options()
+    with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
+        layout = DatasetLayout(folder)
+        samples = make_shard(layout, options.pairs)
+        weights = Path(folder) / "random.pt"
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(options.model).state_dict(), weights)
+        config = ScoreConfig(
+            model=options.model,
+            pretrained=str(weights),
+            precision=options.precision,
+            device=options.device,
+            batch_size=options.batch_size,
+            threads=options.threads,
+            compile_model=options.compile_model,
+        )
+        measure(layout, samples, shared_scorer(config), options.rounds)
+
+
+def parse_options() -> argparse.Namespace:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile-model", action="store_true")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the bare model needs: batches that lie on its device."""
+
+    images: list[torch.Tensor]
+    trimmed_tokens: list[torch.Tensor]
+    whole_tokens: list[torch.Tensor]
+
+
+def measure(
+    layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer, rounds: int
+) -> None:
+    """Prints the rates of the whole, of the bare model and of decoding."""
+    ready = make_ready(layout, samples, scorer)
+    ways: dict[str, Callable[[], None]] = {
+        "end to end, tar to Parquet": lambda: end_to_end(layout, scorer.config),
+        "bare forward, same tokens": lambda: forward(scorer, ready, ready.trimmed_tokens),
+        "bare forward, whole context": lambda: forward(scorer, ready, ready.whole_tokens),
+        "tar, decoding, preprocessing": lambda: decode(layout, samples, scorer),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # warms up
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    rates = {name: len(samples) / statistics.median(times) for name, times in seconds.items()}
+    config = scorer.config
+    print(
+        f"{config.model} {config.precision} on {scorer.identity['device']}, {config.threads} "
+        f"threads, batches of {config.batch_size}, {len(samples)} pairs, {rounds} rounds"
+    )
+    for name, rate in rates.items():
+        print(f"  {name:32s} {rate:10.1f} pairs/s")
+    total, bare, whole, _ = rates.values()
+    print(
+        f"  share of the bare forward        {total / bare:10.3f}  (whole context: "
+        f"{total / whole:.3f})"
+    )
+    if scorer.device.type == "cuda":
+        print_gpu(layout, scorer, ready, total, len(samples))
+
+
+def print_gpu(
+    layout: DatasetLayout, scorer: ClipScorer, ready: Ready, rate: float, pairs: int
+) -> None:
+    """Prints the share of the matrix-product rate that is reached, and how long the GPU idles."""
+    flops = count_flops(scorer, ready) / pairs
+    peak = matmul_rate(scorer.device)
+    print(f"  work of a pair                   {flops / 1e9:10.1f} GFLOP")
+    print(f"  bf16 matrix product              {peak / 1e12:10.1f} TFLOP/s")
+    print(f"  reached, share of that           {rate * flops / peak:10.3f}")
+    print(f"  GPU idle, end to end             {idle_share(layout, scorer.config):10.3f}")
+
+
+def end_to_end(layout: DatasetLayout, config: ScoreConfig) -> None:
+    """Scores the shard anew."""
+    remove(layout.scored(0))
+    score_shard(layout, 0, config)
+
+
+@torch.inference_mode()
+def forward(scorer: ClipScorer, ready: Ready, tokens: list[torch.Tensor]) -> None:
+    """Runs both towers on tensors that are ready."""
+    torch.set_num_threads(scorer.config.threads)
+    for images in ready.images:
+        scorer._encode_image(images)
+    for ids in tokens:
+        scorer._text_tower.encode(ids)
+    if scorer.device.type == "cuda":
+        torch.cuda.synchronize(scorer.device)
+
+
+def decode(layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer) -> None:
+    """Runs what precedes the model, alone."""
+    for _ in pixel_batches(layout, samples, scorer):
+        pass
+
+
+def pixel_batches(
+    layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer
+) -> Iterator[torch.Tensor]:
+    """Returns the shard's images as the scorer gives them to its model."""
+    keys = [sample.key for sample in samples]
+    images = read_images(layout, 0, keys, [sample.image_format for sample in samples])
+    return load_batches(
+        images,
+        scorer.preprocessor,
+        scorer.config.batch_size,
+        os.cpu_count() or 1,
+        is_pinned=scorer.device.type == "cuda",
+    )
+
+
+def make_ready(layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer) -> Ready:
+    """Returns the shard as the model's input, on its device."""
+    images = [
+        scorer.preprocessor.normalize(batch.to(scorer.device)).to(scorer._dtype)
+        for batch in pixel_batches(layout, samples, scorer)
+    ]
+    tokens = scorer._captions([sample.caption for sample in samples])
+    order = np.argsort(tokens.lengths, kind="stable")
+    size = scorer.config.batch_size
+    rows = [order[start : start + size] for start in range(0, len(order), size)]
+    whole = [tokens.ids[torch.from_numpy(part)] for part in rows]
+    trimmed = [
+        scorer._text_tower.trim(ids, tokens.lengths[part])
+        for ids, part in zip(whole, rows, strict=True)
+    ]
+    return Ready(
+        images,
+        [ids.to(scorer.device) for ids in trimmed],
+        [ids.to(scorer.device) for ids in whole],
+    )
+
+
+@torch.inference_mode()
+def count_flops(scorer: ClipScorer, ready: Ready) -> float:
+    """Returns the floating-point operations that the shard takes, counted by torch."""
+    image, tokens = ready.images[0], ready.trimmed_tokens
+    model: Any = scorer.model
+    with FlopCounterMode(display=False) as counter:
+        model.encode_image(image)
+    count = counter.get_total_flops() / len(image) * sum(len(batch) for batch in ready.images)
+    with FlopCounterMode(display=False) as counter:
+        for ids in tokens:
+            scorer._text_tower.encode(ids)
+    return count + counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Returns the floating-point operations per second of a large bf16 matrix product."""
+    a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=torch.bfloat16)
+    b = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=torch.bfloat16)
+    rates = []
+    for _ in range(5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(50):
+            torch.mm(a, b)
+        end.record()
+        torch.cuda.synchronize(device)
+        rates.append(50 * 2 * MATMUL_SIDE**3 / (start.elapsed_time(end) / 1e3))
+    return statistics.median(rates)
+
+
+def idle_share(layout: DatasetLayout, config: ScoreConfig) -> float:
+    """Returns the share of an end-to-end run in which no kernel runs."""
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    started = time.perf_counter()
+    with torch.profiler.profile(activities=activities) as profile:
+        started = time.perf_counter()
+        end_to_end(layout, config)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    busy = sum(
+        event.device_time_total
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    return 1.0 - busy / 1e6 / seconds
+
+
+def make_shard(layout: DatasetLayout, pairs: int) -> list[FetchedSample]:
+    """Writes a fetched shard of 256-pixel JPEGs with captions of 3 to 20 words."""
+    rng = np.random.default_rng(0)
+    images = [make_image(rng) for _ in range(min(pairs, DISTINCT_IMAGES))]
+    samples = sorted((make_sample(row, rng) for row in range(pairs)), key=lambda row: row.key)
+    write_shard(layout, samples, images)
+    return samples
+
+
+def make_image(rng: np.random.Generator) -> bytes:
+    """Returns a JPEG with the detail of a photograph: about 17 kB."""
+    small = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(small).resize((340, 256), Image.Resampling.BICUBIC))
+    noisy = smooth + rng.normal(0, 4, smooth.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=95)
+    return buffer.getvalue()
+
+
+def make_sample(row: int, rng: np.random.Generator) -> FetchedSample:
+    """Returns the table's row of a made-up pair."""
+    caption = " ".join(rng.choice(WORDS, rng.integers(3, 21)))
+    url = f"https://host.example/{row}.jpg"
+    return FetchedSample(
+        key=pair_key(url, caption),
+        url=url,
+        caption=caption,
+        conversations=None,
+        source="benchmark",
+        expected_hash=None,
+        image_format="jpg",
+        width=340,
+        height=256,
+        original_width=340,
+        original_height=256,
+        sha256=None,
+        pixel_hash=None,
+    )
+
+
+def write_shard(layout: DatasetLayout, samples: list[FetchedSample], images: list[bytes]) -> None:
+    """Writes the shard as the fetch stage would."""
+    Path(layout.fetched(0, "tar")).parent.mkdir(parents=True)
+    with tarfile.open(layout.fetched(0, "tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row, sample in enumerate(samples):
+            members = {
+                "jpg": images[row % len(images)],
+                "txt": sample.caption.encode(),
+                "json": json.dumps({"key": sample.key, "url": sample.url}).encode(),
+            }
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{sample.key}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    write_table(table_from_records(samples, FETCHED_SCHEMA), layout.fetched(0, "parquet"))
+    Path(layout.fetched(0, "_stats.json")).write_text(json.dumps({"fingerprint": "benchmark"}))
+
+
+if __name__ == "__main__":
+    main()
