@@ -10,11 +10,20 @@ so on: six passes at most, fewer as soon as every edge falls on the border of a 
 counted anywhere and in any order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scoring.level_positions import (
+    BITS_OF_CELL,
+    CELL_OF_BITS,
+    checked_bits,
+    codes_of_bits,
+    score_of,
+    upper_half,
+)
 
 PASS_BITS = 16
 POSITION_BITS = 96
@@ -22,7 +31,7 @@ NUM_PASSES = POSITION_BITS // PASS_BITS
 CHUNK_ROWS = 1 << 18  # two megabytes at most in each temporary array: fits a core's cache
 
 _CELLS = 1 << PASS_BITS
-_SIGN = np.uint32(1 << 31)
+FEW = 32  # comparing with each of so few numbers is quicker than searching among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,38 +136,6 @@ def assign_levels(
     return levels
 
 
-def ordered_codes(score: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Returns unsigned integers that order as the scores do; -0.0 has the code of 0.0.
-
-    Raises:
-        ValueError: if a score is NaN.
-
-    Source: IEEE 754 numbers of one sign order as their bits; negative ones the other way round.
-    """
-    if len(score) and np.isnan(score.max()):
-        raise ValueError(
-            f"clip_score has {int(np.isnan(score).sum())} NaN in it: a pair without a score has "
-            "no level; leave such pairs out first"
-        )
-    bits = (score + np.float32(0)).view(np.uint32)
-    flips = (bits.view(np.int32) >> 31).view(np.uint32)  # all ones where the score is negative
-    flips |= _SIGN
-    flips ^= bits
-    return flips
-
-
-def score_of(position: int) -> float:
-    """Returns the score of a position, the inverse of `ordered_codes`."""
-    code = position >> 64
-    bits = code ^ 0x80000000 if code >= 0x80000000 else code ^ 0xFFFFFFFF
-    return float(np.array([bits], np.uint32).view(np.float32)[0])
-
-
-def position_of(score: float, key_hash: int) -> int:
-    """Returns the 96-bit position of a pair."""
-    return int(ordered_codes(np.array([score], np.float32))[0]) << 64 | key_hash
-
-
 def count_cells(
     search: EdgeSearch,
     clip_score: NDArray[np.float32],
@@ -169,26 +146,23 @@ def count_cells(
     Args:
         key_hash: may be None as long as the search does not need it.
     """
-    codes = ordered_codes(clip_score)
+    bits = checked_bits(clip_score)
     if search.passes_done == 0:
-        dense = np.bincount((codes >> np.uint32(16)).astype(np.intp), minlength=_CELLS)
-        return _sparse(dense)
-    rows = _rows_of_cells(codes, (prefix_top16(search, p) for p in search.searched))
-    codes = codes[rows]
+        dense = np.bincount(upper_half(bits), minlength=_CELLS)[BITS_OF_CELL]
+        cells = np.flatnonzero(dense)
+        return Histogram(cells.astype(np.int64), dense[cells].astype(np.int64))
+    drop = PASS_BITS * (search.passes_done - 1)
+    rows = _rows_of_cells(bits, {prefix >> drop for prefix in search.searched})
+    codes = codes_of_bits(bits[rows])
     if search.passes_done == 1:
-        slot = np.searchsorted(np.array(search.searched, np.uint32), codes >> np.uint32(16))
+        slot = _count_below(search.searched, codes >> np.uint32(16))
         cells = slot.astype(np.int64) << PASS_BITS | (codes & np.uint32(0xFFFF))
     else:
         if key_hash is None:
             raise ValueError("this pass needs the hashes of the keys")
-        cells = _cells_of_hashes(search, codes, key_hash[rows])
+        cells = _cells_of_hashes(search, codes, rows, key_hash)
     found, counts = np.unique(cells, return_counts=True)
     return Histogram(found, counts.astype(np.int64))
-
-
-def prefix_top16(search: EdgeSearch, prefix: int) -> int:
-    """Returns the first 16 bits of a prefix of the search."""
-    return prefix >> (PASS_BITS * (search.passes_done - 1))
 
 
 def merge_histograms(histograms: Iterable[Histogram]) -> Histogram:
@@ -235,19 +209,19 @@ def levels_from_edges(
 ) -> NDArray[np.int8]:
     """Returns the levels of pairs by edges that are known, int8 (n,); 0 for pairs below the cut."""
     thresholds = [edges.cut, *(edge for edge in edges.edges if edge is not None)]
-    starts = np.arange(_CELLS, dtype=np.uint64) << np.uint64(PASS_BITS)
     codes = np.array([threshold >> 64 for threshold in thresholds], np.uint64)
+    starts = np.arange(_CELLS, dtype=np.uint64) << np.uint64(PASS_BITS)
     # A cell is of one level unless a threshold lies in it beyond its first position.
     table = np.searchsorted(codes, starts, side="right").astype(np.int8)
-    split = {t >> 80 for t in thresholds if t & ((1 << 80) - 1)}
+    table[[threshold >> 80 for threshold in thresholds if threshold & ((1 << 80) - 1)]] = -1
+    table = table[CELL_OF_BITS]
     levels = np.empty(len(clip_score), np.int8)
     for start in range(0, len(clip_score), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
-        found = ordered_codes(clip_score[chunk])
-        part = table[found >> np.uint32(16)]
-        rows = _rows_of_cells(found, split)
-        part[rows] = _count_not_above(thresholds, found[rows], key_hash[chunk][rows])
-        levels[chunk] = part
+        bits = checked_bits(clip_score[chunk])
+        part = table.take(upper_half(bits), out=levels[chunk], mode="wrap")
+        rows = np.flatnonzero(part < 0)
+        part[rows] = _count_not_above(thresholds, codes_of_bits(bits[rows]), rows, key_hash[chunk])
     return levels
 
 
@@ -300,23 +274,33 @@ def _cell_with_rank(histogram: Histogram, slot: int, rank: int) -> tuple[int, in
 
 
 def _cells_of_hashes(
-    search: EdgeSearch, codes: NDArray[np.uint32], hashes: NDArray[np.uint64]
+    search: EdgeSearch,
+    codes: NDArray[np.uint32],
+    rows: NDArray[np.intp],
+    key_hash: NDArray[np.uint64],
 ) -> NDArray[np.int64]:
-    """Returns the cells of those of the pairs that have a searched prefix of 32 bits or more."""
+    """Returns the cells of those of the pairs that have a searched prefix of 32 bits or more.
+
+    Args:
+        rows: where in `key_hash` the pairs stand whose codes are given.
+    """
     bits = PASS_BITS * search.passes_done
-    upper = codes.astype(np.uint64) << np.uint64(32) | hashes >> np.uint64(32)
+    scores = sorted({prefix >> (bits - 32) for prefix in search.searched})
+    is_sought = _is_one_of(scores, codes)
+    hashes = key_hash[rows[is_sought]]
+    upper = codes[is_sought].astype(np.uint64) << np.uint64(32) | hashes >> np.uint64(32)
     first_bits = min(bits, 64)
     heads = sorted({prefix >> (bits - first_bits) for prefix in search.searched})
-    slot, rows = _places(upper >> np.uint64(64 - first_bits), heads)
-    hashes = hashes[rows]
+    slot, places = _places(upper >> np.uint64(64 - first_bits), heads)
+    hashes = hashes[places]
     if bits > 64:
         tails = [
             heads.index(prefix >> PASS_BITS) << PASS_BITS | prefix & (_CELLS - 1)
             for prefix in search.searched
         ]
         middle = (hashes >> np.uint64(16)) & np.uint64(0xFFFF)
-        slot, rows = _places(slot.astype(np.uint64) << np.uint64(PASS_BITS) | middle, tails)
-        hashes = hashes[rows]
+        slot, places = _places(slot.astype(np.uint64) << np.uint64(PASS_BITS) | middle, tails)
+        hashes = hashes[places]
     next_bits = hashes >> np.uint64(POSITION_BITS - bits - PASS_BITS) & np.uint64(0xFFFF)
     return slot << PASS_BITS | next_bits.astype(np.int64)
 
@@ -331,26 +315,49 @@ def _places(
     return place[rows].astype(np.int64), rows
 
 
-def _rows_of_cells(codes: NDArray[np.uint32], cells: Iterable[int]) -> NDArray[np.intp]:
-    """Returns the rows whose code's first 16 bits are one of the cells."""
+def _rows_of_cells(bits: NDArray[np.uint32], cells: Iterable[int]) -> NDArray[np.intp]:
+    """Returns the rows whose position begins with one of these 16 bits."""
     is_wanted = np.zeros(_CELLS, np.bool_)
     is_wanted[list(cells)] = True
-    return np.flatnonzero(is_wanted[codes >> np.uint32(16)])
+    return np.flatnonzero(is_wanted[CELL_OF_BITS].take(upper_half(bits), mode="wrap"))
+
+
+def _count_below(wanted: Sequence[int], values: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Returns for each value how many of the ascending numbers are below it."""
+    if len(wanted) > FEW:
+        return np.searchsorted(np.array(wanted, np.uint32), values, side="left")
+    count = np.zeros(len(values), np.int8)
+    for number in wanted:
+        count += values > np.uint32(number)
+    return count.astype(np.intp)
+
+
+def _is_one_of(wanted: Sequence[int], values: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Returns which values are among the ascending numbers."""
+    place = _count_below(wanted, values)
+    return np.array([*wanted, 0], np.uint32)[place] == values if len(wanted) else place < 0
 
 
 def _count_not_above(
-    thresholds: list[int], codes: NDArray[np.uint32], hashes: NDArray[np.uint64]
+    thresholds: list[int],
+    codes: NDArray[np.uint32],
+    rows: NDArray[np.intp],
+    key_hash: NDArray[np.uint64],
 ) -> NDArray[np.int8]:
-    """Returns for each pair how many of the ascending thresholds are not above its position."""
-    upper = codes.astype(np.uint64) << np.uint64(32) | hashes >> np.uint64(32)
-    lower = hashes & np.uint64(0xFFFFFFFF)
-    sought = np.array([threshold >> 32 for threshold in thresholds], np.uint64)
-    count = np.searchsorted(sought, upper, side="left")
-    equal = np.flatnonzero(np.searchsorted(sought, upper, side="right") > count)
+    """Returns for each pair how many of the ascending thresholds are not above its position.
+
+    Args:
+        rows: where in `key_hash` the pairs stand whose codes are given.
+    """
+    scores = [threshold >> 64 for threshold in thresholds]
+    count = _count_below(scores, codes).astype(np.int8)
+    equal = np.flatnonzero(np.append(scores, 0).astype(np.uint32)[count] == codes)
+    hashes = key_hash[rows[equal]]
+    codes = codes[equal]
     for threshold in thresholds:
-        is_upper = upper[equal] == np.uint64(threshold >> 32)
-        count[equal] += is_upper & (lower[equal] >= np.uint64(threshold & 0xFFFFFFFF))
-    return count.astype(np.int8)
+        lowest = np.uint64(threshold & ((1 << 64) - 1))
+        count[equal] += (codes == np.uint32(threshold >> 64)) & (hashes >= lowest)
+    return count
 
 
 def _split_identical(
@@ -368,11 +375,6 @@ def _split_identical(
         rows = np.flatnonzero(is_code & (hashes == np.uint64(position & ((1 << 64) - 1))))
         ranks = first_rank + np.arange(len(rows), dtype=np.int64)
         levels[rows] = 1 + search.num_levels * ranks // search.kept
-
-
-def _sparse(dense: NDArray[np.intp]) -> Histogram:
-    cells = np.flatnonzero(dense)
-    return Histogram(cells.astype(np.int64), dense[cells].astype(np.int64))
 
 
 def _merged(histograms: list[Histogram]) -> Histogram:

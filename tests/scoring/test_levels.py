@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from scoring.level_positions import ordered_codes, position_of, score_of
 from scoring.levels import (
     CHUNK_ROWS,
     EdgeSearch,
@@ -11,11 +12,8 @@ from scoring.levels import (
     count_cells,
     levels_from_edges,
     merge_histograms,
-    ordered_codes,
     population_stability_index,
-    position_of,
     refine,
-    score_of,
 )
 
 SCORES = st.one_of(
@@ -53,7 +51,7 @@ def search_edges(parts, num_levels, top_fraction=1.0):
     return search
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs(), st.integers(1, 127))
 def test_levels_equal_those_of_a_sort(data, num_levels):
     score, key_hash = data
@@ -62,7 +60,7 @@ def test_levels_equal_those_of_a_sort(data, num_levels):
     assert found.tolist() == levels_by_sorting(score, key_hash, num_levels).tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(pairs(), st.integers(2, 127))
 def test_levels_hold_equally_many_pairs(data, num_levels):
     levels = assign_levels(*data, num_levels)
@@ -71,7 +69,7 @@ def test_levels_hold_equally_many_pairs(data, num_levels):
     assert counts.max() - counts.min() <= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pairs(min_size=1), st.integers(2, 20), st.randoms())
 def test_levels_do_not_depend_on_the_order_of_the_pairs(data, num_levels, random):
     score, key_hash = data
@@ -83,7 +81,7 @@ def test_levels_do_not_depend_on_the_order_of_the_pairs(data, num_levels, random
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pairs(min_size=2), st.integers(2, 20), st.data())
 def test_edges_do_not_depend_on_how_the_pairs_are_divided(data, num_levels, draw):
     score, key_hash = data
@@ -94,7 +92,7 @@ def test_edges_do_not_depend_on_how_the_pairs_are_divided(data, num_levels, draw
     assert search_edges(parts[::-1], num_levels).edges == whole.edges
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pairs(min_size=1), st.integers(2, 20))
 def test_levels_never_fall_as_the_score_rises(data, num_levels):
     score, key_hash = data
@@ -103,7 +101,7 @@ def test_levels_never_fall_as_the_score_rises(data, num_levels):
     assert (np.diff(levels[order].astype(int)) >= 0).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(pairs(min_size=1), st.floats(0.01, 1.0), st.integers(2, 20))
 def test_the_top_fraction_is_the_best_scored_pairs_in_equal_levels(data, fraction, num_levels):
     score, key_hash = data
