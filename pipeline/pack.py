@@ -1,0 +1,317 @@
+"""Pack: from fetched shards and their levels to `train/`, WebDataset shards of exact size.
+
+A plan made from the counts of the shards says which rows of which shards make each train shard.
+Each is then written in one pass over a contiguous range, image by image; nothing is shuffled.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any, cast
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+
+from pipeline.config import PackConfig
+from pipeline.progress import ShardProgress
+from pipeline.stages import deciding_settings, is_committed, stage_fingerprint
+from pipeline.storage import (
+    commit_file,
+    commit_text,
+    committed_fingerprint,
+    list_files,
+    open_read,
+    remove,
+)
+from schemas.columns import check_schema, file_metadata, read_table, table_from_records, write_table
+from schemas.errors import DatasetError, Stage
+from schemas.records import (
+    FETCHED_SCHEMA,
+    LEVELLED_SCHEMA,
+    TRAIN_SCHEMA,
+    FetchedSample,
+    TrainSample,
+)
+from schemas.shards import DatasetLayout
+
+TAR_BLOCK_BYTES = 512
+"""Length of a member's header in a ustar archive, and what members are padded to."""
+
+Level = tuple[float | None, int | None]
+"""A sample's clip_score and alignment_level."""
+
+
+class PackShards(beam.PTransform):
+    """Packs the shards whose numbers come in; the numbers of the train shards go out."""
+
+    def __init__(self, layout: DatasetLayout, config: PackConfig, has_levels: bool) -> None:
+        super().__init__()
+        self._layout, self._config, self._has_levels = layout, config, has_levels
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Waits for all shards, since the plan is made from their counts, and packs."""
+        layout, config, has_levels = self._layout, self._config, self._has_levels
+        one = shards.pipeline | beam.Create([None])
+        packed = (
+            one
+            | "Plan"
+            >> beam.FlatMap(
+                lambda _, all_shards: plan_train_shards(layout, all_shards, config, has_levels),
+                beam.pvalue.AsIter(shards),
+            )
+            | "SpreadPlans" >> beam.Reshuffle()
+            | "PackShard" >> beam.Map(lambda plan: pack_shard(layout, plan, config))
+        )
+        return (
+            one
+            | "Index"
+            >> beam.FlatMap(
+                lambda _, counts: write_index(layout, counts), beam.pvalue.AsIter(packed)
+            )
+            | "SpreadTrainShards" >> beam.Reshuffle()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of rows of one shard of pairs, as it goes into a train shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainShardPlan:
+    """What a train shard is made of."""
+
+    shard: int
+    pieces: tuple[Piece, ...]
+    has_levels: bool
+
+    @property
+    def samples(self) -> int:
+        """How many samples it will hold."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+def plan_train_shards(
+    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+) -> list[TrainShardPlan]:
+    """Returns what each train shard is made of: all rows, in the order of shards and keys."""
+    room, number = config.samples_per_shard, 0
+    plans: list[TrainShardPlan] = []
+    pieces: list[Piece] = []
+    for shard in sorted(shards):
+        start, rows = 0, _count_rows(_rows_path(layout, shard, has_levels))
+        while start < rows:
+            stop = min(rows, start + room)
+            pieces.append(Piece(shard, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                plans.append(_plan(number, pieces, has_levels))
+                room, number, pieces = config.samples_per_shard, number + 1, []
+    return [*plans, _plan(number, pieces, has_levels)] if pieces else plans
+
+
+def _plan(number: int, pieces: Sequence[Piece], has_levels: bool) -> TrainShardPlan:
+    return TrainShardPlan(shard=number, pieces=tuple(pieces), has_levels=has_levels)
+
+
+def pack_shard(
+    layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig
+) -> tuple[int, int, int]:
+    """Writes a train shard, unless that is done already; returns (number, samples, tar bytes)."""
+    marker = layout.train(plan.shard, "parquet")
+    fingerprint = _fingerprint(layout, plan, config)
+    if not is_committed(marker, fingerprint):
+        remove(marker)
+        with ShardProgress(layout, Stage.PACK, plan.shard, plan.samples) as progress:
+            _write_shard(layout, plan, fingerprint, progress)
+    with open_read(marker) as file:
+        tar_bytes = file_metadata(pq.read_schema(file))["tar_bytes"]
+    return plan.shard, plan.samples, int(tar_bytes)
+
+
+def write_index(layout: DatasetLayout, packed: Iterable[tuple[int, int, int]]) -> list[int]:
+    """Writes the list of train shards, removes those of an earlier packing; returns the numbers.
+
+    Source: the format of `wids`, the random-access reader of the webdataset package.
+    """
+    shards = sorted(packed)
+    names = {f"{number:06d}" for number, _, _ in shards}
+    for path in list_files(f"{layout.root}/train"):
+        name = path.rsplit("/", 1)[-1].split(".", 1)[0]
+        if name.isdecimal() and name not in names:
+            remove(path)
+    index = {
+        "wids_version": 1,
+        "shardlist": [
+            {"url": f"{number:06d}.tar", "nsamples": samples, "filesize": tar_bytes}
+            for number, samples, tar_bytes in shards
+        ],
+    }
+    commit_text(layout.train_index, json.dumps(index, indent=2) + "\n")
+    return [number for number, _, _ in shards]
+
+
+def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig) -> str:
+    upstream = []
+    for piece in plan.pieces:
+        paths = [layout.fetched(piece.shard, "_stats.json")]
+        if plan.has_levels:
+            paths.append(layout.levelled(piece.shard))
+        prints = [committed_fingerprint(path) for path in paths]
+        if None in prints:
+            missing = paths[prints.index(None)]
+            raise DatasetError(f"{missing} is missing: run the stage that makes it first")
+        upstream.append(f"{piece.shard} {piece.start} {piece.stop} {' '.join(map(str, prints))}")
+    return stage_fingerprint(Stage.PACK, deciding_settings(config), upstream)
+
+
+def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:
+    return layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
+
+
+def _count_rows(path: str) -> int:
+    try:
+        with open_read(path) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing: run the stage that makes it first") from error
+
+
+def _write_shard(
+    layout: DatasetLayout, plan: TrainShardPlan, fingerprint: str, progress: ShardProgress
+) -> None:
+    rows: list[TrainSample] = []
+    with commit_file(layout.train(plan.shard, "tar")) as file:
+        output = HashingFile(file)
+        with tarfile.open(
+            fileobj=cast(IO[bytes], output), mode="w", format=tarfile.USTAR_FORMAT
+        ) as tar:
+            for piece in plan.pieces:
+                for sample, level, image in _samples_of(layout, piece, plan.has_levels):
+                    rows.append(_add_sample(tar, sample, level, image))
+                    progress.update(len(rows), 0)
+    table = table_from_records(rows, TRAIN_SCHEMA)
+    metadata = {
+        "fingerprint": fingerprint,
+        "tar_sha256": output.sha256,
+        "tar_bytes": str(output.length),
+    }
+    with commit_file(layout.train(plan.shard, "parquet")) as file:
+        write_table(table, file, metadata)
+
+
+class HashingFile:
+    """A file that is written from its beginning to its end, and its SHA-256 and length."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self.length = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Writes bytes and returns how many."""
+        self._digest.update(data)
+        self.length += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Returns how many bytes are written."""
+        return self.length
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what is written so far, 64 hex digits."""
+        return self._digest.hexdigest()
+
+
+def _samples_of(
+    layout: DatasetLayout, piece: Piece, has_levels: bool
+) -> Iterator[tuple[FetchedSample, Level, bytes | None]]:
+    """Yields the samples of a piece with their images, in the order of their keys."""
+    with open_read(layout.fetched(piece.shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA)
+    if has_levels:
+        levels = _read_levels(layout, piece)
+    else:
+        fetched = fetched.slice(piece.start, piece.stop - piece.start)
+        levels = dict.fromkeys(fetched["key"].to_pylist(), (None, None))
+    samples = {
+        row["key"]: FetchedSample(**row) for row in fetched.to_pylist() if row["key"] in levels
+    }
+    if len(samples) != len(levels):
+        raise DatasetError(
+            f"{layout.levelled(piece.shard)} has {len(levels) - len(samples)} keys that "
+            "are not among the fetched: run the stages after fetch again"
+        )
+    images = _images_of(layout.fetched(piece.shard, "tar"), samples)
+    for key, sample in samples.items():
+        yield sample, levels[key], next(images) if sample.image_format is not None else None
+
+
+def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
+    path = layout.levelled(piece.shard)
+    columns = ["key", "clip_score", "alignment_level"]
+    with open_read(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_schema(parquet.schema_arrow, LEVELLED_SCHEMA, path)
+        table = parquet.read(columns=columns).slice(piece.start, piece.stop - piece.start)
+    values = [table[name].to_pylist() for name in columns]
+    return {key: (score, level) for key, score, level in zip(*values, strict=True)}
+
+
+def _images_of(path: str, samples: Mapping[str, FetchedSample]) -> Iterator[bytes]:
+    """Yields the images of the samples that have one, in one pass over a fetched tar."""
+    wanted = [sample for sample in samples.values() if sample.image_format is not None]
+    if not wanted:
+        return
+    with open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for sample in wanted:
+            name = f"{sample.key}.{sample.image_format}"
+            while (member := tar.next()) is not None and member.name != name:
+                continue
+            if member is None:
+                raise DatasetError(f"{path} lacks {name}: fetch the shard again")
+            tar.members.clear()  # type: ignore[attr-defined]
+            file.seek(member.offset_data)
+            yield file.read(member.size)
+
+
+def _add_sample(
+    tar: tarfile.TarFile, sample: FetchedSample, level: Level, image: bytes | None
+) -> TrainSample:
+    """Adds a sample's members to the tar and returns its row."""
+    score, number = level
+    offset = None
+    if image is not None:
+        offset = tar.offset + TAR_BLOCK_BYTES
+        _add_member(tar, f"{sample.key}.{sample.image_format}", image)
+    _add_member(tar, f"{sample.key}.txt", sample.caption.encode())
+    values = {**asdict(sample), "clip_score": score, "alignment_level": number}
+    _add_member(tar, f"{sample.key}.json", _member_json(values))
+    return TrainSample(
+        **asdict(sample),
+        clip_score=score,
+        alignment_level=number,
+        image_offset=offset,
+        image_bytes=len(image) if image is not None else None,
+    )
+
+
+def _member_json(values: dict[str, Any]) -> bytes:
+    """Returns what is known of a sample, as JSON; conversations as a list of turns."""
+    if values["conversations"] is not None:
+        values = {**values, "conversations": json.loads(values["conversations"])}
+    return json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file whose header depends on its name and length alone."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(data), 0o444, 0
+    tar.addfile(member, io.BytesIO(data))

@@ -1,0 +1,160 @@
+"""A small dataset as the stages before pack leave it, written straight from the records."""
+
+import io
+import json
+import tarfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.stages import rejection, write_rejections
+from schemas.columns import table_from_records, write_table
+from schemas.errors import RejectReason, SampleRejected, Stage
+from schemas.records import (
+    FETCHED_SCHEMA,
+    LEVELLED_SCHEMA,
+    PAIR_SCHEMA,
+    SCORED_SCHEMA,
+    UNIQUE_SCHEMA,
+    FetchedSample,
+    LevelledSample,
+    Pair,
+    ScoredSample,
+    UniqueSample,
+    pair_key,
+)
+from schemas.shards import DatasetLayout
+
+TURNS = '[{"from":"human","value":"Hello"},{"from":"gpt","value":"Hi."}]'
+
+
+def jpeg(seed: int, width: int = 24, height: int = 16) -> bytes:
+    """Returns a picture of noise on a colour of its own."""
+    random = np.random.default_rng(seed)
+    pixels = np.clip(
+        random.integers(0, 256, 3) + random.integers(-20, 20, (height, width, 3)), 0, 255
+    )
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def fetched_sample(number: int, is_text: bool = False) -> FetchedSample:
+    """Returns the row of a fetched sample; of text alone, if wanted."""
+    url = None if is_text else f"https://images.example/{number}.jpg"
+    caption = f"picture number {number}"
+    turns = TURNS.replace("Hi", f"Hi {number}") if is_text else None
+    return FetchedSample(
+        key=pair_key(url or "", turns or caption),
+        url=url,
+        caption=caption,
+        conversations=turns,
+        source="in.parquet",
+        expected_hash=None,
+        image_format=None if is_text else "jpg",
+        width=None if is_text else 24,
+        height=None if is_text else 16,
+        original_width=None if is_text else 240,
+        original_height=None if is_text else 160,
+        sha256=None if is_text else f"{number:064x}",
+        pixel_hash=None if is_text else f"{number:032x}",
+    )
+
+
+def write_fetched(layout: DatasetLayout, shard: int, samples: list[FetchedSample]) -> None:
+    """Writes pairs and fetched shard; one more pair, not among the samples, got a 404."""
+    gone = Pair(
+        key=f"{shard:032x}",
+        url="https://images.example/gone",
+        caption="gone",
+        conversations=None,
+        source="in.parquet",
+        expected_hash=None,
+    )
+    pairs = [
+        gone,
+        *(Pair(**{name: asdict(row)[name] for name in PAIR_SCHEMA.names}) for row in samples),
+    ]
+    for path in (layout.pairs(shard), layout.fetched(shard, "tar")):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_table(table_from_records(pairs, PAIR_SCHEMA), layout.pairs(shard), {"fingerprint": "p"})
+    write_rejections(layout, Stage.READ, shard, [], "p")
+    rejected = SampleRejected(RejectReason.HTTP_STATUS, "404 Not Found", 404)
+    write_rejections(layout, Stage.FETCH, shard, [rejection(gone, rejected)], "f")
+    with tarfile.open(layout.fetched(shard, "tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in samples:
+            if row.url is not None:
+                _add(tar, f"{row.key}.jpg", jpeg(int(row.key[:8], 16)))
+            _add(tar, f"{row.key}.txt", row.caption.encode())
+            _add(tar, f"{row.key}.json", json.dumps(asdict(row)).encode())
+    table = table_from_records(samples, FETCHED_SCHEMA)
+    write_table(table, layout.fetched(shard, "parquet"), {"fingerprint": "f"})
+    stats = {"fingerprint": "f", "count": len(pairs), "successes": len(samples), "duration": 2.0}
+    Path(layout.fetched(shard, "_stats.json")).write_text(json.dumps(stats))
+
+
+def write_levelled(
+    layout: DatasetLayout, shard: int, samples: list[FetchedSample], num_levels: int = 4
+) -> None:
+    """Writes scored, unique and levelled shards; the first sample is a near-duplicate."""
+    for path in (layout.scored(shard), layout.unique(shard), layout.levelled(shard)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    scores = {row.key: int(row.key[:4], 16) / 65536 - 0.3 for row in samples}
+    scored = [
+        ScoredSample(
+            key=row.key,
+            clip_score=scores[row.key],
+            is_caption_truncated=False,
+            image_embedding=None,
+            text_embedding=None,
+        )
+        for row in samples
+    ]
+    model = {"fingerprint": "s", "model": "tiny", "weights_sha256": "0" * 64}
+    write_table(table_from_records(scored, SCORED_SCHEMA), layout.scored(shard), model)
+    write_rejections(layout, Stage.SCORE, shard, [], "s")
+    first, *rest = samples
+    pair = Pair(**{name: asdict(first)[name] for name in PAIR_SCHEMA.names})
+    rejected = SampleRejected(RejectReason.NEAR_DUPLICATE, "cosine 0.99")
+    row = rejection(pair, rejected, kept_key=rest[0].key, clip_score=scores[first.key])
+    write_rejections(layout, Stage.DEDUPLICATE, shard, [row], "u")
+    unique = [
+        UniqueSample(key=row.key, clip_score=scores[row.key], duplicate_count=0) for row in rest
+    ]
+    write_table(
+        table_from_records(unique, UNIQUE_SCHEMA), layout.unique(shard), {"fingerprint": "u"}
+    )
+    levelled = [
+        LevelledSample(
+            key=row.key,
+            clip_score=scores[row.key],
+            alignment_level=1 + int(num_levels * int(row.key[:4], 16) / 65536),
+        )
+        for row in rest
+    ]
+    write_table(
+        table_from_records(levelled, LEVELLED_SCHEMA), layout.levelled(shard), {"fingerprint": "l"}
+    )
+    write_rejections(layout, Stage.LEVEL, shard, [], "l")
+
+
+def write_dataset(root: Path, shards: int = 2, samples: int = 20, is_scored: bool = True) -> int:
+    """Writes a dataset that is ready to be packed; returns how many samples a pack will hold."""
+    layout = DatasetLayout(str(root))
+    numbers = range(shards * samples)
+    made = [fetched_sample(number, is_text=not is_scored and number % 5 == 0) for number in numbers]
+    rows = sorted(made, key=lambda row: row.key)
+    for shard in range(shards):
+        part = rows[shard * samples : (shard + 1) * samples]
+        write_fetched(layout, shard, part)
+        if is_scored:
+            write_levelled(layout, shard, part)
+    return shards * (samples - 1) if is_scored else shards * samples
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
