@@ -25,6 +25,7 @@ from pipeline.watch import WorkerWatch
 from schemas.errors import DatasetError, Stage
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
+from scoring.clip import check_model
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
@@ -70,6 +71,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    if Stage.SCORE in job.stages:
+        check_model(job.config.score, runs_here=job.runner == "local")
     job = replace(job, config=with_image_folders(job.config, job.files))
     with hold_folder(layout) as left_behind, logging_to_folder(layout):
         if left_behind is not None:

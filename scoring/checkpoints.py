@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.factory import download_pretrained_from_hf, get_model_config, parse_model_name
+from open_clip.factory import (
+    _find_checkpoint_in_dir,
+    download_pretrained_from_hf,
+    get_model_config,
+    parse_model_name,
+)
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
@@ -31,8 +36,6 @@ DECIDING_PACKAGES = (
     "pillow",
     "numpy",
 )
-
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,18 +128,18 @@ def _from_folder(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise ConfigError(f"score.model local-dir:{folder}: there is no such folder")
     values = _read_json(folder / "open_clip_config.json", "model_cfg")
-    candidates = [path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES]
-    if len(candidates) != 1:
-        found = ", ".join(sorted(path.name for path in candidates)) or "none"
+    found = _find_checkpoint_in_dir(folder)
+    if found is None:
         raise ConfigError(
-            f"score.model local-dir:{folder} must hold exactly one file of weights "
-            f"({', '.join(WEIGHT_SUFFIXES)}), found {found}"
+            f"score.model local-dir:{folder} holds no weights: open_clip looks for files named "
+            "*.safetensors, *.bin or *.pth"
         )
+    weights = Path(found)
     return Checkpoint(
         model=f"local-dir:{folder}",
         label=f"local-dir:{folder.resolve().name}",
-        pretrained=candidates[0].name,
-        weights=candidates[0],
+        pretrained=weights.name,
+        weights=weights,
         architecture=values["model_cfg"],
         preprocessing=_preprocessing(values["model_cfg"], values.get("preprocess_cfg", {})),
         folder=folder,
