@@ -1,0 +1,100 @@
+"""What the demo came to: counts that balance, levels, losses, and where to look."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from schemas.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run of the demo."""
+
+    out: Path
+    seconds: Mapping[str, float]
+    """Title of a step to its time by the clock."""
+    total_seconds: float
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints what the run came to."""
+    console.rule("[bold]Summary")
+    manifest = Manifest.from_json((summary.out / "curated" / "manifest.json").read_text())
+    console.print(counts_table(manifest))
+    console.print(levels_table(manifest))
+    console.print(losses_table(summary.out))
+    console.print(times_table(summary))
+    for what, path in places(summary.out).items():
+        console.print(f"{what:34} {path}", soft_wrap=True)
+
+
+def counts_table(manifest: Manifest) -> Table:
+    """Returns the balance of each stage: rows in, kept, rejected and why."""
+    table = Table(title="Every row is kept, or rejected with a reason", title_justify="left")
+    for name in ("stage", "rows in", "kept", "rejected", "reasons"):
+        table.add_column(name, justify="right" if name in ("rows in", "kept", "rejected") else None)
+    for stage, counts in manifest.stages.items():
+        rejected = sum(counts.rejected.values())
+        assert counts.rows_in == counts.kept + rejected
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.rejected.items())
+        table.add_row(stage, str(counts.rows_in), str(counts.kept), str(rejected), reasons)
+    rejected = sum(manifest.rejected.values())
+    assert manifest.rows_in == manifest.kept + rejected
+    table.add_section()
+    table.add_row("all", str(manifest.rows_in), str(manifest.kept), str(rejected), "")
+    return table
+
+
+def levels_table(manifest: Manifest) -> Table:
+    """Returns the alignment levels with their counts and score ranges."""
+    table = Table(title="Alignment levels", title_justify="left")
+    for name in ("level", "pairs", "lowest score", "highest score"):
+        table.add_column(name, justify="right")
+    for level in manifest.level_edges or []:
+        scores = (level["lowest_score"], level["highest_score"])
+        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
+        table.add_row(str(level["level"]), str(level["count"]), *shown)
+    return table
+
+
+def losses_table(out: Path) -> Table:
+    """Returns the validation loss of both stages, before the first step and after the last."""
+    table = Table(title="Loss on held-out samples (nats per token)", title_justify="left")
+    for name in ("stage", "before", "after", "training steps"):
+        table.add_column(name, justify="right" if name != "stage" else None)
+    for stage, folder in (("pre-training", "pretrained"), ("fine-tuning", "finetuned")):
+        lines = (out / folder / "metrics.jsonl").read_text().splitlines()
+        metrics = [json.loads(line) for line in lines]
+        losses = [line["validation/loss"] for line in metrics if "validation/loss" in line]
+        steps = max(line["step"] for line in metrics)
+        table.add_row(stage, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", str(steps))
+    return table
+
+
+def times_table(summary: Summary) -> Table:
+    """Returns how long each step took."""
+    table = Table(title="Time", title_justify="left")
+    table.add_column("step")
+    table.add_column("seconds", justify="right")
+    for title, seconds in summary.seconds.items():
+        table.add_row(title, f"{seconds:.0f}")
+    table.add_section()
+    table.add_row("all", f"{summary.total_seconds:.0f}")
+    return table
+
+
+def places(out: Path) -> dict[str, Path]:
+    """Returns what is worth a look, and where it is."""
+    return {
+        "The curation's report:": out / "curated" / "report.html",
+        "Shards and their Parquet:": out / "curated" / "train",
+        "What was left out, and why:": out / "curated" / "rejected",
+        "Loss of stage 1 and stage 2:": out / "pretrained" / "loss.png",
+        "": out / "finetuned" / "loss.png",
+        "The model:": out / "finetuned" / "model",
+    }
