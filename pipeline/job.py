@@ -71,8 +71,6 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
-    if Stage.SCORE in job.stages:
-        check_model(job.config.score, runs_here=job.runner == "local")
     job = replace(job, config=with_image_folders(job.config, job.files))
     with hold_folder(layout) as left_behind, logging_to_folder(layout):
         if left_behind is not None:
@@ -82,6 +80,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        if Stage.SCORE in job.stages:
+            check_model(job.config.score, runs_here=chosen.is_local)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             _run_stages(job, layout, chosen, shards, console)
