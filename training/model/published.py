@@ -1,0 +1,272 @@
+"""The one adapter for checkpoints of others: published AlignGPT and LLaVA-1.5, in and out.
+
+Names on the left are theirs, after any leading `model.` or `module.`; ours are on the right.
+
+    mm_projector.{0,2}.{weight,bias}                 projector.layers.{0,2}.*
+    align_indicators.indicator_embs   (N, D)         level_vectors.weight
+    gated_weight_layer.mlp.{0,2}.{weight,bias}       gate.mlp.{0,2}.*
+    vision_tower.vision_tower.vision_model.*         vision_tower.backbone.*
+    everything else, as in LlamaForCausalLM          language_model.*
+
+A pickled file is read with `weights_only`: tensors, never code.
+
+Source: AlignGPT-VL/AlignGPT and haotian-liu/LLaVA, the state dicts of their models.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from schemas.errors import ConfigError
+from training.model.aligngpt import AlignGPTForConditionalGeneration
+from training.model.config import AlignGPTConfig
+from training.model.image_processor import AlignGPTImageProcessor
+from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN
+from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
+from training.model.vision_tower import PretrainedTower, load_tower
+
+STAGE_1_FILE = "mm_projector_align.bin"
+
+_TEXT_MODELS = ("llama", "mistral", "mixtral", "gemma2", "gemma", "phi3", "phi", "qwen3", "qwen2")
+_OURS = (
+    (re.compile(r"^mm_projector\.(weight|bias)$"), r"projector.layers.0.\1"),
+    (re.compile(r"^mm_projector\."), "projector.layers."),
+    (re.compile(r"^align_indicators\.indicator_embs$"), "level_vectors.weight"),
+    (re.compile(r"^gated_weight_layer\."), "gate."),
+    (re.compile(r"^vision_tower\.vision_tower\.(vision_model\.)?"), "vision_tower.backbone."),
+)
+_NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+_MULTIMODAL_FIELD = re.compile(
+    r"^(mm_|tune_mm|freeze_mm|image_|use_mm|unfreeze|tokenizer_|architectures$|auto_map$|model_type$"
+    r"|transformers_version$|_name_or_path$|torch_dtype$|dtype$)"
+)
+
+
+def our_name(published_name: str) -> str | None:
+    """Returns our name of a published weight; None for what is computed and not a weight."""
+    if _NOT_WEIGHTS.search(published_name):
+        return None
+    inner = re.sub(r"^(module\.|base_model\.model\.)*(model\.)?", "", published_name)
+    for pattern, ours in _OURS:
+        if pattern.search(inner):
+            return pattern.sub(ours, inner)
+    return "language_model." + published_name.removeprefix("module.")
+
+
+def published_name(name: str, config: AlignGPTConfig) -> str:
+    """Returns the published name of one of our weights.
+
+    LLaVA keeps its parts below `model.`; AlignGPT keeps them beside the language model.
+    """
+    if name.startswith("language_model."):
+        return name.removeprefix("language_model.")
+    prefix = "" if config.has_align_token else "model."
+    if name.startswith("projector.layers."):
+        inner = name.removeprefix("projector.layers.")
+        if config.projector_type == "linear":
+            inner = inner.removeprefix("0.")
+        return f"{prefix}mm_projector.{inner}"
+    if name == "level_vectors.weight":
+        return f"{prefix}align_indicators.indicator_embs"
+    if name.startswith("gate."):
+        return f"{prefix}gated_weight_layer.{name.removeprefix('gate.')}"
+    inner = name.removeprefix("vision_tower.backbone.")
+    if not inner.startswith("vision_model."):
+        inner = f"vision_model.{inner}"
+    return f"{prefix}vision_tower.vision_tower.{inner}"
+
+
+def load_published(
+    folder: str | Path,
+    *,
+    vision_tower: str | None = None,
+    alignment_mode: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
+    """Returns a published AlignGPT or LLaVA-1.5 model and its processor.
+
+    Args:
+        folder: config.json, tokenizer, and weights as safetensors or pickled tensors.
+        vision_tower: folder or name of the tower; by default what config.json names. Its weights
+            are used where the folder holds none of the tower's own.
+        alignment_mode: by default what the weights are for: `adaptive` with a gate, `global` with
+            level vectors alone, `none` without.
+        dtype: of all weights.
+
+    Raises:
+        ConfigError: weights are missing, or there are some that no part takes.
+    """
+    folder = Path(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    weights = {ours: weight for name, weight in _read_weights(folder) if (ours := our_name(name))}
+    tower = load_tower(vision_tower or settings["mm_vision_tower"])
+    if not any(name.startswith("vision_tower.") for name in weights):
+        own = tower.backbone.state_dict()
+        weights |= {f"vision_tower.backbone.{name}": weight for name, weight in own.items()}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    add_placeholders(tokenizer)
+    config = _config(settings, weights, tower, tokenizer, alignment_mode)
+    if not config.has_gate:
+        weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
+    if not config.has_align_token:
+        weights = {name: w for name, w in weights.items() if name != "level_vectors.weight"}
+    loaded: Any = AlignGPTForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    model, report = loaded
+    for kind in ("missing_keys", "unexpected_keys"):
+        if names := sorted(report[kind]):
+            raise ConfigError(f"{folder} has {kind.replace('_', ' ')}: {', '.join(names[:5])} ...")
+    processor = AlignGPTProcessor(
+        image_processor=AlignGPTImageProcessor(
+            config.image_size, tower.image_mean, tower.image_std
+        ),
+        tokenizer=tokenizer,
+        num_image_tokens=config.num_image_tokens,
+        has_align_token=config.has_align_token,
+    )
+    return model, processor
+
+
+def save_published(
+    model: AlignGPTForConditionalGeneration,
+    processor: AlignGPTProcessor,
+    folder: str | Path,
+    *,
+    vision_tower: str,
+) -> None:
+    """Writes the model under the published names, which the published code loads.
+
+    Args:
+        model: with a CLIP or SigLIP tower.
+        processor: its tokenizer is saved beside.
+        folder: made if need be.
+        vision_tower: name or folder of the tower, for the field `mm_vision_tower`.
+    """
+    config, folder = model.config, Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {name: published_name(name, config) for name in model.state_dict()}
+    state = {names[name]: weight for name, weight in model.state_dict().items()}
+    if config.text_config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    save_torch_state_dict(state, folder)
+    (folder / "config.json").write_text(
+        json.dumps(_published_settings(config, vision_tower), indent=2)
+    )
+    processor.tokenizer.save_pretrained(folder)
+
+
+def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
+    """Puts the projector and level vectors of a published stage-1 file into the model.
+
+    LLaVA's `mm_projector.bin`, which has no level vectors, is read as well.
+
+    Raises:
+        ConfigError: the file has not the projector of this model, or other weights.
+    """
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    ours = {_stage_1_name(name): weight for name, weight in weights.items()}
+    wanted = {name for name, _ in model.named_parameters() if name.startswith("projector.")}
+    known = wanted | ({"level_vectors.weight"} if model.config.has_align_token else set())
+    if not wanted <= ours.keys() <= known:
+        raise ConfigError(
+            f"{file} must have {', '.join(sorted(known))}, but has {', '.join(sorted(ours))}"
+        )
+    model.load_state_dict(ours, strict=False)
+
+
+def save_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
+    """Writes projector and level vectors as a published stage-1 file."""
+    parts = ("projector.", "level_vectors.")
+    state = {
+        published_name(name, model.config): weight.detach().cpu().clone()
+        for name, weight in model.state_dict().items()
+        if name.startswith(parts)
+    }
+    torch.save(state, file)
+
+
+def _stage_1_name(name: str) -> str:
+    """Returns our name of a weight whose published name may have any prefix."""
+    for part in ("mm_projector.", "align_indicators."):
+        if part in name:
+            return our_name(name[name.index(part) :]) or name
+    return name
+
+
+def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yields the names and weights of a folder, from safetensors if there are some."""
+    safe = sorted(folder.glob("*.safetensors"))
+    for path in safe:
+        yield from load_file(path).items()
+    if safe:
+        return
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if not pickled:
+        raise ConfigError(f"{folder} has neither *.safetensors nor pytorch_model*.bin")
+    for path in pickled:
+        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+
+
+def _config(
+    settings: dict[str, Any],
+    weights: dict[str, Tensor],
+    tower: PretrainedTower,
+    tokenizer: Any,
+    alignment_mode: str | None,
+) -> AlignGPTConfig:
+    """Returns our config from a published one and the shapes of its weights."""
+    vectors, gate = weights.get("level_vectors.weight"), weights.get("gate.mlp.0.weight")
+    if alignment_mode is None:
+        alignment_mode = "none" if vectors is None else "global" if gate is None else "adaptive"
+    kind = next((name for name in _TEXT_MODELS if name in settings["model_type"]), "llama")
+    fields = {k: v for k, v in settings.items() if not _MULTIMODAL_FIELD.match(k)}
+    return AlignGPTConfig(
+        vision_config=tower.config,
+        text_config=CONFIG_MAPPING[kind](**fields),
+        vision_feature_layer=settings.get("mm_vision_select_layer", -2),
+        vision_feature_select=settings.get("mm_vision_select_feature", "patch"),
+        projector_type=settings.get("mm_projector_type", "linear"),
+        alignment_mode=alignment_mode,
+        num_levels=8 if vectors is None else vectors.shape[0],
+        gate_hidden_size=256 if gate is None else gate.shape[0],
+        gate_num_patches=None if gate is None else gate.shape[1],
+        gate_reads_answer=True,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        align_token_id=tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
+        leading_bos_token_id=leading_bos_token_id(tokenizer),
+    )
+
+
+def _published_settings(config: AlignGPTConfig, vision_tower: str) -> dict[str, Any]:
+    """Returns the published config.json of a model."""
+    text = config.text_config.to_dict()
+    name = "aligngpt" if config.has_align_token else "llava"
+    kind = text["model_type"]
+    is_llama = kind == "llama"
+    return {
+        **text,
+        "model_type": "aligngpt" if name == "aligngpt" and is_llama else f"{name}_{kind}",
+        "architectures": [
+            "AlignGPTForCausalLM" if name == "aligngpt" else f"Llava{kind.capitalize()}ForCausalLM"
+        ],
+        "mm_vision_tower": vision_tower,
+        "mm_projector_type": config.projector_type,
+        "mm_hidden_size": config.vision_hidden_size,
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": config.vision_feature_select,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+        "tune_mm_mlp_adapter": False,
+        "image_aspect_ratio": "pad",
+    }
