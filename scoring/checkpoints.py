@@ -223,15 +223,15 @@ def identify(checkpoint: Checkpoint, config: ScoreConfig, tokens: bytes) -> Mode
 
 
 def deciding_identity(identity: ModelIdentity) -> ModelIdentity:
-    """Returns the identity without the libraries' versions.
+    """Returns the identity without the libraries' versions and the processor.
 
-    They move a score within rounding only, so another version goes on with what stands; they are
+    They move a score within rounding only, so that a job goes on with what stands; they are
     recorded beside every shard.
     """
     return {
         name: value
         for name, value in identity.items()
-        if not name.startswith("version.") and name != "device"
+        if not name.startswith("version.") and name not in ("device", "arithmetic")
     }
 
 

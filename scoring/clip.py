@@ -52,15 +52,16 @@ class ClipScorer:
         tokenizer = _load_tokenizer(checkpoint, config)
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
-        self.model = _load_model(checkpoint, config, self.device)
+        self.model, arithmetic = _load_model(checkpoint, config, self.device)
         self._text_tower = TextTower(self.model, tokenizer)
         self._encode_image = _image_encoder(self.model, config)
-        self._dtype = _input_dtype(checkpoint, config)
+        self._dtype = _input_dtype(arithmetic)
         self._embedding_width = int(checkpoint.architecture["embed_dim"])
         self._lock = threading.Lock()
         self._image_batch = self._text_batch = config.batch_size
         self.identity: ModelIdentity = {
             **_identity(checkpoint, config, self._captions),
+            "arithmetic": arithmetic,
             "device": describe_device(self.device),
         }
 
@@ -247,26 +248,54 @@ def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
 
 def _load_model(
     checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
-) -> torch.nn.Module:
-    """Returns the model in evaluation mode, its weights all from the checkpoint."""
+) -> tuple[torch.nn.Module, str]:
+    """Returns the model in evaluation mode, and open_clip's name of its arithmetic.
+
+    open_clip's mixed precision keeps the norms in fp32, but does not know every kind of tower:
+    where it fails, all weights are converted.
+    """
+    wanted = config.precision
+    for name in ["fp32"] if wanted == "fp32" else [wanted, f"pure_{wanted}"]:
+        try:
+            model = _create_model(checkpoint, device, name)
+            _use_exact_arithmetic()
+            torch.set_num_threads(config.threads)
+            _try_out(model, checkpoint, _input_dtype(name), device)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            failure = error
+        else:
+            return model, name
+    raise ConfigError(
+        f"score.model {config.model!r} cannot be loaded from {checkpoint.weights} in "
+        f"{wanted}: {failure}"
+    ) from failure
+
+
+def _create_model(checkpoint: Checkpoint, device: torch.device, arithmetic: str) -> torch.nn.Module:
+    """Returns the model, its weights all from the checkpoint."""
     is_schema = ":" in checkpoint.model
-    try:
-        model: torch.nn.Module = open_clip.create_model(
-            checkpoint.model,
-            None if is_schema else str(checkpoint.weights),
-            precision=_open_clip_precision(checkpoint, config),
-            device=device,
-            require_pretrained=True,
-            force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
-            text_cfg=_local_text(checkpoint),
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ConfigError(
-            f"score.model {config.model!r} cannot be loaded from {checkpoint.weights}: {error}"
-        ) from error
-    _use_exact_arithmetic()
-    torch.set_num_threads(config.threads)
+    model: torch.nn.Module = open_clip.create_model(
+        checkpoint.model,
+        None if is_schema else str(checkpoint.weights),
+        precision=arithmetic,
+        device=device,
+        require_pretrained=True,
+        force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
+        text_cfg=_local_text(checkpoint),
+    )
     return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _try_out(
+    model: torch.nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Runs both towers once; raises what they raise."""
+    towers: Any = model
+    height, width = checkpoint.preprocessing["size"]
+    towers.encode_image(torch.zeros(1, 3, height, width, dtype=dtype, device=device))
+    length = checkpoint.architecture["text_cfg"].get("context_length", 77)
+    towers.encode_text(torch.ones(1, length, dtype=torch.int64, device=device))
 
 
 def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -281,20 +310,8 @@ def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
     return text
 
 
-def _open_clip_precision(checkpoint: Checkpoint, config: ScoreConfig) -> str:
-    """Returns open_clip's name of the arithmetic.
-
-    Its mixed precision keeps the norms in fp32, but knows only its own towers and timm's; with
-    another text tower all weights are converted.
-    """
-    if config.precision == "fp32":
-        return "fp32"
-    is_foreign = "hf_model_name" in checkpoint.architecture["text_cfg"]
-    return f"pure_{config.precision}" if is_foreign else config.precision
-
-
-def _input_dtype(checkpoint: Checkpoint, config: ScoreConfig) -> torch.dtype:
-    dtype: torch.dtype | None = open_clip.get_input_dtype(_open_clip_precision(checkpoint, config))
+def _input_dtype(arithmetic: str) -> torch.dtype:
+    dtype: torch.dtype | None = open_clip.get_input_dtype(arithmetic)
     return dtype or torch.float32
 
 
