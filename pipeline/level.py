@@ -1,0 +1,382 @@
+"""Cuts the scores of all unique pairs into equally large alignment levels.
+
+Every shard is counted where it lies; what is merged is a histogram of bounded size, pass by pass,
+as `scoring.levels` describes. A pass with nothing left to find reads nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton
+from numpy.typing import NDArray
+
+from pipeline.level_edges import (
+    ALL_SOURCES,
+    LevelTally,
+    SavedEdges,
+    read_edges,
+    read_old_edges,
+    save_edges,
+)
+from pipeline.progress import ShardProgress
+from pipeline.stages import (
+    deciding_settings,
+    is_committed,
+    rejection,
+    stage_fingerprint,
+    write_rejections,
+)
+from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
+from schemas.columns import read_table, write_table
+from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected, Stage
+from schemas.records import FETCHED_SCHEMA, LEVELLED_SCHEMA, UNIQUE_SCHEMA, Pair, Rejection
+from schemas.shards import DatasetLayout
+from scoring.config import LevelConfig
+from scoring.levels import (
+    NUM_PASSES,
+    EdgeSearch,
+    Histogram,
+    count_cells,
+    levels_from_edges,
+    merge_histograms,
+    refine,
+)
+
+PAIR_COLUMNS = [field.name for field in dataclasses.fields(Pair)]
+
+_NIBBLES = np.full(256, 255, np.uint8)
+_NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSearch:
+    """What is known of the edges after some passes over the shards."""
+
+    fingerprint: str
+    """Of the edges: the settings and all unique shards."""
+    searches: dict[str, EdgeSearch]
+    """By group: by source, or all under one name."""
+    known: SavedEdges | None
+    """Edges that need no search: those of a former run, or of another dataset."""
+    is_saved: bool
+    """Whether this dataset's file of edges already stands."""
+    passes_done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to find."""
+        searches = self.searches.values()
+        return self.known is not None or (self.passes_done > 0 and all(s.is_done for s in searches))
+
+    @property
+    def edges(self) -> SavedEdges:
+        """The edges, once the search is done."""
+        if self.known is not None:
+            return dataclasses.replace(self.known, fingerprint=self.fingerprint)
+        found = {group: search.edges for group, search in self.searches.items()}
+        num_levels = next((edges.num_levels for edges in found.values()), 0)
+        return SavedEdges(self.fingerprint, num_levels, found)
+
+
+class AssignLevels(beam.PTransform):
+    """Writes `levelled/` from `unique/`: shard numbers in, shard numbers out."""
+
+    def __init__(self, layout: DatasetLayout, config: LevelConfig) -> None:
+        super().__init__()
+        self._layout, self._config = layout, config
+
+    def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
+        """Returns the shards whose levels are committed."""
+        layout, config = self._layout, self._config
+        search = (
+            shards
+            | "Fingerprint" >> beam.Map(unique_fingerprint, layout)
+            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Begin" >> beam.Map(begin_search, layout, config)
+        )
+        for number in range(1, NUM_PASSES + 1):
+            search = (
+                shards
+                | f"Count {number}" >> beam.Map(count_shard, layout, config, AsSingleton(search))
+                | f"Merge {number}" >> beam.CombineGlobally(MergeByGroup(add_histograms))
+                | f"Refine {number}" >> beam.Map(refine_all, config, AsSingleton(search))
+            )
+        edges = (
+            shards
+            | "Tally" >> beam.Map(tally_shard, layout, config, AsSingleton(search))
+            | "Merge tallies" >> beam.CombineGlobally(MergeByGroup(LevelTally.plus))
+            | "Save" >> beam.Map(save_found_edges, layout, config, AsSingleton(search))
+        )
+        return shards | "Assign" >> beam.Map(level_shard, layout, config, AsSingleton(edges))
+
+
+class MergeByGroup(beam.CombineFn):
+    """Adds up what the shards say of each group."""
+
+    def __init__(self, add: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self._add = add
+
+    def create_accumulator(self) -> dict[str, Any]:
+        """Returns nothing said of any group."""
+        return {}
+
+    def add_input(self, merged: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        """Returns the sum."""
+        return self.merge_accumulators([merged, more])
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Returns the sum of all."""
+        merged: dict[str, Any] = {}
+        for accumulator in accumulators:
+            for group, value in accumulator.items():
+                merged[group] = self._add(merged[group], value) if group in merged else value
+        return merged
+
+    def extract_output(self, merged: dict[str, Any]) -> dict[str, Any]:
+        """Returns the sum, by group."""
+        return merged
+
+
+def add_histograms(first: Histogram, second: Histogram) -> Histogram:
+    """Returns the sum of two histograms of one pass."""
+    return merge_histograms([first, second])
+
+
+def unique_fingerprint(shard: int, layout: DatasetLayout) -> tuple[int, str]:
+    """Returns the shard with the fingerprint of its unique pairs.
+
+    Raises:
+        DatasetError: if they are not there.
+    """
+    fingerprint = committed_fingerprint(layout.unique(shard))
+    if fingerprint is None:
+        raise DatasetError(f"{layout.unique(shard)} is missing: deduplicate the dataset first")
+    return shard, fingerprint
+
+
+def begin_search(
+    shards: list[tuple[int, str]], layout: DatasetLayout, config: LevelConfig
+) -> LevelSearch:
+    """Returns the search before its first pass, or with the edges if they are known.
+
+    Args:
+        shards: all shards of the dataset with the fingerprints of their unique pairs.
+
+    Raises:
+        ConfigError: if old edges are asked for and are not there or do not fit.
+    """
+    old = read_old_edges(config)
+    settings = deciding_settings(config, leave_out=["edges_from"])
+    groups = None if old is None else {name: repr(edges) for name, edges in old.groups.items()}
+    upstream = [f"{shard}:{fingerprint}" for shard, fingerprint in sorted(shards)]
+    fingerprint = stage_fingerprint(Stage.LEVEL, {**settings, "old_edges": groups}, upstream)
+    if is_committed(layout.edges, fingerprint):
+        return LevelSearch(fingerprint, {}, read_edges(layout.edges), is_saved=True)
+    remove(layout.edges)
+    return LevelSearch(fingerprint, {}, old, is_saved=False)
+
+
+def count_shard(
+    shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
+) -> dict[str, Histogram]:
+    """Returns the shard's histogram of the next pass for each group that still needs it."""
+    if search.is_done:
+        return {}
+    start = EdgeSearch(config.num_levels, config.top_fraction)
+    unique = read_scores(layout, shard)
+    counts = {}
+    for group, rows in group_rows(layout, shard, config, unique).items():
+        group_search = search.searches.get(group, start)
+        if group_search.is_done:
+            continue
+        scores = unique.clip_score[rows]
+        is_levelled = at_least(scores, config.minimum_score)
+        hashes = unique.key_hashes()[rows][is_levelled] if group_search.needs_hashes else None
+        counts[group] = count_cells(group_search, scores[is_levelled], hashes)
+    return counts
+
+
+def refine_all(
+    counts: dict[str, Histogram], config: LevelConfig, search: LevelSearch
+) -> LevelSearch:
+    """Returns what is known once a pass over all shards has found `counts`."""
+    if search.is_done:
+        return search
+    start = EdgeSearch(config.num_levels, config.top_fraction)
+    searches = dict(search.searches)
+    for group in sorted(counts):
+        searches[group] = refine(searches.get(group, start), counts[group])
+    return dataclasses.replace(search, searches=searches, passes_done=search.passes_done + 1)
+
+
+def tally_shard(
+    shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
+) -> dict[str, LevelTally]:
+    """Returns how many pairs of the shard have which level, for each group."""
+    if search.is_saved:
+        return {}
+    unique = read_scores(layout, shard)
+    levels = levels_of(layout, shard, config, search.edges, unique)
+    return {
+        group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
+        for group, rows in group_rows(layout, shard, config, unique).items()
+    }
+
+
+def save_found_edges(
+    tallies: dict[str, LevelTally],
+    layout: DatasetLayout,
+    config: LevelConfig,
+    search: LevelSearch,
+) -> SavedEdges:
+    """Returns the edges, saved with what they make of the data."""
+    edges = dataclasses.replace(search.edges, num_levels=config.num_levels)
+    if not search.is_saved:
+        settings = deciding_settings(config)
+        save_edges(layout.edges, edges, tallies, settings, read_old_edges(config))
+    return edges
+
+
+def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: SavedEdges) -> int:
+    """Returns the shard once the levels of its unique pairs are committed."""
+    _, upstream = unique_fingerprint(shard, layout)
+    fingerprint = stage_fingerprint(Stage.LEVEL, {"edges": edges.fingerprint}, [upstream])
+    marker = layout.levelled(shard)
+    if is_committed(marker, fingerprint):
+        return shard
+    remove(marker)
+    unique = read_scores(layout, shard)
+    with ShardProgress(layout, Stage.LEVEL, shard, len(unique.keys)) as progress:
+        levels = levels_of(layout, shard, config, edges, unique)
+        rejections = _rejections(layout, shard, config, unique, levels)
+        write_rejections(layout, Stage.LEVEL, shard, rejections, fingerprint)
+        kept = np.flatnonzero(levels)
+        table = pa.table(
+            {
+                "key": unique.keys.take(kept),
+                "clip_score": unique.clip_score[kept],
+                "alignment_level": levels[kept],
+            },
+            schema=LEVELLED_SCHEMA,
+        )
+        with commit_file(marker) as file:
+            write_table(table, file, {"fingerprint": fingerprint})
+        progress.update(len(kept), len(rejections))
+    return shard
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueScores:
+    """What levelling needs of a shard."""
+
+    keys: pa.Array
+    clip_score: NDArray[np.float32]
+
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """Returns the first 64 bits of the keys, (n,)."""
+        return key_hashes(self.keys)
+
+
+def read_scores(layout: DatasetLayout, shard: int) -> UniqueScores:
+    """Returns the keys and scores of a shard's unique pairs."""
+    with open_read(layout.unique(shard)) as file:
+        table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
+    keys = table["key"].combine_chunks()
+    return UniqueScores(keys, table["clip_score"].to_numpy().astype(np.float32, copy=False))
+
+
+def key_hashes(keys: pa.Array) -> NDArray[np.uint64]:
+    """Returns the first 16 hex digits of the keys as numbers, (n,).
+
+    Raises:
+        DatasetError: if a key is no hexadecimal number of 32 digits.
+    """
+    text = np.frombuffer("".join(keys.to_pylist()).encode(), np.uint8)
+    if len(text) != 32 * len(keys):
+        raise DatasetError("a key does not have 32 hexadecimal digits")
+    digits = _NIBBLES[text.reshape(-1, 32)[:, :16]]
+    if digits.max(initial=0) > 15:
+        raise DatasetError("a key is no hexadecimal number")
+    values = digits[:, 0::2] << 4 | digits[:, 1::2]
+    return np.ascontiguousarray(values).view(">u8").reshape(-1).astype(np.uint64)
+
+
+def group_rows(
+    layout: DatasetLayout, shard: int, config: LevelConfig, unique: UniqueScores
+) -> dict[str, NDArray[np.intp]]:
+    """Returns the rows of each group of pairs that is levelled by itself."""
+    if not config.per_source:
+        return {ALL_SOURCES: np.arange(len(unique.keys))}
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA, ["key", "source"])
+    places = pc.index_in(unique.keys, value_set=fetched["key"].combine_chunks())
+    sources = fetched["source"].combine_chunks().take(places).dictionary_encode()
+    codes = sources.indices.to_numpy()
+    names = sources.dictionary.to_pylist()
+    return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+
+
+def at_least(scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.bool_]:
+    """Returns which scores are not below the minimum, (n,); compared in float32 as stored."""
+    if minimum is None:
+        return np.ones(len(scores), np.bool_)
+    return scores >= np.float32(minimum)
+
+
+def levels_of(
+    layout: DatasetLayout,
+    shard: int,
+    config: LevelConfig,
+    edges: SavedEdges,
+    unique: UniqueScores,
+) -> NDArray[np.int8]:
+    """Returns the levels of a shard's unique pairs, (n,); 0 for those that are left out.
+
+    Raises:
+        ConfigError: if old edges do not know one of the sources.
+    """
+    levels = np.zeros(len(unique.keys), np.int8)
+    hashes = unique.key_hashes()
+    for group, rows in group_rows(layout, shard, config, unique).items():
+        if group not in edges.groups:
+            known = ", ".join(sorted(edges.groups))
+            raise ConfigError(f"levels.edges_from has no edges for {group!r}, only for {known}")
+        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes[rows], edges.groups[group])
+    levels[~at_least(unique.clip_score, config.minimum_score)] = 0
+    return levels
+
+
+def _rejections(
+    layout: DatasetLayout,
+    shard: int,
+    config: LevelConfig,
+    unique: UniqueScores,
+    levels: NDArray[np.int8],
+) -> list[Rejection]:
+    left_out = np.flatnonzero(levels == 0)
+    if not len(left_out):
+        return []
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA, PAIR_COLUMNS)
+    keys = unique.keys.take(left_out)
+    rows = fetched.take(pc.index_in(keys, value_set=fetched["key"].combine_chunks()))
+    is_high_enough = at_least(unique.clip_score, config.minimum_score)
+    rejections = []
+    for place, values in zip(left_out.tolist(), rows.to_pylist(), strict=True):
+        score = float(unique.clip_score[place])
+        if is_high_enough[place]:
+            reason = RejectReason.BELOW_TOP_FRACTION
+            detail = f"scored {score:.6f}, below the best scored pairs that are kept"
+        else:
+            reason = RejectReason.BELOW_MINIMUM_SCORE
+            detail = f"scored {score:.6f}, the minimum is {config.minimum_score}"
+        rejected = SampleRejected(reason, detail)
+        rejections.append(rejection(Pair(**values), rejected, clip_score=score))
+    return rejections

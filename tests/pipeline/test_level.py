@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipeline.level import AssignLevels, key_hashes, read_scores
+from schemas.errors import ConfigError, DatasetError, Stage
+from schemas.shards import DatasetLayout
+from scoring.config import LevelConfig
+from scoring.levels import assign_levels
+from tests.curated_tables import Row, read_rows, write_shards
+
+
+def level(layout, shards, **settings):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        levelled = pipeline | beam.Create(shards) | AssignLevels(layout, LevelConfig(**settings))
+        assert_that(levelled, equal_to(shards))
+
+
+def some_rows(count, seed=0, mean=0.25, source="pairs.csv"):
+    scores = np.random.default_rng(seed).normal(mean, 0.05, count).round(3)
+    return [
+        Row(f"{seed}-{place}", float(score), source=source) for place, score in enumerate(scores)
+    ]
+
+
+def levels_by_key(layout, shards):
+    rows = [row for shard in shards for row in read_rows(layout.levelled(shard))]
+    return {row["key"]: row["alignment_level"] for row in rows}
+
+
+def expected_levels(rows, num_levels):
+    rows = sorted(rows, key=lambda row: (np.float32(row.score), row.key))
+    return {row.key: 1 + num_levels * rank // len(rows) for rank, row in enumerate(rows)}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return DatasetLayout(str(tmp_path / "data"))
+
+
+def test_levels_are_those_of_all_shards_sorted_together(layout):
+    rows = some_rows(100)
+    shards = write_shards(layout, [rows[:50], rows[50:51], [], rows[51:]])
+    level(layout, shards)
+    assert levels_by_key(layout, shards) == expected_levels(rows, 8)
+
+
+def test_the_division_into_shards_does_not_change_a_level(layout, tmp_path):
+    rows = some_rows(60)
+    one = write_shards(layout, [rows])
+    level(layout, one, num_levels=5)
+    other = DatasetLayout(str(tmp_path / "other"))
+    three = write_shards(other, [rows[::3], rows[1::3], rows[2::3]])
+    level(other, three, num_levels=5)
+    assert levels_by_key(layout, one) == levels_by_key(other, three)
+
+
+def test_the_edges_file_has_the_counts_and_ranges_of_the_levels(layout):
+    rows = some_rows(80)
+    shards = write_shards(layout, [rows[:30], rows[30:]])
+    level(layout, shards)
+    edges = json.loads(Path(layout.edges).read_text())
+    levels = expected_levels(rows, 8)
+    assert edges["num_levels"] == 8
+    assert edges["count"] == 80
+    for entry in edges["levels"]:
+        scores = [np.float32(r.score) for r in rows if levels[r.key] == entry["level"]]
+        assert (entry["count"], entry["min_score"], entry["max_score"]) == (
+            10,
+            min(scores),
+            max(scores),
+        )
+
+
+def test_a_second_run_changes_no_file(layout):
+    shards = write_shards(layout, [some_rows(20)])
+    level(layout, shards)
+    before = {path: path.stat().st_mtime_ns for path in Path(layout.root, "levelled").iterdir()}
+    level(layout, shards)
+    after = {path: path.stat().st_mtime_ns for path in Path(layout.root, "levelled").iterdir()}
+    assert before == after
+
+
+def test_a_changed_shard_changes_the_levels_of_the_others(layout):
+    rows = some_rows(40)
+    shards = write_shards(layout, [rows[:20], rows[20:]])
+    level(layout, shards)
+    higher = [Row(row.name, row.score + 1) for row in rows[20:]]
+    write_shards(layout, [rows[:20], higher])
+    level(layout, shards)
+    assert levels_by_key(layout, shards) == expected_levels(rows[:20] + higher, 8)
+
+
+def test_pairs_below_the_minimum_are_rejected_before_the_levels_are_cut(layout):
+    rows = some_rows(50)
+    shards = write_shards(layout, [rows[:25], rows[25:]])
+    level(layout, shards, minimum_score=0.25)
+    high = [row for row in rows if np.float32(row.score) >= np.float32(0.25)]
+    assert levels_by_key(layout, shards) == expected_levels(high, 8)
+    rejected = [row for s in shards for row in read_rows(layout.rejected(Stage.LEVEL, s))]
+    assert {row["key"] for row in rejected} == {r.key for r in rows} - {r.key for r in high}
+    assert {row["reason"] for row in rejected} == {"below_minimum_score"}
+    assert all(row["clip_score"] < 0.25 and row["url"] for row in rejected)
+
+
+def test_the_top_fraction_is_levelled_and_the_rest_rejected(layout):
+    rows = some_rows(50)
+    shards = write_shards(layout, [rows[:10], rows[10:]])
+    level(layout, shards, top_fraction=0.3)
+    best = sorted(rows, key=lambda row: (np.float32(row.score), row.key))[-15:]
+    assert levels_by_key(layout, shards) == expected_levels(best, 8)
+    rejected = [row for s in shards for row in read_rows(layout.rejected(Stage.LEVEL, s))]
+    assert [row["reason"] for row in rejected] == ["below_top_fraction"] * 35
+
+
+def test_each_source_can_have_its_own_edges(layout):
+    low, high = some_rows(24, 1, 0.1, "low.csv"), some_rows(32, 2, 0.5, "high.csv")
+    shards = write_shards(layout, [low[:10] + high[:5], low[10:] + high[5:]])
+    level(layout, shards, per_source=True)
+    assert levels_by_key(layout, shards) == {
+        **expected_levels(low, 8),
+        **expected_levels(high, 8),
+    }
+
+
+def test_old_edges_keep_their_meaning_and_the_drift_is_reported(layout, tmp_path):
+    rows = some_rows(200)
+    shards = write_shards(layout, [rows])
+    level(layout, shards)
+    new = DatasetLayout(str(tmp_path / "new"))
+    moved = [Row(row.name, row.score + 0.1) for row in rows]
+    write_shards(new, [rows[:20] + moved[20:]])
+    level(new, [0], edges_from=layout.root)
+    old_levels, new_levels = levels_by_key(layout, [0]), levels_by_key(new, [0])
+    assert all(new_levels[row.key] == old_levels[row.key] for row in rows[:20])
+    edges = json.loads(Path(new.edges).read_text())
+    assert edges["drift"]["expected_counts"] == [25] * 8
+    assert edges["drift"]["counts"][7] > 100
+    assert edges["drift"]["population_stability_index"] > 0.25
+
+
+def test_old_edges_that_do_not_fit_are_refused(layout, tmp_path):
+    shards = write_shards(layout, [some_rows(20)])
+    with pytest.raises(Exception, match=r"there is no .*edges\.json"):
+        level(layout, shards, edges_from=str(tmp_path / "nowhere"))
+    level(layout, shards)
+    with pytest.raises(Exception, match="has 8 levels"):
+        level(layout, shards, num_levels=4, edges_from=layout.root)
+    with pytest.raises(ConfigError, match="top_fraction"):
+        LevelConfig(edges_from=layout.root, top_fraction=0.5)
+
+
+def test_shards_that_are_not_deduplicated_are_named(layout):
+    with pytest.raises(Exception, match="is missing: deduplicate"):
+        level(layout, [7])
+
+
+def test_an_empty_dataset_has_no_levels(layout):
+    level(layout, write_shards(layout, [[]]))
+    assert read_rows(layout.levelled(0)) == []
+    assert json.loads(Path(layout.edges).read_text())["count"] == 0
+
+
+def test_key_hashes_are_the_first_sixteen_digits(layout):
+    rows = some_rows(30)
+    write_shards(layout, [rows])
+    unique = read_scores(layout, 0)
+    assert unique.key_hashes().tolist() == sorted(int(row.key[:16], 16) for row in rows)
+    level(layout, [0])
+    table = read_rows(layout.levelled(0))
+    expected = assign_levels(unique.clip_score, unique.key_hashes(), 8)
+    assert [row["alignment_level"] for row in table] == expected.tolist()
+
+
+def test_a_key_that_is_no_hash_is_refused():
+
+    with pytest.raises(DatasetError, match="32"):
+        key_hashes(pa.array(["abc"]))
+    with pytest.raises(DatasetError, match="hexadecimal"):
+        key_hashes(pa.array(["xyz" + "0" * 29]))
