@@ -29,6 +29,8 @@ from schemas.shards import DatasetLayout
 
 TURNS = '[{"from":"human","value":"Hello"},{"from":"gpt","value":"Hi."}]'
 
+CAPTION = "picture number {number}"
+
 
 def jpeg(seed: int, width: int = 24, height: int = 16) -> bytes:
     """Returns a picture of noise on a colour of its own."""
@@ -44,7 +46,7 @@ def jpeg(seed: int, width: int = 24, height: int = 16) -> bytes:
 def fetched_sample(number: int, is_text: bool = False) -> FetchedSample:
     """Returns the row of a fetched sample; of text alone, if wanted."""
     url = None if is_text else f"https://images.example/{number}.jpg"
-    caption = f"picture number {number}"
+    caption = CAPTION.format(number=number)
     turns = TURNS.replace("Hi", f"Hi {number}") if is_text else None
     return FetchedSample(
         key=pair_key(url or "", turns or caption),
@@ -112,7 +114,7 @@ def write_levelled(
         )
         for row in samples
     ]
-    model = {"fingerprint": "s", "model": "tiny", "weights_sha256": "0" * 64}
+    model = {"fingerprint": "s", "model": json.dumps({"model": "tiny", "precision": "fp32"})}
     write_table(table_from_records(scored, SCORED_SCHEMA), layout.scored(shard), model)
     write_rejections(layout, Stage.SCORE, shard, [], "s")
     first, *rest = samples

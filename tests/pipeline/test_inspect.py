@@ -1,0 +1,60 @@
+import io
+import shutil
+
+import pytest
+from rich.console import Console
+
+from pipeline.inspect import inspect_dataset
+from schemas.errors import DatasetError
+from tests.datasets import write_dataset
+from tests.pipeline.test_report import packed
+
+
+def shown(root) -> str:
+    output = io.StringIO()
+    inspect_dataset(str(root), Console(file=output, width=160))
+    return output.getvalue()
+
+
+def test_a_finished_dataset_shows_levels_reasons_sizes_and_examples(tmp_path):
+    packed(tmp_path)
+    text = shown(tmp_path)
+    for words in (
+        "near_duplicate",
+        "404 Not Found",
+        "Alignment levels",
+        "1 to 64",
+        "picture number",
+    ):
+        assert words in text
+    assert "3 train shards, 38 samples" in text
+
+
+def test_levels_are_shown_before_the_dataset_is_packed(tmp_path):
+    write_dataset(tmp_path)
+    text = shown(tmp_path)
+    assert "Alignment levels" in text
+    assert "Not packed yet" in text
+
+
+def test_a_dataset_that_is_only_fetched_shows_what_is_there(tmp_path):
+    write_dataset(tmp_path)
+    for folder in ("scored", "unique", "levelled"):
+        shutil.rmtree(tmp_path / folder)
+    for stage in ("score", "deduplicate", "level"):
+        shutil.rmtree(tmp_path / "rejected" / stage)
+    text = shown(tmp_path)
+    assert "http_status" in text
+    assert "Alignment levels" not in text
+
+
+def test_instruction_samples_have_no_levels(tmp_path):
+    packed(tmp_path, is_scored=False)
+    text = shown(tmp_path)
+    assert "text alone" in text
+    assert "Alignment levels" not in text
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="is no dataset"):
+        inspect_dataset(str(tmp_path))

@@ -1,0 +1,139 @@
+import json
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from pipeline.config import CurationConfig, PackConfig
+from pipeline.pack import pack_shard, plan_train_shards, write_index
+from pipeline.report import write_report
+from schemas.errors import DatasetError
+from schemas.manifest import Manifest
+from schemas.records import TRAIN_SCHEMA
+from schemas.shards import DatasetLayout
+from scoring.config import LevelConfig
+from tests.datasets import write_dataset
+
+
+def packed(root, is_scored: bool = True) -> tuple[DatasetLayout, CurationConfig]:
+    """Returns a dataset that is done but for its report."""
+    write_dataset(root, is_scored=is_scored)
+    layout = DatasetLayout(str(root))
+    config = CurationConfig(
+        pack=PackConfig(samples_per_shard=15),
+        levels=LevelConfig(num_levels=4),
+        is_scored=is_scored,
+    )
+    plans = plan_train_shards(layout, [0, 1], config.pack, has_levels=is_scored)
+    write_index(layout, [pack_shard(layout, plan, config.pack) for plan in plans])
+    return layout, config
+
+
+class Page(HTMLParser):
+    """What a page shows and refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.words += data.split()
+
+
+def test_the_manifest_says_where_every_row_went(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    assert manifest.rows_in == 42
+    assert manifest.kept == 38
+    assert manifest.rejected == {"http_status": 2, "near_duplicate": 2}
+    assert [(name, counts.rows_in, counts.kept) for name, counts in manifest.stages.items()] == [
+        ("read", 42, 42),
+        ("fetch", 42, 40),
+        ("score", 40, 40),
+        ("deduplicate", 40, 38),
+        ("level", 38, 38),
+        ("pack", 38, 38),
+    ]
+
+
+def test_the_manifest_on_disk_is_the_one_returned(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    assert Manifest.from_json((tmp_path / "manifest.json").read_text()) == manifest
+    assert manifest.model == {"model": "tiny", "precision": "fp32"}
+    assert [shard.samples for shard in manifest.shards] == [15, 15, 8]
+
+
+def test_levels_have_their_counts_and_score_ranges(tmp_path):
+    levels = write_report(*packed(tmp_path)).level_edges
+    assert [level["level"] for level in levels] == [1, 2, 3, 4]
+    assert sum(level["count"] for level in levels) == 38
+    assert all(level["lowest_score"] <= level["highest_score"] for level in levels)
+    for lower, higher in pairwise(levels):
+        assert lower["highest_score"] <= higher["lowest_score"]
+
+
+def test_the_same_dataset_has_the_same_manifest_and_metadata(tmp_path):
+    for name in ("one", "two"):
+        write_report(*packed(tmp_path / name))
+    for name in ("manifest.json", "croissant.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_page_needs_no_other_file_and_shows_pictures_of_every_level(tmp_path):
+    write_report(*packed(tmp_path))
+    page = Page((tmp_path / "report.html").read_text())
+    assert len(page.sources) == 4 * 8
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert {"near_duplicate", "http_status", "picture"} <= set(page.words)
+
+
+def test_captions_cannot_put_markup_into_the_page(tmp_path, monkeypatch):
+    caption = "<script>alert('x')</script> & [red]"
+    monkeypatch.setattr("tests.datasets.CAPTION", caption + " {number}")
+    write_report(*packed(tmp_path))
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_instruction_samples_are_reported_without_levels(tmp_path):
+    manifest = write_report(*packed(tmp_path, is_scored=False))
+    assert (manifest.num_levels, manifest.level_edges, manifest.model) == (None, None, None)
+    assert list(manifest.stages) == ["read", "fetch", "pack"]
+    assert manifest.kept == 40
+    page = Page((tmp_path / "report.html").read_text())
+    assert "alone" in page.words
+
+
+def test_an_unfinished_dataset_gets_no_report(tmp_path):
+    layout, config = packed(tmp_path)
+    shutil.rmtree(tmp_path / "levelled")
+    shutil.rmtree(tmp_path / "rejected" / "level")
+    with pytest.raises(DatasetError, match="run `level` first"):
+        write_report(layout, config)
+    with pytest.raises(DatasetError, match="no dataset"):
+        write_report(DatasetLayout(str(tmp_path / "nothing")), config)
+
+
+def test_counts_that_do_not_balance_are_no_report(tmp_path):
+    layout, config = packed(tmp_path)
+    (tmp_path / "rejected" / "deduplicate" / "00001.parquet").unlink()
+    with pytest.raises(DatasetError, match="do not balance"):
+        write_report(layout, config)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_croissant_metadata_describes_every_column_and_file(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    values = json.loads((tmp_path / "croissant.json").read_text())
+    fields = values["recordSet"][0]["field"]
+    assert [field["name"] for field in fields] == TRAIN_SCHEMA.names
+    files = {file["@id"]: file for file in values["distribution"]}
+    for shard in manifest.shards:
+        assert files[f"train/{shard.name}.tar"]["sha256"] == shard.tar_sha256
+        assert (tmp_path / files[f"train/{shard.name}.parquet"]["contentUrl"]).exists()
