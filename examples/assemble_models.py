@@ -158,7 +158,8 @@ def make_smollm2(folder: Path) -> None:
     gguf = language_weights()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    config = LlamaConfig.from_dict(loaded.config.to_dict())
+    kept = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    config = LlamaConfig.from_dict(kept)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
