@@ -1,5 +1,6 @@
 """Captions to tokens: any text at all, always the same tokens, and whether they were cut."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,8 @@ class Tokens:
 class CaptionTokenizer:
     """The model's own tokenizer, made safe for any caption.
 
-    Every caption is padded to the whole context, whatever stands beside it.
+    Every caption is padded to the whole context, whatever stands beside it. Several threads may
+    use it.
     """
 
     def __init__(self, tokenizer: Any, prompt_template: str) -> None:
@@ -52,6 +54,7 @@ class CaptionTokenizer:
         self._prompt_template = prompt_template
         self.context_length = int(tokenizer.context_length)
         self.pad_id = _pad_id(tokenizer)
+        self._lock = threading.Lock()
 
     def __call__(self, captions: Sequence[str]) -> Tokens:
         """Returns the tokens of each caption, in the prompt."""
@@ -59,9 +62,11 @@ class CaptionTokenizer:
         if not texts:
             ids = torch.zeros((0, self.context_length), dtype=torch.int64)
             return Tokens(ids, np.zeros(0, np.bool_), np.zeros(0, np.int64))
-        ids = self._tokenizer(texts)
-        self._forget()
-        return Tokens(ids, self._find_truncated(texts, ids), self._lengths(ids))
+        with self._lock:
+            ids = self._tokenizer(texts)
+            is_truncated = self._find_truncated(texts, ids)
+            self._forget()
+        return Tokens(ids, is_truncated, self._lengths(ids))
 
     def _prompt(self, caption: str) -> str:
         text = caption.encode("utf-8", "replace").decode("utf-8")

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import ConfigError
-from scoring.captions import PROBE_CAPTIONS, CaptionTokenizer
+from scoring.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.config import ScoreConfig
 from scoring.devices import claim_device, describe_device, require_device
@@ -85,22 +86,29 @@ class ClipScorer:
         Raises:
             ValueError: if there are not as many images as captions.
         """
-        text_embedding, is_truncated = self.encode_captions(captions)
-        image_embedding = self.encode_images(images, on_batch)
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+            tokens = pool.submit(self._captions, captions)
+            image_embedding = self.encode_images(images, on_batch)
+            text_embedding = self._encode_tokens(tokens.result())
         if len(image_embedding) != len(captions):
             raise ValueError(f"{len(image_embedding)} images for {len(captions)} captions")
         cosine = np.einsum("nd,nd->n", image_embedding, text_embedding, dtype=np.float32)
-        return Scores(np.clip(cosine, -1.0, 1.0), image_embedding, text_embedding, is_truncated)
+        cosine = np.clip(cosine, -1.0, 1.0)
+        return Scores(cosine, image_embedding, text_embedding, tokens.result().is_truncated)
 
     def encode_captions(
         self, captions: Sequence[str]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Returns the captions' embeddings (n, embed_dim) and whether each was truncated.
-
-        They are encoded in batches of similar length, so that little is spent on padding.
-        """
+        """Returns the captions' embeddings (n, embed_dim) and whether each was truncated."""
         tokens = self._captions(captions)
-        embeddings = np.zeros((len(captions), self._embedding_width), np.float32)
+        return self._encode_tokens(tokens), tokens.is_truncated
+
+    def _encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Returns embeddings (n, embed_dim).
+
+        Captions of similar length form a batch, so that little is spent on padding.
+        """
+        embeddings = np.zeros((len(tokens.ids), self._embedding_width), np.float32)
         order = np.argsort(tokens.lengths, kind="stable")
         for start in range(0, len(order), self.config.batch_size):
             rows = order[start : start + self.config.batch_size]
@@ -110,7 +118,7 @@ class ClipScorer:
                     self._text_features, ids, self._text_batch
                 )
             embeddings[rows] = features.cpu().numpy()
-        return embeddings, tokens.is_truncated
+        return embeddings
 
     def encode_images(
         self, images: Iterable[ImageSource], on_batch: Callable[[int], None] | None = None

@@ -16,6 +16,9 @@ from PIL import Image
 ImageSource = bytes | Image.Image | npt.NDArray[np.uint8]
 """An encoded image, a decoded one, or its pixels: uint8 (height, width, 3) in RGB."""
 
+Image.MAX_IMAGE_PIXELS = None
+"""Off: the fetch stage has held the stored images to a limit of its own."""
+
 BATCHES_AHEAD = 3
 IMAGES_PER_TASK = 8
 
