@@ -13,6 +13,7 @@ the number of partitions or workers. What is done is found again when a stopped 
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -124,7 +125,7 @@ class Reading:
         if marker is None or marker["fingerprint"] != self.fingerprint:
             return False
         standing = list_files(f"{self.layout.root}/pairs", ".parquet")
-        return standing == [self.layout.pairs(shard) for shard in range(marker["shards"])]
+        return set(standing) == {self.layout.pairs(shard) for shard in range(marker["shards"])}
 
     def spill(self, split: InputSplit) -> int:
         """Writes the runs of a part of the input and returns its number."""
@@ -204,8 +205,8 @@ def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     for folder in folders:
         is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
         for path in list_files(f"{layout.root}/{folder}"):
-            number = path.rsplit("/", 1)[-1][:5]
-            if number.isdecimal() and int(number) >= (max(shards, 1) if is_read else shards):
+            number = re.match(r"\d+", path.rsplit("/", 1)[-1])
+            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
                 remove(path)
     if shards == 0:
         remove(layout.pairs(0))

@@ -16,10 +16,15 @@ class ShardEntry:
     name: str
     """Without extension: `000042`."""
     samples: int
+    """Rows of its table."""
     tar_bytes: int
+    """Length of the tar."""
     tar_sha256: str
+    """Of the tar, 64 hex digits."""
     parquet_bytes: int
+    """Length of the table."""
     parquet_sha256: str
+    """Of the table, 64 hex digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,9 @@ class StageCounts:
     """A stage's balance: rows_in = kept + the sum of rejected."""
 
     rows_in: int
+    """Rows that came in."""
     kept: int
+    """Rows that went on."""
     rejected: dict[str, int]
     """Reason to count."""
 
@@ -37,7 +44,9 @@ class Manifest:
     """What made this dataset and what is in it."""
 
     schema_version: int = SCHEMA_VERSION
+    """Of this program; a manifest of another version is refused."""
     aligngpt_version: str
+    """Of the program that made the dataset."""
     config: dict[str, Any]
     """The resolved configuration of the job."""
     versions: dict[str, str]
@@ -45,19 +54,25 @@ class Manifest:
     model: dict[str, str] | None
     """Identity of the scoring model: name, checkpoint, SHA-256 of its weights, precision."""
     rows_in: int
+    """Rows of the input."""
     kept: int
+    """Samples in the train shards: rows_in = kept + the sum of rejected."""
     rejected: dict[str, int]
     """Reason to count, over all stages."""
     stages: dict[str, StageCounts]
+    """Stage to its balance, in the order of the stages."""
     num_levels: int | None
+    """Number of alignment levels; null for a dataset that is not levelled."""
     level_edges: list[dict[str, Any]] | None
-    """Of each level: level, its lowest and highest score, its count."""
+    """Of each level: `level`, `lowest_score`, `highest_score` (null if empty) and `count`."""
     samples_per_shard: int
+    """Samples in each train shard; only the last has fewer."""
     shards: list[ShardEntry] = field(default_factory=list)
+    """The train shards, in their order."""
 
     def to_json(self) -> str:
         """Returns the manifest as JSON, the same text for the same manifest."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
