@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
 from rich.console import Console
 
+from pipeline.balance import count_stages
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
 from pipeline.failures import JobFailed, explained, place_of, worker_died
@@ -86,8 +87,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             _run_stages(job, layout, chosen, shards, console)
         manifest = write_report(layout, job.config) if job.has_report else None
-    if manifest is not None:
-        console.print(summary_table(manifest.stages))
+        stages = manifest.stages if manifest is not None else count_stages(layout)
+    console.print(summary_table(stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
 

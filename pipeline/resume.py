@@ -196,7 +196,8 @@ def code_sha256() -> str:
 
 def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
     """Removes what a stage and all stages after it made, the markers of completeness first."""
-    for path in (layout.manifest, layout.report, layout.train_index):
+    croissant = f"{layout.root}/croissant.json"
+    for path in (layout.manifest, layout.report, croissant, layout.train_index):
         remove(path)
     stages = list(Stage)
     doomed = stages[stages.index(first) :]
