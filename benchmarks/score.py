@@ -28,7 +28,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.fetched_images import read_images
-from pipeline.score import score_shard
+from pipeline.scored_shard import score_shard
 from pipeline.storage import remove
 from schemas.columns import table_from_records, write_table
 from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key

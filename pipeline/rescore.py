@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.fetched_images import read_images
-from pipeline.score import Provenance, read_provenance
+from pipeline.scored_shard import Provenance, read_provenance
 from pipeline.storage import list_files, open_read
 from schemas.columns import read_table
 from schemas.errors import DatasetError
