@@ -35,6 +35,9 @@ from scoring.images import SNIFFED_BYTES, require_image
 MAX_RULES_BYTES = 500 * 1024
 """Bytes of robots.txt that are read. Source: RFC 9309, section 2.5."""
 
+FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""What the client raises when a request fails."""
+
 CHUNK_BYTES = 64 * 1024
 BACKOFF_SECONDS = 0.25
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -197,22 +200,25 @@ class Downloader:
     async def _ask(self, url: URL, max_bytes: int, is_last: bool, is_image: bool) -> _Answer:
         """Returns the answer to one request."""
         headers = {"Connection": "close"} if is_last else None
+        body = bytearray()
         try:
             async with self._session.get(url, allow_redirects=False, headers=headers) as response:
                 if response.status in REDIRECTS:
                     self._check_opt_out(response, is_image)
-                    return _Answer(bytearray(), response.headers.get("Location", ""))
+                    return _Answer(body, response.headers.get("Location", ""))
                 self._check_status(response)
                 self._check_opt_out(response, is_image)
                 try:
-                    return _Answer(await self._read(response, max_bytes, is_image))
+                    body = await self._read(response, max_bytes, is_image)
                 except BaseException:
                     response.close()
                     raise
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise failure(error) from error
+            return _Answer(body)
+        except BaseException as error:
+            self._budget.release(len(body))
+            if isinstance(error, FAILURES) and not isinstance(error, TimeoutError):
+                raise failure(error) from error
+            raise
 
     def _check_opt_out(self, response: aiohttp.ClientResponse, is_image: bool) -> None:
         if is_image:
@@ -258,12 +264,11 @@ class Downloader:
                 require_image(bytes(body))
             if not unpack.is_complete:
                 raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
-            return body
         except BaseException:
-            self._budget.release(len(body))
+            self._budget.abandon(len(body), id(body))
             raise
-        finally:
-            self._budget.finish(id(body))
+        self._budget.finish(len(body), id(body))
+        return body
 
     async def _check_rules(self, url: URL, origin: str) -> None:
         """Raises `SampleRejected` if robots.txt or tdmrep.json keep us from this URL."""

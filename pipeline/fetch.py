@@ -159,6 +159,8 @@ class ShardFetcher:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._config.connections, len(rows))):
                     group.create_task(self._work())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
         finally:
             await self._downloader.close()
             self._decoders.close()

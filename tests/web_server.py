@@ -180,7 +180,11 @@ async def _read_request(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> Request | None:
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first_byte = await reader.readexactly(1)
+        if first_byte == b"\x16":
+            writer.write(response(b"this is no TLS", status=400))
+            return None
+        head = (first_byte + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
         return None
     first, *lines = head.split("\r\n")

@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
+import webdataset
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
@@ -264,3 +265,34 @@ def test_the_transform_passes_on_the_shards_that_it_fetched(
         numbers = pipeline | beam.Create([0, 1]) | FetchShards(layout, config(web_server))
         assert_that(numbers, equal_to([0, 1]))
     assert len(fetched_rows(layout, 0)) == len(fetched_rows(layout, 1)) == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_reads_the_fetched_shards(web_server: WebServer, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    write_pairs(layout, many_rows(web_server))
+    fetch_shard(layout, 0, config(web_server))
+    samples = list(
+        webdataset.WebDataset(layout.fetched(0, "tar"), shardshuffle=False).decode("pil")
+    )
+    rows = fetched_rows(layout)
+    assert [sample["__key__"] for sample in samples] == [row["key"] for row in rows]
+    for sample, row in zip(samples, rows, strict=True):
+        assert sample["txt"] == row["caption"]
+        assert sample["json"]["key"] == row["key"]
+        if row["url"]:
+            assert sample["jpg"].size == (row["width"], row["height"])
+
+
+def test_a_write_that_fails_stops_the_run_with_its_own_error(
+    web_server: WebServer, tmp_path: Path
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    write_pairs(layout, many_rows(web_server))
+    (tmp_path / "fetched").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="fetched"):
+        fetch_shard(layout, 0, config(web_server))
+    (tmp_path / "fetched").unlink()
+    fetch_shard(layout, 0, config(web_server))
+    assert len(fetched_rows(layout)) == 21
