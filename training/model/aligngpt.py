@@ -11,8 +11,9 @@ One forward pass, in four steps:
 Source: arXiv:2405.14129.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,6 @@ from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
-from training.model.inputs import IGNORE_INDEX
 from training.model.projector import Projector
 from training.model.segments import (
     Segments,
@@ -37,6 +37,7 @@ from training.model.segments import (
     number_samples,
     restart_positions,
 )
+from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
 
 
@@ -132,7 +133,9 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         model.vision_tower = VisionTower(config, backbone)
         model._build_between()
         model.language_model = language_model
-        nn.Module.to(model, dtype=language_model.dtype)
+        for name, part in model.named_children():
+            if name != "language_model":
+                part.to(dtype=language_model.dtype)
         if language_model.generation_config is not None:
             model.generation_config = language_model.generation_config
         return model
@@ -141,6 +144,26 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """Draws new weights for a module of ours; each part draws its own."""
         if isinstance(module, LevelVectors | nn.Linear):
             module.reset_parameters()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Returns itself with `fn` on every tensor, the language model's buffers left in float32.
+
+        Position frequencies are among them: `model.bfloat16()`, which DeepSpeed calls, would round
+        them to 8 bits, and far positions would be lost. `from_pretrained` keeps them, too.
+        """
+        kept = {
+            name: buffer
+            for name, buffer in self.language_model.named_buffers()
+            if buffer.dtype == torch.float32
+        }
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            owner, _, leaf = name.rpartition(".")
+            module = self.language_model.get_submodule(owner)
+            moved = getattr(module, leaf)
+            if moved.dtype != torch.float32:
+                setattr(module, leaf, buffer.to(moved.device))
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the language model's embedding."""
@@ -187,9 +210,9 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
             use_cache = False  # with a cache, transformers does not look for packed samples
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
-        targets = None if labels is None else _next_targets(labels, sample_index)
+        targets = None if labels is None else next_targets(labels, sample_index)
         if targets is not None and self.training:
-            logits_to_keep = _target_columns(targets)
+            logits_to_keep = target_columns(targets)
         outputs = self.language_model(
             inputs_embeds=embedded.embeddings,
             attention_mask=attention_mask,
@@ -201,8 +224,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         )
         loss = None
         if targets is not None:
-            kept = targets[:, _kept_columns(logits_to_keep, targets.shape[1])]
-            loss = _token_loss(outputs.logits, kept, num_items_in_batch)
+            kept = targets[:, kept_columns(logits_to_keep, targets.shape[1])]
+            loss = token_loss(outputs.logits, kept, num_items_in_batch)
         return AlignGPTOutput(
             loss=loss,
             logits=None if targets is not None and self.training else outputs.logits,
@@ -349,42 +372,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
 def _positions(attention_mask: Tensor) -> Tensor:
     """Returns positions that count the tokens and leave padding out, (B, T)."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def _next_targets(labels: Tensor, sample_index: Tensor | None) -> Tensor:
-    """Returns for each token the label that it is to predict, (B, T).
-
-    The first token of a packed sample is predicted by none, as if it stood in a row of its own.
-    """
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-    if sample_index is None:
-        return targets
-    next_sample = F.pad(sample_index[:, 1:], (0, 1), value=-1)
-    return targets.masked_fill(next_sample != sample_index, IGNORE_INDEX)
-
-
-def _target_columns(targets: Tensor) -> Tensor:
-    """Returns the columns in which any row has a target, at least one, (K,)."""
-    has_target = (targets != IGNORE_INDEX).any(dim=0)
-    has_target[0] |= ~has_target.any()
-    return has_target.nonzero().squeeze(1)
-
-
-def _kept_columns(logits_to_keep: int | Tensor, length: int) -> slice | Tensor:
-    """Returns the columns of the logits, as the language model understands `logits_to_keep`."""
-    if isinstance(logits_to_keep, int):
-        return slice(length - logits_to_keep if logits_to_keep else 0, None)
-    return logits_to_keep
-
-
-def _token_loss(logits: Tensor, targets: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """Returns the cross entropy of the targets: their mean, or their sum over `num_items`."""
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    if num_items is None:
-        num_items = (targets != IGNORE_INDEX).sum().clamp(min=1)
-    return total / num_items
 
 
 AutoModelForImageTextToText.register(

@@ -97,3 +97,10 @@ def test_placeholders_within_the_vocabulary_are_never_said():
             torch.manual_seed(seed)
             said = alone(model, item, do_sample=True, temperature=5.0)
             assert (said[-5:] < VOCAB_SIZE - 2).all()
+
+
+def test_the_image_is_looked_at_once_in_a_generation():
+    model, item, calls = build_model(), sample(1, 9), []
+    model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    alone(model, item, do_sample=False)
+    assert len(calls) == 1

@@ -88,3 +88,25 @@ def test_a_saved_folder_holds_no_pickle_and_names_no_code(tmp_path):
     build_model().save_pretrained(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("cast", ["to", "bfloat16", "from_parts"])
+def test_position_frequencies_stay_exact_in_bfloat16(cast, tmp_path):
+    build_model().save_pretrained(tmp_path)
+    kind = AlignGPTForConditionalGeneration
+    expected = kind.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    if cast == "from_parts":
+        source = kind.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        model = kind.from_parts(
+            source.config, source.vision_tower.backbone, source.language_model
+        ).eval()
+        model.load_state_dict(expected.state_dict())
+    else:
+        model = kind.from_pretrained(tmp_path).eval()
+        model = model.to(torch.bfloat16) if cast == "to" else model.bfloat16()
+    frequencies = model.language_model.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32
+    assert torch.equal(frequencies, expected.language_model.model.rotary_emb.inv_freq)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    inputs = one_row(sample(1, 40))
+    assert torch.equal(model(**inputs).logits, expected(**inputs).logits)
