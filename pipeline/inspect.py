@@ -65,7 +65,7 @@ def reasons_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Tabl
     """Returns why rows were rejected, by stage, with an example of each reason."""
     table = Table(title="Rejected", title_justify="left")
     for name in ("stage", "reason"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     table.add_column("rows", justify="right")
     table.add_column("for example", overflow="ellipsis", no_wrap=True)
     for stage, counts in stages.items():
@@ -89,8 +89,8 @@ def levels_table(levels: list[LevelContents]) -> Table:
 
 def sizes_table(contents: Contents) -> Table:
     """Returns how many images have which size."""
-    table = Table(title="Images by longest side", title_justify="left")
-    table.add_column("pixels")
+    table = Table(title="Images", title_justify="left")
+    table.add_column("longest side, pixels")
     table.add_column("images", justify="right")
     for name, count in contents.sizes:
         table.add_row(name, f"{count:,}")
