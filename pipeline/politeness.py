@@ -94,7 +94,7 @@ class HostMemory:
             )
             raise SampleRejected(RejectReason.HOST_UNAVAILABLE, detail)
         if host.paused_until - now > self._config.timeout_seconds:
-            detail = f"the host asked to wait {host.paused_until - now:.0f} s"
+            detail = f"the host asked to wait more than {self._config.timeout_seconds:g} s"
             raise SampleRejected(RejectReason.RATE_LIMITED, detail)
 
     def succeeded(self, origin: str) -> None:

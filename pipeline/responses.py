@@ -61,7 +61,7 @@ def too_many(max_bytes: int) -> SampleRejected:
 
 def failure(error: Exception) -> SampleRejected:
     """Returns what a client's error means for the sample."""
-    detail = f"{type(error).__name__}: {error}"[:200]
+    detail = _detail(error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return SampleRejected(RejectReason.DNS_FAILED, detail)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
@@ -80,3 +80,13 @@ def failure(error: Exception) -> SampleRejected:
     if isinstance(error, OSError):
         return SampleRejected(RejectReason.CONNECT_FAILED, detail)
     return SampleRejected(RejectReason.BAD_RESPONSE, detail)
+
+
+def _detail(error: Exception) -> str:
+    """Returns what happened, the same text each time (aiohttp's names an object's address)."""
+    cause: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    return f"{type(error).__name__}: {cause}"[:200]

@@ -111,6 +111,30 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
     }
 
 
+def test_rejections_say_the_same_each_time(web_server: WebServer, tmp_path: Path) -> None:
+    port = unused_port()
+    rows: list[tuple[str | None, str]] = [
+        (f"http://{ALLOWED_HOST}:{port}/{name}.jpg", name) for name in ("a", "b")
+    ]
+    rows += [("http://nowhere.invalid/a.jpg", "c"), (web_server.url("/d", "127.0.0.3"), "d")]
+    rows += [(f"https://{ALLOWED_HOST}:{web_server.port}/e.jpg", "e")]
+    tables = []
+    for name in ("first", "second"):
+        layout = DatasetLayout(str(tmp_path / name))
+        write_pairs(layout, rows)
+        fetch_shard(layout, 0, config(web_server, allow_ports=(80, port, web_server.port)))
+        tables.append(rejected_rows(layout))
+    assert tables[0] == tables[1]
+    assert {row["caption"]: row["reason"] for row in tables[0]} == {
+        "a": "connect_failed",
+        "b": "connect_failed",
+        "c": "dns_failed",
+        "d": "forbidden_address",
+        "e": "tls_failed",
+    }
+    assert not any(" at 0x" in row["detail"] for row in tables[0])
+
+
 def test_the_tar_holds_image_caption_and_json_of_every_sample_in_key_order(
     web_server: WebServer, tmp_path: Path
 ) -> None:
