@@ -117,19 +117,21 @@ def lay_out(
         placeholders: the ids of the model's processor.
 
     Raises:
-        ConfigError: the lengths differ, or a placeholder is marked as a target.
+        ConfigError: the lengths differ, `<align>` stands in the text, or `<image>` is a target.
     """
     if len(token_ids) != len(is_target):
         raise ConfigError(
             f"is_target must have one entry for each of the {len(token_ids)} tokens, "
             f"got {len(is_target)}"
         )
+    if placeholders.align_token_id in token_ids:
+        raise ConfigError(f"a text must not hold {ALIGN_TOKEN}: the layout sets it")
     image = placeholders.image_token_id
     input_ids: list[int] = []
     labels: list[int] = []
     for token, target in zip(token_ids, is_target, strict=True):
-        if target and token in (image, placeholders.align_token_id):
-            raise ConfigError("an <image> or <align> token is marked as a target of training")
+        if target and token == image:
+            raise ConfigError(f"an {IMAGE_TOKEN} token is marked as a target of training")
         count = placeholders.num_image_tokens if token == image else 1
         input_ids.extend([token] * count)
         labels.extend([token if target else IGNORE_INDEX] * count)

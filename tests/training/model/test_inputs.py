@@ -55,6 +55,11 @@ def test_a_placeholder_is_never_a_target():
         lay_out([BOS, IMAGE], [False, True], placeholders())
 
 
+def test_a_text_cannot_bring_its_own_align():
+    with pytest.raises(ConfigError, match="<align>"):
+        lay_out([BOS, 5, ALIGN], [False] * 3, placeholders())
+
+
 def test_targets_must_be_as_many_as_tokens():
     with pytest.raises(ConfigError, match="one entry for each"):
         lay_out([BOS, IMAGE], [False], placeholders())

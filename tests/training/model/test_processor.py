@@ -78,6 +78,10 @@ def test_texts_and_images_must_agree():
     _, processor = build()
     with pytest.raises(ConfigError, match="1 times <image> for 2 images"):
         processor(text="<image> what", images=[picture(), picture()])
+    with pytest.raises(ConfigError, match="1 times <image> for 0 images"):
+        processor.apply_chat_template([{"role": "user", "content": "<image>"}], tokenize=True)
+    with pytest.raises(ConfigError, match="<align>"):
+        processor(text="say <align>")
 
 
 def test_bos_is_written_once_if_the_text_brings_it():
