@@ -22,6 +22,7 @@ from pipeline.storage import (
     commit_file,
     commit_text,
     committed_fingerprint,
+    exists,
     list_files,
     open_read,
     remove,
@@ -155,8 +156,17 @@ def write_index(layout: DatasetLayout, packed: Iterable[tuple[int, int, int]]) -
             for number, samples, tar_bytes in shards
         ],
     }
-    commit_text(layout.train_index, json.dumps(index, indent=2) + "\n")
+    text = json.dumps(index, indent=2) + "\n"
+    if _standing_text(layout.train_index) != text:
+        commit_text(layout.train_index, text)
     return [number for number, _, _ in shards]
+
+
+def _standing_text(path: str) -> str | None:
+    if not exists(path):
+        return None
+    with open_read(path) as file:
+        return file.read().decode()
 
 
 def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig) -> str:
