@@ -269,3 +269,15 @@ def test_rescore_command_says_whether_the_scores_are_reproduced(
     assert run(["rescore", "--sample", "5", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("reproduced: 5 scores of tiny-clip")
     assert run(["rescore", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(("device", "is_asked_for"), [("cuda", True), ("cpu", False)])
+def test_gpu_workers_are_asked_for_only_where_the_model_needs_one(
+    tiny_clip: Any, device: str, is_asked_for: bool
+) -> None:
+    config = tiny_clip.score_config(device=device, accelerator="type:nvidia-h200;count:1")
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    _ = pipeline | beam.Create([0]) | ScoreShards(DatasetLayout("unused"), config)
+    assert (b"type:nvidia-h200;count:1" in pipeline.to_runner_api().SerializeToString()) is (
+        is_asked_for
+    )
