@@ -18,7 +18,7 @@ from pipeline.job_log import logging_to_folder
 from pipeline.lock import hold_folder
 from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
-from pipeline.resume import FOLDERS, guard_folder, remove_outputs
+from pipeline.resume import FOLDERS, guard_folder, remove_leftovers, remove_outputs
 from pipeline.runners import ChosenRunner, choose_runner
 from pipeline.storage import list_files
 from pipeline.terminal import ProgressDisplay, format_seconds, summary_table
@@ -78,6 +78,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
+        remove_leftovers(layout)
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)

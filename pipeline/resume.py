@@ -14,7 +14,9 @@ from pipeline.storage import (
     commit_text,
     committed_fingerprint,
     exists,
+    is_local,
     list_files,
+    local_path,
     open_read,
     remove,
 )
@@ -192,6 +194,13 @@ def code_sha256() -> str:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def remove_leftovers(layout: DatasetLayout) -> None:
+    """Removes the half-written files of a job that was killed: nobody writes when a job begins."""
+    if is_local(layout.root):
+        for path in Path(local_path(layout.root)).rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
