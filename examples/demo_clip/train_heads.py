@@ -1,7 +1,7 @@
 """Trains the heads of the demonstration CLIP, on a CPU, in about a quarter of an hour.
 
 Both towers stay as they were published: EfficientNet-Lite0 (ImageNet) for pictures and MiniLM-L6
-for texts. Only what maps their features into one space is trained, on some 7,000 real pairs
+for texts. Only what maps their features into one space is trained, on some 4,600 real pairs
 (`pairs.py`), with CLIP's contrastive loss and a term that keeps ImageNet's class names in place.
 Tux Paint's stamps are never trained on; the metrics are measured on them once, at the end.
 

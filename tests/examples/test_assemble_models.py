@@ -78,8 +78,8 @@ def auc(table: np.ndarray) -> float:
 
 
 def test_a_few_stamps_score_higher_with_their_own_captions(demo_clip: str) -> None:
-    table = scores(demo_clip, stamps_without_symbols(every=12))
-    assert auc(table) > 0.75
+    table = scores(demo_clip, stamps_without_symbols(every=8))
+    assert auc(table) > 0.7
 
 
 @pytest.mark.slow
