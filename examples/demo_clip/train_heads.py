@@ -38,7 +38,7 @@ LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.2
 FEATURE_DROPOUT = 0.3
 CLASS_NAME_WEIGHT = 0.5
-"""Share of the class-name term in the loss, chosen on the held-out tenth of the pairs."""
+"""Weight of the class-name term beside the contrastive loss; set by hand, not searched for."""
 CHUNK = 512
 HELD_OUT_EVERY = 10
 NEAR_STAMP_COSINE = 0.9
