@@ -93,6 +93,8 @@ class TimmBackbone(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Returns the feature map flattened row by row, prefix tokens included."""
+        # Convolutions are more than twice as fast so, above all in bf16 on a CPU.
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model.forward_features(pixel_values)  # type: ignore[operator]
         return _as_sequence(features, self.model)
 
