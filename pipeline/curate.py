@@ -54,13 +54,13 @@ def curate(
         Stage.PACK: PackShards(layout, config.pack, has_levels=config.is_scored),
     }
     if stages[0] is Stage.READ:
-        pairs = pipeline | name_of(Stage.READ) >> graph[Stage.READ]
-        flowing = pairs | "Spread" >> beam.Reshuffle()
+        flowing = pipeline | name_of(Stage.READ) >> graph[Stage.READ]
     else:
         flowing = pipeline | "Start" >> beam.Create(list(shards))
     for stage in stages:
-        if stage is not Stage.READ:
-            flowing = flowing | name_of(stage) >> graph[stage]
+        if stage is not Stage.READ:  # stages that a runner fuses share a worker, and its GPU
+            spread = flowing | f"SpreadTo{name_of(stage)}" >> beam.Reshuffle()
+            flowing = spread | name_of(stage) >> graph[stage]
     return flowing
 
 

@@ -1,0 +1,54 @@
+"""What a runner makes of the graph: which stages share a worker, and which ask for a GPU."""
+
+import apache_beam as beam
+import pytest
+from apache_beam.runners.portability.fn_api_runner import translations
+
+from pipeline.config import CurationConfig
+from pipeline.curate import curate, name_of
+from schemas.errors import Stage
+from schemas.shards import DatasetLayout
+from scoring.config import ScoreConfig
+
+STAGES = [stage for stage in Stage if stage is not Stage.READ]
+
+
+def graph(device: str) -> beam.Pipeline:
+    pipeline = beam.Pipeline(runner="FnApiRunner")
+    config = CurationConfig(score=ScoreConfig(device=device, accelerator="type:nvidia-l4;count:1"))
+    curate(pipeline, DatasetLayout("unused"), config, STAGES, shards=range(8))
+    return pipeline
+
+
+def fused(pipeline: beam.Pipeline) -> list[set[str]]:
+    """Returns which of our stages have steps in each of the parts that Beam runs as one."""
+    _, parts = translations.create_and_optimize_stages(
+        pipeline.to_runner_api(),
+        phases=[
+            translations.annotate_downstream_side_inputs,
+            translations.fix_side_input_pcoll_coders,
+            translations.expand_sdf,
+            translations.expand_gbk,
+            translations.greedily_fuse,
+        ],
+        known_runner_urns=frozenset(["beam:transform:group_by_key:v1"]),
+    )
+    names = {name_of(stage) for stage in STAGES}
+    return [{step.unique_name.split("/")[0] for step in part.transforms} & names for part in parts]
+
+
+def test_no_two_stages_are_fused_so_that_shards_spread_over_workers_anew_for_each():
+    parts = fused(graph("cpu"))
+    assert {name for part in parts for name in part} == {name_of(stage) for stage in STAGES}
+    assert [part for part in parts if len(part) > 1] == []
+
+
+@pytest.mark.parametrize(("device", "asking"), [("cuda", {"Score"}), ("cpu", set())])
+def test_only_the_score_stage_asks_for_a_gpu_and_only_where_it_is_told_to(device, asking):
+    components = graph(device).to_runner_api().components
+    found = {
+        step.unique_name.split("/")[0]
+        for step in components.transforms.values()
+        if components.environments[step.environment_id].resource_hints
+    }
+    assert found == asking
