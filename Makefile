@@ -16,6 +16,8 @@ ARGS    ?=                  # anything else, passed on as it is
 
 export TOKENIZERS_PARALLELISM ?= false
 export NO_ALBUMENTATIONS_UPDATE ?= 1
+# Threads that spin while they wait steal the core from the thread that they wait for.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check curate fetch score deduplicate level pack report \

@@ -7,6 +7,7 @@ it runs; run it again and what is done is not done twice.
 
 import argparse
 import csv
+import io
 import json
 import socket
 import subprocess
@@ -68,7 +69,8 @@ def main() -> None:
     write_pairs(out / "pairs_validation.tsv", [picture_url(site, stamp) for stamp in held_out])
     curate = (BIN / "aligngpt-curate", "curate", "--recipe", "demo")
     score = ("--score.model", f"local-dir:{models / 'demo_clip'}")
-    reach = ("--fetch.allow-networks", f"{ADDRESS}/32", "--fetch.allow-ports", str(arguments.port))
+    ports = [str(port) for port in (80, 443, arguments.port, dead_port())]
+    reach = ("--fetch.allow-networks", f"{ADDRESS}/32", "--fetch.allow-ports", *ports)
     with DemoServer(CORPUS, ADDRESS, arguments.port):
         pairs = ("--pairs", out / "pairs.tsv", "--out", out / "curated")
         step("Curate the pairs", *curate, *pairs, *score, *reach, "--workers", "2")
@@ -101,7 +103,7 @@ def train(step: object, out: Path, models: Path) -> None:
         *(BIN / "aligngpt-train", "pretrain", "--recipe", "demo_pretrain"),
         *("--data", out / "curated", "--validation-data", out / "curated_validation"),
         *("--model.language-model", models / "smollm2"),
-        *("--model.vision-tower", models / "vision_tower"),
+        *("--model.vision-tower", f"timm:local-dir:{models}/vision_tower"),
         *("--out", out / "pretrained"),
     )
     step(
@@ -169,10 +171,12 @@ def dead_port() -> int:
 
 def write_pairs(path: Path, rows: list[tuple[str, str]]) -> None:
     """Writes a table of url and caption, unless it stands there already."""
-    lines = [f"{url}\t{caption}\n" for url, caption in rows]
-    text = "url\tcaption\n" + "".join(lines)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+    text = io.StringIO()
+    table = csv.writer(text, "excel-tab")
+    table.writerow(["url", "caption"])
+    table.writerows(rows)
+    if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
+        path.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def short(word: str, out: Path) -> str:

@@ -174,6 +174,8 @@ STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # Threads that spin while they wait steal the core from the thread that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
     status = run(sys.argv[1:])

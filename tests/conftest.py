@@ -1,13 +1,18 @@
 """What the tests of several packages share: a tiny CLIP with random weights, as files."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
+
+# Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import open_clip
 import torch
 
 from scoring.config import ScoreConfig

@@ -101,6 +101,8 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    # Threads that spin while they wait steal the core from the thread that they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -53,7 +53,7 @@ def test_timm_feature_map_is_read_row_by_row():
     features = tower(pixel_values)
     height, width = feature_map.shape[2:]
     assert features.shape == (2, height * width, feature_map.shape[1])
-    assert torch.equal(features[1, width + 1], feature_map[1, :, 1, 1])
+    torch.testing.assert_close(features[1, width + 1], feature_map[1, :, 1, 1])
     assert tuple(loaded.image_mean) == model.pretrained_cfg["mean"]
 
 
