@@ -172,11 +172,11 @@ def dead_port() -> int:
 def write_pairs(path: Path, rows: list[tuple[str, str]]) -> None:
     """Writes a table of url and caption, unless it stands there already."""
     text = io.StringIO()
-    table = csv.writer(text, "excel-tab")
+    table = csv.writer(text, "excel-tab", lineterminator="\n")
     table.writerow(["url", "caption"])
     table.writerows(rows)
     if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
-        path.write_text(text.getvalue(), encoding="utf-8", newline="")
+        path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def short(word: str, out: Path) -> str:
