@@ -113,6 +113,8 @@ def measure(
             started = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - started)
+        latest = ", ".join(f"{len(samples) / times[-1]:.1f}" for times in seconds.values())
+        print(f"round of {latest} pairs/s, load {os.getloadavg()[0]:.1f}", flush=True)
     rates = {name: len(samples) / statistics.median(times) for name, times in seconds.items()}
     config = scorer.config
     print(

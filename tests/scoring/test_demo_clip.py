@@ -5,6 +5,7 @@ import importlib.util
 import io
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import open_clip
@@ -13,14 +14,24 @@ import torch
 from PIL import Image
 
 from pipeline.config import FetchConfig
+from pipeline.deduplicate import KeepBestOfDuplicates
 from pipeline.fetch import fetch_shard
 from pipeline.rescore import rescore_dataset
 from pipeline.score import score_shard
 from schemas.columns import read_table, table_from_records, write_table
-from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, SCORED_SCHEMA, Pair, pair_key
+from schemas.errors import Stage
+from schemas.records import (
+    FETCHED_SCHEMA,
+    PAIR_SCHEMA,
+    REJECTION_SCHEMA,
+    SCORED_SCHEMA,
+    UNIQUE_SCHEMA,
+    Pair,
+    pair_key,
+)
 from schemas.shards import DatasetLayout
 from scoring.clip import ClipScorer
-from scoring.config import ImageSettings, ScoreConfig
+from scoring.config import DeduplicateConfig, ImageSettings, ScoreConfig
 from scoring.images import prepare_image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -108,3 +119,30 @@ def test_pairs_score_above_shuffled_pairs_through_the_stages(
     assert auc(list(matched_scores.values()), list(shuffled_scores.values())) >= 0.80
     report = rescore_dataset(str(tmp_path / "matched"), sample=10)
     assert report.is_reproduced and report.sampled == 10
+
+
+def test_of_several_captions_for_a_picture_the_best_scored_stays(
+    config: ScoreConfig, tmp_path: Path
+) -> None:
+    chosen = stamps()[:6]
+    captions = [caption for _, caption in chosen]
+    pairs = [
+        (path, captions[(row + step) % 6])
+        for row, (path, _) in enumerate(chosen)
+        for step in (0, 2)
+    ]
+    scored(tmp_path, pairs, config)
+    layout = DatasetLayout(str(tmp_path))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        only_exact = DeduplicateConfig(threshold=2.0, device="cpu")
+        _ = pipeline | beam.Create([0]) | KeepBestOfDuplicates(layout, only_exact)
+    fetched = read_table(layout.fetched(0, "parquet"), FETCHED_SCHEMA)
+    score = read_table(layout.scored(0), SCORED_SCHEMA)["clip_score"].to_pylist()
+    best: dict[str, float] = {}
+    for url, value in zip(fetched["url"].to_pylist(), score, strict=True):
+        best[url] = max(best.get(url, -1.0), value)
+    kept = read_table(layout.unique(0), UNIQUE_SCHEMA)
+    assert sorted(kept["clip_score"].to_pylist()) == pytest.approx(sorted(best.values()))
+    assert kept["duplicate_count"].to_pylist() == [1] * 6
+    rejected = read_table(layout.rejected(Stage.DEDUPLICATE, 0), REJECTION_SCHEMA)
+    assert set(rejected["kept_key"].to_pylist()) == set(kept["key"].to_pylist())
