@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from torch import nn
 
 from schemas.errors import ConfigError
 from training.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
-from training.config import TrainConfig
+from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan
 from training.deepspeed_config import deepspeed_config, start_distributed
 from training.evaluation.validation import validation_order
 from training.metrics import show_progress
+from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble
 from training.run import Run
 
@@ -93,9 +94,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """Returns AdamW's groups: one for each part that learns, matrices apart from the rest."""
     optimizer = config.optimizer
     groups = []
-    for part in config.train_parts:
-        rate = optimizer.part_learning_rates.get(part, optimizer.learning_rate)
-        parameters = [p for p in getattr(model, part).parameters() if p.requires_grad]
+    for part, module in model.named_children():
+        rate = optimizer.part_learning_rates.get(cast(Part, part), optimizer.learning_rate)
+        parameters = [p for p in module.parameters() if p.requires_grad]
         decays = [p for p in parameters if p.ndim > 1 and part != "level_vectors"]
         others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
         for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
@@ -261,10 +262,8 @@ def _show(
 ) -> None:
     """Shows what learns, from what, and for how long."""
     table = Table("part", "parameters", "learning", title="model")
-    for name, module in model.named_children():
-        parameters = list(module.parameters())
-        learning = sum(p.numel() for p in parameters if p.requires_grad)
-        table.add_row(name, f"{sum(p.numel() for p in parameters):,}", f"{learning:,}")
+    for part in trainable_table(model):
+        table.add_row(part.name, f"{part.num_weights:,}", f"{part.num_trainable:,}")
     console = Console(stderr=True)
     console.print(table)
     lost = int((lengths.tokens == 0).sum())

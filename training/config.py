@@ -9,6 +9,7 @@ AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
 Part = Literal["projector", "level_vectors", "gate", "language_model"]
 SampleForm = Literal["caption", "conversation"]
 Precision = Literal["bf16", "fp32"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
 
 
@@ -30,8 +31,9 @@ class ModelConfig:
     """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
     chat_template: Literal["tokenizer", "vicuna_v1"] = "tokenizer"
     """How conversations are written: the tokenizer's own template, or the paper's."""
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
-    """How the language model computes attention."""
+    attention: Attention = "auto"
+    """How the language model computes attention; auto takes flex_attention on a GPU, which skips
+    what packed samples do not see of each other, and sdpa elsewhere."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_levels <= 127:
@@ -79,6 +81,26 @@ class DataConfig:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         if any(weight < 0 for weight in self.weights):
             raise ConfigError(f"data.weights must not be negative, got {self.weights}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Small matrices beside the language model's own that learn in their place."""
+
+    rank: int = 0
+    """Width of the matrices; 0 lets the language model's own weights learn."""
+    alpha: float = 32.0
+    """What they add is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of their inputs that is dropped in training."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"lora.rank must not be negative, got {self.rank}")
+        if self.alpha <= 0:
+            raise ConfigError(f"lora.alpha must be positive, got {self.alpha}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"lora.dropout must be in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +159,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    train_parts: tuple[Part, ...] = ("projector", "level_vectors")
-    """What learns; everything else keeps its weights. The vision tower never learns."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    train_parts: tuple[str, ...] = ("projector", "level_vectors")
+    """What learns: projector, level_vectors, gate, language_model, or regular expressions for the
+    starts of weights' names. Everything else keeps its weights; the vision tower never learns."""
     epochs: int = 1
     """Passes over the data."""
     max_steps: int = 0
@@ -168,6 +192,18 @@ class TrainConfig:
                 "train_parts must name at least one of projector, level_vectors, gate, "
                 "language_model"
             )
+        if self.lora.rank and "language_model" not in self.train_parts:
+            raise ConfigError(
+                f"lora.rank is {self.lora.rank}, but train_parts has no language_model: name it, "
+                "or set lora.rank 0"
+            )
+
+    @property
+    def is_language_trained(self) -> bool:
+        """Whether any of the language model's own weights learn."""
+        return not self.lora.rank and any(
+            rule.startswith("language_model") for rule in self.train_parts
+        )
 
     def accumulation(self, processes: int) -> int:
         """Returns how many forward passes each of `processes` makes for one optimizer step.

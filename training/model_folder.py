@@ -8,17 +8,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from training.model.lora import has_lora, merge_lora
+
 
 def save_model_folder(model: Any, processor: Any, folder: Path) -> None:
     """Writes model and processor to `folder`, whole or not at all; all processes call it together.
 
     Args:
-        model: an AlignGPT model, its weights split over the processes or not.
+        model: an AlignGPT model, its weights split over the processes or not. Adapters of LoRA
+            are merged: what is written is a plain model.
     """
     weights = gathered_weights(model)
     if dist.get_rank() == 0:
         aside = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(aside, ignore_errors=True)
+        if has_lora(model):
+            weights = merge_lora(model, weights)
         model.save_pretrained(aside, state_dict=weights)
         processor.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import ConfigError
-from training.config import DataConfig, SampleForm, TrainConfig
+from training.config import Attention, DataConfig, SampleForm, TrainConfig
 from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder
@@ -20,7 +20,9 @@ from training.data.loader import PackedRows
 from training.metrics import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
+from training.model.lora import LORA_RULE, add_lora
 from training.model.processor import AlignGPTProcessor
+from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -65,7 +67,7 @@ class Assembled:
         parameters = sum(p.numel() for p in model.language_model.parameters())
         return ModelSize(
             language_parameters=parameters - (0 if is_tied else embedding),
-            is_language_trained="language_model" in config.train_parts,
+            is_language_trained=config.is_language_trained,
             layers=int(language.num_hidden_layers),
             hidden_size=int(language.hidden_size),
             vision_parameters=sum(p.numel() for p in model.vision_tower.parameters()),
@@ -86,7 +88,12 @@ def assemble(config: TrainConfig, init: str | None) -> Assembled:
     """
     transformers_logging.disable_progress_bar()
     assembled = from_parts(config) if init is None else from_folder(init, config)
-    freeze(assembled.model, config)
+    rules = config.train_parts
+    if config.lora.rank:
+        lora = config.lora
+        add_lora(assembled.model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
+        rules = tuple(LORA_RULE if rule == "language_model" else rule for rule in rules)
+    set_trainable(assembled.model, rules)
     return assembled
 
 
@@ -99,7 +106,7 @@ def from_parts(config: TrainConfig) -> Assembled:
     language_model = AutoModelForCausalLM.from_pretrained(
         parts.language_model,
         dtype=DTYPES[config.parallel.precision],
-        attn_implementation=parts.attention,
+        attn_implementation=attention_on_this_machine(parts.attention),
     )
     model, processor = put_together(
         load_tower(parts.vision_tower),
@@ -131,7 +138,14 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
     return parts
 
 
-def load_folder(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> Assembled:
+def attention_on_this_machine(attention: Attention) -> str:
+    """Returns what transformers calls the attention."""
+    if attention != "auto":
+        return attention
+    return "flex_attention" if torch.cuda.is_available() else "sdpa"
+
+
+def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") -> Assembled:
     """Returns the model and processor in a folder, on the CPU.
 
     Raises:
@@ -142,24 +156,12 @@ def load_folder(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> Ass
             f"{folder} is no model folder: there is no config.json in it. `aligngpt-train "
             "pretrain` writes one to OUT/model"
         )
+    # The parts take different names: the tower has no packed samples and no flex_attention.
+    names = {
+        "text_config": attention_on_this_machine(attention),
+        "vision_config": "eager" if attention == "eager" else "sdpa",
+    }
     model = AlignGPTForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention
+        folder, dtype=dtype, attn_implementation=names
     )
     return Assembled(model=model, processor=AlignGPTProcessor.from_pretrained(folder))
-
-
-def freeze(model: AlignGPTForConditionalGeneration, config: TrainConfig) -> None:
-    """Lets only the parts that the configuration names learn.
-
-    Raises:
-        ConfigError: if the model lacks one of them.
-    """
-    model.requires_grad_(False)
-    for part in config.train_parts:
-        module = getattr(model, part, None)
-        if module is None:
-            raise ConfigError(
-                f"train_parts names {part}, which this model has not: its alignment_mode is "
-                f"{model.config.alignment_mode}"
-            )
-        module.requires_grad_(True)

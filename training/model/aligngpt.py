@@ -35,6 +35,7 @@ from training.model.segments import (
     find_segments,
     mean_embeddings,
     number_samples,
+    packed_lengths,
     restart_positions,
 )
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
@@ -208,6 +209,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         if sample_index is not None:
             position_ids = restart_positions(sample_index) if position_ids is None else position_ids
             use_cache = False  # with a cache, transformers does not look for packed samples
+            if "flash" in str(self.language_model.config._attn_implementation):
+                kwargs = {**packed_lengths(position_ids), **kwargs}
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         targets = None if labels is None else next_targets(labels, sample_index)

@@ -4,8 +4,10 @@ All shapes follow from those of the inputs, so that a GPU never waits for a coun
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from schemas.errors import ConfigError
@@ -134,6 +136,27 @@ def restart_positions(sample_index: Tensor) -> Tensor:
     starts = torch.ones_like(sample_index, dtype=torch.bool)
     starts[:, 1:] = sample_index[:, 1:] != sample_index[:, :-1]
     return places - torch.where(starts, places, 0).cummax(dim=-1).values
+
+
+def packed_lengths(position_ids: Tensor) -> dict[str, Any]:
+    """Returns where the samples of a packed batch lie, as flash attention's kernels take it.
+
+    The rows stand one after the other; padding at the end of a row is a sample, too. Without
+    this, transformers looks for samples in a batch of a single row alone.
+
+    Args:
+        position_ids: (B, T), 0 at the start of each sample and of the padding.
+    """
+    flat = position_ids.flatten()
+    starts = (flat == 0).nonzero().flatten().to(torch.int32)
+    bounds = F.pad(starts, (0, 1), value=flat.numel())
+    longest = int(position_ids.max()) + 1
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def _places(mask: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which weights a stage trains, by rules over their names."""
+"""Which weights learn, by rules over their names."""
 
 import re
 from collections.abc import Sequence
@@ -8,14 +8,11 @@ from torch import nn
 
 from schemas.errors import ConfigError
 
-STAGE_RULES: dict[int, tuple[str, ...]] = {
-    1: (r"projector\.", r"level_vectors\."),
-    2: (r"language_model\.", r"projector\.", r"gate\."),
-}
-"""The trained weights of each stage, as patterns that match the start of their names.
+STAGE_1 = ("projector", "level_vectors")
+STAGE_2 = ("projector", "gate", "language_model")
+"""What learns in each stage; the vision tower never does.
 
-Source: arXiv:2405.14129, section 4: stage 1 trains projector and level vectors; stage 2 the
-language model, the projector and the gate. The vision tower is always frozen.
+Source: arXiv:2405.14129, section 4.
 """
 
 
@@ -28,33 +25,35 @@ class PartSize:
     num_weights: int
     """All its weights; tied ones once."""
     num_trainable: int
-    """Those that train."""
+    """Those that learn."""
 
 
-def set_trainable(model: nn.Module, stage: int | Sequence[str]) -> None:
-    """Freezes all weights but those of a stage.
+def set_trainable(model: nn.Module, rules: Sequence[str]) -> None:
+    """Freezes all weights but those that a rule names.
 
     Args:
         model: an AlignGPT model.
-        stage: 1 or 2, or patterns of one's own; a weight trains if one of them matches the start
-            of its name. The vision tower cannot be named: it has no gradient.
+        rules: regular expressions; a weight learns if one of them matches whole names from the
+            start: `gate` is a part, `language_model\\.model\\.layers\\.3` one layer of it.
 
     Raises:
-        ConfigError: a stage is not known, or a pattern matches nothing or the vision tower.
+        ConfigError: a rule matches nothing, or the vision tower, which has no gradient.
     """
-    if isinstance(stage, int) and stage not in STAGE_RULES:
-        raise ConfigError(f"stage must be 1 or 2, got {stage}")
-    rules = STAGE_RULES[stage] if isinstance(stage, int) else tuple(stage)
-    names = [name for name, _ in model.named_parameters()]
-    if not isinstance(stage, int):
-        for rule in rules:
-            if not any(re.match(rule, name) for name in names):
-                raise ConfigError(f"no weight's name starts with {rule!r}; see trainable_table")
+    patterns = {rule: re.compile(rf"(?:{rule})(?:\.|(?<=\.)|$)") for rule in rules}
+    matched = set()
     for name, parameter in model.named_parameters():
-        is_trainable = any(re.match(rule, name) for rule in rules)
-        if is_trainable and name.startswith("vision_tower."):
+        found = {rule for rule, pattern in patterns.items() if pattern.match(name)}
+        if found and name.startswith("vision_tower."):
             raise ConfigError(f"the vision tower is always frozen, but a rule names {name}")
-        parameter.requires_grad_(is_trainable)
+        parameter.requires_grad_(bool(found))
+        matched |= found
+    for rule in rules:
+        if rule not in matched:
+            parts = ", ".join(part.name for part in trainable_table(model))
+            raise ConfigError(
+                f"train_parts names {rule!r}, but no weight of this model is called so; its parts "
+                f"are {parts} (which there are depends on its alignment_mode)"
+            )
 
 
 def trainable_table(model: nn.Module) -> list[PartSize]:

@@ -79,9 +79,24 @@ class VisionTower(nn.Module):
         if self.is_timm:
             features: Tensor = self.backbone(pixel_values)
         else:
-            outputs = self.backbone(pixel_values, output_hidden_states=True)
-            features = outputs.hidden_states[self.feature_layer]
+            features = self._hidden_state(pixel_values)
         return features[:, self.num_prefix_tokens :]
+
+    def _hidden_state(self, pixel_values: Tensor) -> Tensor:
+        """Returns the hidden state that is used; the layers behind it are not computed."""
+        inner: Any = getattr(self.backbone, "vision_model", self.backbone)
+        layers = inner.encoder.layers
+        depth = self.feature_layer + (len(layers) + 1 if self.feature_layer < 0 else 0)
+        if not 0 <= depth < len(layers):  # the last one, which models end in their own ways
+            outputs = self.backbone(pixel_values, output_hidden_states=True)
+            last: Tensor = outputs.hidden_states[self.feature_layer]
+            return last
+        hidden: Tensor = inner.embeddings(pixel_values)
+        if hasattr(inner, "pre_layrnorm"):
+            hidden = inner.pre_layrnorm(hidden)
+        for layer in layers[:depth]:
+            hidden = layer(hidden, attention_mask=None)
+        return hidden
 
 
 class TimmBackbone(nn.Module):

@@ -29,6 +29,21 @@ def test_the_class_token_and_another_layer_can_be_chosen():
     assert config.num_image_tokens == 17
 
 
+@pytest.mark.parametrize("vision", ["clip", "siglip"])
+@pytest.mark.parametrize("layer", [-3, -2, -1, 0, 1])
+def test_layers_behind_the_chosen_one_are_not_computed_and_change_nothing(vision, layer):
+    config = model_config(vision=vision, vision_feature_layer=layer)
+    tower, pixel_values = VisionTower(config), pictures()
+    states = tower.backbone(pixel_values, output_hidden_states=True).hidden_states
+    computed = []
+    for module in tower.backbone.modules():
+        if type(module).__name__.endswith("EncoderLayer"):
+            module.register_forward_hook(lambda *_: computed.append(1))
+    features = tower(pixel_values)
+    assert torch.equal(features, states[layer][:, tower.num_prefix_tokens :])
+    assert len(computed) == range(len(states))[layer]
+
+
 def test_siglip_has_no_class_token_to_leave_out():
     config = model_config(vision="siglip")
     tower, pixel_values = VisionTower(config), pictures()

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from tests.training.model.tiny_models import build_model, packed_row, sample
-from training.model.trainable import set_trainable
+from training.model.trainable import STAGE_1, STAGE_2, set_trainable
 
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -43,7 +43,7 @@ def main() -> None:
     rank = dist.get_rank()
     for stage in (1, 2):
         model = build_model()
-        set_trainable(model, stage)
+        set_trainable(model, STAGE_1 if stage == 1 else STAGE_2)
         with torch.no_grad():
             expected = model.train()(**batch(stage, 0, rank)).loss
         trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from tests.training.model.tiny_models import build_model, one_row, packed_row, sample
+from training.model.segments import packed_lengths
+from training.parts import attention_on_this_machine
+
+
+def packed_rows():
+    """Two packed rows of different samples, and the samples."""
+    rows = [[sample(1, 9), sample(2, 5, num_images=0)], [sample(3, 4), sample(4, 10, num_images=0)]]
+    packed = [packed_row(items, padding=5) for items in rows]
+    assert len({row["input_ids"].shape for row in packed}) == 1
+    return {name: torch.cat([row[name] for row in packed]) for name in packed[0]}, rows
+
+
+def test_the_lengths_of_packed_samples_cover_all_rows_without_crossing_them():
+    batch, rows = packed_rows()
+    lengths = packed_lengths(batch["position_ids"])
+    counts = [n for row in rows for n in [*(len(item["input_ids"]) for item in row), 5]]
+    assert lengths["cu_seq_lens_q"].diff().tolist() == counts
+    assert lengths["cu_seq_lens_q"].dtype == torch.int32
+    assert lengths["max_length_q"] == max(counts)
+
+
+def test_attention_is_chosen_by_the_machine_unless_named():
+    assert attention_on_this_machine("eager") == "eager"
+    chosen = "flex_attention" if torch.cuda.is_available() else "sdpa"
+    assert attention_on_this_machine("auto") == chosen
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+def test_packed_rows_on_a_gpu_have_the_loss_and_gradient_of_sdpa(attention):
+    if attention == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+    batch, _ = packed_rows()
+    batch = {name: tensor.cuda() for name, tensor in batch.items()}
+    found = []
+    for name in ("sdpa", attention):
+        model = build_model().cuda().bfloat16().train()
+        model.language_model.set_attn_implementation(name)
+        loss = model(**batch).loss
+        loss.backward()
+        found.append((loss.detach(), model.projector.layers[0].weight.grad))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=5e-2, atol=5e-2)
+
+
+def test_rows_packed_two_and_two_have_the_logits_of_samples_alone():
+    batch, rows = packed_rows()
+    del batch["labels"]
+    model = build_model()
+    with torch.no_grad():
+        logits = model(**batch).logits
+        for r, row in enumerate(rows):
+            start = 0
+            for item in row:
+                inputs = one_row(item)
+                del inputs["labels"]
+                end = start + len(item["input_ids"])
+                alone = model(**inputs).logits[0]
+                torch.testing.assert_close(logits[r, start:end], alone, rtol=1e-4, atol=1e-4)
+                start = end

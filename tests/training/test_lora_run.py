@@ -1,0 +1,60 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.config import (
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TrainConfig,
+)
+from training.model.aligngpt import AlignGPTForConditionalGeneration
+from training.parts import from_parts
+from training.train import train
+
+
+# DeepSpeed 0.19.8 calls what torch 2.14 has renamed.
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_stage_2_with_lora_learns_and_leaves_a_plain_model(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: int
+) -> None:
+    config = TrainConfig(
+        model=ModelConfig(**tiny_parts, num_levels=4),
+        data=DataConfig(
+            form="conversation",
+            tokens_per_sequence=128,
+            sequences_per_step=4,
+            validation_ratio=0.2,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        parallel=ParallelConfig(zero_stage=zero_stage, precision="fp32"),
+        lora=LoraConfig(rank=4, alpha=8.0),
+        train_parts=("projector", "gate", "language_model"),
+        epochs=3,
+    )
+    torch.manual_seed(0)
+    start = from_parts(replace(config, lora=LoraConfig()))
+    start.model.save_pretrained(tmp_path / "init")
+    start.processor.save_pretrained(tmp_path / "init")
+    before = load_file(tmp_path / "init" / "model.safetensors")
+    out = tmp_path / "run"
+    assert train(config, [conversation_dataset], str(out), str(tmp_path / "init"))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    assert losses[-1] < losses[0]
+    after = load_file(out / "model" / "model.safetensors")
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in changed
+    assert "language_model.model.embed_tokens.weight" not in changed
+    saved = AlignGPTForConditionalGeneration.from_pretrained(out / "model")
+    assert torch.equal(saved.state_dict()["projector.layers.0.weight"],
+                       after["projector.layers.0.weight"])  # fmt: skip
