@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Runs what needs an NVIDIA GPU, the tests marked `gpu` and the GPU benchmarks, and prints one table.
+#
+#   benchmarks/gpu.sh [OUT]               logs and table.md go to OUT, by default gpu_results
+#   REHEARSE=1 benchmarks/gpu.sh [OUT]    the same on the CPU, at sizes that only show that it runs
+#
+# Ends within LIMIT_SECONDS (530 by default): every part has a limit of its own, and none may run
+# beyond that. Beam and FAISS are not needed. PYTHON names the interpreter (python3).
+#
+# A machine that has torch, torchvision, transformers, timm, pyarrow, peft and pytest, but neither
+# the other packages nor a registry, gets them as wheels: this script installs what lies in the
+# folder .whl into a folder of its own. Fill it where there is a registry, for its Python (3.12):
+#
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+#     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
+#     --platform manylinux2014_x86_64 -d .whl \
+#     open_clip_torch==3.3.0 ftfy wcwidth tyro docstring-parser typeguard simplejpeg \
+#     webdataset==0.2.111 braceexpand hjson pydantic==2.14.3 pydantic-core==2.50.4 \
+#     annotated-types typing-inspection
+#   DS_BUILD_OPS=0 pip wheel --no-deps --no-build-isolation -w .whl deepspeed==0.19.8
+#
+# In all 8 MB. A new benchmark gets a line `run NAME LIMIT_SECONDS COMMAND` at the end.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+OUT=${1:-gpu_results}
+PYTHON=${PYTHON:-python3}
+LIMIT_SECONDS=${LIMIT_SECONDS:-530}
+REHEARSE=${REHEARSE:-}
+export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false NO_ALBUMENTATIONS_UPDATE=1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+TABLE=$OUT/table.md
+FAILED=0
+
+install_wheels() {
+  compgen -G '.whl/*.whl' >/dev/null || return 0
+  local site
+  site=$(mktemp -d)
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
+    --target "$site" .whl/*.whl || exit 1
+  export PYTHONPATH="$site:$PYTHONPATH"
+}
+
+describe_machine() {
+  "$PYTHON" - <<'PY'
+from importlib.metadata import PackageNotFoundError, version
+import platform
+
+import torch
+
+gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+print(f"{gpu}, {platform.python_implementation()} {platform.python_version()}", end="")
+for name in ("torch", "transformers", "open_clip_torch", "deepspeed"):
+    try:
+        print(f", {name} {version(name)}", end="")
+    except PackageNotFoundError:
+        print(f", no {name}", end="")
+print()
+PY
+}
+
+# run NAME LIMIT COMMAND...: one part; its figures are the lines that begin with two spaces.
+run() {
+  local name=$1 limit=$2 log status began=$SECONDS state
+  shift 2
+  log=$OUT/${name//[^A-Za-z0-9_-]/_}.log
+  (( limit < LIMIT_SECONDS - SECONDS )) || limit=$(( LIMIT_SECONDS - SECONDS ))
+  if (( limit < 15 )); then
+    echo "| $name | not begun | no time was left |" >>"$TABLE"
+    FAILED=1
+    return
+  fi
+  echo "== $name: $*"
+  timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1
+  status=$?
+  case $status in
+    0) state=done ;;
+    124 | 137) state="stopped after $limit s" ;;
+    *) state="FAILED ($status)" ;;
+  esac
+  (( status == 0 )) || { FAILED=1; tail -n 25 "$log"; }
+  echo "| **$name** | $state | $(( SECONDS - began )) s |" >>"$TABLE"
+  awk -v name="$name" '
+    /^  [^ ]/ { sub(/^ +/, ""); what = $0; sub(/  +.*/, "", what); value = substr($0, length(what) + 1)
+                gsub(/^ +| +$/, "", value); gsub(/\|/, "/", value)
+                if (value != "") printf "| %s | %s | %s |\n", name, what, value }
+    /^[0-9]+ (passed|skipped|failed)|^=.*(passed|skipped|failed)/ {
+                gsub(/=/, ""); gsub(/^ +| +$/, ""); printf "| %s | tests | %s |\n", name, $0 }
+  ' "$log" >>"$TABLE"
+}
+
+score() {
+  local name=$1 limit=$2
+  shift 2
+  if [[ -n $REHEARSE ]]; then
+    run "$name" "$limit" "$PYTHON" benchmarks/score.py --quick --device cpu "$@"
+  else
+    run "$name" "$limit" "$PYTHON" benchmarks/score.py --device cuda "$@"
+  fi
+}
+
+install_wheels
+{ echo "$(describe_machine)"; echo; echo "| run | what | value |"; echo "|---|---|---|"; } >"$TABLE"
+if [[ -z $REHEARSE ]] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+then
+  echo "torch finds no NVIDIA GPU here; REHEARSE=1 runs the same on the CPU" >&2
+  exit 2
+fi
+
+# Only files with such a test are collected: others import what a bare GPU machine lacks.
+# Other versions of third parties warn of other things, so that warnings are no errors here.
+mapfile -t gpu_tests < <(grep -rlE 'mark\.gpu' tests --include='test_*.py' | sort)
+run "tests marked gpu" 150 "$PYTHON" -m pytest -m gpu -q -W default -p no:cacheprovider "${gpu_tests[@]}"
+
+if [[ -n $REHEARSE ]]; then
+  score "score ViT-B-32" 300 --model ViT-B-32
+else
+  score "score ViT-B-32" 90 --model ViT-B-32 --precision bf16 --batch-size 512 --pairs 20480
+  score "score ViT-L-14" 120 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 10240
+  score "score ViT-L-14 compiled" 170 --model ViT-L-14 --precision bf16 --batch-size 256 \
+    --pairs 10240 --compile-model
+fi
+
+echo
+cat "$TABLE"
+echo
+echo "took $SECONDS s; logs in $OUT"
+exit "$FAILED"
