@@ -100,8 +100,8 @@ def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfi
         sample = np.concatenate(parts)
         sample = canonical_sample(sample, content_hashes(sample), len(sample))
         centroids = train_cells(sample, cells, seed=config.seed)
-        homes = assign_cells(sample, centroids, config.probes)
-        expected = np.bincount(homes.ravel(), minlength=len(centroids)) / len(sample)
+        homes = assign_cells(sample, centroids, config.threshold, config.probes)
+        expected = np.bincount(homes[homes >= 0], minlength=len(centroids)) / len(sample)
         group_bytes = np.cumsum(expected) * plan.count * plan.width * 4
         groups = np.minimum(group_bytes // config.memory_bytes, len(centroids) - 1)
         _, groups = np.unique(groups, return_inverse=True)
@@ -259,17 +259,19 @@ def _cell_batches(
     place = plan.shards.index(shard)
     count = plan.offsets[place + 1] - plan.offsets[place]
     stored = _stored_embeddings(layout, shard, count, plan.width)
-    cells = assign_cells(unit_length(stored), centroids, config.probes)
-    rows = np.repeat(np.arange(count), cells.shape[1])
-    order = np.argsort(cells.ravel(), kind="stable")
-    groups = group_of_cell[cells.ravel()[order]]
+    homes = assign_cells(unit_length(stored), centroids, config.threshold, config.probes)
+    rows, ranks = np.nonzero(homes >= 0)
+    cells = homes[rows, ranks]
+    order = np.argsort(cells, kind="stable")
+    groups = group_of_cell[cells[order]]
     captions = caption_hashes(_fetched_rows(layout, shard)["caption"].to_pylist())
     bounds = np.searchsorted(groups, np.arange(plan.cell_groups + 1))
     for first, last in itertools.pairwise(bounds.tolist()):
         taken = rows[order[first:last]]
         yield pa.record_batch(
             {
-                "cell": cells.ravel()[order[first:last]],
+                "cell": cells[order[first:last]],
+                "is_visitor": ranks[order[first:last]] > 0,
                 "row": taken + plan.offsets[place],
                 "caption": captions[taken],
                 "embedding": pa.FixedSizeListArray.from_arrays(
@@ -318,7 +320,8 @@ def _equal_rows(rows: pa.Table, must_captions_agree: bool) -> NDArray[np.int64]:
 def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray[np.int64]:
     """Returns pairs of rows that join the near-duplicates within each cell, (2, m)."""
     numbers = rows["row"].to_numpy()
-    order = np.lexsort((numbers, rows["cell"].to_numpy()))
+    visitors = rows["is_visitor"].to_numpy()
+    order = np.lexsort((numbers, visitors, rows["cell"].to_numpy()))
     cells = rows["cell"].to_numpy()[order]
     captions = rows["caption"].to_numpy()
     stored = _flat(rows["embedding"]).reshape(-1, width)
@@ -327,7 +330,11 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
     for places in np.split(order, np.flatnonzero(np.diff(cells)) + 1):
         agree = captions[places] if config.must_captions_agree else None
         left, right = search_cell(
-            unit_length(stored[places]), config.threshold, must_agree=agree, device=device
+            unit_length(stored[places]),
+            len(places) - int(visitors[places].sum()),
+            config.threshold,
+            must_agree=agree,
+            device=device,
         )
         edges.append(np.stack([numbers[places[left]], numbers[places[right]]]))
     return np.concatenate(edges, axis=1)

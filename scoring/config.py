@@ -82,8 +82,9 @@ class DeduplicateConfig:
     """Lowest cosine of two image embeddings that makes them near-duplicates; above 1 finds none."""
     cells: int = 0
     """Number of k-means cells; 0 chooses it from the number of embeddings."""
-    probes: int = 2
-    """Nearest cells that every embedding is searched in."""
+    probes: int = 8
+    """Most cells that an embedding is searched in: those across whose border a near-duplicate may
+    lie, nearest first."""
     seed: int = 0
     """Of the start of k-means."""
     must_captions_agree: bool = False

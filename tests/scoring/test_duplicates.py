@@ -1,13 +1,21 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.duplicates import (
+    REACH,
     assign_cells,
     cell_count,
     components,
     near_duplicate_groups,
+    pairs_above,
     search_cell,
     train_cells,
 )
@@ -88,7 +96,7 @@ def test_many_copies_of_one_image_are_one_group():
 
 def test_copies_count_only_if_what_must_agree_does():
     vectors = unit(np.ones((4, 8)))
-    left, right = search_cell(vectors, 0.95, must_agree=np.array([1, 2, 1, 2]))
+    left, right = search_cell(vectors, 4, 0.95, must_agree=np.array([1, 2, 1, 2]))
     assert components(4, left, right).tolist() == [0, 1, 0, 1]
 
 
@@ -99,24 +107,112 @@ def test_a_pair_exactly_at_the_threshold_counts():
     assert near_duplicate_groups(vectors, np.nextafter(cosine, 2)).tolist() == [0, 1]
 
 
-def test_each_embedding_goes_to_its_nearest_cells():
+def nearest_cells(vectors, centroids):
+    cosines = vectors.astype(np.float64) @ centroids.T.astype(np.float64)
+    return cosines, np.argsort(-cosines, axis=1)
+
+
+def test_each_embedding_is_at_home_in_its_nearest_cell():
     vectors = clustered(2000)
     centroids = train_cells(vectors, 30)
-    homes = assign_cells(vectors, centroids, 2)
-    cosines = vectors.astype(np.float64) @ centroids.T.astype(np.float64)
-    assert homes.tolist() == np.argsort(-cosines, axis=1)[:, :2].tolist()
+    homes = assign_cells(vectors, centroids, 0.95)
+    assert homes[:, 0].tolist() == nearest_cells(vectors, centroids)[1][:, 0].tolist()
     assert (train_cells(vectors, 30) == centroids).all()
+
+
+def test_an_embedding_visits_the_cells_whose_border_is_within_reach_and_no_others():
+    vectors = clustered(1000)
+    centroids = train_cells(vectors, 20)
+    cosines, order = nearest_cells(vectors, centroids)
+    homes = assign_cells(vectors, centroids, 0.9, probes=20)
+    reach = REACH * 0.05**0.5
+    for row in range(len(vectors)):
+        home = order[row, 0]
+        widths = np.linalg.norm(centroids[home].astype(np.float64) - centroids, axis=1)
+        is_near = cosines[row, home] - cosines[row] <= reach * widths
+        assert set(homes[row][homes[row] >= 0]) == set(np.flatnonzero(is_near))
+    assert 1 < (homes >= 0).sum(axis=1).mean() < 10
+
+
+def test_an_embedding_visits_no_more_cells_than_probes(monkeypatch):
+    monkeypatch.setattr("scoring.duplicates.REACH", 10.0)
+    vectors = clustered(1000)
+    centroids = train_cells(vectors, 20)
+    homes = assign_cells(vectors, centroids, 0.5, probes=3)
+    assert homes.tolist() == nearest_cells(vectors, centroids)[1][:, :3].tolist()
+
+
+def test_cells_are_the_same_with_and_without_the_table_of_their_distances(monkeypatch):
+    vectors = clustered(1000)
+    centroids = train_cells(vectors, 20)
+    with_table = assign_cells(vectors, centroids, 0.9)
+    monkeypatch.setattr("scoring.duplicates.TABLE_CELLS", 1)
+    assert (assign_cells(vectors, centroids, 0.9) == with_table).all()
+
+
+def test_visitors_are_compared_with_those_at_home_only():
+    vectors = unit(np.ones((4, 8)))
+    vectors[1:3] = unit(np.eye(8))[:2]
+    vectors[2] = vectors[1]
+    left, right = search_cell(vectors, 1, 0.95)
+    assert list(zip(left, right, strict=True)) == [(0, 3)]
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.9, 0.95, 0.999])
+def test_rough_arithmetic_finds_what_exact_does(monkeypatch, is_fast, threshold):
+    vectors = with_copies(clustered(400), 200, 0.02)
+    monkeypatch.setattr("scoring.duplicates._is_bfloat16_fast", lambda: is_fast)
+    left, right = search_cell(vectors, len(vectors), threshold)
+    found = components(len(vectors), left, right)
+    assert found.tolist() == groups_by_brute_force(vectors, threshold).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 8), (7, 33)])
+def test_numbers_above_a_bound_are_found_wherever_they_stand(dtype, shape):
+    cosines = torch.rand(shape, generator=torch.Generator().manual_seed(3)).mul(2).sub(1).to(dtype)
+    left, right, values = pairs_above(cosines, 0.5)
+    expected = torch.nonzero(cosines.float() >= 0.5)
+    assert np.stack([left, right], axis=1).tolist() == expected.tolist()
+    assert values.tolist() == cosines.float()[expected[:, 0], expected[:, 1]].tolist()
+
+
+GROUPS_IN_A_PROCESS = """
+import hashlib, numpy as np
+from tests.scoring.test_duplicates import clustered, with_copies
+from scoring.duplicates import near_duplicate_groups
+groups = near_duplicate_groups(with_copies(clustered(6000, 256, 200), 600, 0.01), 0.95, cells=80)
+print(hashlib.sha256(groups.tobytes()).hexdigest(), len(np.unique(groups)))
+"""
+
+
+@pytest.mark.slow
+def test_groups_do_not_depend_on_the_number_of_threads():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", GROUPS_IN_A_PROCESS],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            cwd=Path(__file__).parents[2],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(found) == 1
+    assert int(found.pop().split()[1]) < 6600
 
 
 def test_fewer_embeddings_than_cells_share_one_cell():
     centroids = train_cells(clustered(10), 500)
     assert len(centroids) == 1
-    assert assign_cells(clustered(10), centroids, 2).tolist() == [[0]] * 10
+    assert assign_cells(clustered(10), centroids, 0.95).tolist() == [[0]] * 10
 
 
 def test_more_embeddings_get_more_cells():
     assert cell_count(10) == 1
-    assert cell_count(1_000_000) == 2000
+    assert cell_count(1_000_000) == 1250
 
 
 @settings(max_examples=200, deadline=None)
