@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.errors import ConfigError, DatasetError
-from training.config import SampleForm, TrainConfig
+from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 STATUS_FAILED = 1
@@ -89,13 +89,43 @@ class Chat:
     """Longest answer, in tokens."""
 
 
-Command = Pretrain | Finetune | Evaluate | Chat
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Turn a published AlignGPT or LLaVA-1.5 checkpoint into a model folder."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Folder with config.json, tokenizer and weights."""
+    out: str
+    """Folder to write to."""
+    vision_tower: str | None = None
+    """Folder or name of the tower; by default what the checkpoint's config.json names."""
+    alignment_mode: AlignmentMode | None = None
+    """By default what the weights are for: adaptive with a gate, none without level vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a model folder under the names that the published code of AlignGPT or LLaVA reads."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model folder."""
+    out: str
+    """Folder to write to."""
+    form: Annotated[PublishedForm, tyro.conf.arg(name="format")] = "aligngpt"
+    """aligngpt, llava (a model of alignment mode none), or stage_1: mm_projector_align.bin."""
+    vision_tower: str = "openai/clip-vit-large-patch14-336"
+    """Name of the tower that the published code is to load."""
+
+
+Command = Pretrain | Finetune | Evaluate | Chat | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "evaluate": Evaluate,
     "chat": Chat,
+    "import": Import,
+    "export": Export,
 }
 
 
@@ -184,6 +214,8 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         return 0
     if isinstance(command, Evaluate):
         return evaluate(command)
+    if isinstance(command, Import | Export):
+        return exchange(command)
     if command.processes > 1 and "RANK" not in os.environ:
         return launch(command.processes, arguments)
     from training.train import train
@@ -208,6 +240,21 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     child = subprocess.Popen(torchrun)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     return child.wait()
+
+
+def exchange(command: Import | Export) -> int:
+    """Turns one form of model folder into another and prints where it is."""
+    from training.exchange import export_model, import_model
+
+    tower = command.vision_tower
+    if isinstance(command, Import):
+        mode = command.alignment_mode
+        import_model(command.checkpoint, command.out, vision_tower=tower, alignment_mode=mode)
+    else:
+        assert tower is not None
+        export_model(command.model, command.out, form=command.form, vision_tower=tower)
+    Console().print(f"written: {command.out}")
+    return 0
 
 
 def evaluate(command: Evaluate) -> int:

@@ -9,6 +9,7 @@ AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
 Part = Literal["projector", "level_vectors", "gate", "language_model"]
 SampleForm = Literal["caption", "conversation"]
 Precision = Literal["bf16", "fp32"]
+PublishedForm = Literal["aligngpt", "llava", "stage_1"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
 
@@ -174,7 +175,7 @@ class TrainConfig:
     validate_every_steps: int = 0
     """Steps between two validations; 0 validates at the start and at the end only."""
     save_every_steps: int = 0
-    """Steps between two checkpoints; 0 saves at the end and on SIGTERM only."""
+    """Steps between two checkpoints; 0 saves one on SIGTERM only."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
 

@@ -1,0 +1,61 @@
+"""Model folders of others in, and ours out: the commands `import` and `export`."""
+
+from pathlib import Path
+
+import torch
+
+from schemas.errors import ConfigError
+from training.config import AlignmentMode, PublishedForm
+from training.model.published import STAGE_1_FILE, load_published, save_published, save_stage_1
+from training.parts import load_folder
+
+
+def import_model(
+    folder: str, out: str, *, vision_tower: str | None, alignment_mode: AlignmentMode | None
+) -> None:
+    """Writes a published AlignGPT or LLaVA-1.5 checkpoint as a model folder of ours.
+
+    Raises:
+        ConfigError: if it is no such checkpoint, or `out` is not free.
+    """
+    _check_free(out)
+    if not (Path(folder) / "config.json").is_file():
+        raise ConfigError(f"{folder} is no published checkpoint: there is no config.json in it")
+    model, processor = load_published(
+        folder, vision_tower=vision_tower, alignment_mode=alignment_mode, dtype=torch.bfloat16
+    )
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: str) -> None:
+    """Writes a model folder under the published names.
+
+    Args:
+        form: `aligngpt` or `llava` for a whole model; `stage_1` for projector and level vectors in
+            one file.
+        vision_tower: what the published code is to load as the tower.
+
+    Raises:
+        ConfigError: if the form has no place for this model's alignment, or `out` is not free.
+    """
+    _check_free(out)
+    parts = load_folder(folder, torch.bfloat16)
+    mode = parts.model.config.alignment_mode
+    if form == "llava" and mode != "none":
+        raise ConfigError(
+            f"LLaVA has no alignment vectors, but {folder} has alignment_mode {mode}: it would "
+            "answer otherwise than it does; use --format aligngpt"
+        )
+    if form == "aligngpt" and mode == "none":
+        raise ConfigError(f"{folder} has no alignment vectors: use --format llava")
+    if form == "stage_1":
+        Path(out).mkdir(parents=True, exist_ok=True)
+        save_stage_1(parts.model, Path(out) / STAGE_1_FILE)
+        return
+    save_published(parts.model, parts.processor, out, vision_tower=vision_tower)
+
+
+def _check_free(out: str) -> None:
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise ConfigError(f"{out} is not empty: choose another --out")
