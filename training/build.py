@@ -1,10 +1,6 @@
 """Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
 
-import dataclasses
 import hashlib
-import json
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,35 +17,35 @@ from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan
-from training.deepspeed_config import deepspeed_config, start_distributed
+from training.deepspeed_config import deepspeed_config
 from training.evaluation.validation import validation_order
 from training.metrics import show_progress
 from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble
 from training.run import Run
-
-logger = logging.getLogger(__name__)
-
-FREE_TO_CHANGE = ("log_every_steps", "validate_every_steps", "save_every_steps", "keep_checkpoints")
-"""Settings that may differ when a run goes on: they do not change what is learnt."""
+from training.run_folder import RunFolder
 
 
-def build(config: TrainConfig, data: Sequence[str], out: Path, init: str | None) -> Run:
+def build(folder: RunFolder) -> Run:
     """Returns a run, ready for its next step.
 
     Raises:
-        ConfigError: if the configuration, the data and what is in `out` do not go together.
+        ConfigError: if the configuration, the data and what is in the folder do not go together.
     """
-    start_distributed()
+    config, data, out, init = folder.config, folder.data, folder.out, folder.init
     is_first = dist.get_rank() == 0
     config.accumulation(dist.get_world_size())
-    _start_folder(config, data, out, init, is_first)
+    folder.check()
+    dist.barrier()
+    if is_first:
+        folder.write_config()
     torch.manual_seed(config.seed)
     parts = assemble(config, init)
     dataset = TrainDataset(data)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
-    held_out = dataset.is_held_out(0.0 if config.data.validation_data else _ratio(config))
+    ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
+    held_out = dataset.is_held_out(ratio)
     plan = TrainingPlan(
         dataset.keys,
         lengths,
@@ -77,7 +73,7 @@ def build(config: TrainConfig, data: Sequence[str], out: Path, init: str | None)
         load_optimizer(engine, checkpoint, first_step)
     return Run(
         config=config,
-        out=out,
+        folder=folder,
         engine=engine,
         processor=parts.processor,
         rows=rows,
@@ -133,50 +129,6 @@ def _checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
-def _start_folder(
-    config: TrainConfig, data: Sequence[str], out: Path, init: str | None, is_first: bool
-) -> None:
-    """Writes the run's configuration, or checks that the run in the folder has the same one.
-
-    Raises:
-        ConfigError: if it has another.
-    """
-    wanted = {"data": list(data), "init": init, **dataclasses.asdict(config)}
-    path = out / "config.json"
-    text = json.dumps(wanted, indent=2, sort_keys=True) + "\n"
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = _differences(found, json.loads(text))
-        if differing:
-            raise ConfigError(
-                f"{out} holds a run of another configuration: {', '.join(differing[:6])} differ. "
-                "Choose another --out, or give the same configuration to go on with that run"
-            )
-    dist.barrier()
-    if is_first:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    dist.barrier()
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        names = sorted(found.keys() | wanted.keys())
-        return [
-            difference
-            for key in names
-            for difference in _differences(
-                found.get(key), wanted.get(key), f"{name}.{key}" if name else key
-            )
-        ]
-    is_free = name in FREE_TO_CHANGE or name in ("data.workers", "data.sequences_per_device")
-    return [] if found == wanted or is_free or name.startswith("parallel.") else [name]
-
-
-def _ratio(config: TrainConfig) -> float:
-    return config.data.validation_ratio
 
 
 def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:

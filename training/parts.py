@@ -86,7 +86,6 @@ def assemble(config: TrainConfig, init: str | None) -> Assembled:
     Args:
         init: a model folder; None puts one together from the parts in `config.model`.
     """
-    transformers_logging.disable_progress_bar()
     assembled = from_parts(config) if init is None else from_folder(init, config)
     rules = config.train_parts
     if config.lora.rank:
@@ -99,6 +98,7 @@ def assemble(config: TrainConfig, init: str | None) -> Assembled:
 
 def from_parts(config: TrainConfig) -> Assembled:
     """Returns pretrained tower and language model, with new parts between them."""
+    transformers_logging.disable_progress_bar()
     parts = config.model
     tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
     if parts.chat_template == "vicuna_v1":
@@ -161,6 +161,7 @@ def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") 
         "text_config": attention_on_this_machine(attention),
         "vision_config": "eager" if attention == "eager" else "sdpa",
     }
+    transformers_logging.disable_progress_bar()
     model = AlignGPTForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, attn_implementation=names
     )

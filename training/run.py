@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +17,9 @@ from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
 from training.evaluation.validation import validation_loss
-from training.metrics import MetricsLog, ModelSize, RunProgress, peak_flops
+from training.metrics import MetricsLog, ModelSize, RunProgress, draw_loss, peak_flops
 from training.model_folder import save_model_folder
+from training.run_folder import RunFolder
 from training.totals import RunningTotals, Totals
 
 
@@ -46,7 +46,7 @@ class Run:
         self,
         *,
         config: TrainConfig,
-        out: Path,
+        folder: RunFolder,
         engine: Any,
         processor: Any,
         rows: PackedRows,
@@ -57,7 +57,8 @@ class Run:
         plan_fingerprint: str,
         size: ModelSize,
     ) -> None:
-        self.config, self.out, self.engine, self.processor = config, out, engine, processor
+        self.config, self.out, self.engine, self.processor = config, folder.out, engine, processor
+        self._folder = folder
         self.plan, self.first_step = plan, first_step
         self._rows, self._size = rows, size
         self._validation_rows, self._validation_order = validation_rows, validation_order
@@ -67,7 +68,7 @@ class Run:
         self.totals = RunningTotals(config.model.num_levels, engine.device)
         self.is_stopping = False
         self._was_asked_to_stop = False
-        self._log = MetricsLog(out, is_active=self.is_first_process, first_step=first_step)
+        self._log = MetricsLog(self.out, is_active=self.is_first_process, first_step=first_step)
         self._progress = RunProgress(
             "training", plan.num_steps, first_step, is_active=self.is_first_process
         )
@@ -145,7 +146,8 @@ class Run:
         is_last = done == self.plan.num_steps
         if not is_last and _is_due(done, self.config.validate_every_steps):
             self.validate(done)
-        if not is_last and not self.is_stopping and _is_due(done, self.config.save_every_steps):
+        is_due = _is_due(done, self.config.save_every_steps)
+        if is_due or self.is_stopping or (is_last and self.config.save_every_steps):
             self.save(done)
 
     def validate(self, done: int) -> None:
@@ -174,6 +176,9 @@ class Run:
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
         save_model_folder(self.engine.module, self.processor, self.out / "model")
+        if self.is_first_process:
+            draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
+            self._folder.finish()
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from training.build import build
 from training.config import TrainConfig
+from training.deepspeed_config import start_distributed
 from training.loss import batch_loss
-from training.metrics import draw_loss
-from training.run import Run
+from training.run_folder import RunFolder
 
 
 def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None = None) -> bool:
@@ -23,7 +23,12 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         out: the run's folder. Where it holds a run of the same configuration, that goes on.
         init: model folder to start from; None builds one from `config.model`.
     """
-    run = build(config, data, Path(out), init)
+    start_distributed()
+    folder = RunFolder(out=Path(out), config=config, data=tuple(data), init=init)
+    if folder.is_finished():
+        folder.check()
+        return True
+    run = build(folder)
     with run:
         if run.first_step == 0:
             run.validate(0)
@@ -36,15 +41,7 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
                 run.totals.add(batch, loss)
             run.finish_step(step)
             if run.is_stopping:
-                run.save(step.number + 1)
                 return False
         run.validate(run.plan.num_steps)
-        run.save(run.plan.num_steps)
         run.save_model()
-    _draw(run)
     return True
-
-
-def _draw(run: Run) -> None:
-    if run.is_first_process:
-        draw_loss(run.out / "metrics.jsonl", run.out / "loss.png")

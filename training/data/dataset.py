@@ -134,6 +134,11 @@ def open_image(sample: RawSample) -> Image.Image:
     return image
 
 
+def dataset_fingerprint(folder: str) -> str:
+    """Returns a hash of what a dataset's manifest says of its shards."""
+    return _fingerprint(_read_manifest(DatasetLayout(folder)))
+
+
 def _read_manifest(layout: DatasetLayout) -> Manifest:
     filesystem, name = url_to_fs(layout.manifest)
     if not filesystem.exists(name):
