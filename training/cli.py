@@ -1,8 +1,6 @@
 """The command `aligngpt-train`."""
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -217,6 +215,8 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if isinstance(command, Import | Export):
         return exchange(command)
     if command.processes > 1 and "RANK" not in os.environ:
+        from training.launch import launch
+
         return launch(command.processes, arguments)
     from training.train import train
 
@@ -228,18 +228,6 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") == "0":
         print_outcome(command.out, is_complete)
     return 0
-
-
-def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Returns the exit status of torchrun, which runs this command in several processes.
-
-    SIGTERM is passed on, so that they save and end.
-    """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += [f"--nproc-per-node={processes}", "-m", "training.cli", *arguments]
-    child = subprocess.Popen(torchrun)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    return child.wait()
 
 
 def exchange(command: Import | Export) -> int:

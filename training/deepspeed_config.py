@@ -1,10 +1,10 @@
 """DeepSpeed's JSON, filled in from our configuration, and DeepSpeed started as it should be."""
 
 import os
-import socket
 from typing import Any
 
 from training.config import TrainConfig
+from training.launch import free_port
 
 
 def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def start_distributed() -> None:
             WORLD_SIZE="1",
             LOCAL_WORLD_SIZE="1",
             MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(_free_port()),
+            MASTER_PORT=str(free_port()),
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -61,9 +61,3 @@ def start_distributed() -> None:
         return
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed("gloo")
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])

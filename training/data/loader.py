@@ -1,5 +1,6 @@
 """Batches in the order of the plan, decoded ahead by worker processes."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -156,5 +157,15 @@ def load_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=_ignore_sigterm,
     )
     yield from loader
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """Lets a worker live when the whole process group is asked to stop.
+
+    The loop then finishes its step and saves. A worker ends when the loop is done with it, or
+    is gone.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,72 @@
+"""Several training processes on this machine, one for each GPU or share of its cores."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+SECONDS_TO_FOLLOW = 60.0
+"""Time that the others have to end by themselves when one process failed: it may be saving."""
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Returns 0 if all processes ended well, else the status of the first that did not.
+
+    SIGTERM and SIGINT are passed on. Unlike torchrun's, this status says of a run that was
+    asked to stop whether it saved.
+
+    Args:
+        arguments: of `aligngpt-train`, which every process runs.
+    """
+    command = [sys.executable, "-m", "training.cli", *arguments]
+    port = str(free_port())
+    cores = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    children = []
+    for rank in range(processes):
+        environment = {
+            "OMP_NUM_THREADS": cores,
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        children.append(subprocess.Popen(command, env=environment))
+    old_handler = signal.signal(signal.SIGTERM, lambda *_: _send(children, signal.SIGTERM))
+    try:
+        return _wait(children)
+    finally:
+        signal.signal(signal.SIGTERM, old_handler)
+        _send(children, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Returns the status of the first process that fails, once the others had time to follow."""
+    failed_at = None
+    status = 0
+    while any(child.poll() is None for child in children):
+        time.sleep(0.1)
+        failures = [child.returncode for child in children if child.returncode]
+        if failures and failed_at is None:
+            failed_at, status = time.monotonic(), failures[0]
+        if failed_at is not None and time.monotonic() - failed_at > SECONDS_TO_FOLLOW:
+            break
+    return status or next((child.returncode for child in children if child.returncode), 0)
+
+
+def _send(children: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)
