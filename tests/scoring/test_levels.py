@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from scoring.level_counts import CHUNK_ROWS
 from scoring.level_positions import ordered_codes, position_of, score_of
 from scoring.levels import (
-    CHUNK_ROWS,
     EdgeSearch,
     assign_levels,
     count_cells,
