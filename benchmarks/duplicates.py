@@ -108,13 +108,13 @@ def brute_force(
     In float32, by the same scan for what is above the threshold that the search uses.
     """
     vectors = torch.from_numpy(embeddings)
-    step = max(1, BLOCK_NUMBERS // len(embeddings))
+    some = vectors[queries]
+    step = max(1, BLOCK_NUMBERS // len(queries))
     pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     started = time.perf_counter()
-    for start in range(0, len(queries), step):
-        rows = queries[start : start + step]
-        left, right, _ = pairs_above(vectors[rows] @ vectors.T, THRESHOLD)
-        pairs.append((rows[left], right))
+    for start in range(0, len(embeddings), step):
+        left, right, _ = pairs_above(some @ vectors[start : start + step].T, THRESHOLD)
+        pairs.append((queries[left], right + start))
     seconds = time.perf_counter() - started
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return left[left != right], right[left != right], seconds

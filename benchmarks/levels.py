@@ -66,10 +66,10 @@ def measure(task: str, pairs: int) -> dict[str, float]:
         figures = {"passes": passes}
     figures["seconds"] = time.perf_counter() - started
     figures["processor_seconds"] = time.process_time() - started_cpu
+    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     if task == "levels":
         counts = np.bincount(levels, minlength=NUM_LEVELS + 1)[1:]
         assert counts.max() - counts.min() <= 1, counts
-    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return figures
 
 
