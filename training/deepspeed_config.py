@@ -1,6 +1,7 @@
 """DeepSpeed's JSON, filled in from our configuration, and DeepSpeed started as it should be."""
 
 import os
+import warnings
 from typing import Any
 
 from training.config import TrainConfig
@@ -43,9 +44,14 @@ def start_distributed() -> None:
     CPU, DeepSpeed is told that none of its compiled operators are there, and does not try them
     out: its shared-memory collectives alone compile for minutes and give gloo's sums.
     """
-    import deepspeed
     import torch
 
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses
+    import deepspeed
+
+    # DeepSpeed 0.19.8 calls torch's collectives by names that torch 2.14 renames.
+    warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed.*")
     if "RANK" not in os.environ:
         os.environ.update(
             RANK="0",

@@ -239,3 +239,10 @@ def tiny_parts(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
         "language_model": str(root / "language_model"),
         "vision_tower": str(root / "vision_tower"),
     }
+
+
+@pytest.fixture(scope="session")
+def other_conversation_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Returns a dataset of 16 more conversations, each about a picture."""
+    samples = conversation_samples(64, text_only_every=100)[48:]
+    return write_dataset(tmp_path_factory.mktemp("more_turns") / "data", samples)

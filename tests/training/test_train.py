@@ -1,17 +1,31 @@
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.train import train
 
 
 def tiny_config(parts: dict[str, str], **changes: Any) -> TrainConfig:
+    data = {
+        "tokens_per_sequence": 128,
+        "sequences_per_step": 4,
+        "validation_ratio": 0.2,
+        "workers": 0,
+        **changes.pop("data", {}),
+    }
     values: dict[str, Any] = {
         "model": ModelConfig(**parts, num_levels=4),
-        "data": DataConfig(
-            tokens_per_sequence=128, sequences_per_step=4, validation_ratio=0.2, workers=0
-        ),
+        "data": DataConfig(**data),
         "optimizer": OptimizerConfig(learning_rate=1e-2),
         "parallel": ParallelConfig(zero_stage=2, precision="fp32"),
         "epochs": 2,
@@ -19,17 +33,182 @@ def tiny_config(parts: dict[str, str], **changes: Any) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def metrics_of(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def stage_2(parts: dict[str, str], **changes: Any) -> TrainConfig:
+    data = {"form": "conversation", **changes.pop("data", {})}
+    learning = ("projector", "gate", "language_model")
+    optimizer = OptimizerConfig(learning_rate=1e-3)
+    return tiny_config(parts, data=data, train_parts=learning, optimizer=optimizer, **changes)
 
 
-def test_stage_1_learns_and_leaves_a_model(
+def logged(out: Path, name: str) -> list[float]:
+    """Returns the values of a metric in a run's log, in the order of the steps."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [entry[name] for entry in entries if name in entry]
+
+
+def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(tiny_config(tiny_parts), [caption_dataset], str(one))
+    losses = logged(one, "validation/loss")
+    assert losses[-1] < losses[0]
+    assert (one / "loss.png").stat().st_size > 1000
+    assert {f"train/level_{level}_loss" for level in (1, 2, 3, 4)} <= all_names(one)
+
+    assert train(stage_2(tiny_parts), [conversation_dataset], str(two), init=str(one / "model"))
+    losses = logged(two, "validation/loss")
+    assert losses[-1] < losses[0]
+    weights = [logged(two, f"gate/level_{level}_weight")[-1] for level in (1, 2, 3)]
+    assert sum(weights) == pytest.approx(1.0, abs=1e-4)
+    assert (two / "model" / "model.safetensors").exists()
+
+
+def all_names(out: Path) -> set[str]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {name for line in lines for name in json.loads(line)}
+
+
+def test_neither_packing_nor_accumulation_changes_what_is_learnt(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    """All samples in one step: many a row, few a row in several passes, or one a row."""
+    ways = {
+        "packed": {"tokens_per_sequence": 512, "sequences_per_step": 8, "sequences_per_device": 8},
+        "accumulated": {"tokens_per_sequence": 512, "sequences_per_step": 8},
+        "unpacked": {"tokens_per_sequence": 512, "sequences_per_step": 48, "packing_window": 1},
+    }
+    losses, norms = {}, {}
+    for name, data in ways.items():
+        out = tmp_path / name
+        config = stage_2(tiny_parts, data=data, epochs=1)
+        assert train(config, [conversation_dataset], str(out))
+        assert len(logged(out, "train/loss")) == 1
+        losses[name] = logged(out, "train/loss") + logged(out, "validation/loss")
+        norms[name] = logged(out, "train/gradient_norm")
+    for name in ("accumulated", "unpacked"):
+        assert losses[name] == pytest.approx(losses["packed"], rel=1e-5)
+        assert norms[name] == pytest.approx(norms["packed"], rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_resume_equals_no_interruption_under_any_zero_stage(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: Any
+) -> None:
+    config = stage_2(tiny_parts, save_every_steps=2, keep_checkpoints=9)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train(config, [conversation_dataset], str(whole))
+    go_back(whole, resumed, step=2)
+    other = stage_2(
+        tiny_parts,
+        save_every_steps=2,
+        parallel=ParallelConfig(zero_stage=zero_stage, precision="fp32"),
+    )
+    assert train(other, [conversation_dataset], str(resumed))
+    assert logged(resumed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-6)
+    assert logged(resumed, "train/samples") == logged(whole, "train/samples")
+
+
+def go_back(run: Path, copy: Path, step: int) -> None:
+    """Makes of a finished run one that was killed after the checkpoint at `step`."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "model")
+    (copy / "finished.json").unlink()
+    for checkpoint in (copy / "checkpoints").glob("step-*"):
+        if int(checkpoint.name.removeprefix("step-")) > step:
+            shutil.rmtree(checkpoint)
+    (copy / "checkpoints" / "latest").write_text(f"step-{step:08d}\n")
+
+
+def test_a_run_of_another_configuration_is_refused_and_a_finished_one_left_alone(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
-    assert train(tiny_config(tiny_parts), [caption_dataset], str(tmp_path / "run"))
-    validation = [
-        m["validation/loss"] for m in metrics_of(tmp_path / "run") if "validation/loss" in m
-    ]
-    assert validation[-1] < validation[0]
-    assert (tmp_path / "run" / "model" / "config.json").exists()
-    assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+    out = tmp_path / "run"
+    config = tiny_config(tiny_parts, max_steps=1)
+    assert train(config, [caption_dataset], str(out))
+    written = (out / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train(config, [caption_dataset], str(out))
+    assert (out / "model" / "model.safetensors").stat().st_mtime_ns == written
+    (out / "finished.json").unlink()
+    with pytest.raises(ConfigError, match="seed differ"):
+        train(tiny_config(tiny_parts, max_steps=1, seed=1), [caption_dataset], str(out))
+
+
+def test_levels_beyond_the_models_are_refused(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, model=ModelConfig(**tiny_parts, num_levels=3))
+    with pytest.raises(ConfigError, match=r"levels up to 4.*model.num_levels is 3"):
+        train(config, [caption_dataset], str(tmp_path / "run"))
+
+
+def test_a_mixture_of_datasets_is_learnt_with_weights(
+    tiny_parts: dict[str, str],
+    conversation_dataset: str,
+    other_conversation_dataset: str,
+    tmp_path: Path,
+) -> None:
+    config = stage_2(tiny_parts, data={"weights": (1.0, 2.0), "validation_ratio": 0.0}, epochs=1)
+    assert train(config, [conversation_dataset, other_conversation_dataset], str(tmp_path / "run"))
+    assert sum(logged(tmp_path / "run", "train/samples")) == 48 + 2 * 16
+
+
+COMMAND = [sys.executable, "-m", "training.cli"]
+
+
+def command_line(parts: dict[str, str], stage: str, data: str, out: Path) -> list[str]:
+    """Returns the command that runs a tiny configuration in processes of their own."""
+    words = [*COMMAND, stage, "--data", data, "--out", str(out), "--model.num-levels", "4"]
+    words += ["--model.language-model", parts["language_model"], "--parallel.precision", "fp32"]
+    words += ["--model.vision-tower", parts["vision_tower"], "--data.tokens-per-sequence", "128"]
+    words += ["--data.sequences-per-step", "4", "--data.validation-ratio", "0.2"]
+    words += ["--model.chat-template", "tokenizer", "--save-every-steps", "0"]
+    return [*words, "--validate-every-steps", "0", "--data.workers", "1"]
+
+
+def own_environment() -> dict[str, str]:
+    """Returns this process's environment without its place among training processes."""
+    places = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in places}
+
+
+@pytest.mark.slow
+def test_two_processes_with_pictures_on_some_only_learn_what_one_does_under_zero_3(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    data = {"tokens_per_sequence": 128, "sequences_per_step": 4}
+    config = stage_2(tiny_parts, data=data, save_every_steps=2, keep_checkpoints=9)
+    assert train(config, [conversation_dataset], str(one))
+    go_back(one, two, step=2)
+    # The configuration lies in the folder; the flags below must say the same.
+    words = command_line(tiny_parts, "pretrain", conversation_dataset, two)
+    words += ["--processes", "2", "--parallel.zero-stage", "3", "--data.form", "conversation"]
+    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "2"]
+    words += ["--optimizer.learning-rate", "1e-3"]
+    subprocess.run(words, check=True, timeout=300, env=own_environment())
+    assert logged(two, "train/loss") == pytest.approx(logged(one, "train/loss"), rel=1e-5)
+    assert logged(two, "validation/loss") == pytest.approx(logged(one, "validation/loss"), rel=1e-5)
+    assert (two / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_ends_well(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path, processes: int
+) -> None:
+    out = tmp_path / "run"
+    words = command_line(tiny_parts, "pretrain", caption_dataset, out)
+    words += ["--epochs", "500", "--processes", str(processes)]
+    with subprocess.Popen(words, env=own_environment()) as run:
+        give_up_at = time.monotonic() + 240
+        while time.monotonic() < give_up_at and run.poll() is None:
+            if (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2:
+                break
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=120) == 0
+    step = int((out / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+    assert step == len(logged(out, "train/loss"))
+    assert not (out / "model").exists()
