@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from schemas.errors import ConfigError
-from training.model.config import AlignGPTConfig
 
 IMAGE_MODES = ("pad", "crop", "squash")
 """How a picture becomes square.
@@ -120,10 +118,3 @@ def _checked_mode(image_mode: str) -> str:
     if image_mode not in IMAGE_MODES:
         raise ConfigError(f"image_mode must be one of {', '.join(IMAGE_MODES)}, got {image_mode}")
     return image_mode
-
-
-AutoImageProcessor.register(
-    AlignGPTConfig,
-    image_processor_classes={"pil": AlignGPTImageProcessor, "torchvision": AlignGPTImageProcessor},
-    exist_ok=True,
-)

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken
-from transformers import AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessorMixin
 
 from schemas.errors import ConfigError
 from training.model.config import AlignGPTConfig
+from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN, Placeholders, lay_out
 
 Conversation = list[dict[str, Any]]
@@ -266,4 +267,9 @@ def _picture(part: dict[str, Any]) -> Any:
     return load_image(source) if isinstance(source, str) else source
 
 
+AutoImageProcessor.register(
+    AlignGPTConfig,
+    image_processor_classes={"pil": AlignGPTImageProcessor, "torchvision": AlignGPTImageProcessor},
+    exist_ok=True,
+)
 AutoProcessor.register(AlignGPTConfig, AlignGPTProcessor, exist_ok=True)
