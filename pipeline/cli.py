@@ -103,6 +103,24 @@ class Pack(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Ask again for images whose failure may have passed, and merge the gains.
+
+    A shard that gains images is written and scored anew; other shards keep both. Duplicates and
+    levels are found over all pairs again, and the train shards are packed anew.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+    reasons: tuple[str, ...] = ()
+    """Reasons to ask again for, such as timed_out; by default all that are retryable."""
+    runner: str = "local"
+    """As for `curate`."""
+    workers: int = 1
+    """Processes of the local runner."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Write manifest.json and report.html from what the stages left."""
 
@@ -143,13 +161,25 @@ class Rescore:
 
 
 Command = (
-    Curate | Read | Fetch | Score | Deduplicate | Level | Pack | Report | Inspect | Verify | Rescore
+    Curate
+    | Read
+    | Fetch
+    | Retry
+    | Score
+    | Deduplicate
+    | Level
+    | Pack
+    | Report
+    | Inspect
+    | Verify
+    | Rescore
 )
 
 COMMANDS: dict[str, type[Command]] = {
     "curate": Curate,
     "read": Read,
     "fetch": Fetch,
+    "retry": Retry,
     "score": Score,
     "deduplicate": Deduplicate,
     "level": Level,
@@ -310,6 +340,11 @@ def rescore(command: Rescore) -> int:
 
 def job_settings(command: Command) -> dict[str, Any]:
     """Returns what a command asks of the job."""
+    if isinstance(command, Retry):
+        from pipeline.retry import retry_settings
+
+        chosen = {"runner": command.runner, "workers": command.workers}
+        return retry_settings(command.dataset, command.reasons) | chosen
     assert isinstance(command, (RunOptions, Report))
     config = full_config(command)
     settings: dict[str, Any] = {"root": command.out, "config": config}

@@ -17,6 +17,7 @@ from pipeline.fetch import FetchShards
 from pipeline.level import AssignLevels
 from pipeline.pack import PackShards
 from pipeline.read import ReadPairs
+from pipeline.retry import RetrySession, RetryShards
 from pipeline.score import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score import ScoreShards
 from schemas.errors import Stage
@@ -37,6 +38,7 @@ def curate(
     stages: Sequence[Stage],
     files: Sequence[str] = (),
     shards: Sequence[int] = (),
+    retry: RetrySession | None = None,
 ) -> beam.PCollection[int]:
     """Returns the shards that the last of the stages gives: the whole graph.
 
@@ -44,10 +46,14 @@ def curate(
         stages: those to run, in their order and without gaps.
         files: where the pairs are, if `read` is among the stages.
         shards: the shards to start from, if it is not.
+        retry: which images to ask for again, if any.
     """
+    fetch: beam.PTransform = FetchShards(layout, config.fetch)
+    if retry is not None:
+        fetch = RetryShards(layout, config.fetch, retry)
     graph: dict[Stage, beam.PTransform] = {
         Stage.READ: ReadPairs(layout, config.read, files),
-        Stage.FETCH: FetchShards(layout, config.fetch),
+        Stage.FETCH: fetch,
         Stage.SCORE: ScoreShards(layout, config.score),
         Stage.DEDUPLICATE: KeepBestOfDuplicates(layout, config.deduplicate),
         Stage.LEVEL: AssignLevels(layout, config.levels),

@@ -13,14 +13,19 @@ from pipeline.address_guard import parse_url, without_credentials
 from pipeline.config import FetchConfig
 from pipeline.decoders import DecoderPool
 from pipeline.download import Downloader
-from pipeline.fetched_shard import Outcome, SpooledImage, shard_stats, write_samples
+from pipeline.fetched_shard import (
+    Outcome,
+    SpooledImage,
+    read_spool,
+    shard_stats,
+    write_samples,
+)
 from pipeline.local_files import LocalFiles
 from pipeline.politeness import HostMemory, HostQueues
 from pipeline.progress import ShardProgress
 from pipeline.stages import (
     count_reasons,
     deciding_settings,
-    is_committed,
     rejection,
     stage_fingerprint,
     write_rejections,
@@ -28,12 +33,13 @@ from pipeline.stages import (
 from pipeline.storage import (
     commit_text,
     committed_fingerprint,
+    exists,
     open_read,
     remove,
 )
 from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected, Stage
-from schemas.records import PAIR_SCHEMA, Pair
+from schemas.records import PAIR_SCHEMA, Pair, Rejection
 from schemas.shards import DatasetLayout
 
 NOT_DECIDING = (
@@ -90,38 +96,78 @@ def fetch_shard(
     Raises:
         DatasetError: if the shard's pairs are not there.
     """
-    upstream = committed_fingerprint(layout.pairs(shard))
-    if upstream is None:
-        raise DatasetError(f"{layout.pairs(shard)} is missing: run the read stage first")
-    settings = deciding_settings(config, leave_out=NOT_DECIDING)
-    fingerprint = stage_fingerprint(Stage.FETCH, settings, [upstream])
+    fingerprint = fetch_fingerprint(layout, shard, config)
     marker = layout.fetched(shard, "_stats.json")
-    if is_committed(marker, fingerprint):
+    if asked_fingerprint(marker) == fingerprint:
         return
     remove(marker)
     started_at = time.time()
-    with open_read(layout.pairs(shard)) as file:
-        pairs = [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+    pairs = read_pairs(layout, shard)
     with (
         ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
         tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
     ):
-        fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
-        outcomes = asyncio.run(fetcher.run())
-        rejections = [
-            rejection(pair, outcome)
-            for pair, outcome in zip(pairs, outcomes, strict=True)
-            if isinstance(outcome, SampleRejected)
-        ]
-        kept = [
-            (pair, outcome)
-            for pair, outcome in zip(pairs, outcomes, strict=True)
-            if not isinstance(outcome, SampleRejected)
-        ]
-        write_samples(layout, shard, kept, spool, config.image_format, fingerprint)
+        kept, rejections = fetch_pairs(pairs, config, memory, spool, progress)
+        samples = read_spool(kept, spool, config.image_format)
+        tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
+        write_samples(samples, tar, table, fingerprint)
         write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
     stats = shard_stats(count_reasons(rejections), len(kept), started_at)
     commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+
+
+def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) -> str:
+    """Returns the fingerprint of fetching a shard of pairs under a configuration.
+
+    Raises:
+        DatasetError: if the shard's pairs are not there.
+    """
+    upstream = committed_fingerprint(layout.pairs(shard))
+    if upstream is None:
+        raise DatasetError(f"{layout.pairs(shard)} is missing: run the read stage first")
+    settings = deciding_settings(config, leave_out=NOT_DECIDING)
+    return stage_fingerprint(Stage.FETCH, settings, [upstream])
+
+
+def asked_fingerprint(marker: str) -> str | None:
+    """Returns the fingerprint that a shard was first fetched under; None if it is not fetched.
+
+    What a retry gains gives the shard a new fingerprint, by which later stages see the change;
+    the first one is kept beside it, by which the fetch stage knows that nothing is left to do.
+    """
+    if not exists(marker):
+        return None
+    with open_read(marker) as file:
+        values = json.load(file)
+    return str(values.get("asked_fingerprint", values["fingerprint"]))
+
+
+def read_pairs(layout: DatasetLayout, shard: int) -> list[Pair]:
+    """Returns the pairs of a shard, in the order of their keys."""
+    with open_read(layout.pairs(shard)) as file:
+        return [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+
+
+def fetch_pairs(
+    pairs: list[Pair],
+    config: FetchConfig,
+    memory: HostMemory | None,
+    spool: IO[bytes],
+    progress: ShardProgress,
+) -> tuple[list[tuple[Pair, SpooledImage | None]], list[Rejection]]:
+    """Returns the pairs that are kept, their images in the spool, and the rejections of the others.
+
+    Both stand in the order of the pairs.
+    """
+    fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
+    kept: list[tuple[Pair, SpooledImage | None]] = []
+    rejections: list[Rejection] = []
+    for pair, outcome in zip(pairs, asyncio.run(fetcher.run()), strict=True):
+        if isinstance(outcome, SampleRejected):
+            rejections.append(rejection(pair, outcome))
+        else:
+            kept.append((pair, outcome))
+    return kept, rejections
 
 
 def _clean(pair: Pair) -> Pair:

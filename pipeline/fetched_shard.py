@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -14,7 +14,6 @@ from pipeline.storage import commit_file
 from schemas.columns import table_from_records, write_table
 from schemas.errors import SampleRejected
 from schemas.records import FETCHED_SCHEMA, FetchedSample, ImageFormat, Pair
-from schemas.shards import DatasetLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +31,41 @@ Outcome = SpooledImage | SampleRejected | None
 
 
 def write_samples(
-    layout: DatasetLayout,
-    shard: int,
-    kept: Sequence[tuple[Pair, SpooledImage | None]],
-    spool: IO[bytes],
-    image_format: ImageFormat,
+    samples: Iterable[tuple[FetchedSample, bytes | None]],
+    tar_path: str,
+    table_path: str,
     fingerprint: str,
 ) -> None:
     """Writes the tar and the table of a fetched shard, the same bytes for the same samples.
 
     Args:
-        kept: in the order of their keys.
-        spool: where the images lie.
+        samples: in the order of their keys, each with its encoded image, None for text alone.
     """
-    samples = []
+    rows = []
     with (
-        commit_file(layout.fetched(shard, "tar")) as file,
+        commit_file(tar_path) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for pair, spooled in kept:
-            sample = fetched_sample(pair, spooled, image_format)
-            samples.append(sample)
-            if spooled is not None:
-                spool.seek(spooled.offset)
-                add_member(tar, f"{pair.key}.{image_format}", spool.read(spooled.length))
-            add_member(tar, f"{pair.key}.txt", pair.caption.encode("utf-8", "replace"))
-            add_member(tar, f"{pair.key}.json", sample_json(sample))
-    table = table_from_records(samples, FETCHED_SCHEMA)
-    with commit_file(layout.fetched(shard, "parquet")) as file:
-        write_table(table, file, {"fingerprint": fingerprint})
+        for sample, image in samples:
+            rows.append(sample)
+            if image is not None:
+                add_member(tar, f"{sample.key}.{sample.image_format}", image)
+            add_member(tar, f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
+            add_member(tar, f"{sample.key}.json", sample_json(sample))
+    with commit_file(table_path) as file:
+        write_table(table_from_records(rows, FETCHED_SCHEMA), file, {"fingerprint": fingerprint})
+
+
+def read_spool(
+    kept: Iterable[tuple[Pair, SpooledImage | None]], spool: IO[bytes], image_format: ImageFormat
+) -> Iterator[tuple[FetchedSample, bytes | None]]:
+    """Yields the samples of pairs that were fetched, with their images, one in memory at a time."""
+    for pair, spooled in kept:
+        image = None
+        if spooled is not None:
+            spool.seek(spooled.offset)
+            image = spool.read(spooled.length)
+        yield fetched_sample(pair, spooled, image_format), image
 
 
 def fetched_sample(

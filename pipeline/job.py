@@ -1,5 +1,6 @@
 """A curation job from its lock to its summary: what stands around the graph."""
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from pipeline.lock import hold_folder
 from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
 from pipeline.resume import FOLDERS, guard_folder, remove_leftovers, remove_outputs
+from pipeline.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.runners import ChosenRunner, choose_runner
 from pipeline.storage import list_files
 from pipeline.terminal import ProgressDisplay, format_seconds, summary_table
@@ -59,6 +61,8 @@ class Job:
     beam_flags: tuple[str, ...] = ()
     redo: Stage | None = None
     """Remove first what this stage and the stages after it made."""
+    retry: tuple[str, ...] | None = None
+    """Ask again for what was rejected for these reasons, for every retryable one if empty."""
 
 
 def run_job(job: Job, console: Console) -> Manifest | None:
@@ -79,6 +83,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
+        finish_moves(layout)
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
@@ -86,7 +91,10 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             check_model(job.config.score, runs_here=chosen.is_local)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
-            _run_stages(job, layout, chosen, shards, console)
+            session = None if job.retry is None else begin_retry(layout, job.retry)
+            _run_stages(job, layout, chosen, shards, session, console)
+            if session is not None:
+                console.print(end_retry(layout, session))
         manifest = write_report(layout, job.config) if job.has_report else None
         stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
@@ -109,6 +117,18 @@ def with_image_folders(config: CurationConfig, files: Sequence[str]) -> Curation
         return config
     allowed = (*config.fetch.allow_folders, *named)
     return replace(config, fetch=replace(config.fetch, allow_folders=allowed))
+
+
+def with_shared_cores(config: CurationConfig, workers: int) -> CurationConfig:
+    """Returns the configuration with decoders for one worker of several on this machine.
+
+    Args:
+        workers: processes that share this machine's cores; 0 if each has a machine of its own.
+    """
+    if config.fetch.decode_processes or workers < 2:
+        return config
+    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    return replace(config, fetch=replace(config.fetch, decode_processes=share))
 
 
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
@@ -172,10 +192,12 @@ def _run_stages(
     layout: DatasetLayout,
     chosen: ChosenRunner,
     shards: Sequence[int],
+    session: RetrySession | None,
     console: Console,
 ) -> None:
     pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
-    curate(pipeline, layout, job.config, job.stages, job.files, shards)
+    config = with_shared_cores(job.config, chosen.workers)
+    curate(pipeline, layout, config, job.stages, job.files, shards, session)
     run_watched(pipeline, layout, job.stages, console)
 
 

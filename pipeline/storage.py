@@ -77,6 +77,17 @@ def remove(path: str) -> None:
         filesystem.rm_file(name)
 
 
+def move_file(source: str, target: str) -> None:
+    """Puts a file in another's place; does nothing if it is gone, having been moved before."""
+    if not exists(source):
+        return
+    if is_local(source) and is_local(target):
+        Path(local_path(source)).replace(local_path(target))
+        return
+    filesystem, name = url_to_fs(source)
+    filesystem.mv(name, url_to_fs(target)[1])
+
+
 def remove_folder(folder: str) -> None:
     """Removes a folder with all that is in it, if there is one."""
     filesystem, name = url_to_fs(folder)
