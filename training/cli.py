@@ -218,7 +218,13 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         from training.launch import launch
 
         return launch(command.processes, arguments)
+    import torch
+
+    from training.memory import keep_freed_memory
     from training.train import train
+
+    if not torch.cuda.is_available():
+        keep_freed_memory()
 
     config = command.config
     if command.validation_data:
