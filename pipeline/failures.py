@@ -29,9 +29,8 @@ def place_of(state: ShardState) -> str:
 
 def worker_died(layout: DatasetLayout, lost: Sequence[int]) -> JobFailed:
     """Returns the error that says which worker died over which shard."""
-    states = ProgressReader(layout).read()
-    at_work = [state for state in states if state.state == "running" and state.process in lost]
-    numbers = ", ".join(str(number) for number in lost)
+    at_work = _at_work(layout, lost)
+    numbers = ", ".join(str(state.process) for state in at_work) or ", ".join(map(str, lost))
     where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
     log = ""
     if is_local(layout.root):
@@ -43,7 +42,14 @@ def worker_died(layout: DatasetLayout, lost: Sequence[int]) -> JobFailed:
     )
 
 
-def explained(error: BaseException, layout: DatasetLayout, started: float) -> Exception:
+def _at_work(layout: DatasetLayout, processes: Sequence[int]) -> list[ShardState]:
+    states = ProgressReader(layout).read()
+    return [state for state in states if state.state == "running" and state.process in processes]
+
+
+def explained(
+    error: BaseException, layout: DatasetLayout, started: float, ended: Sequence[int] = ()
+) -> Exception:
     """Returns an error for people from what the runner raised.
 
     A worker's error crosses process borders as text; a wrong configuration that only a worker can
@@ -51,6 +57,8 @@ def explained(error: BaseException, layout: DatasetLayout, started: float) -> Ex
 
     Args:
         started: when the job began, in Unix seconds.
+        ended: worker processes that are no more. One that left a shard unfinished without a word
+            died hard: then the runner's error is only the echo.
     """
     text = str(error)
     for kind in (ConfigError, DatasetError):
@@ -64,6 +72,8 @@ def explained(error: BaseException, layout: DatasetLayout, started: float) -> Ex
         for state in ProgressReader(layout).read()
         if state.state == "failed" and state.time_unix_seconds >= started
     ]
+    if not failed and _at_work(layout, ended):
+        return worker_died(layout, ended)
     where = "; ".join(place_of(state) for state in failed) or _running_part(text)
     log = job_log_path(layout)
     details = f" Details: {log}." if log else ""

@@ -21,13 +21,17 @@ class WorkerWatch:
     def lost(self) -> list[int]:
         """Returns the workers that died while the job went on, once that is certain."""
         self._find_new()
-        gone = [number for number, worker in self._known.items() if not _is_alive(worker)]
+        gone = self.gone()
         if not gone:
             self._lost_at = None
             return []
         now = time.monotonic()
         self._lost_at = self._lost_at or now
         return gone if now - self._lost_at >= GRACE_SECONDS else []
+
+    def gone(self) -> list[int]:
+        """Returns the workers that have ended, for whatever reason."""
+        return [number for number, worker in self._known.items() if not _is_alive(worker)]
 
     def end_all(self) -> None:
         """Ends the workers that are left, at once."""
