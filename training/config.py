@@ -61,8 +61,8 @@ class DataConfig:
     """Packed sequences that one optimizer step sees, over all processes."""
     sequences_per_device: int = 1
     """Packed sequences in one forward pass; the rest of a step is accumulated."""
-    packing_window: int = 4096
-    """Shuffled samples among which sequence mates are chosen."""
+    packing_window: int = 64
+    """Waiting samples, in the shuffled order, among which the mates of a sequence are chosen."""
     workers: int = 2
     """Processes that decode and tokenise for each device; 0 does it in the loop."""
 

@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 from hypothesis import given, settings
@@ -74,14 +75,36 @@ def test_less_than_three_percent_is_padding_for_lengths_spread_as_in_instruction
         epoch=0,
         tokens_per_sequence=512,
         sequences_per_step=8,
-        packing_window=1024,
+        packing_window=64,
     )
     assert padding_ratio(plan, lengths, 512) < 0.03
 
 
-def test_packing_takes_the_fullest_sequence_that_has_room() -> None:
-    lengths = np.array([6, 5, 4, 3])
-    assert pack([0, 1, 2, 3], lengths, 10) == [(0, 2), (1, 3)]
+def test_a_sequence_takes_the_first_sample_and_those_that_fill_it_best() -> None:
+    lengths = np.array([6, 5, 3, 4, 2])
+    assert pack([0, 1, 2, 3, 4], lengths, 10, window=5) == [(0, 3), (1, 2, 4)]
+    assert pack([0, 1, 2, 3, 4], lengths, 10, window=3) == [(0, 2), (1, 3), (4,)]
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9), room=st.integers(0, 60))
+@settings(max_examples=100, deadline=None)
+def test_no_other_choice_fills_a_sequence_better(lengths: list[int], room: int) -> None:
+    capacity = 30 + room
+    packed = pack(range(len(lengths)), np.array(lengths), capacity, window=9)
+    sums = {
+        sum(others)
+        for count in range(len(lengths))
+        for others in combinations(lengths[1:], count)
+        if lengths[0] + sum(others) <= capacity
+    }
+    assert sum(lengths[sample] for sample in packed[0]) == lengths[0] + max(sums)
+
+
+def test_demo_like_pairs_need_as_few_sequences_as_any_packing_can() -> None:
+    rng = np.random.default_rng(0)
+    lengths = 53 + rng.geometric(0.2, size=614)  # short captions behind 49 image tokens
+    packed = pack(range(614), lengths, 512, window=64)
+    assert len(packed) <= -(-int(lengths.sum()) // 512) + 1
 
 
 def test_a_weight_of_one_and_a_half_plans_each_sample_once_or_twice() -> None:

@@ -41,7 +41,7 @@ def validation_order(
     Every process has as many rows as the others; some may be empty.
     """
     present = [sample for sample in samples if lengths.tokens[sample] > 0]
-    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence)
+    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence, window=64)
     processes, process = dist.get_world_size(), dist.get_rank()
     packed += [()] * (-len(packed) % processes)
     return [(row,) for row in packed[process::processes]]
