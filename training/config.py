@@ -146,6 +146,12 @@ class ParallelConfig:
     """Whether activations are computed twice instead of kept."""
 
     def __post_init__(self) -> None:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ConfigError(
+                "parallel.precision bf16 needs parallel.zero_stage 1, 2 or 3: without ZeRO, "
+                "DeepSpeed has no fp32 copy of the weights that a checkpoint could hold. On one "
+                "process stage 1 splits nothing and costs no more than 0"
+            )
         if self.offload == "all" and self.zero_stage != 3:
             raise ConfigError("parallel.offload all needs parallel.zero_stage 3")
         if self.offload != "none" and self.zero_stage == 0:

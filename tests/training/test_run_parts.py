@@ -47,6 +47,15 @@ def test_each_number_of_deepspeeds_configuration_comes_from_ours() -> None:
     assert filled["zero_optimization"]["offload_param"]["device"] == "cpu"
 
 
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"bf16 needs parallel\.zero_stage 1"):
+        ParallelConfig(zero_stage=0, precision="bf16")
+    with pytest.raises(ConfigError, match="offload all needs"):
+        ParallelConfig(zero_stage=2, offload="all")
+    with pytest.raises(ConfigError, match="must not be negative"):
+        DataConfig(weights=(1.0, -1.0))
+
+
 def test_the_papers_recipes_have_its_numbers() -> None:
     assert pretrain_13b().optimizer.learning_rate == 1e-3
     assert pretrain_13b().parallel.zero_stage == 2
