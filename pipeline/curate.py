@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from pipeline.config import CurationConfig
+from pipeline.deduplicate import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
 from pipeline.deduplicate import KeepBestOfDuplicates
 from pipeline.fetch import NOT_DECIDING as FETCH_NOT_DECIDING
 from pipeline.fetch import FetchShards
@@ -27,6 +28,7 @@ NOT_DECIDING = {
     Stage.FETCH: frozenset(FETCH_NOT_DECIDING),
     # A fingerprint holds the model's identity in place of its path; a person is asked first.
     Stage.SCORE: frozenset(SCORE_NOT_DECIDING) - {"model", "pretrained"},
+    Stage.DEDUPLICATE: DEDUPLICATE_NOT_DECIDING,
 }
 """Settings of a stage that change how it works, but not what it makes."""
 
