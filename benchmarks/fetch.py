@@ -277,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=["cpu", "latency"], default="cpu")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--quick", action="store_true", help="200 images")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -293,7 +294,8 @@ def main() -> None:
         run_ours(f"{folder}/ours", settings)
     else:
         with tempfile.TemporaryDirectory(prefix="fetch-benchmark-") as name:
-            found = compare(arguments.case, arguments.images, arguments.cores, Path(name))
+            images = 200 if arguments.quick else arguments.images
+            found = compare(arguments.case, images, arguments.cores, Path(name))
         print(json.dumps(found, indent=2))
 
 

@@ -89,6 +89,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--quick", action="store_true", help="200,000 rows")
     parser.add_argument("--files", type=int, default=10)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--workers", type=int, default=1)
@@ -96,7 +97,7 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="read-benchmark-"))
     inputs = folder / "in"
     inputs.mkdir(parents=True, exist_ok=True)
-    write_inputs(inputs, arguments.rows, arguments.files)
+    write_inputs(inputs, 200_000 if arguments.quick else arguments.rows, arguments.files)
     layout = DatasetLayout(str(folder / "out"))
     shutil.rmtree(layout.root, ignore_errors=True)
     flags = ["--runner=FnApiRunner"]
