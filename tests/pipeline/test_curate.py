@@ -356,9 +356,11 @@ def wait_for_worker(process, root, stage):
 @pytest.mark.slow
 def test_a_second_job_on_the_folder_is_refused(flags, pairs, rows, site, tmp_path):
     slow = write_pairs(tmp_path / "input", [*rows, (site.hang("/hang"), "never answered")])
-    first = start_command(flags, slow, tmp_path / "out", workers=1)
+    # Long enough for the second job to start while the first still waits.
+    patient = [*flags, "--fetch.timeout-seconds", "30"]
+    first = start_command(patient, slow, tmp_path / "out", workers=1)
     wait_for_progress(first, tmp_path / "out", Stage.FETCH)
-    status, said = finish(start_command(flags, slow, tmp_path / "out", workers=1))
+    status, said = finish(start_command(patient, slow, tmp_path / "out", workers=1))
     assert status == 2
     assert f"another job works on {tmp_path}/out (process {first.pid} on" in said
     status, said = finish(first)
