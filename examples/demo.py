@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ BIN = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
 PORT = 8970
 EVERY_NTH_IS_A_DUPLICATE = 40
+Step = Callable[..., str]
+"""Runs a command under a title; returns what it said, if that is an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,60 +47,81 @@ def main() -> None:
     console = Console(highlight=False)
     out: Path = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    site = f"http://{ADDRESS}:{arguments.port}"
     stamps = read_stamps()
     seconds: dict[str, float] = {}
 
-    def step(title: str, *command: str | Path) -> None:
+    def step(title: str, *command: str | Path) -> str:
         console.rule(f"[bold]{title}")
         words = [str(word) for word in command]
         shown = ["python" if word == sys.executable else short(word, out) for word in words]
         console.print(f"[dim]$ {' '.join(shown)}[/dim]", soft_wrap=True)
         started = time.monotonic()
-        status = subprocess.run(words, check=False).returncode
+        is_answer = words[1:2] == ["chat"]
+        output = subprocess.PIPE if is_answer else None
+        done = subprocess.run(words, check=False, stdout=output, text=True)
         seconds[title] = time.monotonic() - started
-        if status:
-            console.print(f"[red]The demo stops here: the command above ended with {status}.")
-            sys.exit(status)
+        if done.returncode:
+            console.print(f"[red]The demo stops here: the command ended with {done.returncode}.")
+            sys.exit(done.returncode)
+        return done.stdout.strip() if is_answer else ""
 
     started = time.monotonic()
     models = out / "models"
     assemble = HERE / "assemble_models.py"
     step("Assemble the models", sys.executable, assemble, "--out", models)
-    write_pairs(out / "pairs.tsv", demo_urls(stamps, site, dead_port()))
     held_out = [stamp for stamp in stamps if stamp.split == "validation"]
+    curate_pairs(step, out, models, stamps, arguments.port)
+    pack_instructions(step, out)
+    step("Look into the dataset", BIN / "aligngpt-curate", "inspect", out / "curated")
+    train(step, out, models)
+    question = "What is in this picture?"
+    picture = CORPUS / held_out[0].file
+    chat = (BIN / "aligngpt-train", "chat", out / "finetuned" / "model")
+    asking = ("--image", picture, "--prompt", question)
+    answer = step("Ask about a held-out picture", *chat, *asking)
+    console.print(answer)
+    summary = Summary(
+        out=out,
+        seconds=seconds,
+        total_seconds=time.monotonic() - started,
+        picture=picture,
+        caption=held_out[0].caption,
+        question=question,
+        answer=answer,
+    )
+    print_summary(console, summary)
+
+
+def curate_pairs(step: Step, out: Path, models: Path, stamps: list[Stamp], port: int) -> None:
+    """Serves the pictures and curates them, those to train on and those held out."""
+    site = f"http://{ADDRESS}:{port}"
+    held_out = [stamp for stamp in stamps if stamp.split == "validation"]
+    write_pairs(out / "pairs.tsv", demo_urls(stamps, site, dead_port()))
     write_pairs(out / "pairs_validation.tsv", [picture_url(site, stamp) for stamp in held_out])
     curate = (BIN / "aligngpt-curate", "curate", "--recipe", "demo")
     score = ("--score.model", f"local-dir:{models / 'demo_clip'}")
-    ports = [str(port) for port in (80, 443, arguments.port, dead_port())]
+    ports = [str(number) for number in (80, 443, port, dead_port())]
     reach = ("--fetch.allow-networks", f"{ADDRESS}/32", "--fetch.allow-ports", *ports)
-    with DemoServer(CORPUS, ADDRESS, arguments.port):
+    with DemoServer(CORPUS, ADDRESS, port):
         pairs = ("--pairs", out / "pairs.tsv", "--out", out / "curated")
         step("Curate the pairs", *curate, *pairs, *score, *reach, "--workers", "2")
         pairs = ("--pairs", out / "pairs_validation.tsv", "--out", out / "curated_validation")
         edges = ("--levels.edges-from", out / "curated")
         step("Curate the held-out pairs", *curate, *pairs, *score, *reach, *edges)
+
+
+def pack_instructions(step: Step, out: Path) -> None:
+    """Packs the instruction samples, those to train on and those held out."""
     curate = (BIN / "aligngpt-curate", "curate", "--recipe", "llava_instructions")
     images = ("--read.image-folder", HERE)
     for split, suffix in (("", ""), ("held-out ", "_validation")):
         pairs = ("--pairs", INSTRUCTIONS / f"instructions{suffix}.json")
         folder = ("--out", out / f"instructions{suffix}")
         step(f"Pack the {split}instructions", *curate, *pairs, *folder, *images)
-    step("Look into the dataset", BIN / "aligngpt-curate", "inspect", out / "curated")
-    train(step, out, models)
-    question = "What is in this picture?"
-    picture = CORPUS / held_out[0].file
-    chat = (BIN / "aligngpt-train", "chat", out / "finetuned" / "model")
-    step("Ask about a held-out picture", *chat, "--image", picture, "--prompt", question)
-    print_summary(
-        console,
-        Summary(out=out, seconds=seconds, total_seconds=time.monotonic() - started),
-    )
 
 
-def train(step: object, out: Path, models: Path) -> None:
+def train(step: Step, out: Path, models: Path) -> None:
     """Runs both training stages."""
-    assert callable(step)
     step(
         "Pre-train: projector and level vectors",
         *(BIN / "aligngpt-train", "pretrain", "--recipe", "demo_pretrain"),

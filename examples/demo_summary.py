@@ -19,6 +19,11 @@ class Summary:
     seconds: Mapping[str, float]
     """Title of a step to its time by the clock."""
     total_seconds: float
+    picture: Path
+    """Held out: no training step saw it."""
+    caption: str
+    question: str
+    answer: str
 
 
 def print_summary(console: Console, summary: Summary) -> None:
@@ -28,6 +33,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(counts_table(manifest))
     console.print(levels_table(manifest))
     console.print(losses_table(summary.out))
+    console.print(answer_table(summary))
     console.print(times_table(summary))
     for what, path in places(summary.out).items():
         console.print(f"{what:34} {path}", soft_wrap=True)
@@ -37,7 +43,9 @@ def counts_table(manifest: Manifest) -> Table:
     """Returns the balance of each stage: rows in, kept, rejected and why."""
     table = Table(title="Every row is kept, or rejected with a reason", title_justify="left")
     for name in ("stage", "rows in", "kept", "rejected", "reasons"):
-        table.add_column(name, justify="right" if name in ("rows in", "kept", "rejected") else None)
+        table.add_column(
+            name, justify="right" if name in ("rows in", "kept", "rejected") else "left"
+        )
     for stage, counts in manifest.stages.items():
         rejected = sum(counts.rejected.values())
         assert counts.rows_in == counts.kept + rejected
@@ -66,13 +74,23 @@ def losses_table(out: Path) -> Table:
     """Returns the validation loss of both stages, before the first step and after the last."""
     table = Table(title="Loss on held-out samples (nats per token)", title_justify="left")
     for name in ("stage", "before", "after", "training steps"):
-        table.add_column(name, justify="right" if name != "stage" else None)
+        table.add_column(name, justify="right" if name != "stage" else "left")
     for stage, folder in (("pre-training", "pretrained"), ("fine-tuning", "finetuned")):
         lines = (out / folder / "metrics.jsonl").read_text().splitlines()
         metrics = [json.loads(line) for line in lines]
         losses = [line["validation/loss"] for line in metrics if "validation/loss" in line]
         steps = max(line["step"] for line in metrics)
         table.add_row(stage, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", str(steps))
+    return table
+
+
+def answer_table(summary: Summary) -> Table:
+    """Returns what the model was asked about a picture it had not seen, and what it said."""
+    table = Table(title="A picture that it has not seen", title_justify="left", show_header=False)
+    table.add_row("picture", summary.picture.name)
+    table.add_row("its caption", summary.caption)
+    table.add_row("asked", summary.question)
+    table.add_row("answered", summary.answer)
     return table
 
 
