@@ -327,9 +327,10 @@ def wait_for_progress(process, root, stage):
 def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
     flags, rows, site, curated, tmp_path
 ):
-    pairs = write_pairs(tmp_path / "input", [*rows, (site.hang("/hang"), "never answered")])
+    hanging = site.hang("/hang")
+    pairs = write_pairs(tmp_path / "input", [*rows, (hanging, "never answered")])
     process = start_command(flags, pairs, tmp_path / "out", workers=2)
-    worker = wait_for_worker(process, tmp_path / "out", Stage.FETCH)
+    worker = wait_for_worker(process, tmp_path / "out", Stage.FETCH, hanging)
     worker.kill()
     killed_at = time.monotonic()
     status, said = finish(process)
@@ -342,12 +343,15 @@ def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
     assert verify_dataset(str(tmp_path / "out")).samples == curated[1].kept
 
 
-def wait_for_worker(process, root, stage):
-    """Returns the worker process that has begun a shard of a stage and is not done with it."""
+def wait_for_worker(process, root, stage, url):
+    """Returns the worker process that has begun the shard with this URL and is not done with it."""
     layout = DatasetLayout(str(root))
     while process.poll() is None:
         for state in ProgressReader(layout).read():
             if state.stage is stage and state.state == "running":
+                urls = pq.read_table(layout.pairs(state.shard), columns=["url"])["url"]
+                if url not in urls.to_pylist():
+                    continue
                 return psutil.Process(state.process)
         time.sleep(0.01)
     raise AssertionError(process.communicate()[0])
