@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
 from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
 
-RecipeName = Literal["laion_pairs", "demo", "llava_instructions"]
+RecipeName = Literal["laion_pairs", "datacomp_top30", "demo", "llava_instructions"]
 
 
 def laion_pairs() -> CurationConfig:
@@ -18,6 +18,20 @@ def laion_pairs() -> CurationConfig:
         read=ReadConfig(url_column="url", caption_column="caption"),
         score=ScoreConfig(model="ViT-L-14", pretrained="openai"),
         levels=LevelConfig(num_levels=8),
+    )
+
+
+def datacomp_top30() -> CurationConfig:
+    """Returns DataComp's filter by score: the best 30 % of the pairs, in eight levels.
+
+    Images are kept as DataComp stores them, the longest side at most 512.
+
+    Source: arXiv:2304.14108, baseline "CLIP score (L/14 30%)".
+    """
+    return CurationConfig(
+        fetch=FetchConfig(image_size=512, resize_mode="keep_ratio_largest"),
+        score=ScoreConfig(model="ViT-L-14", pretrained="openai"),
+        levels=LevelConfig(num_levels=8, top_fraction=0.3),
     )
 
 
@@ -63,6 +77,7 @@ def llava_instructions() -> CurationConfig:
 
 RECIPES: dict[str, Callable[[], CurationConfig]] = {
     "laion_pairs": laion_pairs,
+    "datacomp_top30": datacomp_top30,
     "demo": demo,
     "llava_instructions": llava_instructions,
 }

@@ -54,6 +54,12 @@ def test_flags_override_the_recipe():
     assert command.config.score == recipe.score
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_gives_its_own_configuration(name):
+    command = parse(f"curate --pairs a.tsv --out data --recipe {name}".split())
+    assert command.config == RECIPES[name]()
+
+
 def test_a_stage_alone_goes_on_with_the_configuration_of_its_folder(tmp_path):
     made_with = CurationConfig(
         score=ScoreConfig(model="ViT-B-32"), levels=LevelConfig(num_levels=5)
