@@ -1,6 +1,8 @@
 """Measures the search for near-duplicates beside exact brute force in the same run.
 
-    python benchmarks/duplicates.py [--count 1000000] [--quick]
+    python benchmarks/duplicates.py                                     # one million
+    python benchmarks/duplicates.py --sizes 1000000 2000000 4000000     # how cost grows
+    python benchmarks/duplicates.py --quick                             # does it run at all?
 
 The embeddings are a mixture fitted to real ones: those that the demonstration CLIP gives 5,766
 pictures (openclipart, Noto emoji, words' pictures and Tux Paint stamps). Fitted are the length of
@@ -11,18 +13,28 @@ the threshold to 1, moved in the directions in which real near-duplicates differ
 
 Recall is the share of planted copies, and of all pairs that brute force finds for 10,000 queries,
 that are in one group. Precision is the share of joined embeddings whose group is connected by pairs
-that reach the threshold in double precision. Brute force is timed on those queries, scaled to all.
+that reach the threshold in double precision. Brute force is timed on those queries against at most
+a million embeddings, and scaled to all against all. Making the embeddings, the search and the
+checks are processes of their own, so that the peak memory is that of the search and what it is
+given.
 """
 
 import argparse
+import json
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scoring.duplicates import BLOCK_NUMBERS, PROBES, components, near_duplicate_groups, pairs_above
+from scoring.duplicate_cells import PROBES
+from scoring.duplicates import components, near_duplicate_groups, pairs_above
 
 WIDTH = 512
 THRESHOLD = 0.95
@@ -31,6 +43,9 @@ TOPIC_SIZE_DEVIATION = 0.6
 """Of the logarithm of a topic's size."""
 COPY_RATIO = 0.02
 QUERIES = 10_000
+BRUTE_ROWS = 1_000_000
+BLOCK_NUMBERS = 1 << 23
+"""Cosines that brute force computes at once, 32 megabytes."""
 MEAN_SQUARED = 0.049
 """Squared length of the mean of all embeddings."""
 WITHIN_RATIO = 0.61
@@ -105,57 +120,122 @@ def brute_force(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], float]:
     """Returns all pairs of the queries with other rows, and the seconds that it took.
 
-    In float32, by the same scan for what is above the threshold that the search uses.
+    In float32, by the same scan for what is above the threshold that the search uses. Reading the
+    embeddings is not counted.
     """
-    vectors = torch.from_numpy(embeddings)
-    some = vectors[queries]
+    some = torch.from_numpy(embeddings[queries])
     step = max(1, BLOCK_NUMBERS // len(queries))
     pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    started = time.perf_counter()
+    seconds = 0.0
     for start in range(0, len(embeddings), step):
-        left, right, _ = pairs_above(some @ vectors[start : start + step].T, THRESHOLD)
+        block = torch.from_numpy(np.array(embeddings[start : start + step]))
+        started = time.perf_counter()
+        left, right, _ = pairs_above(some @ block.T, THRESHOLD)
+        seconds += time.perf_counter() - started
         pairs.append((queries[left], right + start))
-    seconds = time.perf_counter() - started
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return left[left != right], right[left != right], seconds
 
 
+def make(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Saves the embeddings and which rows are the originals of the copies."""
+    embeddings, originals = mixture(options.count)
+    np.save(folder / "embeddings.npy", embeddings)
+    np.save(folder / "originals.npy", originals)
+    return {}
+
+
+def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Saves the groups; returns what the search took."""
+    embeddings = np.load(folder / "embeddings.npy")
+    started, started_cores = time.perf_counter(), time.process_time()
+    groups = near_duplicate_groups(
+        embeddings, THRESHOLD, probes=options.probes, cells=options.cells, device=options.device
+    )
+    figures = {
+        "seconds": time.perf_counter() - started,
+        "core_seconds": time.process_time() - started_cores,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "embeddings_gb": embeddings.nbytes / 1e9,
+        "threads": torch.get_num_threads(),
+    }
+    np.save(folder / "groups.npy", groups)
+    return figures
+
+
+def check(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Returns recall and precision of the groups, and what brute force would take."""
+    embeddings: NDArray[np.float32] = np.load(folder / "embeddings.npy", mmap_mode="r")
+    originals = np.load(folder / "originals.npy")
+    groups = np.load(folder / "groups.npy")
+    rows = min(options.count, BRUTE_ROWS)
+    queries = np.random.default_rng(1).choice(rows, options.queries, replace=False)
+    left, right, seconds = brute_force(embeddings[:rows], np.sort(queries))
+    return {
+        "copies": len(originals),
+        "recall_planted": float((groups[-len(originals) :] == groups[originals]).mean()),
+        "precision": precision(embeddings, groups),
+        "pairs_of_queries": len(left),
+        "recall_of_all": float((groups[left] == groups[right]).mean()) if len(left) else 1.0,
+        "brute_seconds": seconds,
+        "brute_scaled_seconds": seconds * options.count / options.queries * options.count / rows,
+    }
+
+
+TASKS = {"make": make, "search": search, "check": check}
+
+
+def measure(count: int, arguments: list[str]) -> dict[str, float]:
+    """Returns the figures of one size; each task is a process of its own."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
+        for task in TASKS:
+            command = [sys.executable, __file__, *arguments, "--task", task, "--folder", folder]
+            command += ["--count", str(count)]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            figures.update(json.loads(output))
+    return figures
+
+
+def show(count: int, figures: dict[str, float], queries: int) -> None:
+    """Prints the figures of one size."""
+    print(
+        f"{count:,} embeddings, {figures['copies']:,} planted copies, "
+        f"{figures['threads']} threads, load {os.getloadavg()[0]:.1f}\n"
+        f"  search          {figures['seconds']:9.1f} s, {figures['core_seconds']:.1f} s of cores\n"
+        f"  peak memory     {figures['peak_gb']:9.2f} GB, "
+        f"{figures['embeddings_gb']:.2f} GB of it the embeddings\n"
+        f"  recall planted  {figures['recall_planted']:9.4f}\n"
+        f"  recall of all   {figures['recall_of_all']:9.4f} "
+        f"of {figures['pairs_of_queries']:,} pairs that brute force finds\n"
+        f"  precision       {figures['precision']:9.4f}\n"
+        f"  brute force     {figures['brute_scaled_seconds']:9.0f} s, scaled from "
+        f"{figures['brute_seconds']:.1f} s for {queries:,} queries\n"
+        f"  the search is {figures['brute_scaled_seconds'] / figures['seconds']:.0f} times as fast",
+        flush=True,
+    )
+
+
 def main() -> None:
-    """Runs the search and prints what it found and took."""
+    """Runs the search at each size and prints what it found and took."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--queries", type=int, default=QUERIES)
     parser.add_argument("--probes", type=int, default=PROBES)
     parser.add_argument("--cells", type=int, default=0, help="0 chooses them from the count")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="50,000 embeddings, 1,000 queries")
-    arguments = parser.parse_args()
-    count = 50_000 if arguments.quick else arguments.count
-    num_queries = 1_000 if arguments.quick else arguments.queries
-    embeddings, originals = mixture(count)
-    started = time.perf_counter()
-    groups = near_duplicate_groups(
-        embeddings,
-        THRESHOLD,
-        probes=arguments.probes,
-        cells=arguments.cells,
-        device=arguments.device,
-    )
-    seconds = time.perf_counter() - started
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    planted = (groups[-len(originals) :] == groups[originals]).mean()
-    threads = torch.get_num_threads()
-    print(f"{count:,} embeddings, {len(originals):,} planted copies, {threads} threads")
-    print(f"search         {seconds:9.1f} s, peak memory {peak_gb:.2f} GB with the embeddings")
-    print(f"recall planted {planted:9.4f}")
-    print(f"precision      {precision(embeddings, groups):9.4f}")
-    queries = np.sort(np.random.default_rng(1).choice(count, num_queries, replace=False))
-    left, right, brute_seconds = brute_force(embeddings, queries)
-    scaled = brute_seconds * count / num_queries
-    recall = (groups[left] == groups[right]).mean()
-    print(f"recall of all  {recall:9.4f} of {len(left):,} pairs that brute force finds")
-    print(f"brute force    {scaled:9.0f} s ({brute_seconds:.1f} s for {num_queries:,} queries)")
-    print(f"the search is {scaled / seconds:.0f} times as fast")
+    parser.add_argument("--task", choices=list(TASKS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.sizes, options.queries = [50_000], 1_000
+    if options.task:
+        print(json.dumps(TASKS[options.task](options.folder, options)))
+        return
+    for count in options.sizes:
+        show(count, measure(count, sys.argv[1:]), options.queries)
 
 
 if __name__ == "__main__":

@@ -31,16 +31,15 @@ from schemas.errors import ConfigError
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
-from scoring.duplicates import (
+from scoring.duplicate_cells import (
     assign_cells,
     canonical_sample,
     cell_count,
-    components,
     content_hashes,
     sample_size,
-    search_cell,
     train_cells,
 )
+from scoring.duplicates import components, search_all, search_cell
 
 EXACT_BYTES_PER_ROW = 64
 
@@ -99,8 +98,9 @@ def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfi
             parts.append(read_embeddings(layout, shard, math.ceil(share * rows), plan.width))
         sample = np.concatenate(parts)
         sample = canonical_sample(sample, content_hashes(sample), len(sample))
-        centroids = train_cells(sample, cells, seed=config.seed)
-        homes = assign_cells(sample, centroids, config.threshold, config.probes)
+        device = search_device(config)
+        centroids = train_cells(sample, cells, seed=config.seed, device=device)
+        homes = assign_cells(sample, centroids, config.threshold, config.probes, device)
         expected = np.bincount(homes[homes >= 0], minlength=len(centroids)) / len(sample)
         group_bytes = np.cumsum(expected) * plan.count * plan.width * 4
         groups = np.minimum(group_bytes // config.memory_bytes, len(centroids) - 1)
@@ -259,7 +259,9 @@ def _cell_batches(
     place = plan.shards.index(shard)
     count = plan.offsets[place + 1] - plan.offsets[place]
     stored = _stored_embeddings(layout, shard, count, plan.width)
-    homes = assign_cells(unit_length(stored), centroids, config.threshold, config.probes)
+    homes = assign_cells(
+        unit_length(stored), centroids, config.threshold, config.probes, search_device(config)
+    )
     rows, ranks = np.nonzero(homes >= 0)
     cells = homes[rows, ranks]
     order = np.argsort(cells, kind="stable")
@@ -326,18 +328,18 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
     captions = rows["caption"].to_numpy()
     stored = _flat(rows["embedding"]).reshape(-1, width)
     device = search_device(config)
-    edges = [np.empty((2, 0), np.int64)]
-    for places in np.split(order, np.flatnonzero(np.diff(cells)) + 1):
-        agree = captions[places] if config.must_captions_agree else None
-        left, right = search_cell(
+
+    def search(places: NDArray[np.intp]) -> NDArray[np.int64]:
+        pairs = search_cell(
             unit_length(stored[places]),
             len(places) - int(visitors[places].sum()),
             config.threshold,
-            must_agree=agree,
+            must_agree=captions[places] if config.must_captions_agree else None,
             device=device,
         )
-        edges.append(np.stack([numbers[places[left]], numbers[places[right]]]))
-    return np.concatenate(edges, axis=1)
+        return numbers[places[pairs]]
+
+    return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1))
 
 
 def _describe(rows: NDArray[np.int64], layout: DatasetLayout, plan: SearchPlan) -> pa.Table:

@@ -9,16 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.duplicates import (
-    REACH,
-    assign_cells,
-    cell_count,
-    components,
-    near_duplicate_groups,
-    pairs_above,
-    search_cell,
-    train_cells,
-)
+from scoring.duplicate_cells import REACH, assign_cells, cell_count, nearest_cell, train_cells
+from scoring.duplicates import components, near_duplicate_groups, pairs_above, search_cell
 
 
 def unit(vectors):
@@ -135,7 +127,7 @@ def test_an_embedding_visits_the_cells_whose_border_is_within_reach_and_no_other
 
 
 def test_an_embedding_visits_no_more_cells_than_probes(monkeypatch):
-    monkeypatch.setattr("scoring.duplicates.REACH", 10.0)
+    monkeypatch.setattr("scoring.duplicate_cells.REACH", 10.0)
     vectors = clustered(1000)
     centroids = train_cells(vectors, 20)
     homes = assign_cells(vectors, centroids, 0.5, probes=3)
@@ -146,7 +138,7 @@ def test_cells_are_the_same_with_and_without_the_table_of_their_distances(monkey
     vectors = clustered(1000)
     centroids = train_cells(vectors, 20)
     with_table = assign_cells(vectors, centroids, 0.9)
-    monkeypatch.setattr("scoring.duplicates.TABLE_CELLS", 1)
+    monkeypatch.setattr("scoring.duplicate_cells.TABLE_CELLS", 1)
     assert (assign_cells(vectors, centroids, 0.9) == with_table).all()
 
 
@@ -202,6 +194,34 @@ def test_groups_do_not_depend_on_the_number_of_threads():
     }
     assert len(found) == 1
     assert int(found.pop().split()[1]) < 6600
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_trains_the_same_cells_and_finds_the_same_groups():
+    vectors = with_copies(clustered(20_000, 256, 200), 2000, 0.01)
+    centroids = train_cells(vectors, 100)
+    assert train_cells(vectors, 100, device="cuda").tobytes() == centroids.tobytes()
+    homes = assign_cells(vectors, centroids, 0.95)
+    assert (assign_cells(vectors, centroids, 0.95, device="cuda") == homes).all()
+    found = near_duplicate_groups(vectors, 0.95, cells=100, device="cuda")
+    assert (found == near_duplicate_groups(vectors, 0.95, cells=100)).all()
+    assert len(np.unique(found)) < 20_100
+
+
+def test_cells_are_where_the_embeddings_are():
+    vectors = clustered(3000, centres=30)
+    centroids = train_cells(vectors, 30)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
+    at_random = vectors[np.random.default_rng(0).choice(3000, 30, replace=False)]
+    gain = (vectors @ centroids.T).max(axis=1).mean() - (vectors @ at_random.T).max(axis=1).mean()
+    assert gain > 0.1
+
+
+def test_an_embedding_between_equal_centres_is_at_home_in_the_first():
+    centroids = unit(np.eye(8))[[3, 1, 1, 2]]
+    assert nearest_cell(unit(np.eye(8))[[1, 2]], centroids, "cpu").tolist() == [1, 3]
+    assert nearest_cell(unit(np.ones((1, 8))), centroids, "cpu").tolist() == [0]
 
 
 def test_fewer_embeddings_than_cells_share_one_cell():
