@@ -5,7 +5,7 @@
 #   REHEARSE=1 benchmarks/gpu.sh [OUT]    the same on the CPU, at sizes that only show that it runs
 #
 # Ends within LIMIT_SECONDS (530 by default): every part has a limit of its own, and none may run
-# beyond that. Beam and FAISS are not needed. PYTHON names the interpreter (python3).
+# beyond that. Beam is not needed. PYTHON names the interpreter (python3).
 #
 # A machine that has torch, torchvision, transformers, timm, pyarrow, peft and pytest, but neither
 # the other packages nor a registry, gets them as wheels: this script installs what lies in the
@@ -16,10 +16,11 @@
 #     --platform manylinux2014_x86_64 -d .whl \
 #     open_clip_torch==3.3.0 ftfy wcwidth tyro docstring-parser typeguard simplejpeg \
 #     webdataset==0.2.111 braceexpand hjson pydantic==2.14.3 pydantic-core==2.50.4 \
-#     annotated-types typing-inspection
+#     annotated-types typing-inspection faiss-cpu==1.15.1
 #   DS_BUILD_OPS=0 pip wheel --no-deps --no-build-isolation -w .whl deepspeed==0.19.8
 #
-# In all 8 MB. A new benchmark gets a line `run NAME LIMIT_SECONDS COMMAND` at the end.
+# In all 27 MB, 19 of them FAISS, which only the search for duplicates needs. A new benchmark gets
+# a line `run NAME LIMIT_SECONDS COMMAND` at the end.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -121,6 +122,9 @@ else
   score "score ViT-L-14" 120 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 10240
   score "score ViT-L-14 compiled" 170 --model ViT-L-14 --precision bf16 --batch-size 256 \
     --pairs 10240 --compile-model
+  if "$PYTHON" -c 'import faiss' 2>/dev/null; then
+    run "near-duplicates" 120 "$PYTHON" benchmarks/duplicates.py --device cuda
+  fi
 fi
 
 echo

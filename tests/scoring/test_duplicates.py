@@ -196,19 +196,6 @@ def test_groups_do_not_depend_on_the_number_of_threads():
     assert int(found.pop().split()[1]) < 6600
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_gpu_trains_the_same_cells_and_finds_the_same_groups():
-    vectors = with_copies(clustered(20_000, 256, 200), 2000, 0.01)
-    centroids = train_cells(vectors, 100)
-    assert train_cells(vectors, 100, device="cuda").tobytes() == centroids.tobytes()
-    homes = assign_cells(vectors, centroids, 0.95)
-    assert (assign_cells(vectors, centroids, 0.95, device="cuda") == homes).all()
-    found = near_duplicate_groups(vectors, 0.95, cells=100, device="cuda")
-    assert (found == near_duplicate_groups(vectors, 0.95, cells=100)).all()
-    assert len(np.unique(found)) < 20_100
-
-
 def test_cells_are_where_the_embeddings_are():
     vectors = clustered(3000, centres=30)
     centroids = train_cells(vectors, 30)
