@@ -223,6 +223,18 @@ def test_sample_is_rescored_to_the_same_scores(tiny_clip: Any, tmp_path: Path) -
     assert str(report).startswith("reproduced: 9 scores of tiny-clip tiny-clip.pt fp32")
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 5e-3)])
+def test_scores_are_recomputed_within_the_tolerance_beside_other_pairs(
+    tiny_clip: Any, tmp_path: Path, precision: Any, tolerance: float
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config(precision=precision, batch_size=7))
+    report = rescore_dataset(layout.root, sample=10)
+    assert report.tolerance == tolerance
+    assert report.sampled == 10 and report.largest_difference <= tolerance
+
+
 def test_rescoring_finds_a_score_that_was_tampered_with(tiny_clip: Any, tmp_path: Path) -> None:
     layout = DatasetLayout(str(tmp_path))
     make_shard(layout, 0)

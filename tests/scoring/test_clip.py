@@ -1,3 +1,4 @@
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,16 @@ def test_wrong_names_give_an_error_that_lists_near_ones(tiny_clip: Any, tmp_path
     torch.save({"visual.proj": torch.zeros(2, 2)}, broken)
     with pytest.raises(ConfigError, match="cannot be loaded"):
         check_model(tiny_clip.score_config(pretrained=str(broken)))
+
+
+def test_checking_a_model_leaves_nothing_of_it_behind(tiny_clip: Any) -> None:
+    def modules() -> int:
+        gc.collect()
+        return sum(issubclass(type(found), torch.nn.Module) for found in gc.get_objects())
+
+    before = modules()
+    check_model(tiny_clip.score_config())
+    assert modules() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
