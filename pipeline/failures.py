@@ -1,14 +1,16 @@
 """What went wrong in a job, said for people: which stage, which shard, and what to do."""
 
+import errno
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.job_log import job_log_path
 from pipeline.progress import ProgressReader, ShardState
-from pipeline.storage import is_local, local_path
+from pipeline.storage import is_local, local_path, room_of
 from pipeline.worker import worker_log
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
 
 REMEDY = "What is committed stays: run the same command again to go on"
@@ -61,12 +63,10 @@ def explained(
             died hard: then the runner's error is only the echo.
     """
     text = str(error)
-    for kind in (ConfigError, DatasetError):
-        if isinstance(error, kind):
-            return kind(_without_place(text))
-        found = re.search(rf"^(?:schemas\.errors\.)?{kind.__name__}: (.*)", text, re.MULTILINE)
-        if found:
-            return kind(_without_place(found.group(1)))
+    for kind in (ConfigError, DatasetError, StorageError):
+        message = _message_of(kind, error)
+        if message is not None:
+            return kind(message if kind is not StorageError else f"{message}. {REMEDY}")
     failed = [
         state
         for state in ProgressReader(layout).read()
@@ -80,9 +80,24 @@ def explained(
     return JobFailed(f"{where or 'the job'} failed: {_cause(error)}.{details} {REMEDY}")
 
 
+def _message_of(kind: type[Exception], error: BaseException) -> str | None:
+    """Returns what an error of a kind says, or one of a worker in whose text it stands."""
+    text = str(error)
+    if isinstance(error, kind):
+        return _without_place(text)
+    found = re.search(rf"^(?:schemas\.errors\.)?{kind.__name__}: (.*)", text, re.MULTILINE)
+    return _without_place(found.group(1)) if found else None
+
+
 def _cause(error: BaseException) -> str:
     """Returns the error's kind and first line, from a worker's traceback if there is one."""
     text = _without_place(str(error))
+    if f"[Errno {errno.ENOSPC}]" in text:
+        temporary = Path(tempfile.gettempdir())
+        return (
+            f"no space left on a device; temporary files lie in {temporary} "
+            f"({room_of(temporary)}): make room there, or set TMPDIR to another folder"
+        )
     if type(error) is RuntimeError and "Traceback" in text:
         raised = re.findall(r"^\S*(?:Error|Exception|Interrupt|Exit)\b.*", text, re.MULTILINE)
         if raised:

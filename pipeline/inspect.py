@@ -36,7 +36,8 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     contents = read_contents(packed, None, EXAMPLES_PER_LEVEL)
     levels = list(contents.levels.values()) if packed else _levels_before_pack(layout)
     console.print(stages_table(layout, stages))
-    console.print(reasons_table(layout, stages))
+    if any(counts.rejected for counts in stages.values()):
+        console.print(reasons_table(layout, stages))
     if levels:
         console.print(levels_table(levels))
     if packed:

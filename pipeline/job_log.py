@@ -17,6 +17,13 @@ def job_log_path(layout: DatasetLayout) -> Path | None:
     return Path(local_path(layout.run)) / "logs" / "job.log"
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose lines are lost when the disk is full: the job's error says so, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Says nothing, where logging would print a traceback for every line."""
+
+
 @contextmanager
 def logging_to_folder(layout: DatasetLayout) -> Iterator[None]:
     """Writes warnings, and errors of threads, to the job's log while the block runs."""
@@ -25,7 +32,7 @@ def logging_to_folder(layout: DatasetLayout) -> Iterator[None]:
         handler: logging.Handler = logging.NullHandler()
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path)
+        handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     beam = logging.getLogger("apache_beam")
     root = logging.getLogger()

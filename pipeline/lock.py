@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from pipeline.storage import commit_text, exists, is_local, local_path, open_read, remove
+from pipeline.storage import (
+    commit_text,
+    exists,
+    is_local,
+    local_path,
+    open_read,
+    remove,
+    write_failure,
+)
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 
@@ -94,19 +102,29 @@ def _hold_local(layout: DatasetLayout) -> Iterator[Holder | None]:
         run.mkdir(parents=True, exist_ok=True)
         lock = (run / "lock").open("a+")
     except OSError as error:
-        raise ConfigError(f"cannot write to {layout.root}: {error.strerror or error}") from error
+        raise _cannot_write(layout, error) from error
     with lock:
         if not _try_lock(lock, fcntl.LOCK_EX, layout):
             lock.seek(0)
             raise _refusal(layout, _parse_holder(lock.read()))
         lock.seek(0)
         left_behind = _parse_holder(lock.read())
-        _write_holder(lock, json.dumps(asdict(_this_process())))
+        try:
+            _write_holder(lock, json.dumps(asdict(_this_process())))
+        except OSError as error:
+            raise _cannot_write(layout, error) from error
         _wait_for_workers(run / WORKERS_LOCK, layout)
         try:
             yield left_behind
         finally:
             _write_holder(lock, "")
+
+
+def _cannot_write(layout: DatasetLayout, error: OSError) -> ConfigError:
+    if error.errno is None:
+        return ConfigError(f"cannot write to {layout.root}: {error}")
+    root = Path(local_path(layout.root))
+    return ConfigError(write_failure(layout.root, root, error.errno))
 
 
 def _write_holder(lock: IO[str], text: str) -> None:

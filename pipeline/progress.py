@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from pipeline.storage import (
     open_read,
     remove,
 )
-from schemas.errors import Stage
+from schemas.errors import Stage, StorageError
 from schemas.shards import DatasetLayout
 
 
@@ -68,7 +69,9 @@ class ShardProgress:
             "process": os.getpid(),
             "time_unix_seconds": time.time(),
         }
-        commit_text(self._path, json.dumps(values))
+        # A full disk must fail at the file that the work is for; this one only tells of it.
+        with suppress(StorageError):
+            commit_text(self._path, json.dumps(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, locally and on any object store fsspec knows."""
 
+import errno
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -14,6 +16,10 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from schemas.columns import file_metadata
+from schemas.errors import StorageError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_LEAVE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -22,33 +28,112 @@ def commit_file(path: str) -> Iterator[IO[bytes]]:
 
     Locally it is written beside its place, synced and renamed; on an object store it is put at
     once. Whatever stood there before stays until that moment.
+
+    Raises:
+        StorageError: if the disk is full, or the place cannot be written to.
     """
     if not is_local(path):
         with commit_remote(path) as file:
             yield file
         return
     target = Path(local_path(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with explaining_writes(path, target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def commit_remote(path: str) -> Iterator[IO[bytes]]:
-    """Opens a temporary local file that is uploaded to `path` when the block ends well."""
+    """Opens a temporary local file that is uploaded to `path` when the block ends well.
+
+    Raises:
+        StorageError: if the disk of temporary files is full, or the store refuses the file.
+    """
     filesystem, name = url_to_fs(path)
     with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
         local = Path(folder) / "upload"
-        with local.open("wb") as file:
+        writing = explaining_writes(f"{local}, on its way to {path}", Path(folder))
+        with writing, local.open("wb") as file:
             yield file
-        filesystem.put_file(str(local), name)
+        try:
+            filesystem.put_file(str(local), name)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}. Check that the bucket exists "
+                "and that this job's credentials may write to it"
+            ) from error
+
+
+@contextmanager
+def explaining_writes(path: str, folder: Path) -> Iterator[None]:
+    """Says of writes in a block that fail for want of room or leave what stands in the way.
+
+    Args:
+        folder: on the disk that is written to.
+
+    Raises:
+        StorageError: in place of the error of the operating system.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        code = _error_of_disk(error, folder)
+        if code is None:
+            raise
+        raise StorageError(write_failure(path, folder, code)) from error
+
+
+def _error_of_disk(error: BaseException, folder: Path) -> int | None:
+    """Returns the number of the disk's error behind an error, if there is one.
+
+    Who closes an archive on a full disk may raise another error over the disk's.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and (
+            seen.errno in NO_ROOM or (seen.errno in NO_LEAVE and _is_about(seen, folder))
+        ):
+            return seen.errno
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Returns whether an error names a file in a folder, the folder, or one that it lies in."""
+    named = Path(str(error.filename))
+    return named.is_relative_to(folder) or folder.is_relative_to(named)
+
+
+def write_failure(path: str, folder: Path, code: int) -> str:
+    """Returns what to tell a person whose disk did not take a file."""
+    reason = os.strerror(code)
+    if code not in NO_ROOM:
+        return (
+            f"cannot write {path}: {reason}. Give this user leave to write there, mount the disk "
+            "for writing, or use another --out"
+        )
+    return (
+        f"cannot write {path}: {reason} ({room_of(folder)}). Make room there, or move the "
+        "dataset's folder to a larger disk and name it by --out"
+    )
+
+
+def room_of(folder: Path) -> str:
+    """Returns how much room the disk of a folder has, in words."""
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free / 1e6:,.1f} MB of {usage.total / 1e6:,.1f} MB free on the disk of {folder}"
 
 
 def commit_text(path: str, text: str) -> None:

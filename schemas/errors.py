@@ -25,6 +25,7 @@ class RejectReason(Enum):
 
     MALFORMED_ROW = ("malformed_row", Stage.READ, False)
     MISSING_URL = ("missing_url", Stage.READ, False)
+    MISSING_IMAGE = ("missing_image", Stage.READ, False)
     MISSING_CAPTION = ("missing_caption", Stage.READ, False)
     BAD_URL = ("bad_url", Stage.READ, False)
     DUPLICATE_ROW = ("duplicate_row", Stage.READ, False)
@@ -93,3 +94,7 @@ class ConfigError(Exception):
 
 class DatasetError(Exception):
     """What lies on disk is not the dataset that was expected; the message says what to do."""
+
+
+class StorageError(Exception):
+    """A file could not be written: the message says which, what stands in the way, what to do."""

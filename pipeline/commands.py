@@ -1,0 +1,187 @@
+"""The commands of `aligngpt-curate` with their options; each docstring is the command's help."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
+from pipeline.recipes import RecipeName, laion_pairs
+from schemas.errors import Stage
+from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
+
+StageName = Literal["read", "fetch", "score", "deduplicate", "level", "pack"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command that runs stages takes."""
+
+    out: str
+    """Folder of the dataset, or an fsspec URL such as s3://bucket/folder."""
+    recipe: RecipeName | None = None
+    """Complete configuration to start from; flags override it. Stages alone otherwise go on with
+    the configuration of the folder, `curate` and new folders with laion_pairs."""
+    runner: str = "local"
+    """local, or a Beam runner: PortableRunner, FlinkRunner, SparkRunner, DataflowRunner,
+    PrismRunner. Their own flags stand at the end, after --."""
+    workers: int = 1
+    """Processes of the local runner; with 1 everything runs in this process."""
+    redo: StageName | None = None
+    """Remove first what this stage and all stages after it made, to make it anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curate(RunOptions):
+    """Turn a list of image URLs and captions into an aligned training set: all stages."""
+
+    pairs: tuple[str, ...]
+    """Files, globs or URLs with the pairs: Parquet, CSV, TSV, JSONL (also .gz), URL lists, LLaVA
+    JSON; or folders of images with captions."""
+    config: Annotated[CurationConfig, tyro.conf.arg(name="")] = field(default_factory=laion_pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(RunOptions):
+    """Read the pairs, give each its key, drop repeated rows and cut the rest into shards."""
+
+    pairs: tuple[str, ...]
+    """Files, globs or URLs with the pairs, as for `curate`."""
+    read: ReadConfig = field(default_factory=ReadConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(RunOptions):
+    """Download, check, resize and store the images."""
+
+    pairs: tuple[str, ...] = ()
+    """Files, globs or URLs with the pairs, to read them first; none if `read` has run."""
+    read: ReadConfig = field(default_factory=ReadConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(RunOptions):
+    """Score every fetched pair with CLIP."""
+
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deduplicate(RunOptions):
+    """Keep the best scored of every group of equal or nearly equal images."""
+
+    deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(RunOptions):
+    """Cut the scores into equally large alignment levels."""
+
+    levels: LevelConfig = field(default_factory=LevelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(RunOptions):
+    """Write the train shards: WebDataset tars of exact size, with Parquet beside them."""
+
+    pack: PackConfig = field(default_factory=PackConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """Ask again for images whose failure may have passed, and merge the gains.
+
+    A shard that gains images is written and scored anew; other shards keep both. Duplicates and
+    levels are found over all pairs again, and the train shards are packed anew.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+    reasons: tuple[str, ...] = ()
+    """Reasons to ask again for, such as timed_out; by default all that are retryable."""
+    runner: str = "local"
+    """As for `curate`."""
+    workers: int = 1
+    """Processes of the local runner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write manifest.json and report.html from what the stages left."""
+
+    out: str
+    """Folder of the dataset, or an fsspec URL."""
+    recipe: RecipeName | None = None
+    """Complete configuration to record, where the folder has none of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Show what is in a dataset: levels, reasons of rejection, sizes, examples."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check a dataset: the hash of every train shard, and that all counts balance."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescore:
+    """Compute a sample of the scores again, and report how far they are from the stored ones."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of the dataset, or an fsspec URL."""
+    sample: int = 1000
+    """Pairs to score again."""
+    model: str = ""
+    """Where the scoring model is now, if it was a local file or folder and has moved."""
+    pretrained: str = ""
+    """Where its weights are now, likewise."""
+
+
+Command = (
+    Curate
+    | Read
+    | Fetch
+    | Retry
+    | Score
+    | Deduplicate
+    | Level
+    | Pack
+    | Report
+    | Inspect
+    | Verify
+    | Rescore
+)
+
+COMMANDS: dict[str, type[Command]] = {
+    "curate": Curate,
+    "read": Read,
+    "fetch": Fetch,
+    "retry": Retry,
+    "score": Score,
+    "deduplicate": Deduplicate,
+    "level": Level,
+    "pack": Pack,
+    "report": Report,
+    "inspect": Inspect,
+    "verify": Verify,
+    "rescore": Rescore,
+}
+
+STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
+    Read: (Stage.READ,),
+    Fetch: (Stage.FETCH,),
+    Score: (Stage.SCORE,),
+    Deduplicate: (Stage.DEDUPLICATE,),
+    Level: (Stage.LEVEL,),
+    Pack: (Stage.PACK,),
+    Report: (),
+}

@@ -1,0 +1,117 @@
+"""Whole curations for tests: the command in a process of its own, and the bytes that it made."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.config import CurationConfig
+from pipeline.job import Job, run_job
+from schemas.errors import Stage
+from schemas.manifest import Manifest
+
+ROOT = Path(__file__).parent.parent
+CORPUS = ROOT / "examples" / "corpus"
+INSTRUCTIONS = ROOT / "examples" / "instructions"
+COMMAND = Path(sys.executable).parent / "aligngpt-curate"
+
+FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled", "train", "rejected")
+
+TIMES = ("duration", "start_time", "end_time")
+"""Fields of a shard's statistics that tell when and how long, and so differ from run to run."""
+
+
+def write_pairs(folder: Path, rows: Iterable[tuple[str, str]]) -> Path:
+    """Returns a new TSV file with these URLs and captions."""
+    path = folder / "pairs.tsv"
+    folder.mkdir(exist_ok=True)
+    lines = [f"{url}\t{caption}\n" for url, caption in [("url", "caption"), *rows]]
+    path.write_text("".join(lines))
+    return path
+
+
+def curate(
+    config: CurationConfig,
+    pairs: Path | str,
+    root: Path | str,
+    stages: Sequence[Stage] | None = None,
+    **settings: Any,
+) -> tuple[Manifest | None, str]:
+    """Returns the manifest of a curation in this process, and what it said."""
+    written = io.StringIO()
+    job = Job(
+        root=str(root),
+        config=config,
+        stages=config.stages if stages is None else tuple(stages),
+        files=(str(pairs),),
+        has_report=stages is None,
+        **settings,
+    )
+    return run_job(job, Console(file=written, width=200)), written.getvalue()
+
+
+def start_command(
+    flags: Sequence[str],
+    pairs: Path | str,
+    root: Path | str,
+    workers: int,
+    beam_flags: Sequence[str] = (),
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """Returns the running `aligngpt-curate curate`, in a process group of its own."""
+    words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *flags]
+    return start_words(["curate", *words, *beam_flags], **environment)
+
+
+def start_words(words: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    """Returns the running `aligngpt-curate` with these words, in a process group of its own."""
+    return subprocess.Popen(
+        [str(COMMAND), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Returns the exit status of a command, and what it said as one line."""
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, " ".join(said.split())
+
+
+def wait_for_progress(process: subprocess.Popen[str], root: Path, stage: Stage) -> None:
+    """Returns once a stage has begun, or the process has ended."""
+    while process.poll() is None:
+        if any((root / "_run" / "progress").glob(f"{stage.value}-*.json")):
+            return
+        time.sleep(0.01)
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Returns the hash of every file of a dataset, times left out where a file tells them."""
+    files = [path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file()]
+    files += [path for path in root.iterdir() if path.is_file()]
+    return {str(path.relative_to(root)): hash_of(path) for path in files}
+
+
+def hash_of(path: Path) -> str:
+    """Returns the hash of a file's bytes, or of what it says besides times."""
+    data = path.read_bytes()
+    if path.name.endswith("_stats.json"):
+        values = {name: value for name, value in json.loads(data).items() if name not in TIMES}
+        data = json.dumps(values).encode()
+    elif path.name == "report.html":
+        said = re.sub(rb"[\d.]+ worker seconds,\s+\d+ pairs a second and worker", b"", data)
+        data = re.sub(rb"<title>.*?</title>|<h1>.*?</h1>", b"", said)
+    return hashlib.sha256(data).hexdigest()
