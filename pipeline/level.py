@@ -35,7 +35,13 @@ from pipeline.stages import (
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import read_table, write_table
 from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected, Stage
-from schemas.records import FETCHED_SCHEMA, LEVELLED_SCHEMA, UNIQUE_SCHEMA, Pair, Rejection
+from schemas.records import (
+    FETCHED_SCHEMA,
+    LEVELLED_SCHEMA,
+    UNIQUE_SCHEMA,
+    CaptionedImage,
+    Rejection,
+)
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
 from scoring.levels import (
@@ -48,7 +54,7 @@ from scoring.levels import (
     refine,
 )
 
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(Pair)]
+PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 _NIBBLES = np.full(256, 255, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -198,7 +204,7 @@ def count_shard(
             continue
         scores = unique.clip_score[rows]
         is_levelled = at_least(scores, config.minimum_score)
-        hashes = unique.key_hashes()[rows][is_levelled] if group_search.needs_hashes else None
+        hashes = RowHashes(unique.keys, rows[is_levelled])
         counts[group] = count_cells(group_search, scores[is_levelled], hashes)
     return counts
 
@@ -279,9 +285,19 @@ class UniqueScores:
     keys: pa.Array
     clip_score: NDArray[np.float32]
 
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """Returns the first 64 bits of the keys, (n,)."""
-        return key_hashes(self.keys)
+
+class RowHashes:
+    """The first 64 bits of the keys of some rows, read from their digits only when asked for.
+
+    Few pairs tie with an edge; reading all keys would take longer than all else.
+    """
+
+    def __init__(self, keys: pa.Array, rows: NDArray[np.intp]) -> None:
+        self._keys, self._rows = keys, rows
+
+    def __getitem__(self, places: NDArray[np.intp], /) -> NDArray[np.uint64]:
+        """Returns the hashes of those of the rows that stand at these places."""
+        return key_hashes(self._keys.take(pa.array(self._rows[places])))
 
 
 def read_scores(layout: DatasetLayout, shard: int) -> UniqueScores:
@@ -343,12 +359,12 @@ def levels_of(
         ConfigError: if old edges do not know one of the sources.
     """
     levels = np.zeros(len(unique.keys), np.int8)
-    hashes = unique.key_hashes()
     for group, rows in group_rows(layout, shard, config, unique).items():
         if group not in edges.groups:
             known = ", ".join(sorted(edges.groups))
             raise ConfigError(f"levels.edges_from has no edges for {group!r}, only for {known}")
-        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes[rows], edges.groups[group])
+        hashes = RowHashes(unique.keys, rows)
+        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes, edges.groups[group])
     levels[~at_least(unique.clip_score, config.minimum_score)] = 0
     return levels
 
@@ -378,5 +394,5 @@ def _rejections(
             reason = RejectReason.BELOW_MINIMUM_SCORE
             detail = f"scored {score:.6f}, the minimum is {config.minimum_score}"
         rejected = SampleRejected(reason, detail)
-        rejections.append(rejection(Pair(**values), rejected, clip_score=score))
+        rejections.append(rejection(CaptionedImage(**values), rejected, clip_score=score))
     return rejections

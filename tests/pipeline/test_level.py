@@ -7,11 +7,13 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.level import AssignLevels, key_hashes, read_scores
+from pipeline.level import AssignLevels, RowHashes, begin_search, key_hashes, levels_of, read_scores
+from pipeline.level_edges import ALL_SOURCES, SavedEdges
 from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
-from scoring.levels import assign_levels
+from scoring.level_positions import position_of
+from scoring.levels import LevelEdges
 from tests.curated_tables import Row, read_rows, write_shards
 
 
@@ -145,12 +147,13 @@ def test_old_edges_keep_their_meaning_and_the_drift_is_reported(layout, tmp_path
 
 
 def test_old_edges_that_do_not_fit_are_refused(layout, tmp_path):
-    shards = write_shards(layout, [some_rows(20)])
-    with pytest.raises(Exception, match=r"there is no .*edges\.json"):
-        level(layout, shards, edges_from=str(tmp_path / "nowhere"))
-    level(layout, shards)
-    with pytest.raises(Exception, match="has 8 levels"):
-        level(layout, shards, num_levels=4, edges_from=layout.root)
+    level(layout, write_shards(layout, [some_rows(20)]))
+    with pytest.raises(ConfigError, match=r"there is no .*edges\.json"):
+        begin_search([], layout, LevelConfig(edges_from=str(tmp_path / "nowhere")))
+    with pytest.raises(ConfigError, match="has 8 levels"):
+        begin_search([], layout, LevelConfig(num_levels=4, edges_from=layout.root))
+    with pytest.raises(ConfigError, match="per_source is True"):
+        begin_search([], layout, LevelConfig(per_source=True, edges_from=layout.root))
     with pytest.raises(ConfigError, match="top_fraction"):
         LevelConfig(edges_from=layout.root, top_fraction=0.5)
 
@@ -166,19 +169,31 @@ def test_an_empty_dataset_has_no_levels(layout):
     assert json.loads(Path(layout.edges).read_text())["count"] == 0
 
 
-def test_key_hashes_are_the_first_sixteen_digits(layout):
-    rows = some_rows(30)
-    write_shards(layout, [rows])
-    unique = read_scores(layout, 0)
-    assert unique.key_hashes().tolist() == sorted(int(row.key[:16], 16) for row in rows)
-    level(layout, [0])
-    table = read_rows(layout.levelled(0))
-    expected = assign_levels(unique.clip_score, unique.key_hashes(), 8)
-    assert [row["alignment_level"] for row in table] == expected.tolist()
+def test_key_hashes_are_the_first_sixteen_digits():
+    keys = [row.key for row in some_rows(30)]
+    assert key_hashes(pa.array(keys)).tolist() == [int(key[:16], 16) for key in keys]
+    rows, places = np.array([3, 9, 20, 4]), np.array([2, 0])
+    found = RowHashes(pa.array(keys), rows)[places]
+    assert found.tolist() == [int(keys[20][:16], 16), int(keys[3][:16], 16)]
+    assert RowHashes(pa.array(keys), rows)[np.empty(0, np.intp)].tolist() == []
+
+
+def test_no_more_keys_are_read_than_tie_with_an_edge(layout, monkeypatch):
+    write_shards(layout, [[Row(str(place), place / 1000) for place in range(400)]])
+    edges = LevelEdges(
+        8, 0, tuple(position_of(place / 1000, 1 << 63) for place in range(50, 400, 50))
+    )
+    read = []
+    monkeypatch.setattr(
+        "pipeline.level.key_hashes", lambda keys: read.append(len(keys)) or key_hashes(keys)
+    )
+    saved = SavedEdges("", 8, {ALL_SOURCES: edges})
+    levels = levels_of(layout, 0, LevelConfig(), saved, read_scores(layout, 0))
+    assert set(levels) == set(range(1, 9))
+    assert sum(read) == 7
 
 
 def test_a_key_that_is_no_hash_is_refused():
-
     with pytest.raises(DatasetError, match="32"):
         key_hashes(pa.array(["abc"]))
     with pytest.raises(DatasetError, match="hexadecimal"):
