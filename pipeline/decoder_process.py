@@ -69,12 +69,12 @@ def check_hash(data: bytes, expected_hash: str | None) -> None:
 
 
 def answer(
-    data: bytes, expected_hash: str | None, settings: ImageSettings
+    data: bytes, job: dict[str, Any], settings: ImageSettings
 ) -> tuple[dict[str, Any], bytes]:
     """Returns the message that tells what became of a file."""
     try:
-        check_hash(data, expected_hash)
-        image: PreparedImage = prepare_image(data, settings)
+        check_hash(data, job["expected_hash"])
+        image: PreparedImage = prepare_image(data, settings, job["is_stored"])
     except SampleRejected as rejected:
         return {"reason": rejected.reason.value, "detail": rejected.detail}, b""
     header = {
@@ -105,7 +105,7 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, start["timeout_seconds"])
-        header, encoded = answer(data, job["expected_hash"], settings)
+        header, encoded = answer(data, job, settings)
         signal.setitimer(signal.ITIMER_REAL, 0)
         write_frame(answers, header, encoded)
 

@@ -44,26 +44,30 @@ class DecoderPool:
         for _ in range(count):
             self._idle.put(None)
 
-    async def decode(self, data: bytes | bytearray, expected_hash: str | None) -> DecodedImage:
+    async def decode(
+        self, data: bytes | bytearray, expected_hash: str | None, is_stored: bool = False
+    ) -> DecodedImage:
         """Returns the image, checked, resized and encoded.
+
+        Args:
+            is_stored: whether it comes from a dataset: kept as it is where it fits already.
 
         Raises:
             SampleRejected: if it is unusable.
         """
         loop = asyncio.get_running_loop()
-        header, encoded = await loop.run_in_executor(self._threads, self._ask, data, expected_hash)
+        job = {"expected_hash": expected_hash, "is_stored": is_stored}
+        header, encoded = await loop.run_in_executor(self._threads, self._ask, data, job)
         if "reason" in header:
             raise SampleRejected(REASONS[header["reason"]], header["detail"])
         return DecodedImage(encoded=encoded, **header)
 
-    def _ask(
-        self, data: bytes | bytearray, expected_hash: str | None
-    ) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, data: bytes | bytearray, job: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         process = self._idle.get()
         try:
             if process is None:
                 process = self._start()
-            write_frame(cast(IO[bytes], process.stdin), {"expected_hash": expected_hash}, data)
+            write_frame(cast(IO[bytes], process.stdin), job, data)
             answer = read_frame(cast(IO[bytes], process.stdout))
         except (EOFError, BrokenPipeError):
             assert process is not None

@@ -37,12 +37,12 @@ from pipeline.stages import (
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import read_table, write_table
 from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected, Stage
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, UNIQUE_SCHEMA, Pair, Rejection
+from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, UNIQUE_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
 
 NOT_DECIDING = frozenset({"memory_bytes"})
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(Pair)]
+PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +242,6 @@ def _rejections(
         detail = f"{like} {kept_key}, which scored no lower"
         rejected_pair = SampleRejected(reason, detail)
         rejections.append(
-            rejection(Pair(**pair), rejected_pair, kept_key=kept_key, clip_score=score)
+            rejection(CaptionedImage(**pair), rejected_pair, kept_key=kept_key, clip_score=score)
         )
     return rejections

@@ -11,7 +11,7 @@ import apache_beam as beam
 
 from pipeline.address_guard import parse_url, without_credentials
 from pipeline.config import FetchConfig
-from pipeline.decoders import DecoderPool
+from pipeline.decoders import DecodedImage, DecoderPool
 from pipeline.download import Downloader
 from pipeline.fetched_shard import (
     Outcome,
@@ -37,6 +37,7 @@ from pipeline.storage import (
     open_read,
     remove,
 )
+from pipeline.tar_members import TarFiles
 from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected, Stage
 from schemas.records import PAIR_SCHEMA, Pair, Rejection
@@ -53,6 +54,9 @@ NOT_DECIDING = (
 
 SPOOL_MEMORY_BYTES = 64 * 1024 * 1024
 """What of the finished images waits in memory; more waits in a temporary file."""
+
+READS_AT_ONCE = 32
+"""Images from files and tars that are in memory at once, not being bound by a host's limits."""
 
 NO_HOST = ""
 """What stands for the host of rows that ask none."""
@@ -190,6 +194,7 @@ class ShardFetcher:
         self._pairs, self._config, self._memory = pairs, config, memory
         self._spool, self._progress = spool, progress
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
+        self._tars = TarFiles(config.max_bytes)
         self._outcomes: list[Outcome] = [None] * len(pairs)
         self._kept = self._rejected = 0
 
@@ -197,6 +202,7 @@ class ShardFetcher:
         """Returns what became of each pair, in their order."""
         rows = [(self._origin(pair), row) for row, pair in enumerate(self._pairs)]
         self._queues = HostQueues(rows, self._memory, self._config)
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._downloader = Downloader(self._config, self._memory)
         self._decoders = DecoderPool(
             self._config.images, self._config.decode_processes, self._config.decode_timeout_seconds
@@ -213,7 +219,7 @@ class ShardFetcher:
         return self._outcomes
 
     def _origin(self, pair: Pair) -> str:
-        if pair.url is None or not is_remote(pair.url):
+        if pair.url is None or not is_asked(pair):
             return NO_HOST
         try:
             return str(parse_url(pair.url).origin())
@@ -235,25 +241,45 @@ class ShardFetcher:
 
     async def _fetch(self, pair: Pair, origin: str, is_last_of_host: bool) -> Outcome:
         """Returns a pair's image, in the spool."""
-        try:
-            if pair.url is None:
-                return None
-            if is_remote(pair.url):
-                body = await self._downloader.download(pair.url, is_last_of_host)
-            else:
-                body = await asyncio.to_thread(self._files.read, pair.url)
-        finally:
+        if pair.url is None:
             self._queues.give_back(origin)
-        try:
-            image = await self._decoders.decode(body, pair.expected_hash)
-        finally:
-            if is_remote(pair.url):
-                self._downloader.release(body)
+            return None
+        if is_asked(pair):
+            image = await self._download(pair.url, pair.expected_hash, origin, is_last_of_host)
+        else:
+            self._queues.give_back(origin)
+            async with self._reads:
+                image = await self._read(pair)
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
 
+    async def _download(
+        self, url: str, expected_hash: str | None, origin: str, is_last_of_host: bool
+    ) -> DecodedImage:
+        try:
+            body = await self._downloader.download(url, is_last_of_host)
+        finally:
+            self._queues.give_back(origin)
+        try:
+            return await self._decoders.decode(body, expected_hash)
+        finally:
+            self._downloader.release(body)
+
+    async def _read(self, pair: Pair) -> DecodedImage:
+        """Returns an image that an input tar or an allowed folder holds."""
+        if pair.tar_member is not None:
+            data = await asyncio.to_thread(self._tars.read, pair.tar_member)
+            return await self._decoders.decode(data, pair.expected_hash, is_stored=True)
+        body = await asyncio.to_thread(self._files.read, str(pair.url))
+        return await self._decoders.decode(body, pair.expected_hash)
+
+
+def is_asked(pair: Pair) -> bool:
+    """Returns whether a pair's image is asked of a server; otherwise a file holds it."""
+    return pair.tar_member is None and pair.url is not None and is_remote(pair.url)
+
 
 def is_remote(url: str) -> bool:
-    """Returns whether an image is asked of a server; otherwise it is a file's path."""
+    """Returns whether an address leads to a server; otherwise it is a file's path."""
     return "://" in url and not url.lower().startswith("file://")

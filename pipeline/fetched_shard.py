@@ -13,7 +13,9 @@ from pipeline.decoders import DecodedImage
 from pipeline.storage import commit_file
 from schemas.columns import table_from_records, write_table
 from schemas.errors import SampleRejected
-from schemas.records import FETCHED_SCHEMA, FetchedSample, ImageFormat, Pair
+from schemas.records import FETCHED_SCHEMA, CaptionedImage, FetchedSample, ImageFormat, Pair
+
+PAIR_COLUMNS = tuple(field.name for field in dataclasses.fields(CaptionedImage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def fetched_sample(
     """Returns the row of a pair whose image was fetched, or that is text alone."""
     image = spooled.image if spooled is not None else None
     return FetchedSample(
-        **dataclasses.asdict(pair),
+        **{name: getattr(pair, name) for name in PAIR_COLUMNS},
         image_format=image_format if image else None,
         width=image.width if image else None,
         height=image.height if image else None,

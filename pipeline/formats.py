@@ -1,7 +1,7 @@
 """One reader for each input format: from a part of a file to batches of raw rows."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,18 +10,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
+from pipeline.input_columns import CAPTION_NAMES, PATH_NAMES
 from pipeline.inputs import (
-    CAPTION_NAMES,
-    IMAGE_SUFFIXES,
     METADATA_NAMES,
-    PATH_NAMES,
     InputFile,
     InputFormat,
     InputSplit,
     walk_files,
 )
-from pipeline.rows import RAW_SCHEMA, conversation_text, excerpt, named_hash, storable
+from pipeline.rows import (
+    IMAGE_SUFFIXES,
+    RAW_SCHEMA,
+    RawRow,
+    excerpt,
+    rejected_row,
+    row_of_record,
+    row_or_reason,
+    storable,
+)
 from pipeline.storage import open_read
+from pipeline.tar_rows import read_tar
 from pipeline.texts import (
     CsvRows,
     MalformedLine,
@@ -34,9 +42,6 @@ from pipeline.texts import (
 from schemas.errors import RejectReason, SampleRejected
 
 BATCH_ROWS = 32_768
-
-RawRow = tuple[str | None, str | None, str | None, str | None, str | None, str | None]
-"""In the order of `RAW_SCHEMA`."""
 
 
 def read_split(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:
@@ -58,16 +63,18 @@ def _read_rows(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
     file = split.file
     if file.format is InputFormat.URL_LIST:
         for line in _lines(split):
-            yield _row_or_reason(_row_of_line, line)
+            yield row_or_reason(_row_of_line, line)
     elif file.format is InputFormat.JSON_LINES:
         for line in _lines(split):
-            yield _row_or_reason(_row_of_json, line, file, config)
+            yield row_or_reason(_row_of_json, line, file, config)
     elif file.format is InputFormat.JSON_LIST:
         with open_text(file.path) as text:
             for value in iterate_json(text):
-                yield _row_or_reason(_row_of_record, value, file, config)
+                yield row_or_reason(row_of_record, value, file.columns, config.as_captions)
     elif file.format is InputFormat.IMAGE_FOLDER:
         yield from _read_folder(file.path)
+    elif file.format is InputFormat.TAR:
+        yield from read_tar(file.path, file.table, config)
     else:
         yield from _read_fields(split, config)
 
@@ -82,64 +89,13 @@ def _lines(split: InputSplit) -> Iterator[str]:
         yield from (line for line in lines if line.strip())
 
 
-def _row_or_reason(make: Callable[..., RawRow], found: Any, *more: Any) -> RawRow:
-    """Returns the row that `make` makes of what was found, or one that says why it cannot."""
-    try:
-        return make(found, *more)
-    except SampleRejected as rejected:
-        return (None, None, None, None, rejected.reason.value, rejected.detail)
-    except (ValueError, RecursionError):
-        detail = f"the row cannot be parsed: {excerpt(str(found))}"
-        return (None, None, None, None, RejectReason.MALFORMED_ROW.value, detail)
-
-
 def _row_of_line(line: str) -> RawRow:
     url, _, caption = storable(line).partition("\t")
-    return (url, caption, None, None, None, None)
+    return RawRow(url, caption)
 
 
 def _row_of_json(line: str, file: InputFile, config: ReadConfig) -> RawRow:
-    return _row_of_record(json.loads(line), file, config)
-
-
-def _row_of_record(value: Any, file: InputFile, config: ReadConfig) -> RawRow:
-    """Returns the row that a JSON object or a mapping of columns to values stands for.
-
-    Raises:
-        SampleRejected: if a value is of the wrong kind.
-    """
-    if not isinstance(value, dict):
-        raise SampleRejected(
-            RejectReason.MALFORMED_ROW, f"the row is no object: {excerpt(str(value))}"
-        )
-    columns = file.columns
-    url = _text(value, columns.url)
-    expected = next(
-        (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
-    )
-    if columns.conversations is None or value.get(columns.conversations) is None:
-        return (url, _text(value, columns.caption), None, expected, None, None)
-    turns, answer = conversation_text(value[columns.conversations], has_image=bool(url))
-    turns, answer = storable(turns), storable(answer)
-    return (url, answer, None if config.as_captions else turns, expected, None, None)
-
-
-def _text(value: dict[str, Any], column: str | None) -> str | None:
-    found = value.get(column) if column is not None else None
-    if isinstance(found, list) and len(found) == 1:
-        found = found[0]
-    if found is None:
-        return None
-    if isinstance(found, list):
-        reason = (
-            RejectReason.SEVERAL_IMAGES
-            if column in PATH_NAMES and len(found) > 1
-            else RejectReason.MALFORMED_ROW
-        )
-        raise SampleRejected(reason, f"its {column} is a list of {len(found)}")
-    if isinstance(found, bool | dict):
-        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is no text")
-    return storable(str(found))
+    return row_of_record(json.loads(line), file.columns, config.as_captions)
 
 
 def _read_fields(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
@@ -171,10 +127,9 @@ def _rows_of_fields(
         except StopIteration:
             return
         except MalformedLine as error:
-            reason = RejectReason.MALFORMED_ROW.value
-            yield (None, None, None, None, reason, f"the row cannot be parsed: {error}")
+            yield rejected_row(RejectReason.MALFORMED_ROW, f"the row cannot be parsed: {error}")
             continue
-        yield _row_or_reason(_row_of_fields, fields, header, file, config)
+        yield row_or_reason(_row_of_fields, fields, header, file, config)
 
 
 def _row_of_fields(
@@ -188,7 +143,7 @@ def _row_of_fields(
     values: dict[str, Any] = dict(zip(header, fields, strict=True))
     if file.columns.conversations is not None and not values[file.columns.conversations]:
         values[file.columns.conversations] = None
-    return _row_of_record(values, file, config)
+    return row_of_record(values, file.columns, config.as_captions)
 
 
 def _read_folder(folder: str) -> Iterator[RawRow]:
@@ -198,7 +153,7 @@ def _read_folder(folder: str) -> Iterator[RawRow]:
     tabled = _captions_of_tables([name for name in files if name.endswith(METADATA_NAMES)])
     for path in files:
         if path.lower().endswith(IMAGE_SUFFIXES):
-            yield _row_or_reason(_row_of_image, path, folder, names, tabled)
+            yield row_or_reason(_row_of_image, path, folder, names, tabled)
 
 
 def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, str]) -> RawRow:
@@ -212,7 +167,7 @@ def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, str
             values = json.load(text)
         caption = _first_named(values, CAPTION_NAMES) if isinstance(values, dict) else None
     relative = path[len(folder.rstrip("/")) + 1 :]
-    return (relative, storable(caption) if caption else None, None, None, None, None)
+    return RawRow(relative, storable(caption) if caption else None)
 
 
 def _captions_of_tables(paths: list[str]) -> dict[str, str]:
@@ -268,11 +223,14 @@ def _raw_table(table: pa.Table, file: InputFile, config: ReadConfig) -> pa.Table
     if is_plain and all(_is_text(table[name].type) for name in (url, caption)):
         nulls = pa.nulls(table.num_rows, pa.string())
         return pa.table(
-            {name: nulls for name in RAW_SCHEMA.names}
+            dict.fromkeys(RAW_SCHEMA.names, nulls)
             | {"url": _as_string(table[url]), "caption": _as_string(table[caption])},
             schema=RAW_SCHEMA,
         )
-    rows = (_row_or_reason(_row_of_record, value, file, config) for value in table.to_pylist())
+    rows = (
+        row_or_reason(row_of_record, value, file.columns, config.as_captions)
+        for value in table.to_pylist()
+    )
     return next(_in_batches(rows, table.num_rows))
 
 

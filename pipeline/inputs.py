@@ -11,21 +11,23 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
-from pipeline.storage import is_local, list_files, local_path, open_read
+from pipeline.input_columns import URL_LIST_COLUMNS, InputColumns, map_columns
+from pipeline.rows import IMAGE_SUFFIXES, without_credentials
+from pipeline.storage import exists, is_local, list_files, local_path, open_read
+from pipeline.tar_rows import absolute, check_tar
 from pipeline.texts import field_names, iterate_json, open_text, split_csv, split_tsv
 from schemas.errors import ConfigError
+
+BYTES_OF_SHARD_PER_ROW_BYTE = 32
+"""Length of a tar over that of its rows, roughly: images of 10 KB, rows of 300 bytes."""
 
 SPLIT_BYTES = 64 * 1024 * 1024
 """Length of the byte ranges that line-based files are cut into, to be read side by side."""
 
-URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "src", "uri")
-PATH_NAMES = ("image", "image_path", "file_name", "filename", "path", "file")
-CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "top_caption", "description", "title")
-HASH_NAMES = ("sha256", "sha512", "md5")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -39,6 +41,7 @@ class InputFormat(StrEnum):
     URL_LIST = "txt"
     JSON_LIST = "json"
     IMAGE_FOLDER = "folder"
+    TAR = "tar"
 
 
 SUFFIXES = {
@@ -54,17 +57,8 @@ SUFFIXES = {
     ".json.gz": InputFormat.JSON_LIST,
     ".txt": InputFormat.URL_LIST,
     ".txt.gz": InputFormat.URL_LIST,
+    ".tar": InputFormat.TAR,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputColumns:
-    """Which columns of a file hold what; None where there is no such column."""
-
-    url: str | None
-    caption: str | None
-    conversations: str | None
-    hashes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +74,8 @@ class InputFile:
     """Changes when the content does."""
     estimated_bytes: int
     """Of its rows, uncompressed: decides how many partitions are made."""
+    table: str | None = None
+    """Of a tar: path of the table beside it."""
 
     @property
     def name(self) -> str:
@@ -110,8 +106,11 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
     """
     if not files:
         raise ConfigError("--pairs names no input: give at least one file, folder or glob")
-    paths = sorted({path for pattern in files for path in _expand(pattern)})
-    return [_check_file(path, config) for path in paths]
+    paths = {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+    for tar in [path for path in paths if path.endswith(".tar")]:
+        # img2dataset's table and statistics belong to the tar, also where a glob matches them.
+        paths -= {tar[: -len(".tar")] + ending for ending in (".parquet", "_stats.json")}
+    return [_check_file(path, config) for path in sorted(paths)]
 
 
 def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
@@ -152,6 +151,21 @@ def walk_files(folder: str) -> list[str]:
     return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
 
 
+def _unbraced(pattern: str) -> list[str]:
+    """Returns the patterns that braces stand for: {00000..00099}, {a,b}."""
+    if without_credentials(pattern) != pattern:
+        raise ConfigError(
+            f"--pairs {without_credentials(pattern)} is given with credentials, which would be "
+            "recorded: leave them to the environment or to fsspec's configuration"
+        )
+    if "{" not in pattern or exists(pattern):
+        return [pattern]
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise ConfigError(f"{pattern} has braces that do not match: {error}") from error
+
+
 def _expand(pattern: str) -> list[str]:
     filesystem, name = url_to_fs(pattern)
     if not any(character in pattern for character in "*?[") or filesystem.exists(name):
@@ -173,11 +187,16 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
         return _check_folder(path)
     kind = format_of(path)
     size = filesystem.size(name) or 0
+    if kind is InputFormat.TAR:
+        return _check_shard(path, f"{size} {filesystem.ukey(name)}", size, config)
     try:
         found = _found_columns(path, kind, config)
     except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
-    columns = _map_columns(path, found, kind, config)
+    has_header = kind not in (InputFormat.CSV, InputFormat.TSV) or bool(config.column_names)
+    columns = URL_LIST_COLUMNS
+    if kind is not InputFormat.URL_LIST:
+        columns = map_columns(path, found, config, has_header)
     return InputFile(
         path=path,
         format=kind,
@@ -208,6 +227,27 @@ def _check_folder(path: str) -> InputFile:
     )
 
 
+def _check_shard(path: str, state: str, size: int, config: ReadConfig) -> InputFile:
+    """Returns an existing WebDataset shard.
+
+    Args:
+        state: changes when the tar does.
+    """
+    table = check_tar(path, size, config)
+    if table is not None:
+        filesystem, name = url_to_fs(table)
+        state += f" {filesystem.ukey(name)}"
+    return InputFile(
+        path=path,
+        format=InputFormat.TAR,
+        columns=InputColumns(url="url", caption="caption", conversations=None, hashes=()),
+        image_folder=None,
+        identity=f"{absolute(path)} {state}",
+        estimated_bytes=size // BYTES_OF_SHARD_PER_ROW_BYTE,
+        table=table,
+    )
+
+
 def _image_folder(path: str, columns: InputColumns, config: ReadConfig) -> str | None:
     if config.image_folder is not None or columns.conversations is None:
         return config.image_folder
@@ -235,48 +275,6 @@ def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str
             return list(config.column_names)
         split = split_csv if kind is InputFormat.CSV else split_tsv
         return next(iter(split(text)), [])
-
-
-def _map_columns(
-    path: str, found: list[str], kind: InputFormat, config: ReadConfig
-) -> InputColumns:
-    if kind is InputFormat.URL_LIST:
-        return InputColumns(url="url", caption="caption", conversations=None, hashes=())
-    conversations = _find(found, ("conversations",))
-    names: tuple[str, ...] = URL_NAMES
-    if conversations is not None or config.image_folder is not None:
-        names = URL_NAMES + PATH_NAMES
-    url = _find(found, _wanted(config.url_column, "url", names))
-    caption = _find(found, _wanted(config.caption_column, "caption", CAPTION_NAMES))
-    if conversations is None:
-        for column, flag in ((url, "url_column"), (caption, "caption_column")):
-            if column is None:
-                hint = ""
-                if kind in (InputFormat.CSV, InputFormat.TSV) and not config.column_names:
-                    hint = ", or read.column_names if the file has no header line"
-                raise ConfigError(
-                    f"{path} has no column {getattr(config, flag)!r}: it has "
-                    f"{', '.join(found) or 'none'}; set read.{flag} to one of them{hint}"
-                )
-    hashes = tuple(name for want in HASH_NAMES if (name := _find(found, (want,))))
-    return InputColumns(url=url, caption=caption, conversations=conversations, hashes=hashes)
-
-
-def _wanted(configured: str, default: str, usual: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the names to look for: what was asked for, or else what is usual."""
-    return usual if configured == default else (configured,)
-
-
-def _find(found: list[str], wanted: tuple[str, ...]) -> str | None:
-    """Returns the first column found of the wanted names, exactly so or in other case."""
-    for name in wanted:
-        if name in found:
-            return name
-    for name in wanted:
-        for column in found:
-            if column.strip().lower() == name.lower():
-                return column
-    return None
 
 
 def _estimate_bytes(path: str, kind: InputFormat, size: int) -> int:

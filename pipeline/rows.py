@@ -4,12 +4,14 @@ import json
 import os.path
 import posixpath
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.input_columns import PATH_NAMES, InputColumns
 from pipeline.storage import is_local, local_path
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
@@ -17,9 +19,22 @@ from schemas.records import Pair, pair_key
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
-    + [("reason", pa.string()), ("detail", pa.string())]
+    + [(name, pa.string()) for name in ("reason", "detail", "tar_member")]
 )
 """A row as a format's reader found it; `reason` is set where it could not make it out."""
+
+
+class RawRow(NamedTuple):
+    """One row of `RAW_SCHEMA`."""
+
+    url: str | None = None
+    caption: str | None = None
+    conversations: str | None = None
+    expected_hash: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    tar_member: str | None = None
+
 
 ROW_SCHEMA = pa.schema(
     [pa.field(field.name, pa.string()) for field in arrow_schema(Pair)]
@@ -30,6 +45,7 @@ ROW_SCHEMA = pa.schema(
 CLEAN_URL = r"^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?([/?#][^\x00-\x20\x7f]*)?$"
 """What most URLs look like: no credentials, nothing to mend. The others are looked at singly."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 DETAIL_CHARACTERS = 200
 
@@ -71,6 +87,7 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
             "conversations": raw["conversations"],
             "source": pa.repeat(pa.scalar(source), len(keys)),
             "expected_hash": raw["expected_hash"],
+            "tar_member": raw["tar_member"],
             "reason": pa.array(reasons, pa.string()),
             "detail": pa.array(details, pa.string()),
         },
@@ -163,6 +180,61 @@ def excerpt(text: str) -> str:
     """Returns the beginning of a text in a form that can be stored and shown."""
     shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return repr(shown[:DETAIL_CHARACTERS])
+
+
+def row_or_reason(make: Callable[..., RawRow], found: Any, *more: Any) -> RawRow:
+    """Returns the row that `make` makes of what was found, or one that says why it cannot."""
+    try:
+        return make(found, *more)
+    except SampleRejected as rejected:
+        return rejected_row(rejected.reason, rejected.detail)
+    except (ValueError, RecursionError):
+        detail = f"the row cannot be parsed: {excerpt(str(found))}"
+        return rejected_row(RejectReason.MALFORMED_ROW, detail)
+
+
+def rejected_row(reason: RejectReason, detail: str) -> RawRow:
+    """Returns a row that says nothing but why it cannot be used."""
+    return RawRow(reason=reason.value, detail=detail)
+
+
+def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRow:
+    """Returns the row that a JSON object or a mapping of columns to values stands for.
+
+    Raises:
+        SampleRejected: if a value is of the wrong kind.
+    """
+    if not isinstance(value, dict):
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"the row is no object: {excerpt(str(value))}"
+        )
+    url = _text(value, columns.url)
+    expected = next(
+        (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
+    )
+    if columns.conversations is None or value.get(columns.conversations) is None:
+        return RawRow(url, _text(value, columns.caption), None, expected)
+    turns, answer = conversation_text(value[columns.conversations], has_image=bool(url))
+    turns, answer = storable(turns), storable(answer)
+    return RawRow(url, answer, None if as_captions else turns, expected)
+
+
+def _text(value: dict[str, Any], column: str | None) -> str | None:
+    found = value.get(column) if column is not None else None
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if found is None:
+        return None
+    if isinstance(found, list):
+        reason = (
+            RejectReason.SEVERAL_IMAGES
+            if column in PATH_NAMES and len(found) > 1
+            else RejectReason.MALFORMED_ROW
+        )
+        raise SampleRejected(reason, f"its {column} is a list of {len(found)}")
+    if isinstance(found, bool | dict):
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is no text")
+    return storable(str(found))
 
 
 def conversation_text(turns: Any, has_image: bool) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from pipeline.stages import (
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected, Stage
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, Pair, Rejection
+from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from scoring.checkpoints import deciding_identity
 from scoring.clip import ClipScorer, Scores, model_identity, shared_scorer
@@ -32,7 +32,7 @@ from scoring.config import ScoreConfig
 NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads")
 """Settings that the fingerprint leaves out: the model's identity says more than its path."""
 
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(Pair)]
+PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 
 def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
@@ -126,7 +126,9 @@ def read_provenance(layout: DatasetLayout, shard: int) -> Provenance:
 
 def _reject(rows: pa.Table) -> list[Rejection]:
     rejected = SampleRejected(RejectReason.SCORE_NOT_FINITE, "the model's output is not finite")
-    return [rejection(Pair(**row), rejected) for row in rows.select(PAIR_COLUMNS).to_pylist()]
+    return [
+        rejection(CaptionedImage(**row), rejected) for row in rows.select(PAIR_COLUMNS).to_pylist()
+    ]
 
 
 def _scored_table(

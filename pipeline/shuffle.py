@@ -83,7 +83,7 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     """
     rows = pa.concat_tables([_read_batches(run, [partition]) for run in runs] or [_no_rows()])
     names = ("key", "reason", "source", "expected_hash", "url", "caption", "conversations")
-    filled = {name: pc.fill_null(rows[name], "") for name in (*names, "detail")}
+    filled = {name: pc.fill_null(rows[name], "") for name in (*names, "detail", "tar_member")}
     order = pc.sort_indices(pa.table(filled), sort_keys=[(name, "ascending") for name in filled])
     rows = rows.take(order).combine_chunks()
     is_rejected = ~np.asarray(rows["reason"].is_null())

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.storage import commit_file, committed_fingerprint
 from schemas.columns import SCHEMA_VERSION, table_from_records, write_table
 from schemas.errors import RejectReason, SampleRejected, Stage
-from schemas.records import REJECTION_SCHEMA, Pair, Rejection
+from schemas.records import REJECTION_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 
 
@@ -47,7 +47,7 @@ def is_committed(marker: str, fingerprint: str) -> bool:
     return committed_fingerprint(marker) == fingerprint
 
 
-def rejection(pair: Pair, rejected: SampleRejected, **more: Any) -> Rejection:
+def rejection(pair: CaptionedImage, rejected: SampleRejected, **more: Any) -> Rejection:
     """Returns the row of the rejection table for a pair.
 
     Args:

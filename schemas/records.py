@@ -27,8 +27,8 @@ def pair_key(url: str, text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """An image's address and the text that belongs to it, as read."""
+class CaptionedImage:
+    """An image's address and the text that belongs to it."""
 
     key: Annotated[str, Column(pa.string(), "128-bit hash of url and text, 32 hex digits")]
     url: Annotated[
@@ -48,7 +48,19 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchedSample(Pair):
+class Pair(CaptionedImage):
+    """The two as read, and where the image lies if the input holds it already."""
+
+    tar_member: Annotated[
+        str | None,
+        Column(
+            pa.string(), "first byte+length@tar, for images in input tars; null if asked at the url"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedSample(CaptionedImage):
     """The pair with its image, decoded, resized and encoded."""
 
     image_format: Annotated[

@@ -1,5 +1,6 @@
 """Images as bytes and as arrays: what they are, decoded, upright, on white, resized, encoded."""
 
+import functools
 import hashlib
 import io
 import struct
@@ -14,6 +15,7 @@ from PIL import Image
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
+from scoring.jpeg_files import decode_mending, is_plain, without_junk
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -78,6 +80,11 @@ class ImageHeader:
     """Pillow's name of the pixel layout."""
 
     @property
+    def is_common_jpeg(self) -> bool:
+        """Whether it is a JPEG of three colours or of grey."""
+        return self.file_format == "jpeg" and self.mode in ("RGB", "L")
+
+    @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height once turned upright."""
         if self.orientation >= 5:
@@ -98,8 +105,13 @@ class PreparedImage:
     """128-bit hash of the pixels given to the encoder, 32 hex digits."""
 
 
-def prepare_image(data: bytes, settings: ImageSettings) -> PreparedImage:
+def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False) -> PreparedImage:
     """Returns the image in `data`, checked, upright, flattened on white, resized and encoded.
+
+    Args:
+        is_stored: whether it comes from a dataset. A JPEG that already is what would be stored,
+            and holds nothing but its picture, then stays as it is: encoding it anew would only
+            lose quality.
 
     Raises:
         SampleRejected: if it is no image, breaks a limit or does not decode completely.
@@ -113,8 +125,10 @@ def prepare_image(data: bytes, settings: ImageSettings) -> PreparedImage:
     pixels = turn_upright(resize(pixels, stored_target), header.orientation)
     pixels = frame(pixels, settings)
     height, width = pixels.shape[:2]
+    fits = header.orientation == 1 and (width, height) == (header.width, header.height)
+    is_kept = is_stored and fits and header.is_common_jpeg and settings.image_format == "jpg"
     return PreparedImage(
-        encoded=encode(pixels, settings),
+        encoded=data if is_kept and is_plain(data) else encode(pixels, settings),
         width=width,
         height=height,
         original_width=original_width,
@@ -175,18 +189,24 @@ def read_header(data: bytes) -> ImageHeader:
     """
     file_format = require_image(data[:SNIFFED_BYTES])
     try:
-        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[file_format]) as image:
-            frames = 1 if file_format == "jpeg" else int(getattr(image, "n_frames", 1))
-            return ImageHeader(
-                file_format=file_format,
-                width=image.width,
-                height=image.height,
-                orientation=_orientation(image),
-                frames=frames,
-                mode=image.mode,
-            )
+        return _read_header(data, file_format)
     except BROKEN_FILE_ERRORS as error:
+        if file_format == "jpeg" and (tidy := without_junk(data)) != data:
+            return read_header(tidy)
         raise _broken(file_format, "header", error) from error
+
+
+def _read_header(data: bytes, file_format: str) -> ImageHeader:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[file_format]) as image:
+        frames = 1 if file_format == "jpeg" else int(getattr(image, "n_frames", 1))
+        return ImageHeader(
+            file_format=file_format,
+            width=image.width,
+            height=image.height,
+            orientation=_orientation(image),
+            frames=frames,
+            mode=image.mode,
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -249,7 +269,7 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
         SampleRejected: DECODE_FAILED, also where only a part of the image can be decoded.
     """
     try:
-        if header.file_format == "jpeg" and header.mode in ("RGB", "L"):
+        if header.is_common_jpeg:
             return _decode_jpeg(data, header, target)
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[header.file_format]) as image:
             image.load()
@@ -264,14 +284,14 @@ def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> P
         raise ValueError(f"{scans} scans, allowed are {MAX_JPEG_SCANS}")
     width, height = header.width, header.height
     divisor = next(d for d in (8, 4, 2, 1) if d == 1 or _reaches((width, height), d, target))
-    pixels: Pixels = simplejpeg.decode_jpeg(
-        data,
+    strictly = functools.partial(
+        simplejpeg.decode_jpeg,
         colorspace="RGB",
         min_height=-(-height // divisor),
         min_width=-(-width // divisor),
         strict=True,
     )
-    return pixels
+    return decode_mending(data, strictly)
 
 
 def _reaches(size: tuple[int, int], divisor: int, target: tuple[int, int]) -> bool:

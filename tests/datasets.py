@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from schemas.records import (
     PAIR_SCHEMA,
     SCORED_SCHEMA,
     UNIQUE_SCHEMA,
+    CaptionedImage,
     FetchedSample,
     LevelledSample,
     Pair,
@@ -65,6 +66,11 @@ def fetched_sample(number: int, is_text: bool = False) -> FetchedSample:
     )
 
 
+def pair_of(sample: FetchedSample) -> Pair:
+    """Returns the pair that a sample was fetched for."""
+    return Pair(**{field.name: getattr(sample, field.name) for field in fields(CaptionedImage)})
+
+
 def write_fetched(layout: DatasetLayout, shard: int, samples: list[FetchedSample]) -> None:
     """Writes pairs and fetched shard; one more pair, not among the samples, got a 404."""
     gone = Pair(
@@ -77,7 +83,7 @@ def write_fetched(layout: DatasetLayout, shard: int, samples: list[FetchedSample
     )
     pairs = [
         gone,
-        *(Pair(**{name: asdict(row)[name] for name in PAIR_SCHEMA.names}) for row in samples),
+        *(pair_of(row) for row in samples),
     ]
     for path in (layout.pairs(shard), layout.fetched(shard, "tar")):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +124,7 @@ def write_levelled(
     write_table(table_from_records(scored, SCORED_SCHEMA), layout.scored(shard), model)
     write_rejections(layout, Stage.SCORE, shard, [], "s")
     first, *rest = samples
-    pair = Pair(**{name: asdict(first)[name] for name in PAIR_SCHEMA.names})
+    pair = pair_of(first)
     rejected = SampleRejected(RejectReason.NEAR_DUPLICATE, "cosine 0.99")
     row = rejection(pair, rejected, kept_key=rest[0].key, clip_score=scores[first.key])
     write_rejections(layout, Stage.DEDUPLICATE, shard, [row], "u")

@@ -75,7 +75,7 @@ def test_another_schema_version_is_refused_with_advice(tmp_path):
     path = str(tmp_path / "pairs.parquet")
     table = table_from_records([PAIR], PAIR_SCHEMA)
     write_table(table, path, {"schema_version": "999"})
-    with pytest.raises(DatasetError, match="version 999, this program reads version 1: use the"):
+    with pytest.raises(DatasetError, match=r"version 999, this program reads version \d+: use the"):
         read_table(path, PAIR_SCHEMA)
 
 

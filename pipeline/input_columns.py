@@ -1,0 +1,77 @@
+"""Which columns of an input hold what: as configured, or found by their usual names."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pipeline.config import ReadConfig
+from schemas.errors import ConfigError
+
+URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "src", "uri")
+PATH_NAMES = ("image", "image_path", "file_name", "filename", "path", "file")
+CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "top_caption", "description", "title")
+HASH_NAMES = ("sha256", "sha512", "md5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputColumns:
+    """Which columns of a file hold what; None where there is no such column."""
+
+    url: str | None
+    caption: str | None
+    conversations: str | None
+    hashes: tuple[str, ...]
+
+
+URL_LIST_COLUMNS = InputColumns(url="url", caption="caption", conversations=None, hashes=())
+
+
+def map_columns(path: str, found: list[str], config: ReadConfig, has_header: bool) -> InputColumns:
+    """Returns which of the columns found in a file hold what.
+
+    Args:
+        has_header: whether the file itself names its columns for sure.
+
+    Raises:
+        ConfigError: if there is none for the URL or for the caption.
+    """
+    columns = usual_columns(found, config)
+    if columns.conversations is None:
+        for column, flag in ((columns.url, "url_column"), (columns.caption, "caption_column")):
+            if column is None:
+                hint = "" if has_header else ", or read.column_names if the file has no header line"
+                raise ConfigError(
+                    f"{path} has no column {getattr(config, flag)!r}: it has "
+                    f"{', '.join(found) or 'none'}; set read.{flag} to one of them{hint}"
+                )
+    return columns
+
+
+def usual_columns(found: Collection[str], config: ReadConfig) -> InputColumns:
+    """Returns which of some columns hold what, None for what none of them holds."""
+    conversations = _find(found, ("conversations",))
+    names: tuple[str, ...] = URL_NAMES
+    if conversations is not None or config.image_folder is not None:
+        names = URL_NAMES + PATH_NAMES
+    return InputColumns(
+        url=_find(found, _wanted(config.url_column, "url", names)),
+        caption=_find(found, _wanted(config.caption_column, "caption", CAPTION_NAMES)),
+        conversations=conversations,
+        hashes=tuple(name for want in HASH_NAMES if (name := _find(found, (want,)))),
+    )
+
+
+def _wanted(configured: str, default: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names to look for: what was asked for, or else what is usual."""
+    return usual if configured == default else (configured,)
+
+
+def _find(found: Collection[str], wanted: tuple[str, ...]) -> str | None:
+    """Returns the first column found of the wanted names, exactly so or in other case."""
+    for name in wanted:
+        if name in found:
+            return name
+    for name in wanted:
+        for column in found:
+            if column.strip().lower() == name.lower():
+                return column
+    return None

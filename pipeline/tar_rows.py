@@ -1,0 +1,224 @@
+"""Existing WebDataset shards as rows, img2dataset's with the table beside them.
+
+A sample is a run of members with the same name up to the first dot, as WebDataset has it: an
+image, its caption in a `.txt` or in a `.json`, its URL in the `.json`. No image is read here: its
+row says where it lies.
+"""
+
+import json
+import os.path
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from pipeline.config import ReadConfig
+from pipeline.input_columns import InputColumns, usual_columns
+from pipeline.rows import (
+    IMAGE_SUFFIXES,
+    RawRow,
+    excerpt,
+    rejected_row,
+    row_of_record,
+    row_or_reason,
+    storable,
+)
+from pipeline.storage import exists, is_local, local_path, open_read
+from pipeline.tar_members import Member, check_ends, read_members
+from schemas.errors import ConfigError, RejectReason, SampleRejected
+
+MAX_TEXT_BYTES = 4 * 1024 * 1024
+"""Longest `.txt` or `.json` that is read."""
+
+PEEKED_SAMPLES = 100
+"""Samples that are looked at before work starts."""
+
+TABLE_COLUMNS = ("key", "status", "error_message")
+"""What img2dataset's table says of each URL that it asked, beside the input's own columns."""
+
+Table = dict[str, dict[str, Any]]
+"""Key to the row of the table beside a tar."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """What the members of one key hold."""
+
+    key: str
+    images: list[Member] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """`txt` and `json`, where they are there."""
+    problem: str | None = None
+    """Why it cannot be used."""
+
+
+def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
+    """Returns the path of the table beside a tar, None if there is none.
+
+    Raises:
+        ConfigError: if the tar is damaged, or its first samples lack images or captions.
+    """
+    beside = path[: -len(".tar")] + ".parquet"
+    table_path = beside if exists(beside) else None
+    try:
+        with open_read(path) as file:
+            check_ends(file, path, size)
+        samples = list(islice(_samples_of(path), PEEKED_SAMPLES))
+        table = _read_table(table_path, config)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read as tar: {error}") from error
+    if samples and not any(sample.images or sample.problem for sample in samples):
+        endings = ", ".join(IMAGE_SUFFIXES)
+        raise ConfigError(f"{path} holds no images: members that end in {endings}")
+    rows = [row_or_reason(_row, sample, path, table, config) for sample in samples]
+    if samples and all(row.reason or not row.caption for row in rows):
+        why = next((row.detail for row in rows if row.reason), None)
+        raise ConfigError(
+            f"none of the first {len(samples)} samples of {path} can be used"
+            + (f" (the first: {why})" if why else "")
+            + ": captions are looked for in .txt members, and under "
+            f"read.caption_column ({config.caption_column!r}) in .json members and the table beside"
+        )
+    return table_path
+
+
+def read_tar(path: str, table_path: str | None, config: ReadConfig) -> Iterator[RawRow]:
+    """Yields a row for each sample of a tar, and for each row of its table without an image."""
+    table = _read_table(table_path, config)
+    seen = set()
+    for sample in _samples_of(path):
+        if sample.key in seen:
+            sample.problem = f"the tar holds samples of the name {excerpt(sample.key)} twice"
+        seen.add(sample.key)
+        yield row_or_reason(_row, sample, path, table, config)
+    for key, values in table.items():
+        if key not in seen:
+            yield _row_without_image(values, config)
+
+
+def _samples_of(path: str) -> Iterator[Sample]:
+    filesystem, name = url_to_fs(path)
+    size = int(filesystem.size(name) or 0)
+    with open_read(path) as file:
+        sample = None
+        for member in read_members(file, size):
+            key, ending = _split_name(member.name)
+            if not ending:
+                continue
+            if sample is None or sample.key != key:
+                if sample is not None and _is_wanted(sample):
+                    yield sample
+                sample = Sample(key)
+            _add(sample, member, ending, file)
+        if sample is not None and _is_wanted(sample):
+            yield sample
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Returns a member's key and ending, cut at the first dot after the folders."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (folder + slash + stem, ending.lower()) if stem else ("", "")
+
+
+def _is_wanted(sample: Sample) -> bool:
+    return bool(sample.images or sample.texts or sample.problem)
+
+
+def _add(sample: Sample, member: Member, ending: str, file: IO[bytes]) -> None:
+    is_image = f".{ending}" in IMAGE_SUFFIXES
+    if not is_image and ending not in ("txt", "json"):
+        return
+    shown = excerpt(member.name)
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        sample.problem = f"its name leads out of the tar: {shown}"
+    elif not member.is_file:
+        sample.problem = f"{shown} is a link or another thing without content of its own"
+    elif is_image:
+        sample.images.append(member)
+    elif ending in sample.texts:
+        sample.problem = f"the tar holds {shown} twice"
+    elif member.length > MAX_TEXT_BYTES:
+        sample.problem = f"{shown} is longer than {MAX_TEXT_BYTES} bytes"
+    else:
+        file.seek(member.start)
+        sample.texts[ending] = file.read(member.length)
+
+
+def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
+    """Returns the row of a sample.
+
+    Raises:
+        SampleRejected: if it has no image or several, or is malformed.
+        ValueError: if its JSON is none.
+    """
+    if sample.problem is not None:
+        raise SampleRejected(RejectReason.MALFORMED_ROW, sample.problem)
+    values = dict(table.get(sample.key, {}))
+    if "json" in sample.texts:
+        found = json.loads(sample.texts["json"])
+        if not isinstance(found, dict):
+            raise SampleRejected(RejectReason.MALFORMED_ROW, "its .json is no object")
+        values.update(found)
+    columns = _columns(values, config)
+    if len(sample.images) > 1:
+        names = ", ".join(excerpt(image.name) for image in sample.images[:4])
+        raise SampleRejected(RejectReason.SEVERAL_IMAGES, names)
+    if not sample.images:
+        if columns.conversations is None or values[columns.conversations] is None:
+            detail = f"no image beside {excerpt(sample.key)}"
+            raise SampleRejected(RejectReason.MISSING_IMAGE, detail)
+        return row_of_record(values, replace(columns, url=None), config.as_captions)
+    image, path = sample.images[0], absolute(path)
+    url = columns.url or "url"
+    if "://" not in str(values.get(url)):
+        values[url] = f"{'file://' if is_local(path) else ''}{path}#{image.name}"
+    row = row_of_record(values, replace(columns, url=url), config.as_captions)
+    if "txt" in sample.texts and config.caption_column == "caption" and not row.conversations:
+        text = sample.texts["txt"].decode("utf-8-sig", "surrogateescape")
+        row = row._replace(caption=storable(text))
+    return row._replace(tar_member=image.place_in(path))
+
+
+def _columns(values: dict[str, Any], config: ReadConfig) -> InputColumns:
+    """Returns what holds what, without the hashes: those are of what was once downloaded."""
+    return replace(usual_columns(list(values), config), hashes=())
+
+
+def absolute(path: str) -> str:
+    """Returns the path of a tar that is good in every process."""
+    if not is_local(path):
+        return path
+    return os.path.abspath(local_path(path))  # noqa: PTH100 (resolve() would follow links)
+
+
+def _row_without_image(values: dict[str, Any], config: ReadConfig) -> RawRow:
+    """Returns the row of a URL that img2dataset asked in vain."""
+    status, error = values.get("status"), values.get("error_message")
+    detail = "the table names it, the tar does not hold it"
+    if status not in (None, "success"):
+        detail = f"img2dataset says: {status}: {error}"
+    row = row_or_reason(row_of_record, values, _columns(values, config), config.as_captions)
+    if row.reason:
+        return row
+    rejected = rejected_row(RejectReason.MISSING_IMAGE, detail[:300])
+    return rejected._replace(url=row.url, caption=row.caption)
+
+
+def _read_table(path: str | None, config: ReadConfig) -> Table:
+    """Returns the rows of the table beside a tar by their keys; none if it has no keys."""
+    if path is None:
+        return {}
+    with open_read(path) as file:
+        parquet = pq.ParquetFile(file)
+        names = parquet.schema_arrow.names
+        columns = _columns(dict.fromkeys(names), config)
+        wanted = [columns.url, columns.caption, columns.conversations, *TABLE_COLUMNS]
+        found = [name for name in wanted if name in names]
+        if "key" not in found:
+            return {}
+        return {str(row["key"]): row for row in parquet.read(columns=found).to_pylist()}
