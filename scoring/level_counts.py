@@ -21,6 +21,7 @@ POSITION_BITS = 96
 NUM_PASSES = POSITION_BITS // PASS_BITS
 CELLS = 1 << PASS_BITS
 CHUNK_ROWS = 1 << 18  # two megabytes at most in each temporary array: fits a core's cache
+ZERO_CELLS = {int(CELL_OF_BITS[0]), int(CELL_OF_BITS[1 << 15])}
 FEW = 32  # comparing with each of so few numbers is quicker than searching among them
 
 
@@ -167,7 +168,9 @@ def _later_cells(
     """
     drop = PASS_BITS * (search.passes_done - 1)
     if search.passes_done == 1:
-        bits = checked_bits(score)
+        # The first pass met no NaN; -0.0 needs care only where the cell of a zero is counted.
+        is_raw = not ZERO_CELLS & set(search.searched)
+        bits = score.view(np.uint32) if is_raw else checked_bits(score)
         codes = codes_of_bits(bits[_rows_of_cells(bits, search.searched)])
         slot = count_below(search.searched, codes >> np.uint32(16))
         return slot.astype(np.int64) << PASS_BITS | (codes & np.uint32(0xFFFF))
@@ -236,9 +239,16 @@ def _places(
 
 def _rows_of_cells(bits: NDArray[np.uint32], cells: Iterable[int]) -> NDArray[np.intp]:
     """Returns the rows whose position begins with one of these 16 bits."""
+    wanted = BITS_OF_CELL[list(cells)].astype(np.uint16)
+    if len(wanted) <= FEW:
+        upper = np.ascontiguousarray(upper_half(bits))
+        is_found = np.zeros(len(upper), np.bool_)
+        for number in wanted:
+            is_found |= upper == number
+        return np.flatnonzero(is_found)
     is_wanted = np.zeros(CELLS, np.bool_)
-    is_wanted[list(cells)] = True
-    return np.flatnonzero(is_wanted[CELL_OF_BITS].take(upper_half(bits), mode="wrap"))
+    is_wanted[wanted] = True
+    return np.flatnonzero(is_wanted.take(upper_half(bits), mode="wrap"))
 
 
 def count_below(wanted: Sequence[int], values: NDArray[np.uint32]) -> NDArray[np.intp]:

@@ -37,12 +37,21 @@ def checked_bits(score: NDArray[np.float32]) -> NDArray[np.uint32]:
     Raises:
         ValueError: if a score is NaN.
     """
+    return (checked(score) + np.float32(0)).view(np.uint32)
+
+
+def checked(score: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the scores.
+
+    Raises:
+        ValueError: if one is NaN.
+    """
     if len(score) and np.isnan(score.max()):
         raise ValueError(
             f"clip_score has {int(np.isnan(score).sum())} NaN in it: a pair without a score has "
             "no level; leave such pairs out first"
         )
-    return (score + np.float32(0)).view(np.uint32)
+    return score
 
 
 def codes_of_bits(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:

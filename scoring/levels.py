@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scoring.level_counts import (
     CELLS,
+    FEW,
     NUM_PASSES,
     PASS_BITS,
     EdgeSearch,
@@ -28,11 +29,15 @@ from scoring.level_counts import (
 )
 from scoring.level_positions import (
     CELL_OF_BITS,
+    checked,
     checked_bits,
     codes_of_bits,
+    position_of,
     score_of,
     upper_half,
 )
+
+HASH_BITS = (1 << 64) - 1
 
 __all__ = [
     "NUM_PASSES",
@@ -110,6 +115,8 @@ def levels_from_edges(
 ) -> NDArray[np.int8]:
     """Returns the levels of pairs by edges that are known, int8 (n,); 0 for pairs below the cut."""
     thresholds = [edges.cut, *(edge for edge in edges.edges if edge is not None)]
+    if len(thresholds) <= FEW:
+        return _levels_by_comparing(clip_score, key_hash, thresholds)
     codes = np.array([threshold >> 64 for threshold in thresholds], np.uint64)
     starts = np.arange(CELLS, dtype=np.uint64) << np.uint64(PASS_BITS)
     # A cell is of one level unless a threshold lies in it beyond its first position.
@@ -175,6 +182,32 @@ def _cell_with_rank(histogram: Histogram, slot: int, rank: int) -> tuple[int, in
     return int(histogram.cells[first + place]) & (CELLS - 1), rank - below
 
 
+def _levels_by_comparing(
+    clip_score: NDArray[np.float32], key_hash: KeyHashes, thresholds: list[int]
+) -> NDArray[np.int8]:
+    """Returns for each pair how many of a few ascending thresholds are not above its position."""
+    lowest = position_of(-np.inf, 0)  # below it are only codes that no score has
+    steps = [
+        (np.float32(score_of(position)), np.uint64(position & HASH_BITS))
+        for position in (max(threshold, lowest) for threshold in thresholds)
+    ]
+    levels = np.zeros(len(clip_score), np.int8)
+    for chunk in chunks(len(clip_score)):
+        score, part = checked(clip_score[chunk]), levels[chunk]
+        is_above = np.empty(len(score), np.bool_)
+        is_open = np.zeros(len(score), np.bool_)
+        for edge, first_hash in steps:
+            part += np.greater_equal(score, edge, out=is_above).view(np.int8)
+            if first_hash:
+                is_open |= np.equal(score, edge, out=is_above)
+        rows = np.flatnonzero(is_open)
+        if len(rows):
+            tied, hashes = score[rows], key_hash[rows + chunk.start]
+            for edge, first_hash in steps:
+                part[rows] -= (tied == edge) & (hashes < first_hash)
+    return levels
+
+
 def _count_not_above(
     thresholds: list[int],
     codes: NDArray[np.uint32],
@@ -192,7 +225,7 @@ def _count_not_above(
     hashes = key_hash[rows[equal]]
     codes = codes[equal]
     for threshold in thresholds:
-        lowest = np.uint64(threshold & ((1 << 64) - 1))
+        lowest = np.uint64(threshold & HASH_BITS)
         count[equal] += (codes == np.uint32(threshold >> 64)) & (hashes >= lowest)
     return count
 
@@ -209,6 +242,6 @@ def _split_identical(
         level = search.prefixes.index(position)
         first_rank = -(-level * search.kept // search.num_levels) - search.inside[level]
         is_code = score == np.float32(score_of(position))
-        rows = np.flatnonzero(is_code & (hashes == np.uint64(position & ((1 << 64) - 1))))
+        rows = np.flatnonzero(is_code & (hashes == np.uint64(position & HASH_BITS)))
         ranks = first_rank + np.arange(len(rows), dtype=np.int64)
         levels[rows] = 1 + search.num_levels * ranks // search.kept
