@@ -1,5 +1,7 @@
 """The model of a run, from pretrained parts or from a model folder, and what feeds it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import ConfigError
-from training.config import Attention, DataConfig, SampleForm, TrainConfig
+from training.config import Attention, DataConfig, OnCorrupt, SampleForm, TrainConfig
 from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder
@@ -46,7 +48,9 @@ class Assembled:
             tokens_per_sequence=data.tokens_per_sequence,
         )
 
-    def rows(self, dataset: TrainDataset, encoder: Encoder) -> PackedRows:
+    def rows(
+        self, dataset: TrainDataset, encoder: Encoder, on_corrupt: OnCorrupt = "error"
+    ) -> PackedRows:
         """Returns what turns rows of the plan into batches for this model."""
         size = self.model.config.image_size
         is_stage_1 = encoder.form == "caption"
@@ -56,6 +60,8 @@ class Assembled:
             partial(pixel_values, self.processor.image_processor, IMAGE_MODES[encoder.form]),
             image_size=(size, size),
             passes_levels=is_stage_1 and self.model.config.has_align_token,
+            on_corrupt=on_corrupt,
+            width=encoder.tokens_per_sequence if torch.cuda.is_available() else 0,
         )
 
     def size(self, config: TrainConfig) -> ModelSize:
@@ -97,19 +103,26 @@ def assemble(config: TrainConfig, init: str | None) -> Assembled:
 
 
 def from_parts(config: TrainConfig) -> Assembled:
-    """Returns pretrained tower and language model, with new parts between them."""
+    """Returns pretrained tower and language model, with new parts between them.
+
+    Raises:
+        ConfigError: if one of them is neither on this machine nor to be had from the hub.
+    """
     transformers_logging.disable_progress_bar()
     parts = config.model
-    tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+    with loading("model.language_model", parts.language_model):
+        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+        language_model = AutoModelForCausalLM.from_pretrained(
+            parts.language_model,
+            dtype=DTYPES[config.parallel.precision],
+            attn_implementation=attention_on_this_machine(parts.attention),
+        )
     if parts.chat_template == "vicuna_v1":
         tokenizer.chat_template = VICUNA_V1
-    language_model = AutoModelForCausalLM.from_pretrained(
-        parts.language_model,
-        dtype=DTYPES[config.parallel.precision],
-        attn_implementation=attention_on_this_machine(parts.attention),
-    )
+    with loading("model.vision_tower", parts.vision_tower):
+        tower = load_tower(parts.vision_tower)
     model, processor = put_together(
-        load_tower(parts.vision_tower),
+        tower,
         language_model,
         tokenizer,
         vision_feature_layer=parts.vision_feature_layer,
@@ -118,6 +131,18 @@ def from_parts(config: TrainConfig) -> Assembled:
         num_levels=parts.num_levels,
     )
     return Assembled(model=model, processor=processor)
+
+
+@contextmanager
+def loading(setting: str, name: str) -> Iterator[None]:
+    """Turns what the libraries say of a model that cannot be read into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} {name!r} could not be loaded ({str(error).strip()}): give the folder of a "
+            "model on this machine, or the name of one on the Hugging Face hub if it can be reached"
+        ) from error
 
 
 def from_folder(folder: str, config: TrainConfig) -> Assembled:

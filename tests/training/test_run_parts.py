@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from training.cli import parse, run
 from training.config import DataConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.deepspeed_config import deepspeed_config
 from training.metrics import MetricsLog, ModelSize, draw_loss, peak_flops, read_metrics
+from training.parts import from_parts
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_13b
 from training.run import learning_rate_factor
 from training.run_folder import differences
@@ -109,7 +111,7 @@ def test_the_arithmetic_of_a_step_is_counted_by_the_formula() -> None:
 def test_what_decides_what_is_learnt_may_not_differ_and_the_rest_may() -> None:
     one = {"data": ["a"], "config": {"seed": 0, "data": {"workers": 0}, "parallel": {"x": 1}}}
     other = {"data": ["a"], "config": {"seed": 1, "data": {"workers": 2}, "parallel": {"x": 2}}}
-    assert differences(one, other) == ["seed"]
+    assert [str(found) for found in differences(one, other)] == ["seed was 0 and is now 1"]
 
 
 def test_help_comes_without_loading_torch() -> None:
@@ -146,6 +148,14 @@ def test_what_cannot_run_is_refused_with_status_2(
 ) -> None:
     assert run(words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_parts_that_are_not_there_are_named_with_their_setting(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    config = PRETRAIN_RECIPES["demo_pretrain"]()
+    parts = replace(config.model, language_model=absent)
+    with pytest.raises(ConfigError, match=r"model\.language_model .*absent"):
+        from_parts(replace(config, model=parts))
 
 
 def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
