@@ -124,14 +124,13 @@ def _cannot_write(layout: DatasetLayout, error: OSError) -> ConfigError:
     if error.errno is None:
         return ConfigError(f"cannot write to {layout.root}: {error}")
     root = Path(local_path(layout.root))
-    return ConfigError(write_failure(layout.root, root, error.errno))
+    return ConfigError(write_failure(f"to {layout.root}", root, error.errno))
 
 
 def _write_holder(lock: IO[str], text: str) -> None:
-    lock.seek(0)
-    lock.truncate()
-    lock.write(text)
-    lock.flush()
+    """Replaces what a lock file says, past its buffer: closing it must not fail on a full disk."""
+    os.ftruncate(lock.fileno(), 0)
+    os.pwrite(lock.fileno(), text.encode(), 0)
 
 
 def _try_lock(lock: IO[str], kind: int, layout: DatasetLayout) -> bool:

@@ -37,17 +37,17 @@ def commit_file(path: str) -> Iterator[IO[bytes]]:
             yield file
         return
     target = Path(local_path(path))
-    with explaining_writes(path, target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with explaining_writes(path, target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

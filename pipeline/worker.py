@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+from pipeline.job_log import lossy_output
 from pipeline.lock import hold_as_worker
 
 PARENT_CHECK_SECONDS = 0.5
@@ -38,12 +39,17 @@ def _die_with(job_process: int) -> None:
 
 def _write_output_to_log(folder: Path) -> None:
     """Sends what the worker and its libraries print to a file, away from the terminal."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = worker_log(folder, os.getpid())
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(
+            worker_log(folder, os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+        )
+    except OSError:  # the disk is full: the work itself will say so
+        log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    sys.stdout, sys.stderr = lossy_output(1), lossy_output(2)
 
 
 def worker_log(folder: Path, process: int) -> Path:

@@ -84,6 +84,15 @@ def test_a_job_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     assert not list(root.rglob("*.tmp"))
 
 
+def test_a_disk_without_any_room_is_refused_before_any_work(
+    config, pairs, new_disk, tmp_path: Path
+) -> None:
+    disk = new_disk(tmp_path / "disk", 4)
+    (disk.folder / "other").write_bytes(bytes(4096))
+    with pytest.raises(ConfigError, match=r"No space left on device \(0\.0 MB of 0\.0 MB free"):
+        curate(config, pairs, disk.folder / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_command_on_a_full_disk_ends_with_status_1_and_one_message(
@@ -109,7 +118,7 @@ def test_a_disk_that_is_mounted_for_reading_only_is_refused_before_any_work(
     root = tmp_path / "disk" / "out"
     disk = new_disk(tmp_path / "disk", 8192)
     disk.run("mount", "-o", "remount,ro")
-    with pytest.raises(ConfigError, match=f"cannot write {root}: Read-only file system"):
+    with pytest.raises(ConfigError, match=f"cannot write to {root}: Read-only file system"):
         curate(config, pairs, root)
     disk.run("mount", "-o", "remount,rw")
     curate(config, pairs, root)
