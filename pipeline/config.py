@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from schemas.errors import ConfigError, Stage
 from schemas.records import ImageFormat
@@ -22,7 +23,8 @@ class ReadConfig:
     url_column: str = "url"
     """Name of the column with the image's URL; usual other names are found when it is absent."""
     caption_column: str = "caption"
-    """Name of the column with the caption; usual other names are found when it is absent."""
+    """Name of the column with the caption, or with a list of several, of which the best scored
+    counts; usual other names are found when it is absent."""
     column_names: tuple[str, ...] = ()
     """Names of the columns of CSV and TSV files that have no header line."""
     image_folder: str | None = None
@@ -43,6 +45,8 @@ class ReadConfig:
 class FetchConfig:
     """How images are downloaded, decoded and stored."""
 
+    engine: Literal["aligngpt", "img2dataset"] = "aligngpt"
+    """What downloads. img2dataset's own downloader does not keep our guards: docs/fetching.md."""
     connections: int = 256
     """Downloads at once in each worker process."""
     connections_per_host: int = 8
@@ -121,6 +125,13 @@ class FetchConfig:
         for name in ("retries", "max_redirects", "decode_processes", "host_failures", "min_side"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")
+        if self.engine == "img2dataset" and (self.respects_robots or self.respects_tdm):
+            raise ConfigError(
+                "fetch.engine img2dataset asks neither robots.txt nor tdmrep.json, keeps from no "
+                "private address behind a name or a redirect, and has no limit of bytes or total "
+                "time: to take that, say --fetch.no-respects-robots and --fetch.no-respects-tdm as "
+                "well; otherwise leave fetch.engine at aligngpt"
+            )
         if not 1 <= self.image_quality <= 100:
             raise ConfigError(f"fetch.image_quality must be in 1..100, got {self.image_quality}")
         if self.max_aspect_ratio < 1:

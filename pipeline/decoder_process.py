@@ -7,12 +7,14 @@ answers on its standard output, each a frame of a JSON header and bytes.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import resource
 import signal
 import struct
 import sys
 import warnings
+from enum import StrEnum
 from typing import IO, Any
 
 import cv2
@@ -28,6 +30,17 @@ FRAME = struct.Struct(">II")
 BASE_MEMORY_BYTES = 4 * 1024**3
 BYTES_PER_PIXEL = 32
 """Decoded RGBA, its copies and an encoder's, generously."""
+
+
+class Handling(StrEnum):
+    """What is done with an image that can be decoded."""
+
+    FETCHED = "fetched"
+    """It is encoded anew: what the web sends may hold anything."""
+    STORED = "stored"
+    """It comes from a dataset and is kept as it is where it fits."""
+    FINAL = "final"
+    """It is kept so in any size: another program has judged and resized it."""
 
 
 def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes | bytearray = b"") -> None:
@@ -74,7 +87,12 @@ def answer(
     """Returns the message that tells what became of a file."""
     try:
         check_hash(data, job["expected_hash"])
-        image: PreparedImage = prepare_image(data, settings, job["is_stored"])
+        if job["handling"] == Handling.FINAL:
+            settings = dataclasses.replace(
+                settings, resize_mode="no", min_side=0, max_aspect_ratio=math.inf
+            )
+        is_stored = job["handling"] != Handling.FETCHED
+        image: PreparedImage = prepare_image(data, settings, is_stored)
     except SampleRejected as rejected:
         return {"reason": rejected.reason.value, "detail": rejected.detail}, b""
     header = {

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from pipeline.decoder_process import read_frame, start_message, write_frame
+from pipeline.decoder_process import Handling, read_frame, start_message, write_frame
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 
@@ -26,7 +26,7 @@ class DecodedImage:
     original_width: int
     original_height: int
     pixel_hash: str
-    sha256: str
+    sha256: str | None
 
 
 class DecoderPool:
@@ -45,18 +45,18 @@ class DecoderPool:
             self._idle.put(None)
 
     async def decode(
-        self, data: bytes | bytearray, expected_hash: str | None, is_stored: bool = False
+        self,
+        data: bytes | bytearray,
+        expected_hash: str | None,
+        handling: Handling = Handling.FETCHED,
     ) -> DecodedImage:
         """Returns the image, checked, resized and encoded.
-
-        Args:
-            is_stored: whether it comes from a dataset: kept as it is where it fits already.
 
         Raises:
             SampleRejected: if it is unusable.
         """
         loop = asyncio.get_running_loop()
-        job = {"expected_hash": expected_hash, "is_stored": is_stored}
+        job = {"expected_hash": expected_hash, "handling": handling.value}
         header, encoded = await loop.run_in_executor(self._threads, self._ask, data, job)
         if "reason" in header:
             raise SampleRejected(REASONS[header["reason"]], header["detail"])

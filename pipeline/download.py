@@ -28,7 +28,7 @@ from pipeline.politeness import (
     retry_after_seconds,
 )
 from pipeline.resolver import CachedResolver
-from pipeline.responses import Unpacker, failure, redirected, too_many
+from pipeline.responses import PASSING_STATUS, Unpacker, failure, redirected, too_many
 from schemas.errors import RejectReason, SampleRejected
 from scoring.images import SNIFFED_BYTES, require_image
 
@@ -41,7 +41,6 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 CHUNK_BYTES = 64 * 1024
 BACKOFF_SECONDS = 0.25
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504})
 
 PASSING = frozenset(
     {

@@ -3,14 +3,17 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
 import apache_beam as beam
 
 from pipeline.address_guard import parse_url, without_credentials
 from pipeline.config import FetchConfig
+from pipeline.decoder_process import Handling
 from pipeline.decoders import DecodedImage, DecoderPool
 from pipeline.download import Downloader
 from pipeline.fetched_shard import (
@@ -20,6 +23,7 @@ from pipeline.fetched_shard import (
     shard_stats,
     write_samples,
 )
+from pipeline.img2dataset_engine import Answer, download_with_img2dataset
 from pipeline.local_files import LocalFiles
 from pipeline.politeness import HostMemory, HostQueues
 from pipeline.progress import ShardProgress
@@ -42,6 +46,8 @@ from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected, Stage
 from schemas.records import PAIR_SCHEMA, Pair, Rejection
 from schemas.shards import DatasetLayout
+
+logger = logging.getLogger(__name__)
 
 NOT_DECIDING = (
     "connections",
@@ -195,11 +201,28 @@ class ShardFetcher:
         self._spool, self._progress = spool, progress
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
+        self._answers: dict[int, Answer] = {}
         self._outcomes: list[Outcome] = [None] * len(pairs)
         self._kept = self._rejected = 0
 
     async def run(self) -> list[Outcome]:
         """Returns what became of each pair, in their order."""
+        if self._config.engine == "aligngpt":
+            return await self._run()
+        logger.warning(
+            "img2dataset downloads: no robots.txt, no tdmrep.json, no guard of addresses, no limit "
+            "of bytes or of total time"
+        )
+        with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
+            rows = [row for row, pair in enumerate(self._pairs) if is_asked(pair)]
+            asked = [(str(self._pairs[row].url), self._pairs[row].expected_hash) for row in rows]
+            answers = await asyncio.to_thread(
+                download_with_img2dataset, asked, self._config, Path(folder)
+            )
+            self._answers = dict(zip(rows, answers, strict=True))
+            return await self._run()
+
+    async def _run(self) -> list[Outcome]:
         rows = [(self._origin(pair), row) for row, pair in enumerate(self._pairs)]
         self._queues = HostQueues(rows, self._memory, self._config)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -219,7 +242,7 @@ class ShardFetcher:
         return self._outcomes
 
     def _origin(self, pair: Pair) -> str:
-        if pair.url is None or not is_asked(pair):
+        if pair.url is None or not is_asked(pair) or self._config.engine != "aligngpt":
             return NO_HOST
         try:
             return str(parse_url(pair.url).origin())
@@ -231,7 +254,7 @@ class ShardFetcher:
         while (taken := await self._queues.take()) is not None:
             origin, row, is_last_of_host = taken
             try:
-                outcome = await self._fetch(self._pairs[row], origin, is_last_of_host)
+                outcome = await self._fetch(row, origin, is_last_of_host)
                 self._kept += 1
             except SampleRejected as rejected:
                 outcome = rejected.with_traceback(None)
@@ -239,17 +262,18 @@ class ShardFetcher:
             self._outcomes[row] = outcome
             self._progress.update(self._kept, self._rejected)
 
-    async def _fetch(self, pair: Pair, origin: str, is_last_of_host: bool) -> Outcome:
+    async def _fetch(self, row: int, origin: str, is_last_of_host: bool) -> Outcome:
         """Returns a pair's image, in the spool."""
+        pair = self._pairs[row]
         if pair.url is None:
             self._queues.give_back(origin)
             return None
-        if is_asked(pair):
+        if is_asked(pair) and row not in self._answers:
             image = await self._download(pair.url, pair.expected_hash, origin, is_last_of_host)
         else:
             self._queues.give_back(origin)
             async with self._reads:
-                image = await self._read(pair)
+                image = await self._read(pair, self._answers.get(row))
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
@@ -266,11 +290,26 @@ class ShardFetcher:
         finally:
             self._downloader.release(body)
 
-    async def _read(self, pair: Pair) -> DecodedImage:
-        """Returns an image that an input tar or an allowed folder holds."""
+    async def _read(self, pair: Pair, answer: Answer | None) -> DecodedImage:
+        """Returns an image that img2dataset, an input tar or an allowed folder holds.
+
+        Args:
+            answer: img2dataset's, if it was asked.
+        """
+        if isinstance(answer, SampleRejected):
+            raise answer
+        if answer is not None:
+            data = await asyncio.to_thread(self._tars.read, answer.place)
+            image = await self._decoders.decode(data, None, Handling.FINAL)
+            return dataclasses.replace(
+                image,
+                original_width=answer.original_width,
+                original_height=answer.original_height,
+                sha256=answer.sha256,
+            )
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)
-            return await self._decoders.decode(data, pair.expected_hash, is_stored=True)
+            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
         body = await asyncio.to_thread(self._files.read, str(pair.url))
         return await self._decoders.decode(body, pair.expected_hash)
 

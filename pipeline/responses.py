@@ -10,6 +10,9 @@ from yarl import URL
 from pipeline.address_guard import parse_url
 from schemas.errors import RejectReason, SampleRejected
 
+PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504})
+"""Answers after which the same request may succeed later."""
+
 
 class Unpacker:
     """Undoes a Content-Encoding, never producing more than is wanted."""

@@ -15,7 +15,8 @@ from PIL import Image
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
-from scoring.jpeg_files import decode_mending, is_plain, without_junk
+from scoring.jpeg_files import decode_mending, without_junk
+from scoring.plain_files import is_plain
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -40,6 +41,9 @@ PILLOW_FORMATS = {
     "tiff": ("TIFF",),
     "avif": ("AVIF",),
 }
+
+SNIFFED_NAMES = {"jpg": "jpeg", "png": "png", "webp": "webp"}
+"""Format as it is configured to format as `sniff` names it."""
 
 BROKEN_FILE_ERRORS = (
     ArithmeticError,
@@ -80,11 +84,6 @@ class ImageHeader:
     """Pillow's name of the pixel layout."""
 
     @property
-    def is_common_jpeg(self) -> bool:
-        """Whether it is a JPEG of three colours or of grey."""
-        return self.file_format == "jpeg" and self.mode in ("RGB", "L")
-
-    @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height once turned upright."""
         if self.orientation >= 5:
@@ -109,7 +108,7 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     """Returns the image in `data`, checked, upright, flattened on white, resized and encoded.
 
     Args:
-        is_stored: whether it comes from a dataset. A JPEG that already is what would be stored,
+        is_stored: whether it comes from a dataset. A file that already is what would be stored,
             and holds nothing but its picture, then stays as it is: encoding it anew would only
             lose quality.
 
@@ -126,9 +125,11 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     pixels = frame(pixels, settings)
     height, width = pixels.shape[:2]
     fits = header.orientation == 1 and (width, height) == (header.width, header.height)
-    is_kept = is_stored and fits and header.is_common_jpeg and settings.image_format == "jpg"
+    is_wanted = header.file_format == SNIFFED_NAMES[settings.image_format]
+    is_kept = is_stored and fits and is_wanted and header.mode in ("RGB", "L")
+    is_kept = is_kept and is_plain(data, header.file_format)
     return PreparedImage(
-        encoded=data if is_kept and is_plain(data) else encode(pixels, settings),
+        encoded=data if is_kept else encode(pixels, settings),
         width=width,
         height=height,
         original_width=original_width,
@@ -269,7 +270,7 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
         SampleRejected: DECODE_FAILED, also where only a part of the image can be decoded.
     """
     try:
-        if header.is_common_jpeg:
+        if header.file_format == "jpeg" and header.mode in ("RGB", "L"):
             return _decode_jpeg(data, header, target)
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[header.file_format]) as image:
             image.load()
