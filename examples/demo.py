@@ -125,7 +125,7 @@ def train(step: Step, out: Path, models: Path) -> None:
     step(
         "Pre-train: projector and level vectors",
         *(BIN / "aligngpt-train", "pretrain", "--recipe", "demo_pretrain"),
-        *("--data", out / "curated", "--validation-data", out / "curated_validation"),
+        *("--data", out / "curated", "--data.validation-data", out / "curated_validation"),
         *("--model.language-model", models / "smollm2"),
         *("--model.vision-tower", f"timm:local-dir:{models}/vision_tower"),
         *("--out", out / "pretrained"),
@@ -133,7 +133,12 @@ def train(step: Step, out: Path, models: Path) -> None:
     step(
         "Fine-tune: the gate and the language model",
         *(BIN / "aligngpt-train", "finetune", "--recipe", "demo_finetune"),
-        *("--data", out / "instructions", "--validation-data", out / "instructions_validation"),
+        *(
+            "--data",
+            out / "instructions",
+            "--data.validation-data",
+            out / "instructions_validation",
+        ),
         *("--init", out / "pretrained" / "model", "--out", out / "finetuned"),
     )
 

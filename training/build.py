@@ -36,12 +36,9 @@ def build(folder: RunFolder) -> Run:
     is_first = dist.get_rank() == 0
     config.accumulation(dist.get_world_size())
     folder.check()
-    dist.barrier()
-    if is_first:
-        folder.write_config()
     torch.manual_seed(config.seed)
-    parts = assemble(config, init)
     dataset = TrainDataset(data)
+    parts = assemble(config, init)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
@@ -58,7 +55,7 @@ def build(folder: RunFolder) -> Run:
     if plan.num_steps == 0:
         raise ConfigError(f"{', '.join(data)}: no sample is left to train on")
     _check_levels(dataset, config)
-    rows = parts.rows(dataset, encoder)
+    rows = parts.rows(dataset, encoder, config.data.on_corrupt)
     held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
     size = parts.size(config)
     if is_first:
@@ -71,6 +68,8 @@ def build(folder: RunFolder) -> Run:
     engine = _start_engine(config, parts.model)
     if checkpoint is not None:
         load_optimizer(engine, checkpoint, first_step)
+    if is_first:  # only now: a first attempt that was no good leaves the folder free
+        folder.write_config()
     return Run(
         config=config,
         folder=folder,
@@ -172,7 +171,7 @@ def _validation(
     if not chosen:
         return None, []
     order = validation_order(chosen, lengths, config.data.tokens_per_sequence)
-    return parts.rows(dataset, encoder), order
+    return parts.rows(dataset, encoder, config.data.on_corrupt), order
 
 
 def _check_levels(dataset: TrainDataset, config: TrainConfig) -> None:

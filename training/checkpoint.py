@@ -13,19 +13,21 @@ A checkpoint is written aside and renamed, so whatever bears its name is whole.
 """
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from schemas.errors import DatasetError
+from schemas.errors import DatasetError, StorageError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -58,22 +60,28 @@ def read_state(checkpoint: Path) -> RunState:
     return RunState(**json.loads((checkpoint / "run.json").read_text()))
 
 
-def save_checkpoint(engine: Any, folder: Path, state: RunState, keep: int) -> Path:
+def save_checkpoint(
+    engine: Any, folder: Path, state: RunState, keep: int, every_hours: float = 0.0
+) -> Path:
     """Returns the new checkpoint; all processes must call this together.
 
     Args:
         engine: DeepSpeed's.
         keep: how many of the newest stay.
+        every_hours: of older ones, one stays for so many hours; 0 for none.
+
+    Raises:
+        StorageError: in all processes, if one could not write; the checkpoint before stays.
     """
     import torch.distributed as dist
 
     name = f"step-{state.step:08d}"
     aside, target = folder / f".{name}.tmp", folder / name
     rank, processes = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    dist.barrier()
+    with _together(folder):
+        if rank == 0:
+            _remove_unfinished(folder)
+            aside.mkdir(parents=True)
     _link_moments(engine)
     mine: dict[str, Tensor] = {}
     for number, (parameter_name, parameter) in enumerate(learning_parameters(engine.module)):
@@ -81,12 +89,56 @@ def save_checkpoint(engine: Any, folder: Path, state: RunState, keep: int) -> Pa
         if number % processes == rank:
             for part, value in values.items():
                 mine[f"{parameter_name}:{part}"] = value.detach().float().cpu().contiguous()
-    save_file(mine, aside / f"state-{rank:05d}.safetensors")
-    dist.barrier()
-    if rank == 0:
-        _commit(aside, target, state, folder, keep)
-    dist.barrier()
+    with _together(folder):
+        save_file(mine, aside / f"state-{rank:05d}.safetensors")
+    with _together(folder):
+        if rank == 0:
+            _commit(aside, target, state, folder)
+            for old in superseded(sorted(folder.glob("step-*")), keep, every_hours):
+                if old != target:
+                    shutil.rmtree(old)
     return target
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[None]:
+    """Ends once all processes are through; what one could not write, all of them raise."""
+    import torch.distributed as dist
+
+    failure: str | None = None
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        failure = str(error)
+    failures: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    if any(failures):
+        if dist.get_rank() == 0:
+            _remove_unfinished(folder)
+        said = next(text for text in failures if text)
+        raise StorageError(
+            f"no checkpoint could be written below {folder} ({said}); the one before stays. Make "
+            "room, or choose another disk, and run the same command again"
+        )
+
+
+def superseded(checkpoints: Sequence[Path], keep: int, every_hours: float) -> list[Path]:
+    """Returns which of the checkpoints, oldest first, need not be kept."""
+    found = []
+    kept_at = -math.inf
+    for old in checkpoints[:-keep]:
+        written_at = old.stat().st_mtime
+        if every_hours and written_at - kept_at >= every_hours * 3600.0:
+            kept_at = written_at
+        else:
+            found.append(old)
+    return found
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what runs that were killed, or that found no room, left half written."""
+    for aside in folder.glob(".step-*.tmp"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
@@ -117,7 +169,7 @@ def learning_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
-def _commit(aside: Path, target: Path, state: RunState, folder: Path, keep: int) -> None:
+def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
     values = {
         "step": state.step,
         "config": state.config,
@@ -132,9 +184,6 @@ def _commit(aside: Path, target: Path, state: RunState, folder: Path, keep: int)
     pointer.write_text(target.name + "\n")
     _sync(pointer)
     pointer.replace(folder / "latest")
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        if old != target:
-            shutil.rmtree(old)
 
 
 def _sync(path: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
+from training.errors import LossNotFinite
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 STATUS_FAILED = 1
@@ -29,8 +30,6 @@ class TrainOptions:
     out: str
     """Folder of the run: checkpoints, metrics and at the end the model. A run that stopped there
     goes on."""
-    validation_data: tuple[str, ...] = ()
-    """Dataset folders to validate on; without one, a share of the pictures is held out."""
     recipe: str | None = None
     """Complete configuration to start from; the other flags override it."""
     processes: int = 1
@@ -144,6 +143,9 @@ def run(arguments: Sequence[str]) -> int:
     except (ConfigError, DatasetError) as error:
         print_error(str(error))
         return STATUS_REFUSED
+    except (LossNotFinite, StorageError) as error:
+        print_error(str(error))
+        return STATUS_FAILED
     except KeyboardInterrupt:
         print_error("stopped; the last checkpoint stays: run the same command again to go on")
         return STATUS_INTERRUPTED
@@ -226,11 +228,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if not torch.cuda.is_available():
         keep_freed_memory()
 
-    config = command.config
-    if command.validation_data:
-        data = replace(config.data, validation_data=command.validation_data)
-        config = replace(config, data=data)
-    is_complete = train(config, command.data, command.out, command.init)
+    is_complete = train(command.config, command.data, command.out, command.init)
     if os.environ.get("RANK", "0") == "0":
         print_outcome(command.out, is_complete)
     return 0

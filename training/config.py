@@ -12,6 +12,7 @@ Precision = Literal["bf16", "fp32"]
 PublishedForm = Literal["aligngpt", "llava", "stage_1"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
+OnCorrupt = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,9 @@ class DataConfig:
     """Waiting samples, in the shuffled order, among which the mates of a sequence are chosen."""
     workers: int = 2
     """Processes that decode and tokenise for each device; 0 does it in the loop."""
+    on_corrupt: OnCorrupt = "error"
+    """What a picture that cannot be decoded does: error stops the run and names shard and key;
+    skip goes on without the sample, counts it, and leaves all others where the plan has them."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.validation_ratio < 1.0:
@@ -184,6 +188,8 @@ class TrainConfig:
     """Steps between two checkpoints; 0 saves one on SIGTERM only."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    keep_checkpoint_every_hours: float = 0.0
+    """Of older ones, one is kept for so many hours of training; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.max_steps < 0:

@@ -81,7 +81,9 @@ class MetricsLog:
 
         out.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_metrics(self._path) if entry["step"] <= first_step]
-        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        aside = out / ".metrics.jsonl.tmp"
+        aside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        aside.replace(self._path)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -16,15 +16,12 @@ from training.checkpoint import RunState, save_checkpoint
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
+from training.errors import LossNotFinite
 from training.evaluation.validation import validation_loss
 from training.metrics import MetricsLog, ModelSize, RunProgress, draw_loss, peak_flops
 from training.model_folder import save_model_folder
 from training.run_folder import RunFolder
 from training.totals import RunningTotals, Totals
-
-
-class LossNotFinite(Exception):
-    """The loss became infinite or NaN; the message names the samples of the step."""
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
@@ -171,7 +168,8 @@ class Run:
             plan_fingerprint=self._plan_fingerprint,
         )
         folder = self.out / "checkpoints"
-        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints)
+        hours = self.config.keep_checkpoint_every_hours
+        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
@@ -205,6 +203,8 @@ class Run:
         }
         if norm is not None:
             values["train/gradient_norm"] = float(norm)
+        if self.config.data.on_corrupt == "skip":
+            values["train/skipped_samples"] = totals.skipped
         for level, loss in totals.level_losses.items():
             values[f"train/level_{level}_loss"] = loss
         for level, weight in totals.gate_means.items():

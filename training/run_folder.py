@@ -1,8 +1,11 @@
-"""The folder of a run: whose configuration it holds, and whether the run is finished."""
+"""The folder of a run: its configuration, who is at work in it, and whether it is finished."""
 
 import dataclasses
+import errno
+import fcntl
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,28 @@ FREE_TO_CHANGE = (
     "validate_every_steps",
     "save_every_steps",
     "keep_checkpoints",
+    "keep_checkpoint_every_hours",
     "data.workers",
+    "data.on_corrupt",
     "data.sequences_per_device",
 )
 """Settings that may differ when a run goes on, those of `parallel` too: they decide how it is
 computed and what is written down, not what is learnt."""
+SHOWN = 6
+"""Most differing settings that a message names."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A setting that is not what it was when the run began."""
+
+    name: str
+    found: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        """Returns what was and what is, as a line of a message."""
+        return f"{self.name} was {json.dumps(self.found)} and is now {json.dumps(self.wanted)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +51,64 @@ class RunFolder:
     data: tuple[str, ...]
     init: str | None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs out of the folder; all processes call it together.
+
+        Raises:
+            ConfigError: in all of them, if another run is at work in the folder.
+        """
+        import torch.distributed as dist
+
+        with ExitStack() as held:
+            is_free = [dist.get_rank() != 0 or self._lock(held)]
+            dist.broadcast_object_list(is_free, src=0)
+            if not is_free[0]:
+                raise ConfigError(
+                    f"another run is at work in {self.out}: wait for it, stop it, or choose "
+                    "another --out"
+                )
+            yield
+
+    def _lock(self, held: ExitStack) -> bool:
+        """Returns whether this process now holds the folder; if it dies, the folder is free."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context((self.out / ".lock").open("w"))
+        try:
+            # Of the process, so that data workers, which outlive it by seconds, do not hold it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Some network storage has no locks; the run is worth more than the check.
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
+        return True
+
     def check(self) -> None:
-        """Raises `ConfigError` if the folder holds a run of another configuration."""
+        """Raises `ConfigError` if the folder holds what a run of another configuration learnt."""
         path = self.out / "config.json"
-        if not path.exists():
+        if not path.exists() or not self._holds_weights():
             return
-        differing = differences(json.loads(path.read_text()), json.loads(self._settings()))
+        found = json.loads(path.read_text())
+        found["config"] = _with_defaults(found["config"])
+        differing = differences(found, json.loads(self._settings()))
         if differing:
+            lines = "".join(f"\n  {difference}" for difference in differing[:SHOWN])
+            rest = f"\n  and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise ConfigError(
-                f"{self.out} holds a run of another configuration: {', '.join(differing[:6])} "
-                "differ. Choose another --out, or give the same configuration to go on with that "
-                "run"
+                f"{self.out} holds a run of another configuration:{lines}{rest}\n"
+                "Give the old values to go on with that run (where a default has changed with the "
+                f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
 
+    def _holds_weights(self) -> bool:
+        """Returns whether there is anything that another configuration could spoil."""
+        return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
+
     def write_config(self) -> None:
-        """Writes the resolved configuration."""
+        """Writes the resolved configuration, whole or not at all."""
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.json").write_text(self._settings())
+        aside = self.out / ".config.json.tmp"
+        aside.write_text(self._settings())
+        aside.replace(self.out / "config.json")
 
     def is_finished(self) -> bool:
         """Returns whether the run has already written its model, from what is there now.
@@ -83,8 +144,8 @@ class RunFolder:
         }
 
 
-def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[str]:
-    """Returns the names of the settings that differ and may not."""
+def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[Difference]:
+    """Returns the settings that differ and may not."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted(found.keys() | wanted.keys())
         return [
@@ -94,4 +155,16 @@ def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[str]
         ]
     name = ".".join(names).removeprefix("config.")
     is_free = name in FREE_TO_CHANGE or name.startswith("parallel.")
-    return [] if found == wanted or is_free else [name]
+    if found == wanted or is_free:
+        return []
+    return [Difference(name=name, found=found, wanted=wanted)]
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with the settings that came after it, at their defaults."""
+    defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+    merged = {**defaults, **config}
+    for part, values in defaults.items():
+        if isinstance(values, dict) and isinstance(config.get(part), dict):
+            merged[part] = {**values, **config[part]}
+    return merged

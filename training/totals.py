@@ -21,6 +21,8 @@ class Totals:
     """Without padding."""
     padded_tokens: float
     samples: float
+    skipped: float
+    """Samples whose picture could not be read."""
     images: float
     squared_lengths: float
     """Sum over the samples of their length squared, for the cost of attention."""
@@ -55,7 +57,7 @@ class Totals:
         return {level: s / self.gate_count for level, s in enumerate(self.gate_sums, start=1)}
 
 
-SCALARS = 10
+SCALARS = 11
 
 
 class RunningTotals:
@@ -84,6 +86,7 @@ class RunningTotals:
         self._counts["tokens"] += tokens
         self._counts["padded"] += real.numel()
         self._counts["samples"] += len(batch.keys)
+        self._counts["skipped"] += batch.num_skipped
         self._counts["images"] += 0 if pixels is None else pixels.shape[0]
         # Σ over a sample of (2 · position + 1) is its length squared.
         self._counts["squares"] += int((2 * positions[real] + 1).sum())
@@ -100,7 +103,7 @@ class RunningTotals:
         counts = self._counts
         scalars = [0.0, float(self._level_counts.sum()), counts["tokens"], counts["padded"]]
         scalars += [counts["samples"], counts["images"], counts["squares"], counts["wait"]]
-        scalars += [float(is_stopping), counts["gates"]]
+        scalars += [float(is_stopping), counts["gates"], counts["skipped"]]
         vector = torch.cat(
             [
                 torch.tensor(scalars, dtype=torch.float64).to(self._device),
@@ -126,6 +129,7 @@ class RunningTotals:
             wait_seconds=values[7],
             stop_votes=values[8],
             gate_count=values[9],
+            skipped=values[10],
             level_sums=tuple(values[SCALARS:levels]),
             level_counts=tuple(values[levels:gates]),
             gate_sums=tuple(values[gates:]),
@@ -136,7 +140,7 @@ class RunningTotals:
         self._level_sums = torch.zeros(self._num_levels + 1, device=self._device)
         self._level_counts = torch.zeros(self._num_levels + 1, dtype=torch.int64)
         self._gate_sums = torch.zeros(self._num_levels - 1, device=self._device)
-        names = ("tokens", "padded", "samples", "images", "squares", "wait", "gates")
+        names = ("tokens", "padded", "samples", "skipped", "images", "squares", "wait", "gates")
         self._counts: dict[str, float] = dict.fromkeys(names, 0.0)
         self.keys: list[str] = []
         """Of the samples since the last reduction, on this process."""

@@ -28,8 +28,7 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
     if folder.is_finished():
         folder.check()
         return True
-    run = build(folder)
-    with run:
+    with folder.locked(), build(folder) as run:
         if run.first_step == 0:
             run.validate(0)
         for step, batches in run.steps():

@@ -131,7 +131,7 @@ def test_a_run_of_another_configuration_is_refused_and_a_finished_one_left_alone
     assert train(config, [caption_dataset], str(out))
     assert (out / "model" / "model.safetensors").stat().st_mtime_ns == written
     (out / "finished.json").unlink()
-    with pytest.raises(ConfigError, match="seed differ"):
+    with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
         train(tiny_config(tiny_parts, max_steps=1, seed=1), [caption_dataset], str(out))
 
 

@@ -36,6 +36,8 @@ class Batch:
     """(B, K) int64, what each column is to say next; IGNORE_INDEX where it learns nothing."""
     target_levels: Tensor
     """(B, K) int64, alignment level of the target's sample; 0 where it was never levelled."""
+    num_skipped: int = 0
+    """Samples that the plan has in these rows, but whose picture could not be read."""
 
     @property
     def num_tokens(self) -> int:
@@ -51,8 +53,10 @@ def collate(
     padding_id: int,
     image_size: tuple[int, int],
     passes_levels: bool,
+    width: int = 0,
+    num_skipped: int = 0,
 ) -> Batch:
-    """Returns the tensors of packed rows, each padded at its end to the longest.
+    """Returns the tensors of packed rows, each padded at its end to the longest, or to `width`.
 
     A row may be empty: it is padding alone, so that every process always has a batch.
 
@@ -60,8 +64,10 @@ def collate(
         padding_id: any id of the language model.
         image_size: (H, W) of `pixel_values`, for a batch without pictures.
         passes_levels: whether the model is told the samples' own levels (stage 1).
+        width: fewest tokens of a row; a GPU compiles anew for every other.
+        num_skipped: samples that are not in `rows` though planned.
     """
-    width = max(1, *(sum(len(sample.tokens.input_ids) for sample in row) for row in rows))
+    width = max(1, width, *(sum(len(sample.tokens.input_ids) for sample in row) for row in rows))
     shape = (len(rows), width)
     input_ids = torch.full(shape, padding_id, dtype=torch.int64)
     labels = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
@@ -102,6 +108,7 @@ def collate(
         target_columns=columns,
         targets=_next(labels, IGNORE_INDEX)[:, columns],
         target_levels=_next(levels, 0)[:, columns],
+        num_skipped=num_skipped,
     )
 
 

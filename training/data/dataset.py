@@ -45,6 +45,10 @@ class RawSample:
         return self.image_offset is not None
 
 
+class CorruptImage(DatasetError):
+    """The picture of a sample cannot be read; the message names shard and key."""
+
+
 class TrainDataset:
     """The rows of one or several dataset folders, one after the other, numbered from 0.
 
@@ -119,17 +123,20 @@ def open_image(sample: RawSample) -> Image.Image:
     """Returns a sample's picture, decoded.
 
     Raises:
-        DatasetError: if it cannot be decoded, naming shard and key.
+        CorruptImage: if it cannot be decoded, naming shard and key.
     """
     assert sample.image_offset is not None and sample.image_bytes is not None
     data = _read_range(sample.tar, sample.image_offset, sample.image_bytes)
     try:
+        if len(data) != sample.image_bytes:
+            raise EOFError(f"the file ends after {len(data)} of {sample.image_bytes} bytes")
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptImage(
             f"the image of {sample.key} in {sample.tar} cannot be decoded ({error}): the shard is "
-            "damaged; `aligngpt-curate verify` finds such shards"
+            "damaged; `aligngpt-curate verify` finds such shards, and --data.on-corrupt skip "
+            "trains without such samples"
         ) from error
     return image
 
@@ -162,6 +169,7 @@ def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:
 
 
 def _read_range(path: str, offset: int, length: int) -> bytes:
+    """Returns the bytes of a file, fewer where it ends before."""
     if "://" in path:
         filesystem, name = url_to_fs(path)
         data: bytes = filesystem.cat_file(name, start=offset, end=offset + length)
@@ -171,8 +179,6 @@ def _read_range(path: str, offset: int, length: int) -> bytes:
             data = os.pread(descriptor, length, offset)
         finally:
             os.close(descriptor)
-    if len(data) != length:
-        raise DatasetError(f"{path} ends before byte {offset + length}: it is not whole")
     return data
 
 

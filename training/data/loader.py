@@ -1,5 +1,6 @@
 """Batches in the order of the plan, decoded ahead by worker processes."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import DatasetError
-from training.config import DataConfig
+from training.config import DataConfig, OnCorrupt
 from training.data.collate import Batch, EncodedSample, collate
-from training.data.dataset import TrainDataset, open_image
+from training.data.dataset import CorruptImage, TrainDataset, open_image
 from training.data.lengths import Encoder, SampleLengths
 from training.data.plan import EpochPlan, Packed, plan_epoch
+
+logger = logging.getLogger(__name__)
 
 Rows = tuple[Packed, ...]
 """The packed sequences of one forward pass."""
@@ -111,9 +114,12 @@ class PackedRows(Dataset[Batch]):
         *,
         image_size: tuple[int, int],
         passes_levels: bool,
+        on_corrupt: OnCorrupt = "error",
+        width: int = 0,
     ) -> None:
         self._dataset, self._encoder, self._preprocess = dataset, encoder, preprocess
         self._image_size, self._passes_levels = image_size, passes_levels
+        self._on_corrupt, self._width = on_corrupt, width
 
     def __getitem__(self, rows: Rows) -> Batch:
         """Returns the batch of these rows.
@@ -121,14 +127,33 @@ class PackedRows(Dataset[Batch]):
         Raises:
             DatasetError: if a sample cannot be read; the message names it.
         """
+        kept: list[list[EncodedSample]] = []
+        num_skipped = 0
+        for row in rows:
+            kept.append([])
+            for sample in row:
+                try:
+                    kept[-1].append(self.encoded(sample))
+                except CorruptImage as error:
+                    if self._on_corrupt == "error":
+                        raise
+                    num_skipped += 1
+                    logger.warning("skipped: %s", error)
         return collate(
-            [[self._encoded(sample) for sample in row] for row in rows],
+            kept,
             padding_id=0,
             image_size=self._image_size,
             passes_levels=self._passes_levels,
+            width=self._width,
+            num_skipped=num_skipped,
         )
 
-    def _encoded(self, index: int) -> EncodedSample:
+    def encoded(self, index: int) -> EncodedSample:
+        """Returns a sample ready to be packed.
+
+        Raises:
+            DatasetError: if it cannot be read; the message names it.
+        """
         sample = self._dataset[index]
         tokens = self._encoder.encode(sample)
         assert tokens is not None, "the plan leaves out what has nothing to learn"

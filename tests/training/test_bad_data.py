@@ -1,0 +1,70 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.errors import DatasetError
+from tests.training.test_train import logged, stage_2, tiny_config
+from training.config import OptimizerConfig
+from training.errors import LossNotFinite
+from training.train import train
+
+
+@pytest.fixture
+def damaged(conversation_dataset: str, tmp_path: Path) -> tuple[str, str]:
+    """Returns a dataset in which one picture's bytes are zeros, and the sample's key."""
+    folder = shutil.copytree(conversation_dataset, tmp_path / "damaged")
+    rows = pq.read_table(folder / "train" / "000001.parquet").to_pylist()
+    row = next(row for row in rows if row["image_offset"] is not None)
+    with (folder / "train" / "000001.tar").open("r+b") as tar:
+        tar.seek(row["image_offset"])
+        tar.write(bytes(row["image_bytes"]))
+    return str(folder), row["key"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_picture_stops_the_run_and_is_named_with_its_shard(
+    tiny_parts: dict[str, str], damaged: tuple[str, str], tmp_path: Path, workers: int
+) -> None:
+    folder, key = damaged
+    config = stage_2(tiny_parts, data={"validation_ratio": 0.0, "workers": workers})
+    with pytest.raises(DatasetError, match=f"{key} in .*000001.tar cannot be decoded"):
+        train(config, [folder], str(tmp_path / "run"))
+
+
+def test_a_corrupt_picture_can_be_skipped_and_is_counted_and_the_plan_stays(
+    tiny_parts: dict[str, str], damaged: tuple[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    folder, _ = damaged
+    data: dict[str, Any] = {"validation_ratio": 0.0, "on_corrupt": "skip"}
+    config = stage_2(tiny_parts, data=data, epochs=2)
+    whole, skipping = tmp_path / "whole", tmp_path / "skipping"
+    assert train(config, [conversation_dataset], str(whole))
+    assert train(config, [folder], str(skipping))
+    skipped = logged(skipping, "train/skipped_samples")
+    assert sum(skipped) == 2  # once in each epoch
+    assert sum(logged(whole, "train/skipped_samples")) == 0
+    kept = logged(skipping, "train/samples")
+    assert [n + s for n, s in zip(kept, skipped, strict=True)] == logged(whole, "train/samples")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e30, warmup_ratio=0.0, max_gradient_norm=0.0)
+    config = replace(tiny_config(tiny_parts), optimizer=optimizer, save_every_steps=1)
+    with pytest.raises(LossNotFinite, match=r"step \d+ is (nan|inf)") as stopped:
+        train(config, [caption_dataset], str(tmp_path))
+    named = str(stopped.value).split("the samples ")[1].split(". Lower")[0].split(", ")
+    rows = [
+        row["key"]
+        for path in sorted(Path(caption_dataset, "train").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert named and set(named) <= set(rows)
+    state = json.loads((tmp_path / "checkpoints" / "step-00000001" / "run.json").read_text())
+    assert state["step"] == 1

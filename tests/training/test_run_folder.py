@@ -1,0 +1,75 @@
+import fcntl
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import ConfigError
+from tests.training.test_train import tiny_config
+from training.train import train
+
+
+def hold(path: str, is_held: Any, may_end: Any) -> None:
+    with Path(path).open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        is_held.set()
+        may_end.wait()
+
+
+def test_a_second_run_is_refused_while_one_is_at_work_and_let_in_when_that_has_died(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    context = multiprocessing.get_context("spawn")
+    is_held, may_end = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(str(tmp_path / ".lock"), is_held, may_end))
+    other.start()
+    assert is_held.wait(timeout=60)
+    with pytest.raises(ConfigError, match="another run is at work"):
+        train(config, [caption_dataset], str(tmp_path))
+    other.kill()
+    other.join()
+    assert train(config, [caption_dataset], str(tmp_path))
+
+
+def test_a_first_attempt_that_was_no_good_leaves_the_folder_free(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    good = tiny_config(tiny_parts, max_steps=1)
+    bad = replace(good, model=replace(good.model, vision_tower="timm:no_such_model"))
+    with pytest.raises(RuntimeError, match="no_such_model"):
+        train(bad, [caption_dataset], str(tmp_path))
+    assert train(good, [caption_dataset], str(tmp_path))
+
+
+def test_a_refusal_names_each_setting_with_both_values_and_what_to_do(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    assert train(config, [caption_dataset], str(tmp_path))
+    (tmp_path / "finished.json").unlink()
+    optimizer = replace(config.optimizer, learning_rate=0.5)
+    with pytest.raises(ConfigError) as refusal:
+        train(replace(config, seed=3, optimizer=optimizer), [caption_dataset], str(tmp_path))
+    message = str(refusal.value)
+    assert (
+        "\n  optimizer.learning_rate was 0.01 and is now 0.5\n  seed was 0 and is now 3" in message
+    )
+    assert "Give the old values" in message and "choose another --out" in message
+
+
+def test_a_run_of_an_older_version_goes_on_if_only_new_settings_are_at_their_defaults(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    assert train(config, [caption_dataset], str(tmp_path))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["config"]["lora"], stored["config"]["data"]["packing_window"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert train(config, [caption_dataset], str(tmp_path))
+    changed = replace(config, data=replace(config.data, packing_window=7))
+    with pytest.raises(ConfigError, match="packing_window was 64 and is now 7"):
+        train(changed, [caption_dataset], str(tmp_path))
