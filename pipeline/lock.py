@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -17,14 +18,13 @@ from typing import IO
 
 from pipeline.storage import (
     commit_text,
-    exists,
     is_local,
     local_path,
     open_read,
     remove,
     write_failure,
 )
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
 
 HEARTBEAT_SECONDS = 30.0
@@ -32,6 +32,9 @@ HEARTBEAT_SECONDS = 30.0
 
 STALE_SECONDS = 180.0
 """Silence after which such a holder counts as dead."""
+
+SETTLE_SECONDS = 1.0
+"""From writing its name to being sure that no other job wrote at the same time."""
 
 WORKER_PATIENCE_SECONDS = 30.0
 """How long a job waits for the workers of a dead job to notice that and end."""
@@ -171,16 +174,19 @@ def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
     """Holds a folder on an object store by an object that is renewed while the job lives.
 
     Object stores have no lock: of two jobs that start within the same second, the one that wrote
-    last goes on.
+    last goes on. A job that finds itself replaced, having been out of reach for long, ends at once.
     """
     path = f"{layout.run}/lock.json"
-    found = _read_remote(path)
-    if found is not None and _is_alive(found):
-        raise _refusal(layout, found)
     mine = _this_process()
-    commit_text(path, json.dumps(asdict(mine)))
-    time.sleep(1.0)
-    now = _read_remote(path)
+    try:
+        found = _read_remote(path)
+        if found is not None and _is_alive(found):
+            raise _refusal(layout, found)
+        commit_text(path, json.dumps(asdict(mine)))
+        time.sleep(SETTLE_SECONDS)
+        now = _read_remote(path)
+    except (OSError, StorageError) as error:
+        raise ConfigError(f"cannot work on {layout.root}: {error}") from error
     if now is not None and now.token != mine.token:
         raise _refusal(layout, now)
     ended = threading.Event()
@@ -195,22 +201,46 @@ def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
 
 
 def _read_remote(path: str) -> Holder | None:
-    if not exists(path):
+    try:
+        with open_read(path) as file:
+            return _parse_holder(file.read().decode())
+    except FileNotFoundError:
         return None
-    with open_read(path) as file:
-        return _parse_holder(file.read().decode())
 
 
 def _is_alive(holder: Holder) -> bool:
-    if holder.host == socket.gethostname():
-        return is_running(holder.process)
-    return time.time() - holder.seen_unix_seconds < STALE_SECONDS
+    """Returns whether a job still works: it gave a sign of life, and was not seen to be dead.
+
+    On this host a process is known to be gone at once. A number says nothing against it: in a
+    container that is started anew the next job has the name and the number of the last.
+    """
+    if time.time() - holder.seen_unix_seconds >= STALE_SECONDS:
+        return False
+    is_of_this_host = holder.host == socket.gethostname()
+    return not is_of_this_host or (holder.process != os.getpid() and is_running(holder.process))
 
 
 def _keep_alive(path: str, holder: Holder, ended: threading.Event) -> None:
+    """Gives a sign of life now and then, until the job ends or has lost its hold."""
+    renewed_at = time.monotonic()
     while not ended.wait(HEARTBEAT_SECONDS):
-        values = {**asdict(holder), "seen_unix_seconds": time.time()}
-        commit_text(path, json.dumps(values))
+        try:
+            now = _read_remote(path)
+            if now is not None and now.token != holder.token:
+                _end_replaced(str(now))
+            values = {**asdict(holder), "seen_unix_seconds": time.time()}
+            commit_text(path, json.dumps(values))
+            renewed_at = time.monotonic()
+        except (OSError, StorageError):
+            if time.monotonic() - renewed_at > STALE_SECONDS - 2 * HEARTBEAT_SECONDS:
+                _end_replaced("nobody yet, but the store has been out of reach for too long")
+
+
+def _end_replaced(holder: str) -> None:
+    """Ends this process at once, its workers with it: another job may write to the folder now."""
+    sys.stderr.write(f"error: this job has lost its hold of the folder to {holder}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def is_running(process: int) -> bool:

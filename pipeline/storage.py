@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import fsspec
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from schemas.columns import file_metadata
@@ -57,7 +57,7 @@ def commit_remote(path: str) -> Iterator[IO[bytes]]:
     Raises:
         StorageError: if the disk of temporary files is full, or the store refuses the file.
     """
-    filesystem, name = url_to_fs(path)
+    filesystem, name = file_system(path)
     with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
         local = Path(folder) / "upload"
         writing = explaining_writes(f"{local}, on its way to {path}", Path(folder))
@@ -146,18 +146,29 @@ def open_read(path: str) -> IO[bytes]:
     """Opens a file to read its bytes. Seekable, on object stores too."""
     if is_local(path):
         return Path(local_path(path)).open("rb")
-    return cast(IO[bytes], fsspec.open(path, "rb").open())
+    filesystem, name = file_system(path)
+    return cast(IO[bytes], filesystem.open(name, "rb"))
+
+
+def file_system(path: str) -> tuple[AbstractFileSystem, str]:
+    """Returns the file system of a path or URL, and the file's name there.
+
+    It remembers no listing: other workers write to the same folders all the while.
+    """
+    if is_local(path):
+        return url_to_fs(path)
+    return url_to_fs(path, use_listings_cache=False)
 
 
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
-    filesystem, name = url_to_fs(path)
+    filesystem, name = file_system(path)
     return bool(filesystem.exists(name))
 
 
 def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
-    filesystem, name = url_to_fs(path)
+    filesystem, name = file_system(path)
     if filesystem.exists(name):
         filesystem.rm_file(name)
 
@@ -169,23 +180,22 @@ def move_file(source: str, target: str) -> None:
     if is_local(source) and is_local(target):
         Path(local_path(source)).replace(local_path(target))
         return
-    filesystem, name = url_to_fs(source)
-    filesystem.mv(name, url_to_fs(target)[1])
+    filesystem, name = file_system(source)
+    filesystem.mv(name, file_system(target)[1])
 
 
 def remove_folder(folder: str) -> None:
     """Removes a folder with all that is in it, if there is one."""
-    filesystem, name = url_to_fs(folder)
+    filesystem, name = file_system(folder)
     if filesystem.exists(name):
         filesystem.rm(name, recursive=True)
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
-    filesystem, name = url_to_fs(folder)
+    filesystem, name = file_system(folder)
     if not filesystem.exists(name):
         return []
-    filesystem.invalidate_cache()
     names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(name, detail=False)]
     visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
     return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]

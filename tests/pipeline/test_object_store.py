@@ -1,0 +1,206 @@
+"""A dataset on an object store: a local S3 server stands in for one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from pipeline.lock import hold_folder
+from pipeline.storage import commit_file, commit_text, exists, list_files, move_file, open_read
+from pipeline.verify import verify_dataset
+from schemas.errors import ConfigError, DatasetError, Stage, StorageError
+from schemas.shards import DatasetLayout
+from tests.curations import contents, curate, finish, start_command, write_pairs
+from training.data.dataset import TrainDataset, open_image
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """Returns what a process must know to reach the store, which is up while the tests run."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def bucket(environment, monkeypatch: pytest.MonkeyPatch, request) -> Iterator[str]:
+    """Returns the URL of a new bucket that this process and its children can reach."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    name = f"bucket{abs(hash(request.node.name))}"
+    store.mkdir(name)
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def download(root: str, folder: Path) -> Path:
+    """Returns a local copy of a dataset on the store."""
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    store.get(root.removeprefix("s3://"), str(folder), recursive=True)
+    return folder
+
+
+def test_a_file_on_the_store_appears_whole_or_not_at_all(bucket: str) -> None:
+    path = f"{bucket}/data/file"
+    with pytest.raises(ZeroDivisionError), commit_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not exists(path)
+    commit_text(path, "whole")
+    with pytest.raises(ZeroDivisionError), commit_file(path) as file:
+        file.write(b"half of the next")
+        raise ZeroDivisionError
+    with open_read(path) as file:
+        assert file.read() == b"whole"
+
+
+def test_what_another_process_wrote_a_moment_ago_is_seen(bucket: str) -> None:
+    commit_text(f"{bucket}/data/one", "")
+    assert list_files(f"{bucket}/data") == [f"{bucket}/data/one"]
+    assert not exists(f"{bucket}/data/two")
+    other = s3fs.S3FileSystem(skip_instance_cache=True)
+    other.pipe_file(f"{bucket}/data/two", b"2")
+    assert exists(f"{bucket}/data/two")
+    assert list_files(f"{bucket}/data") == [f"{bucket}/data/one", f"{bucket}/data/two"]
+
+
+def test_a_file_is_moved_over_another_once_and_again(bucket: str) -> None:
+    commit_text(f"{bucket}/new", "new")
+    commit_text(f"{bucket}/old", "old")
+    for _ in range(2):
+        move_file(f"{bucket}/new", f"{bucket}/old")
+        with open_read(f"{bucket}/old") as file:
+            assert file.read() == b"new"
+        assert not exists(f"{bucket}/new")
+
+
+def test_a_bucket_that_is_not_there_is_refused_with_what_to_check(bucket: str) -> None:
+    with pytest.raises(StorageError, match="Check that the bucket exists"):
+        commit_text("s3://no-such-bucket-here/file", "")
+    layout = DatasetLayout("s3://no-such-bucket-here/data")
+    with pytest.raises(ConfigError, match="cannot work on s3://no-such-bucket"):
+        hold_folder(layout).__enter__()
+
+
+def test_a_dataset_made_on_the_store_from_pairs_on_it_is_the_local_one(
+    bucket: str, config, pairs: Path, curated, tmp_path: Path
+) -> None:
+    with commit_file(f"{bucket}/input/pairs.tsv") as file:
+        file.write(pairs.read_bytes())
+    root = f"{bucket}/data"
+    manifest, said = curate(config, f"{bucket}/input/pairs.tsv", root)
+    assert manifest is not None
+    assert manifest.shards == curated[1].shards
+    assert "Done in" in said
+    assert verify_dataset(root).samples == manifest.kept
+    assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
+    train_as_from_a_folder(root, str(curated[0]))
+    spoil(f"{root}/train/000001.tar")
+    with pytest.raises(DatasetError, match=r"train/000001\.tar has"):
+        verify_dataset(root)
+
+
+def train_as_from_a_folder(root: str, folder: str) -> None:
+    """The trainer reads the same samples and pixels from the store as from the disk."""
+    remote, local = TrainDataset([root]), TrainDataset([folder])
+    assert len(remote) == len(local) > 30
+    for index in range(0, len(local), 7):
+        assert remote[index].key == local[index].key
+        assert np.array_equal(open_image(remote[index]), open_image(local[index]))
+
+
+def spoil(path: str) -> None:
+    with open_read(path) as file:
+        data = bytearray(file.read())
+    data[700] ^= 1
+    with commit_file(path) as file:
+        file.write(data)
+
+
+@pytest.mark.slow
+def test_a_job_on_the_store_that_is_killed_again_and_again_makes_the_same_bytes(
+    bucket: str, flags, pairs: Path, curated, tmp_path: Path
+) -> None:
+    root = f"{bucket}/data"
+    for number, stage in enumerate((Stage.FETCH, Stage.SCORE, Stage.LEVEL, Stage.PACK)):
+        process = start_command(flags, pairs, root, workers=1 + number % 2)
+        wait_for_progress(process, root, stage)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    status, said = finish(start_command(flags, pairs, root, workers=2))
+    assert status == 0, said
+    assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
+
+
+def wait_for_progress(process: subprocess.Popen[str], root: str, stage: Stage) -> None:
+    """Returns once a stage has begun, or the process has ended."""
+    while process.poll() is None:
+        if any(f"/{stage.value}-" in path for path in list_files(f"{root}/_run/progress")):
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_second_job_on_a_folder_of_the_store_is_refused(
+    bucket: str, flags, rows, site, tmp_path: Path
+) -> None:
+    slow = write_pairs(tmp_path / "input", [*rows, (site.hang("/hang"), "never answered")])
+    root = f"{bucket}/data"
+    patient = [*flags, "--fetch.timeout-seconds", "40"]
+    first = start_command(patient, slow, root, workers=1)
+    wait_for_progress(first, root, Stage.FETCH)
+    status, said = finish(start_command(patient, slow, root, workers=1))
+    assert status == 2, said
+    assert f"another job works on {root} (process {first.pid} on" in said
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    with hold_folder(DatasetLayout(root)) as left_behind:
+        assert left_behind is not None
+        assert left_behind.process == first.pid
+
+
+@pytest.mark.slow
+def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(
+    bucket: str, tmp_path: Path
+) -> None:
+    program = (
+        "import sys, time, pipeline.lock\n"
+        "from schemas.shards import DatasetLayout\n"
+        "pipeline.lock.HEARTBEAT_SECONDS = 0.2\n"
+        "with pipeline.lock.hold_folder(DatasetLayout(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", program, bucket], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == b"held\n"
+    path = f"{bucket}/_run/lock.json"
+    with open_read(path) as file:
+        values = json.load(file)
+    other = {**values, "host": "elsewhere", "token": "another"}
+    commit_text(path, json.dumps(other))
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert b"lost its hold of the folder to process" in said
+    with open_read(path) as file:
+        assert json.load(file) == other
