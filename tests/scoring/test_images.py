@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
@@ -247,14 +248,20 @@ def test_a_jpeg_of_very_many_scans_is_not_decoded() -> None:
     assert rejection_of(bomb) is RejectReason.DECODE_FAILED
 
 
-def test_decoding_at_a_smaller_scale_differs_little_from_a_full_decode() -> None:
-    data = as_file(soft_image(800, 600, seed=5), "JPEG", quality=90)
-    image = prepare_image(data, ImageSettings(image_size=256, image_format="png"))
-    full = cv2.resize(
-        simplejpeg.decode_jpeg(data), (image.width, image.height), interpolation=cv2.INTER_AREA
-    )
-    assert decode(data, read_header(data), (341, 256)).shape == (300, 400, 3)
-    assert psnr(stored_pixels(image.encoded), full) > 35
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [((800, 600), (600, 800)), ((1400, 1050), (525, 700)), ((2800, 2100), (525, 700))],
+)
+def test_a_photograph_is_stored_nearly_as_by_a_full_decode_and_area_resize(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    for photo in load_sample_images().images:
+        data = as_file(Image.fromarray(photo).resize(size), "JPEG", quality=92)
+        image = prepare_image(data, ImageSettings(image_size=256))
+        target = (image.width, image.height)
+        assert decode(data, read_header(data), target).shape == (*decoded, 3)
+        full = cv2.resize(simplejpeg.decode_jpeg(data), target, interpolation=cv2.INTER_AREA)
+        assert psnr(stored_pixels(image.encoded), full) > 35
 
 
 @pytest.mark.parametrize("image_format", ["jpg", "png", "webp"])
