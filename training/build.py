@@ -19,7 +19,7 @@ from training.data.lengths import Encoder, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan
 from training.deepspeed_config import deepspeed_config
 from training.evaluation.validation import validation_order
-from training.metrics import show_progress
+from training.metrics import check_wandb, show_progress
 from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble
 from training.run import Run
@@ -36,6 +36,7 @@ def build(folder: RunFolder) -> Run:
     is_first = dist.get_rank() == 0
     config.accumulation(dist.get_world_size())
     folder.check()
+    check_wandb(config.wandb_project)
     torch.manual_seed(config.seed)
     dataset = TrainDataset(data)
     parts = assemble(config, init)

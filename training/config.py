@@ -182,6 +182,9 @@ class TrainConfig:
     """Of the order of the samples and of new weights."""
     log_every_steps: int = 1
     """Steps between two lines of metrics."""
+    wandb_project: str = ""
+    """Project of Weights & Biases that gets the metrics, too (needs the extra wandb); empty: none.
+    WANDB_MODE=offline and wandb's other variables hold."""
     validate_every_steps: int = 0
     """Steps between two validations; 0 validates at the start and at the end only."""
     save_every_steps: int = 0

@@ -1,8 +1,10 @@
-"""What is known of a run while it goes on: JSONL, TensorBoard, the terminal and a picture.
+"""What is known of a run while it goes on: JSONL, TensorBoard, W&B, the terminal and a picture.
 
 `metrics.jsonl` has one line for each log entry: `step` and values named `group/name_unit`.
 """
 
+import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from schemas.errors import ConfigError
 
 PEAK_FLOPS = {
     "H200": 989e12,
@@ -68,13 +72,50 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)
 
 
-class MetricsLog:
-    """Writes metrics to JSONL and TensorBoard, and shows them; silent but on the first process."""
+def check_wandb(project: str) -> None:
+    """Raises `ConfigError` if Weights & Biases is asked for and not installed."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"wandb_project is {project!r}, but wandb is not installed: pip install "
+            "'aligngpt[wandb]', or leave wandb_project empty"
+        )
 
-    def __init__(self, out: Path, *, is_active: bool, first_step: int) -> None:
+
+def start_wandb(out: Path, project: str) -> Any:
+    """Returns a run of Weights & Biases, the same one whenever the run in this folder goes on.
+
+    Its own environment variables hold: `WANDB_MODE=offline` sends nothing, and so on.
+    """
+    import wandb
+
+    name = hashlib.blake2b(str(out.resolve()).encode(), digest_size=8).hexdigest()
+    online = wandb.init(
+        project=project,
+        id=name,
+        name=out.name,
+        dir=str(out),
+        resume="allow",
+        config=json.loads((out / "config.json").read_text()),
+        settings=wandb.Settings(save_code=False, console="off", silent=True),
+    )
+    # A run that went back to a checkpoint logs some steps again; wandb's own count cannot.
+    online.define_metric("*", step_metric="step")
+    return online
+
+
+class MetricsLog:
+    """Writes metrics to JSONL, TensorBoard and, if asked to, Weights & Biases.
+
+    Silent but on the first process.
+    """
+
+    def __init__(
+        self, out: Path, *, is_active: bool, first_step: int, wandb_project: str = ""
+    ) -> None:
         self._path = out / "metrics.jsonl"
         self._is_active = is_active
         self._board: Any = None
+        self._online: Any = None
         if not is_active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -85,6 +126,8 @@ class MetricsLog:
         aside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         aside.replace(self._path)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
+        if wandb_project:
+            self._online = start_wandb(out, wandb_project)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes the values of a step, counted from 1; step 0 is before the first."""
@@ -94,11 +137,15 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._online is not None:
+            self._online.log({"step": step, **values})
 
     def close(self) -> None:
         """Writes out what is waiting."""
         if self._board is not None:
             self._board.close()
+        if self._online is not None:
+            self._online.finish()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -65,7 +65,12 @@ class Run:
         self.totals = RunningTotals(config.model.num_levels, engine.device)
         self.is_stopping = False
         self._was_asked_to_stop = False
-        self._log = MetricsLog(self.out, is_active=self.is_first_process, first_step=first_step)
+        self._log = MetricsLog(
+            self.out,
+            is_active=self.is_first_process,
+            first_step=first_step,
+            wandb_project=config.wandb_project,
+        )
         self._progress = RunProgress(
             "training", plan.num_steps, first_step, is_active=self.is_first_process
         )
@@ -194,6 +199,7 @@ class Run:
             "train/learning_rate": max(g["lr"] for g in self.engine.optimizer.param_groups),
             "train/epoch": float(step.epoch),
             "train/samples": totals.samples,
+            "train/samples_checksum": totals.key_sum,
             "speed/tokens_per_second": totals.tokens / seconds,
             "speed/target_tokens_per_second": totals.targets / seconds,
             "speed/samples_per_second": totals.samples / seconds,

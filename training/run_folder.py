@@ -15,6 +15,7 @@ from training.data.dataset import dataset_fingerprint
 
 FREE_TO_CHANGE = (
     "log_every_steps",
+    "wandb_project",
     "validate_every_steps",
     "save_every_steps",
     "keep_checkpoints",

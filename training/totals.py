@@ -23,6 +23,8 @@ class Totals:
     samples: float
     skipped: float
     """Samples whose picture could not be read."""
+    key_sum: float
+    """First 32 bits of the samples' keys, added up: tells whether two steps saw the same ones."""
     images: float
     squared_lengths: float
     """Sum over the samples of their length squared, for the cost of attention."""
@@ -57,7 +59,7 @@ class Totals:
         return {level: s / self.gate_count for level, s in enumerate(self.gate_sums, start=1)}
 
 
-SCALARS = 11
+SCALARS = 12
 
 
 class RunningTotals:
@@ -87,6 +89,7 @@ class RunningTotals:
         self._counts["padded"] += real.numel()
         self._counts["samples"] += len(batch.keys)
         self._counts["skipped"] += batch.num_skipped
+        self._counts["keys"] += sum(int(key[:8], 16) for key in batch.keys)
         self._counts["images"] += 0 if pixels is None else pixels.shape[0]
         # Σ over a sample of (2 · position + 1) is its length squared.
         self._counts["squares"] += int((2 * positions[real] + 1).sum())
@@ -103,7 +106,7 @@ class RunningTotals:
         counts = self._counts
         scalars = [0.0, float(self._level_counts.sum()), counts["tokens"], counts["padded"]]
         scalars += [counts["samples"], counts["images"], counts["squares"], counts["wait"]]
-        scalars += [float(is_stopping), counts["gates"], counts["skipped"]]
+        scalars += [float(is_stopping), counts["gates"], counts["skipped"], counts["keys"]]
         vector = torch.cat(
             [
                 torch.tensor(scalars, dtype=torch.float64).to(self._device),
@@ -130,6 +133,7 @@ class RunningTotals:
             stop_votes=values[8],
             gate_count=values[9],
             skipped=values[10],
+            key_sum=values[11],
             level_sums=tuple(values[SCALARS:levels]),
             level_counts=tuple(values[levels:gates]),
             gate_sums=tuple(values[gates:]),
@@ -140,8 +144,8 @@ class RunningTotals:
         self._level_sums = torch.zeros(self._num_levels + 1, device=self._device)
         self._level_counts = torch.zeros(self._num_levels + 1, dtype=torch.int64)
         self._gate_sums = torch.zeros(self._num_levels - 1, device=self._device)
-        names = ("tokens", "padded", "samples", "skipped", "images", "squares", "wait", "gates")
-        self._counts: dict[str, float] = dict.fromkeys(names, 0.0)
+        names = ("tokens", "padded", "samples", "skipped", "keys", "images", "squares", "wait")
+        self._counts: dict[str, float] = dict.fromkeys((*names, "gates"), 0.0)
         self.keys: list[str] = []
         """Of the samples since the last reduction, on this process."""
         self.started_at = time.perf_counter()

@@ -1,0 +1,62 @@
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_train import command_line, logged, own_environment, stage_2
+from training.config import LoraConfig
+from training.train import train
+
+
+def run_until(words: list[str], out: Path, steps: int) -> None:
+    """Runs the command until so many steps are logged, then kills all of its processes."""
+    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
+        try:
+            give_up_at = time.monotonic() + 300
+            while time.monotonic() < give_up_at:
+                assert run.poll() is None, "the run ended before it could be killed"
+                if is_logged(out, steps):
+                    break
+                time.sleep(0.05)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert is_logged(out, steps)
+
+
+def is_logged(out: Path, steps: int) -> bool:
+    if not (out / "metrics.jsonl").exists() or not (out / "checkpoints" / "latest").exists():
+        return False
+    whole_lines = (out / "metrics.jsonl").read_text().split("\n")[:-1]
+    return sum('"train/loss"' in line for line in whole_lines) >= steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero_stage", "rank"), [(2, 0), (3, 0), (2, 4)])
+def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
+    tiny_parts: dict[str, str],
+    conversation_dataset: str,
+    tmp_path: Path,
+    zero_stage: int,
+    rank: int,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = replace(stage_2(tiny_parts, epochs=20), lora=LoraConfig(rank=rank))
+    assert train(config, [conversation_dataset], str(whole))
+    words = command_line(tiny_parts, "pretrain", conversation_dataset, killed)
+    words += ["--parallel.zero-stage", str(zero_stage), "--data.form", "conversation"]
+    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "20"]
+    words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", str(rank)]
+    words += ["--save-every-steps", "3"]
+    run_until([*words, "--processes", "2"], killed, 5)
+    run_until([*words, "--processes", "1"], killed, len(logged(whole, "train/loss")) // 3)
+    subprocess.run([*words, "--processes", "2"], check=True, timeout=500, env=own_environment())
+    for name in ("train/samples_checksum", "train/samples", "train/learning_rate"):
+        assert logged(killed, name) == logged(whole, name)
+    assert logged(killed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-4)
+    end = logged(whole, "validation/loss")[-1]
+    assert logged(killed, "validation/loss")[-1] == pytest.approx(end, rel=1e-4)
+    assert (killed / "model" / "model.safetensors").exists()
