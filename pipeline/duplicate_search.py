@@ -11,7 +11,6 @@ through all shards; a task holds no more embeddings than `memory_bytes`, or one 
 larger.
 """
 
-import hashlib
 import io
 import itertools
 import math
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from pipeline.captions import caption_hashes, chosen_captions
 from pipeline.storage import commit_file, exists, list_files, open_read
 from schemas.columns import read_table
 from schemas.errors import ConfigError
@@ -234,17 +234,6 @@ def unit_length(stored: NDArray[np.float16]) -> NDArray[np.float32]:
     return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
 
-def caption_hashes(captions: list[str]) -> NDArray[np.int64]:
-    """Returns 64 bits for each caption, equal if they agree but for case and spaces, (n,)."""
-    digests = b"".join(
-        hashlib.blake2b(
-            " ".join(caption.casefold().split()).encode("utf-8", "surrogatepass"), digest_size=8
-        ).digest()
-        for caption in captions
-    )
-    return np.frombuffer(digests, "<i8")
-
-
 def load_cells(plan: SearchPlan) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns the centres of the cells, and of each the number of its group."""
     with open_read(f"{plan.folder}/cells.npz") as file:
@@ -361,12 +350,17 @@ def _describe(rows: NDArray[np.int64], layout: DatasetLayout, plan: SearchPlan) 
 def _fetched_rows(layout: DatasetLayout, shard: int) -> dict[str, pa.Array]:
     """Returns caption and pixel_hash of a shard's scored rows."""
     with open_read(layout.scored(shard)) as file:
-        keys = read_table(file, SCORED_SCHEMA, ["key"])["key"].combine_chunks()
+        scored = read_table(file, SCORED_SCHEMA, ["key", "caption_index"])
     with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, ["key", "caption", "pixel_hash"])
+        fetched = read_table(file, FETCHED_SCHEMA, ["key", "caption", "captions", "pixel_hash"])
+    keys = scored["key"].combine_chunks()
     places = pc.index_in(keys, value_set=fetched["key"].combine_chunks())
     rows = fetched.take(places)
-    return {name: rows[name].combine_chunks() for name in ("caption", "pixel_hash")}
+    captions = chosen_captions(rows, scored["caption_index"].to_pylist())
+    return {
+        "caption": pa.array(captions, pa.string()),
+        "pixel_hash": rows["pixel_hash"].combine_chunks(),
+    }
 
 
 def _stored_embeddings(

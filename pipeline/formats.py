@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
-from pipeline.input_columns import CAPTION_NAMES, PATH_NAMES
+from pipeline.input_columns import CAPTION_NAMES, PATH_NAMES, InputColumns
 from pipeline.inputs import (
     METADATA_NAMES,
     InputFile,
@@ -156,9 +156,9 @@ def _read_folder(folder: str) -> Iterator[RawRow]:
             yield row_or_reason(_row_of_image, path, folder, names, tabled)
 
 
-def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, str]) -> RawRow:
+def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, Any]) -> RawRow:
     stem = path.rsplit(".", 1)[0]
-    caption: str | None = tabled.get(path)
+    caption: Any = tabled.get(path)
     if caption is None and f"{stem}.txt" in names:
         with open_text(f"{stem}.txt") as text:
             caption = " ".join(text.read().split())
@@ -166,13 +166,14 @@ def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, str
         with open_text(f"{stem}.json") as text:
             values = json.load(text)
         caption = _first_named(values, CAPTION_NAMES) if isinstance(values, dict) else None
-    relative = path[len(folder.rstrip("/")) + 1 :]
-    return RawRow(relative, storable(caption) if caption else None)
+    values = {"path": path[len(folder.rstrip("/")) + 1 :], "caption": caption}
+    columns = InputColumns(url="path", caption="caption", conversations=None, hashes=())
+    return row_of_record(values, columns, as_captions=False)
 
 
-def _captions_of_tables(paths: list[str]) -> dict[str, str]:
-    """Returns image path to caption, from the metadata tables of an image folder."""
-    captions: dict[str, str] = {}
+def _captions_of_tables(paths: list[str]) -> dict[str, Any]:
+    """Returns image path to caption or captions, from the metadata tables of an image folder."""
+    captions: dict[str, Any] = {}
     for path in paths:
         folder = path.rsplit("/", 1)[0]
         for row in _records_of_table(path):
@@ -197,9 +198,9 @@ def _records_of_table(path: str) -> Iterator[dict[str, Any]]:
         yield from (dict(zip(header, fields, strict=False)) for fields in rows)
 
 
-def _first_named(values: dict[str, Any], names: tuple[str, ...]) -> str | None:
+def _first_named(values: dict[str, Any], names: tuple[str, ...]) -> Any:
     lowered = {name.strip().lower(): value for name, value in values.items()}
-    return next((str(lowered[name]) for name in names if lowered.get(name)), None)
+    return next((lowered[name] for name in names if lowered.get(name)), None)
 
 
 def _read_parquet(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:

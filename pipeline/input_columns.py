@@ -8,7 +8,17 @@ from schemas.errors import ConfigError
 
 URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "src", "uri")
 PATH_NAMES = ("image", "image_path", "file_name", "filename", "path", "file")
-CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "top_caption", "description", "title")
+CAPTION_NAMES = (
+    "caption",
+    "captions",
+    "text",
+    "alt",
+    "alt_text",
+    "top_caption",
+    "description",
+    "title",
+)
+"""The first that is there; each may hold a list of captions, of which the best scored counts."""
 HASH_NAMES = ("sha256", "sha512", "md5")
 
 

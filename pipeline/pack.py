@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, cast
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.captions import chosen_captions
 from pipeline.config import PackConfig
 from pipeline.progress import ShardProgress
 from pipeline.stages import deciding_settings, is_committed, stage_fingerprint
@@ -32,6 +35,7 @@ from schemas.errors import DatasetError, Stage
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
+    SCORED_SCHEMA,
     TRAIN_SCHEMA,
     FetchedSample,
     TrainSample,
@@ -248,6 +252,7 @@ def _samples_of(
         fetched = read_table(file, FETCHED_SCHEMA)
     if has_levels:
         levels = _read_levels(layout, piece)
+        fetched = _with_chosen_captions(layout, piece.shard, fetched)
     else:
         fetched = fetched.slice(piece.start, piece.stop - piece.start)
         levels = dict.fromkeys(fetched["key"].to_pylist(), (None, None))
@@ -262,6 +267,19 @@ def _samples_of(
     images = _images_of(layout.fetched(piece.shard, "tar"), samples)
     for key, sample in samples.items():
         yield sample, levels[key], next(images) if sample.image_format is not None else None
+
+
+def _with_chosen_captions(layout: DatasetLayout, shard: int, fetched: pa.Table) -> pa.Table:
+    """Returns the fetched rows, those of several captions with the one that scored best."""
+    if fetched["captions"].null_count == fetched.num_rows:
+        return fetched
+    with open_read(layout.scored(shard)) as file:
+        scored = read_table(file, SCORED_SCHEMA, ["key", "caption_index"])
+    places = pc.index_in(fetched["key"], value_set=scored["key"].combine_chunks())
+    index = pc.fill_null(scored["caption_index"].take(places), 0).to_pylist()
+    captions = pa.array(chosen_captions(fetched, index), pa.string())
+    column = fetched.schema.get_field_index("caption")
+    return fetched.set_column(column, fetched.schema.field(column), captions)
 
 
 def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
@@ -314,9 +332,10 @@ def _add_sample(
 
 
 def _member_json(values: dict[str, Any]) -> bytes:
-    """Returns what is known of a sample, as JSON; conversations as a list of turns."""
-    if values["conversations"] is not None:
-        values = {**values, "conversations": json.loads(values["conversations"])}
+    """Returns what is known of a sample, as JSON; captions and conversations as lists."""
+    for name in ("captions", "conversations"):
+        if values[name] is not None:
+            values = {**values, name: json.loads(values[name])}
     return json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.captions import caption_choices
 from pipeline.fetched_images import read_images
 from pipeline.scored_shard import Provenance, read_provenance
 from pipeline.storage import list_files, open_read
@@ -158,14 +159,14 @@ def _rescore_shard(
     scored = scored.take(pa.array(rows))
     wanted = scored["key"].to_pylist()
     with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, ["key", "caption", "image_format"])
+        fetched = read_table(file, FETCHED_SCHEMA, ["key", "caption", "captions", "image_format"])
     fetched = fetched.filter(pc.is_in(fetched["key"], pa.array(wanted)))
     if fetched["key"].to_pylist() != wanted:
         raise DatasetError(
             f"{layout.scored(shard)} has rows that are not in the fetched shard: score it again"
         )
     images = read_images(layout, shard, wanted, fetched["image_format"].to_pylist())
-    scores = scorer.score(images, fetched["caption"].to_pylist())
+    scores = scorer.score(images, caption_choices(fetched))
     stored = scored["clip_score"].to_pylist()
     return [
         Difference(key=key, stored=before, recomputed=float(now))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.captions import stored_captions
 from pipeline.input_columns import PATH_NAMES, InputColumns
 from pipeline.storage import is_local, local_path
 from schemas.columns import arrow_schema
@@ -19,7 +20,7 @@ from schemas.records import Pair, pair_key
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
-    + [(name, pa.string()) for name in ("reason", "detail", "tar_member")]
+    + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions")]
 )
 """A row as a format's reader found it; `reason` is set where it could not make it out."""
 
@@ -34,6 +35,8 @@ class RawRow(NamedTuple):
     reason: str | None = None
     detail: str | None = None
     tar_member: str | None = None
+    captions: str | None = None
+    """Several as JSON, as `stored_captions` makes them; `caption` is then the first."""
 
 
 ROW_SCHEMA = pa.schema(
@@ -75,15 +78,17 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
         except SampleRejected as rejected:
             urls[row] = without_credentials(urls[row])
             reasons[row], details[row] = rejected.reason.value, rejected.detail
-    texts = zip(urls, captions, conversations, details, strict=True)
+    texts = zip(conversations, raw["captions"].to_pylist(), captions, details, strict=True)
     keys = [
-        pair_key(url or "", turns or text or detail or "") for url, text, turns, detail in texts
+        pair_key(url or "", next((text for text in found if text), ""))
+        for url, found in zip(urls, texts, strict=True)
     ]
     return pa.table(
         {
             "key": keys,
             "url": pa.array(urls, pa.string()),
             "caption": pa.array(captions, pa.string()),
+            "captions": raw["captions"],
             "conversations": raw["conversations"],
             "source": pa.repeat(pa.scalar(source), len(keys)),
             "expected_hash": raw["expected_hash"],
@@ -213,10 +218,20 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
         (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
     )
     if columns.conversations is None or value.get(columns.conversations) is None:
-        return RawRow(url, _text(value, columns.caption), None, expected)
+        caption, captions = _captions(value, columns.caption)
+        return RawRow(url, caption, None, expected, captions=captions)
     turns, answer = conversation_text(value[columns.conversations], has_image=bool(url))
     turns, answer = storable(turns), storable(answer)
     return RawRow(url, answer, None if as_captions else turns, expected)
+
+
+def _captions(value: dict[str, Any], column: str | None) -> tuple[str | None, str | None]:
+    """Returns the caption, of a list the first, and the list as it is stored if it has several."""
+    found = value.get(column) if column is not None else None
+    if not isinstance(found, list):
+        return _text(value, column), None
+    texts = [_text({"caption": text}, "caption") for text in found]
+    return stored_captions([text for text in texts if text])
 
 
 def _text(value: dict[str, Any], column: str | None) -> str | None:

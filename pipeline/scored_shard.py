@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.captions import caption_choices
 from pipeline.fetched_images import read_images
 from pipeline.progress import ShardProgress
 from pipeline.stages import (
@@ -53,9 +54,7 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
     keys = pairs["key"].to_pylist()
     with ShardProgress(layout, Stage.SCORE, shard, len(keys)) as progress:
         images = read_images(layout, shard, keys, pairs["image_format"].to_pylist())
-        scores = scorer.score(
-            images, pairs["caption"].to_pylist(), lambda done: progress.update(done, 0)
-        )
+        scores = scorer.score(images, caption_choices(pairs), lambda done: progress.update(done, 0))
         is_finite = np.isfinite(scores.clip_score)
         rejections = _reject(pairs.filter(pa.array(~is_finite)))
         write_rejections(layout, Stage.SCORE, shard, rejections, fingerprint)
@@ -138,6 +137,7 @@ def _scored_table(
     columns = [
         pa.array(keys, pa.string()).take(pa.array(kept)),
         pa.array(scores.clip_score[kept], pa.float32()),
+        pa.array(scores.caption_index[kept], pa.int32()),
         pa.array(scores.is_truncated[kept], pa.bool_()),
         _embedding_column(scores.image_embedding[kept], keeps_embeddings),
         _embedding_column(scores.text_embedding[kept], keeps_embeddings),

@@ -180,7 +180,7 @@ def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
     row = row_of_record(values, replace(columns, url=url), config.as_captions)
     if "txt" in sample.texts and config.caption_column == "caption" and not row.conversations:
         text = sample.texts["txt"].decode("utf-8-sig", "surrogateescape")
-        row = row._replace(caption=storable(text))
+        row = row._replace(caption=storable(text), captions=None)
     return row._replace(tar_member=image.place_in(path))
 
 

@@ -15,7 +15,7 @@ def pair_key(url: str, text: str) -> str:
     """Returns the pair's identity: 32 hex digits, the same for the same url and text.
 
     Args:
-        text: the caption, or the conversations where there are some.
+        text: the caption, or the conversations or several captions where there are some.
 
     Source: BLAKE2b (RFC 7693) with a digest of 128 bits.
     """
@@ -35,7 +35,17 @@ class CaptionedImage:
         str | None,
         Column(pa.string(), "where the image is: http(s) URL or path; null for text alone"),
     ]
-    caption: Annotated[str, Column(pa.string(), "the text that belongs to the image")]
+    caption: Annotated[
+        str,
+        Column(
+            pa.string(),
+            "the text that belongs to the image; of several the first, when packed the best scored",
+        ),
+    ]
+    captions: Annotated[
+        str | None,
+        Column(pa.string(), "all captions as a JSON list where there are several; null for one"),
+    ] = None
     conversations: Annotated[
         str | None,
         Column(pa.string(), "LLaVA's turns as JSON, for instruction samples; null for pairs"),
@@ -82,6 +92,9 @@ class ScoredSample:
 
     key: Annotated[str, Column(pa.string(), "as in the fetched table")]
     clip_score: Annotated[float, Column(pa.float32(), "cosine of image and caption, in [-1, 1]")]
+    caption_index: Annotated[
+        int, Column(pa.int32(), "which of several captions scored best, from 0; 0 for one")
+    ] = 0
     is_caption_truncated: Annotated[
         bool, Column(pa.bool_(), "whether the caption was longer than the model's context")
     ]

@@ -39,6 +39,8 @@ class Scores:
     """(n, embed_dim)."""
     is_truncated: npt.NDArray[np.bool_]
     """Whether the caption was longer than the context: (n,)."""
+    caption_index: npt.NDArray[np.int64]
+    """Which of a pair's captions scored best, and is what the others speak of: (n,)."""
 
 
 class ClipScorer:
@@ -75,27 +77,38 @@ class ClipScorer:
     def score(
         self,
         images: Iterable[ImageSource],
-        captions: Sequence[str],
+        captions: Sequence[str | Sequence[str]],
         on_batch: Callable[[int], None] | None = None,
     ) -> Scores:
         """Returns the scores of n pairs.
 
         Args:
+            captions: n; where several are given for a pair, the one that scores best counts.
             images: n images, taken one after another, at most a few batches ahead of the model.
             on_batch: told how many images have been given to the model so far.
 
         Raises:
             ValueError: if there are not as many images as captions.
         """
+        choices = [[texts] if isinstance(texts, str) else texts for texts in captions]
+        owner = np.repeat(np.arange(len(choices)), [len(texts) for texts in choices])
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            tokens = pool.submit(self._captions, captions)
+            tokens = pool.submit(self._captions, [text for texts in choices for text in texts])
             image_embedding = self.encode_images(images, on_batch)
             text_embedding = self._encode_tokens(tokens.result())
         if len(image_embedding) != len(captions):
             raise ValueError(f"{len(image_embedding)} images for {len(captions)} captions")
-        cosine = np.einsum("nd,nd->n", image_embedding, text_embedding, dtype=np.float32)
+        of_caption = image_embedding if len(owner) == len(choices) else image_embedding[owner]
+        cosine = np.einsum("nd,nd->n", of_caption, text_embedding, dtype=np.float32)
         cosine = np.clip(cosine, -1.0, 1.0)
-        return Scores(cosine, image_embedding, text_embedding, tokens.result().is_truncated)
+        best = best_of_each(cosine, owner)
+        return Scores(
+            clip_score=cosine[best],
+            image_embedding=image_embedding,
+            text_embedding=text_embedding[best],
+            is_truncated=tokens.result().is_truncated[best],
+            caption_index=best - np.searchsorted(owner, np.arange(len(choices))),
+        )
 
     def encode_captions(
         self, captions: Sequence[str]
@@ -173,6 +186,21 @@ class ClipScorer:
         torch.set_num_threads(self.config.threads)
         features = self._text_tower.encode(ids.to(self.device, non_blocking=True))
         return F.normalize(features.float(), dim=-1)
+
+
+def best_of_each(
+    score: npt.NDArray[np.float32], owner: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Returns where the highest score of each owner stands, of equal ones the first.
+
+    Args:
+        score: (m,); what is not finite is lower than all that is.
+        owner: (m,), 0 to the last of them, ascending, none left out.
+    """
+    comparable = np.where(np.isfinite(score), score, -np.inf)
+    order = np.lexsort((-comparable, owner))
+    is_first = np.append(True, np.diff(owner) > 0)[: len(owner)]
+    return order[is_first]
 
 
 def encode_in_parts(

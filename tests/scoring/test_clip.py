@@ -63,7 +63,8 @@ def reference(config: ScoreConfig) -> Scores:
             images.append(model.encode_image(pixels, normalize=True))
             texts.append(model.encode_text(tokenizer([caption]), normalize=True))
     image, text = torch.cat(images).numpy(), torch.cat(texts).numpy()
-    return Scores((image * text).sum(-1), image, text, np.zeros(len(CAPTIONS), np.bool_))
+    none_cut, first = np.zeros(len(CAPTIONS), np.bool_), np.zeros(len(CAPTIONS), np.int64)
+    return Scores((image * text).sum(-1), image, text, none_cut, first)
 
 
 def test_scores_equal_open_clips_own_code(tiny_clip: Any) -> None:
