@@ -14,6 +14,7 @@ from yarl import URL
 
 from pipeline.address_guard import AddressGuard, parse_url
 from pipeline.config import FetchConfig
+from pipeline.host_turns import HostTurns, Turn
 from pipeline.memory_budget import ByteBudget
 from pipeline.politeness import (
     MISSING_RULES_SECONDS,
@@ -84,14 +85,18 @@ class Downloader:
     """Downloads images within one event loop; close it when done."""
 
     def __init__(
-        self, config: FetchConfig, memory: HostMemory, resolver: AbstractResolver | None = None
+        self,
+        config: FetchConfig,
+        memory: HostMemory,
+        resolver: AbstractResolver | None = None,
+        turns: HostTurns | None = None,
     ) -> None:
         self._config, self._memory = config, memory
         self._guard = AddressGuard(config.allow_networks, config.allow_ports)
         self._budget = ByteBudget(config.max_buffered_bytes)
         self._agent = agent_token(config.user_agent)
         self._pending: dict[str, asyncio.Task[HostRules]] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._turns = turns or HostTurns(memory, config)
         connector = aiohttp.TCPConnector(
             limit=0,
             resolver=resolver or CachedResolver(),
@@ -127,22 +132,37 @@ class Downloader:
         """Takes note that a downloaded body is no longer held in memory."""
         self._budget.release(len(body))
 
-    async def download(self, text: str, is_last_of_host: bool = False) -> bytearray:
+    async def download(
+        self, text: str, is_last_of_host: bool = False, turn: Turn | None = None
+    ) -> bytearray:
         """Returns the bytes that a URL leads to; `release` them once they are done with.
 
         Args:
             is_last_of_host: whether its connection need not be kept for more.
+            turn: at the URL's host; ended here. Without one, it waits for its turn.
 
         Raises:
             SampleRejected: whatever is in the way.
         """
+        try:
+            return await self._download(text, is_last_of_host, turn)
+        finally:
+            if turn is not None:
+                turn.end()
+
+    async def _download(self, text: str, is_last_of_host: bool, turn: Turn | None) -> bytearray:
         url = parse_url(text)
         self._guard.check_url(url)
         origin = str(url.origin())
         self._memory.require_available(origin)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                body = await self._follow(url, deadline, is_last_of_host)
+                if turn is None:
+                    turn = await self._turns.wait(origin, self._config.timeout_seconds)
+                try:
+                    body = await self._follow(url, deadline, is_last_of_host, turn)
+                finally:
+                    turn.end()
         except TimeoutError:
             self._memory.failed(origin)
             detail = f"not done after {self._config.timeout_seconds:g} s"
@@ -156,44 +176,41 @@ class Downloader:
         self._memory.succeeded(origin)
         return body
 
-    async def _follow(self, url: URL, deadline: asyncio.Timeout, is_last: bool) -> bytearray:
+    async def _follow(
+        self, url: URL, deadline: asyncio.Timeout, is_last: bool, turn: Turn
+    ) -> bytearray:
         """Returns the body behind a URL and its redirects."""
         start = str(url.origin())
-        for _ in range(self._config.max_redirects + 1):
+        for hop in range(self._config.max_redirects + 1):
             self._guard.check_url(url)
             origin = str(url.origin())
             if origin != start:
                 self._memory.require_available(origin)
             await self._check_rules(url, origin)
-            if origin == start:
-                answer = await self._try(url, deadline, is_last)
-            else:
-                slot = self._slots.setdefault(
-                    origin, asyncio.Semaphore(self._config.connections_per_host)
-                )
-                async with slot:
-                    answer = await self._try(url, deadline, True)
+            if hop > 0:
+                await turn.move(origin, _seconds_left(deadline))
+            answer = await self._try(url, deadline, is_last or origin != start, turn)
             if answer.location is None:
                 return answer.body
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
 
-    async def _try(self, url: URL, deadline: asyncio.Timeout, is_last: bool) -> _Answer:
+    async def _try(self, url: URL, deadline: asyncio.Timeout, is_last: bool, turn: Turn) -> _Answer:
         """Returns the answer to a request, asked again as long as that can help and time is."""
+        origin = str(url.origin())
         for attempt in range(self._config.retries + 1):
             try:
                 return await self._ask(url, self._config.max_bytes, is_last, is_image=True)
             except SampleRejected as rejected:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise
-                host = self._memory.host(str(url.origin()))
                 wait = BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-                wait = max(wait, host.paused_until - time.monotonic())
-                remaining = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
-                if wait >= remaining:
+                wait = max(wait, self._memory.host(origin).paused_until - time.monotonic())
+                if wait >= _seconds_left(deadline):
                     raise
             await asyncio.sleep(wait)
+            await turn.move(origin, _seconds_left(deadline))
         raise AssertionError("the loop returns or raises")
 
     async def _ask(self, url: URL, max_bytes: int, is_last: bool, is_image: bool) -> _Answer:
@@ -332,6 +349,10 @@ class Downloader:
         except TimeoutError:
             raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
         raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
+
+
+def _seconds_left(deadline: asyncio.Timeout) -> float:
+    return (deadline.when() or 0.0) - asyncio.get_running_loop().time()
 
 
 @functools.cache

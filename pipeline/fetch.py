@@ -23,9 +23,10 @@ from pipeline.fetched_shard import (
     shard_stats,
     write_samples,
 )
+from pipeline.host_turns import HostQueues, HostTurns, Turn
 from pipeline.img2dataset_engine import Answer, download_with_img2dataset
 from pipeline.local_files import LocalFiles
-from pipeline.politeness import HostMemory, HostQueues
+from pipeline.politeness import HostMemory
 from pipeline.progress import ShardProgress
 from pipeline.stages import (
     count_reasons,
@@ -224,9 +225,10 @@ class ShardFetcher:
 
     async def _run(self) -> list[Outcome]:
         rows = [(self._origin(pair), row) for row, pair in enumerate(self._pairs)]
-        self._queues = HostQueues(rows, self._memory, self._config)
+        turns = HostTurns(self._memory, self._config)
+        self._queues = HostQueues(rows, turns)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._downloader = Downloader(self._config, self._memory)
+        self._downloader = Downloader(self._config, self._memory, turns=turns)
         self._decoders = DecoderPool(
             self._config.images, self._config.decode_processes, self._config.decode_timeout_seconds
         )
@@ -252,9 +254,9 @@ class ShardFetcher:
     async def _work(self) -> None:
         """Takes rows until there are none left."""
         while (taken := await self._queues.take()) is not None:
-            origin, row, is_last_of_host = taken
+            turn, row, is_last_of_host = taken
             try:
-                outcome = await self._fetch(row, origin, is_last_of_host)
+                outcome = await self._fetch(row, turn, is_last_of_host)
                 self._kept += 1
             except SampleRejected as rejected:
                 outcome = rejected.with_traceback(None)
@@ -262,31 +264,24 @@ class ShardFetcher:
             self._outcomes[row] = outcome
             self._progress.update(self._kept, self._rejected)
 
-    async def _fetch(self, row: int, origin: str, is_last_of_host: bool) -> Outcome:
+    async def _fetch(self, row: int, turn: Turn | None, is_last_of_host: bool) -> Outcome:
         """Returns a pair's image, in the spool."""
         pair = self._pairs[row]
         if pair.url is None:
-            self._queues.give_back(origin)
             return None
         if is_asked(pair) and row not in self._answers:
-            image = await self._download(pair.url, pair.expected_hash, origin, is_last_of_host)
+            image = await self._download(pair, turn, is_last_of_host)
         else:
-            self._queues.give_back(origin)
             async with self._reads:
                 image = await self._read(pair, self._answers.get(row))
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
 
-    async def _download(
-        self, url: str, expected_hash: str | None, origin: str, is_last_of_host: bool
-    ) -> DecodedImage:
+    async def _download(self, pair: Pair, turn: Turn | None, is_last_of_host: bool) -> DecodedImage:
+        body = await self._downloader.download(str(pair.url), is_last_of_host, turn)
         try:
-            body = await self._downloader.download(url, is_last_of_host)
-        finally:
-            self._queues.give_back(origin)
-        try:
-            return await self._decoders.decode(body, expected_hash)
+            return await self._decoders.decode(body, pair.expected_hash)
         finally:
             self._downloader.release(body)
 

@@ -1,14 +1,12 @@
-"""What hosts ask of us: opt-outs, pauses, and how many requests at once they get."""
+"""What hosts ask of us, and what is remembered of them: opt-outs, pauses, failures."""
 
-import asyncio
 import email.utils
-import heapq
 import json
 import re
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from protego import Protego
@@ -29,6 +27,9 @@ MAX_HOSTS = 50_000
 """Hosts remembered in a process; the longest unused are forgotten."""
 
 MAX_CRAWL_DELAY_SECONDS = 30.0
+
+ENCODED = re.compile(r"%(2[4ADEade]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
+"""Percent-encoded letters, digits, `-._~` (RFC 3986's unreserved characters), `$` and `*`."""
 
 
 @dataclass(slots=True)
@@ -115,86 +116,6 @@ class HostMemory:
         host.paused_until = max(host.paused_until, time.monotonic() + seconds)
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The rows of one host that wait."""
-
-    rows: deque[int] = field(default_factory=deque)
-    active: int = 0
-    next_at: float = 0.0
-    is_listed: bool = False
-
-
-class HostQueues:
-    """Hands out rows so that no host gets more than its share and no slot waits for a host."""
-
-    def __init__(
-        self, rows: Iterable[tuple[str, int]], memory: HostMemory, config: FetchConfig
-    ) -> None:
-        self._memory, self._config = memory, config
-        self._queues: dict[str, _Queue] = {}
-        for origin, row in rows:
-            self._queues.setdefault(origin, _Queue()).rows.append(row)
-        self._ready: deque[str] = deque()
-        self._later: list[tuple[float, str]] = []
-        self._waiting = sum(len(queue.rows) for queue in self._queues.values())
-        self._changed = asyncio.Event()
-        for origin in self._queues:
-            self._list(origin)
-
-    async def take(self) -> tuple[str, int, bool] | None:
-        """Returns a host, the row to ask of it and whether that is its last; None at the end."""
-        while self._waiting:
-            now = time.monotonic()
-            while self._later and self._later[0][0] <= now:
-                self._ready.append(heapq.heappop(self._later)[1])
-            if self._ready:
-                return self._hand_out(self._ready.popleft(), now)
-            pause = self._later[0][0] - now if self._later else None
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), pause)
-            except TimeoutError:
-                continue
-        self._changed.set()
-        return None
-
-    def _hand_out(self, origin: str, now: float) -> tuple[str, int, bool]:
-        queue = self._queues[origin]
-        row = queue.rows.popleft()
-        self._waiting -= 1
-        queue.active += 1
-        queue.is_listed = False
-        queue.next_at = now + self._memory.host(origin).seconds_between_requests
-        self._list(origin)
-        if self._ready or not self._waiting:
-            self._changed.set()
-        return origin, row, not queue.rows
-
-    def give_back(self, origin: str) -> None:
-        """Takes note that a row's request is over."""
-        self._queues[origin].active -= 1
-        self._list(origin)
-        self._changed.set()
-
-    def _list(self, origin: str) -> None:
-        """Puts the host where it will be taken from as soon as it may be asked."""
-        queue = self._queues[origin]
-        is_full = bool(origin) and queue.active >= self._config.connections_per_host
-        if queue.is_listed or not queue.rows or is_full:
-            return
-        queue.is_listed = True
-        now = time.monotonic()
-        paused_until = self._memory.host(origin).paused_until
-        if paused_until - now > self._config.timeout_seconds:
-            paused_until = 0.0  # too long to wait for: its rows are rejected right away
-        start_at = max(queue.next_at, paused_until)
-        if start_at > now:
-            heapq.heappush(self._later, (start_at, origin))
-        else:
-            self._ready.append(origin)
-
-
 def check_headers(headers: Mapping[str, str], tags: list[str], config: FetchConfig) -> None:
     """Raises `SampleRejected` if an answer's headers opt out.
 
@@ -257,24 +178,32 @@ def parse_tdmrep(text: str) -> tuple[tuple[str, bool], ...]:
     if not isinstance(rules, list):
         return ()
     return tuple(
-        (str(rule["location"]), str(rule.get("tdm-reservation", 0)) == "1")
+        (rule["location"], str(rule.get("tdm-reservation", 0)) == "1")
         for rule in rules[:1000]
-        if isinstance(rule, dict) and "location" in rule
+        if isinstance(rule, dict) and isinstance(rule.get("location"), str)
     )
 
 
 def is_reserved(reservations: tuple[tuple[str, bool], ...], path: str) -> bool:
-    """Returns whether the longest pattern that matches the path reserves it."""
-    matching = [
-        (len(pattern), reserved) for pattern, reserved in reservations if matches(pattern, path)
-    ]
-    return max(matching)[1] if matching else False
+    """Returns whether the first pattern that matches the path reserves it.
+
+    Unlike in robots.txt, a file's order decides: "the most specific match is the first in
+    sequence".
+
+    Source: W3C TDM Reservation Protocol, final community group report, section 6.
+    """
+    return next((reserved for pattern, reserved in reservations if matches(pattern, path)), False)
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Returns whether a path begins with a pattern of robots.txt's kind (`*`, final `$`)."""
+    """Returns whether a path begins with a pattern of robots.txt's kind (`*`, final `$`).
+
+    Percent-encoded characters are compared as what they stand for, so that `%24` in a pattern
+    means a dollar sign; reserved ones otherwise stay encoded.
+    """
+    path = _plain(path)
     is_whole = pattern.endswith("$")
-    pieces = pattern.removesuffix("$").split("*")
+    pieces = [_plain(piece) for piece in pattern.removesuffix("$").split("*")]
     if not path.startswith(pieces[0]):
         return False
     place = len(pieces[0])
@@ -284,6 +213,11 @@ def matches(pattern: str, path: str) -> bool:
             return False
         place = found + len(piece)
     return not is_whole or place == len(path) or (len(pieces) > 1 and path.endswith(pieces[-1]))
+
+
+def _plain(text: str) -> str:
+    """Returns a path with what needs no percent encoding decoded, and `$` and `*`."""
+    return ENCODED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 def retry_after_seconds(value: str | None) -> float | None:

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
+from pipeline.host_turns import HostQueues, HostTurns
 from pipeline.politeness import (
     MAX_HOSTS,
     HostMemory,
-    HostQueues,
     agent_token,
     crawl_delay_seconds,
     is_reserved,
@@ -139,8 +139,8 @@ def test_headers_opt_out(
 
 def test_tdmrep_reserves_paths_and_is_asked_once(web_server: WebServer) -> None:
     rules = [
-        {"location": "/", "tdm-reservation": 0},
         {"location": "/photos/*", "tdm-reservation": 1},
+        {"location": "/", "tdm-reservation": 0},
     ]
     web_server.serve("/.well-known/tdmrep.json", json.dumps(rules).encode())
     urls = [web_server.serve(path, IMAGE) for path in ("/a", "/photos/a")]
@@ -197,6 +197,12 @@ def test_robots_tags_speak_to_all_or_to_one(tags: list[str], expected: set[str])
         ("/*/*/c", "/a/c", False),
         ("/a$", "/a", True),
         ("/a$", "/ab", False),
+        ("/foo-%24", "/foo-$", True),
+        ("/foo-%24", "/foo-", False),
+        ("/%7Euser/*.jpg", "/~user/a.jpg", True),
+        ("/~user/", "/%7euser/a.jpg", True),
+        ("/a%2Fb", "/a/b", False),
+        ("/a%2Ab", "/axb", False),
     ],
 )
 def test_path_patterns_match_as_in_robots_txt(pattern: str, path: str, expected: bool) -> None:
@@ -208,12 +214,15 @@ def test_a_broken_tdmrep_reserves_nothing(text: str) -> None:
     assert not is_reserved(parse_tdmrep(text), "/a")
 
 
-def test_the_longest_pattern_of_tdmrep_decides() -> None:
+def test_the_first_pattern_of_tdmrep_that_matches_decides() -> None:
     rules = parse_tdmrep(
-        '[{"location": "/a", "tdm-reservation": 1}, {"location": "/a/b", "tdm-reservation": 0}]'
+        '[{"location": "/a/b", "tdm-reservation": 0}, {"location": "/a", "tdm-reservation": 1},'
+        ' {"location": "/a/c", "tdm-reservation": 0}, {"location": 5, "tdm-reservation": 1}]'
     )
     assert is_reserved(rules, "/a/x")
-    assert not is_reserved(rules, "/a/b")
+    assert not is_reserved(rules, "/a/b/x")
+    assert is_reserved(rules, "/a/c")
+    assert not is_reserved(rules, "/b")
 
 
 def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
@@ -234,35 +243,44 @@ def test_a_crawl_delay_sets_the_pace_within_reason() -> None:
     assert crawl_delay_seconds(None, "aligngpt") == 0
 
 
+def queues_of(rows: list[tuple[str, int]], config: FetchConfig) -> HostQueues:
+    return HostQueues(rows, HostTurns(HostMemory(config), config))
+
+
 def test_no_host_gets_more_than_its_share_and_no_slot_waits_for_it() -> None:
     config = FetchConfig(connections_per_host=2)
     rows = [("slow", row) for row in range(5)] + [("quick", 5)]
 
-    async def take_all() -> list[tuple[str, int, bool]]:
-        queues = HostQueues(rows, HostMemory(config), config)
+    async def take_all() -> list[tuple[int, bool]]:
+        queues = queues_of(rows, config)
         taken = [await queues.take() for _ in range(3)]
+        assert sorted(one[1] for one in taken if one) == [0, 1, 5]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(queues.take(), 0.05)
+        busy = [one[0] for one in taken if one and one[1] != 5]
         while len(taken) < 6:
-            queues.give_back("slow")
+            turn = busy.pop(0)
+            assert turn is not None
+            turn.end()
             taken.append(await queues.take())
+            busy += [one[0] for one in taken[-1:] if one]
         assert await queues.take() is None
-        return [one for one in taken if one is not None]
+        return [(row, is_last) for _, row, is_last in (one for one in taken if one)]
 
     taken = asyncio.run(take_all())
-    assert sorted(origin for origin, _, _ in taken[:3]) == ["quick", "slow", "slow"]
-    assert sorted(row for _, row, _ in taken) == [0, 1, 2, 3, 4, 5]
-    assert [row for _, row, is_last in taken if is_last] == [5, 4]
+    assert sorted(row for row, _ in taken) == [0, 1, 2, 3, 4, 5]
+    assert [row for row, is_last in taken if is_last] == [5, 4]
 
 
 def test_a_rate_keeps_requests_apart() -> None:
     config = FetchConfig(requests_per_second_per_host=50.0)
 
     async def take_all() -> float:
-        queues = HostQueues([("host", row) for row in range(4)], HostMemory(config), config)
+        queues = queues_of([("host", row) for row in range(4)], config)
         before = time.monotonic()
-        while await queues.take() is not None:
-            queues.give_back("host")
+        while (taken := await queues.take()) is not None:
+            assert taken[0] is not None
+            taken[0].end()
         return time.monotonic() - before
 
     assert asyncio.run(take_all()) >= 3 / 50 - 0.001
@@ -292,12 +310,12 @@ def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) ->
 
     async def work(queues: HostQueues, downloader: Downloader) -> None:
         while (taken := await queues.take()) is not None:
-            downloader.release(await downloader.download(url))
-            queues.give_back(taken[0])
+            downloader.release(await downloader.download(url, turn=taken[0]))
 
     async def run() -> None:
         memory = HostMemory(config)
-        queues, downloader = HostQueues(rows, memory, config), Downloader(config, memory)
+        turns = HostTurns(memory, config)
+        queues, downloader = HostQueues(rows, turns), Downloader(config, memory, turns=turns)
         await asyncio.gather(*(work(queues, downloader) for _ in range(10)))
         await downloader.close()
 
