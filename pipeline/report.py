@@ -98,6 +98,7 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         balance=balance_figure(manifest.stages),
         scores=score_figure(contents.score_counts, list(contents.levels.values())),
         reasons=_reason_rows(manifest),
+        politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
         sizes=contents.sizes,
         texts_alone=contents.texts_alone,
@@ -109,6 +110,29 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
         config=json.dumps(manifest.config, indent=2),
     )
+
+
+POLITENESS = (
+    ("robots.txt", "respects_robots", RejectReason.ROBOTS_DISALLOWED),
+    ("robots.txt that cannot be reached", "respects_robots", RejectReason.ROBOTS_UNREACHABLE),
+    ("X-Robots-Tag", "respects_robots_tag", RejectReason.OPTED_OUT_BY_HEADER),
+    ("TDM-Reservation, tdmrep.json", "respects_tdm", RejectReason.TDM_RESERVED),
+)
+"""What a host can ask of us: the rule, the setting that follows it, the reason that tells of it."""
+
+
+def politeness_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Returns, for every rule that hosts make, whether it was followed and what it left out."""
+    fetch = manifest.config["fetch"]
+    return [
+        {
+            "rule": rule,
+            "setting": f"fetch.{setting}",
+            "is_followed": bool(fetch[setting]),
+            "count": manifest.rejected.get(reason.value, 0),
+        }
+        for rule, setting, reason in POLITENESS
+    ]
 
 
 def _reason_rows(manifest: Manifest) -> list[dict[str, Any]]:

@@ -58,3 +58,10 @@ def test_instruction_samples_have_no_levels(tmp_path):
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="is no dataset"):
         inspect_dataset(str(tmp_path))
+
+
+def test_no_table_of_rejections_is_shown_where_nothing_was_rejected(tmp_path):
+    write_dataset(tmp_path)
+    assert "for example" in shown(tmp_path)
+    shutil.rmtree(tmp_path / "rejected")
+    assert "for example" not in shown(tmp_path)

@@ -5,15 +5,17 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.config import CurationConfig, PackConfig
+from pipeline.config import CurationConfig, FetchConfig, PackConfig
 from pipeline.pack import pack_shard, plan_train_shards, write_index
-from pipeline.report import write_report
+from pipeline.report import politeness_rows, write_report
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
-from tests.datasets import write_dataset
+from tests.curations import curate, write_pairs
+from tests.datasets import jpeg, write_dataset
+from tests.web_server import ALLOWED_HOST
 
 
 def packed(root, is_scored: bool = True) -> tuple[DatasetLayout, CurationConfig]:
@@ -137,3 +139,39 @@ def test_croissant_metadata_describes_every_column_and_file(tmp_path):
     for shard in manifest.shards:
         assert files[f"train/{shard.name}.tar"]["sha256"] == shard.tar_sha256
         assert (tmp_path / files[f"train/{shard.name}.parquet"]["contentUrl"]).exists()
+
+
+@pytest.mark.parametrize("is_polite", [True, False])
+def test_the_report_counts_what_each_rule_of_hosts_left_out_and_says_whether_it_was_followed(
+    web_server, tmp_path, is_polite
+):
+    robots = b"User-agent: *\nDisallow: /private/\n"
+    web_server.serve("/robots.txt", robots)
+    urls = [web_server.serve(f"/{number}.jpg", jpeg(number)) for number in range(3)]
+    urls += [web_server.serve(f"/private/{number}.jpg", jpeg(number + 9)) for number in range(4)]
+    no_ai = {"X-Robots-Tag": "noai"}
+    urls += [web_server.serve(f"/no/{number}.jpg", jpeg(number + 99), no_ai) for number in range(2)]
+    urls.append(web_server.serve("/tdm.jpg", jpeg(999), {"TDM-Reservation": "1"}))
+    pairs = write_pairs(tmp_path / "input", [(url, url.rsplit("/", 1)[-1]) for url in urls])
+    config = CurationConfig(
+        fetch=FetchConfig(
+            allow_networks=(f"{ALLOWED_HOST}/32",),
+            allow_ports=(web_server.port,),
+            decode_processes=1,
+            respects_robots=is_polite,
+            respects_robots_tag=is_polite,
+            respects_tdm=is_polite,
+        ),
+        is_scored=False,
+    )
+    manifest, _ = curate(config, pairs, tmp_path / "out")
+    names = ("respects_robots", "respects_robots_tag", "respects_tdm")
+    assert [manifest.config["fetch"][name] for name in names] == [is_polite] * 3
+    assert [row["count"] for row in politeness_rows(manifest)] == (
+        [4, 0, 2, 1] if is_polite else [0, 0, 0, 0]
+    )
+    said = " ".join(Page((tmp_path / "out" / "report.html").read_text()).words)
+    answer, counts = ("yes", (4, 2, 1)) if is_polite else ("no", (0, 0, 0))
+    assert f"robots.txt {answer} fetch.respects_robots {counts[0]}" in said
+    assert f"X-Robots-Tag {answer} fetch.respects_robots_tag {counts[1]}" in said
+    assert f"tdmrep.json {answer} fetch.respects_tdm {counts[2]}" in said
