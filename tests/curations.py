@@ -27,7 +27,10 @@ COMMAND = Path(sys.executable).parent / "aligngpt-curate"
 FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled", "train", "rejected")
 
 TIMES = ("duration", "start_time", "end_time")
-"""Fields of a shard's statistics that tell when and how long, and so differ from run to run."""
+"""Fields of a shard's statistics that tell when and how long, and so differ from run to run.
+
+So does the name of the session that retried it.
+"""
 
 
 def write_pairs(folder: Path, rows: Iterable[tuple[str, str]]) -> Path:
@@ -57,6 +60,11 @@ def curate(
         **settings,
     )
     return run_job(job, Console(file=written, width=200)), written.getvalue()
+
+
+def quiet_console() -> Console:
+    """Returns a console that nobody sees."""
+    return Console(file=io.StringIO())
 
 
 def start_command(
@@ -110,6 +118,7 @@ def hash_of(path: Path) -> str:
     data = path.read_bytes()
     if path.name.endswith("_stats.json"):
         values = {name: value for name, value in json.loads(data).items() if name not in TIMES}
+        values.get("retry", {}).pop("token", None)
         data = json.dumps(values).encode()
     elif path.name == "report.html":
         said = re.sub(rb"[\d.]+ worker seconds,\s+\d+ pairs a second and worker", b"", data)

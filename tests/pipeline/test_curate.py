@@ -1,20 +1,26 @@
 """The laws of the whole job, on real pictures over real HTTP."""
 
 import dataclasses
-import io
 import json
 import random
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.job import Job, run_job
 from pipeline.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError, Stage
 from scoring.config import LevelConfig
-from tests.curations import INSTRUCTIONS, contents, curate, finish, start_command, write_pairs
+from tests.curations import (
+    INSTRUCTIONS,
+    contents,
+    curate,
+    finish,
+    quiet_console,
+    start_command,
+    write_pairs,
+)
 
 
 def test_every_row_in_is_one_sample_or_one_rejection(curated, rows):
@@ -89,12 +95,8 @@ def test_the_order_of_the_rows_does_not_show(config, rows, curated, tmp_path):
 def test_stages_alone_make_what_the_whole_graph_makes(config, pairs, curated, tmp_path):
     for stage in Stage:
         curate(config, pairs, tmp_path, stages=(stage,))
-    run_job(Job(root=str(tmp_path), config=config, stages=(), has_report=True), quiet())
+    run_job(Job(root=str(tmp_path), config=config, stages=(), has_report=True), quiet_console())
     assert contents(tmp_path) == contents(curated[0])
-
-
-def quiet():
-    return Console(file=io.StringIO())
 
 
 def test_a_stage_whose_input_is_missing_says_what_to_run_first(config, pairs, tmp_path):

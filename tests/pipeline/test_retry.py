@@ -1,8 +1,10 @@
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import pipeline.retry
 from pipeline.fetch import fetch_shard
 from pipeline.retry import RetrySession, begin_retry, check_reasons, finish_moves, retry_shard
 from schemas.errors import ConfigError
@@ -131,35 +133,62 @@ def test_one_session_asks_no_shard_twice(web_server: WebServer, tmp_path: Path) 
     assert begin_retry(layout, ("timed_out",)).token != session.token
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+KILLED_AT_A_CHANGE = """
+import os, signal, sys
+from pipeline.config import FetchConfig
+from pipeline.retry import RetrySession, retry_shard
+from schemas.shards import DatasetLayout
+
+def kill_before_change(number, root):
+    left = [number]
+    def watch(event, arguments):
+        is_change = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+        path = str(arguments[0]) if is_change else ""
+        if path.startswith(root) and "progress" not in path:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+
+port = int(sys.argv[1])
+config = FetchConfig(
+    allow_networks=("127.0.0.2/32",), allow_ports=(port,), decode_processes=1, image_size=64,
+    retries=0,
+)
+for number, root in enumerate(sys.argv[2:]):
+    child = os.fork()
+    if child == 0:
+        kill_before_change(number, root)
+        retry_shard(DatasetLayout(root), 0, config, RetrySession("first", ()))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-@pytest.mark.parametrize("moves_done", range(4))
-def test_a_retry_that_is_killed_between_its_moves_is_finished_by_the_next_job(
-    web_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves_done: int
+@pytest.mark.slow
+def test_a_retry_that_is_killed_before_any_of_its_changes_is_finished_by_the_next_job(
+    web_server: WebServer, tmp_path: Path
 ) -> None:
-    layout = broken_shard(web_server, tmp_path)
+    broken = broken_shard(web_server, tmp_path / "broken")
     mend(web_server)
-    move, done = pipeline.retry.move_file, [0]
-
-    def move_some(source: str, target: str) -> None:
-        if done[0] == moves_done:
-            raise Killed
-        done[0] += 1
-        move(source, target)
-
-    monkeypatch.setattr(pipeline.retry, "move_file", move_some)
-    with pytest.raises(Killed):
+    roots = [tmp_path / f"killed-{number:02d}" for number in range(32)]
+    for root in (*roots, tmp_path / "undisturbed"):
+        shutil.copytree(broken.root, root)
+    undisturbed = DatasetLayout(str(tmp_path / "undisturbed"))
+    retry_shard(undisturbed, 0, config(web_server, retries=0), AGAIN)
+    words = [sys.executable, "-c", KILLED_AT_A_CHANGE, str(web_server.port), *map(str, roots)]
+    statuses = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    kills = statuses.count("-9")
+    assert statuses == ["-9"] * kills + ["0"] * (len(roots) - kills)
+    assert 12 <= kills < len(roots)
+    for root in roots[:kills]:
+        layout = DatasetLayout(str(root))
+        finish_moves(layout)
+        fetch_shard(layout, 0, config(web_server, retries=0))
         retry_shard(layout, 0, config(web_server, retries=0), AGAIN)
-    monkeypatch.setattr(pipeline.retry, "move_file", move)
-    web_server.requests.clear()
-    finish_moves(layout)
-    fetch_shard(layout, 0, config(web_server, retries=0))
-    assert web_server.requests == []
-    assert len(fetched_rows(layout)) == 13
-    assert stats(layout)["kept"] == 13
-    assert not (tmp_path / "_run" / "retry" / "00000").exists()
+        assert committed_bytes(layout) == committed_bytes(undisturbed), root.name
+        assert stats(layout)["retry"] == stats(undisturbed)["retry"]
+        assert not (root / "_run" / "retry" / "00000").exists()
 
 
 def test_new_files_that_are_not_complete_are_dropped(web_server: WebServer, tmp_path: Path) -> None:
