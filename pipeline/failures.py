@@ -31,6 +31,11 @@ def place_of(state: ShardState) -> str:
 
 def worker_died(layout: DatasetLayout, lost: Sequence[int]) -> JobFailed:
     """Returns the error that says which worker died over which shard."""
+    if not lost:
+        return JobFailed(
+            "a worker ended before it began to work: it ran out of memory, or its environment "
+            f"lacks something. Its output is in {layout.run}/logs, if it came so far. {REMEDY}"
+        )
     at_work = _at_work(layout, lost)
     numbers = ", ".join(str(state.process) for state in at_work) or ", ".join(map(str, lost))
     where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"

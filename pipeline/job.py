@@ -215,13 +215,13 @@ def run_watched(
     thread = _PipelineThread(pipeline)
     watch = WorkerWatch()
     try:
-        with ProgressDisplay(layout, stages, console) as display:
+        with watch, ProgressDisplay(layout, stages, console) as display:
             thread.start()
             while thread.is_alive():
                 thread.join(PAUSE_SECONDS)
                 display.refresh()
                 lost = watch.lost()
-                if lost and thread.is_alive():
+                if lost is not None and thread.is_alive():
                     raise worker_died(layout, lost)
     finally:
         if thread.is_alive():

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -47,7 +47,8 @@ def commit_file(path: str) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             aside.replace(target)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that takes no writes does not let go of a name either
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """The watchdog: a worker process that dies hard must end the job, not hang it."""
 
+import threading
 import time
+from types import TracebackType
 
 import psutil
 
 WORKER_MODULE = "pipeline.worker"
+
+WORKER_THREAD = "run_worker"
+"""Name of the thread of Beam's that waits for a worker; it fails when the worker does."""
 
 GRACE_SECONDS = 10.0
 """From the death of a worker to the end of the job: workers also end when the job is done."""
@@ -17,17 +22,40 @@ class WorkerWatch:
         self._job = psutil.Process()
         self._known: dict[int, psutil.Process] = {}
         self._lost_at: float | None = None
+        self._has_failed = False
 
-    def lost(self) -> list[int]:
-        """Returns the workers that died while the job went on, once that is certain."""
+    def __enter__(self) -> "WorkerWatch":
+        """Begins to listen for workers that fail, also for those that fail before they are seen."""
+        self._log_error, threading.excepthook = threading.excepthook, self._note_failure
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the errors of threads to whom they went to before."""
+        threading.excepthook = self._log_error
+
+    def _note_failure(self, error: threading.ExceptHookArgs) -> None:
+        if error.thread is not None and error.thread.name == WORKER_THREAD:
+            self._has_failed = True
+        self._log_error(error)
+
+    def lost(self) -> list[int] | None:
+        """Returns the workers that died while the job went on, once that is certain; else None.
+
+        The list is empty if one died too early to be known by its number.
+        """
         self._find_new()
         gone = self.gone()
-        if not gone:
+        if not gone and not self._has_failed:
             self._lost_at = None
-            return []
+            return None
         now = time.monotonic()
         self._lost_at = self._lost_at or now
-        return gone if now - self._lost_at >= GRACE_SECONDS else []
+        return gone if now - self._lost_at >= GRACE_SECONDS else None
 
     def gone(self) -> list[int]:
         """Returns the workers that have ended, for whatever reason."""

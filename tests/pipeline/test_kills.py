@@ -253,3 +253,51 @@ def test_a_second_job_on_the_folder_is_refused(flags, pairs, rows, site, tmp_pat
     assert f"another job works on {tmp_path}/out (process {first.pid} on" in said
     status, said = finish(first)
     assert status == 0, said
+
+
+AT_START = """
+import os, sys
+if "pipeline.worker" in sys.orig_argv:
+    {death}
+"""
+
+AT_WORK = """
+import os, sys
+def watch(event, arguments):
+    if event == "os.rename" and "/progress/score-" in str(arguments[1]):
+        {death}
+if "pipeline.worker" in sys.orig_argv:
+    sys.addaudithook(watch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "death"),
+    [
+        (AT_START, "os._exit(3)"),
+        (AT_WORK, "os._exit(3)"),
+        (AT_WORK, "os.abort()"),
+        (AT_WORK, "os.kill(os.getpid(), 9)"),
+    ],
+)
+def test_a_worker_that_dies_by_itself_ends_the_job_and_a_rerun_makes_the_same_bytes(
+    flags, pairs, curated, tmp_path: Path, program: str, death: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(program.format(death=death))
+    path = ":".join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    root = tmp_path / "out"
+    process = start_command(flags, pairs, root, workers=2, PYTHONPATH=path)
+    if program == AT_WORK:
+        wait_for_progress(process, root, Stage.SCORE)
+    began_at = time.monotonic()
+    status, said = finish(process)
+    assert time.monotonic() - began_at < 60
+    assert status == 1, said
+    assert "a worker died hard" in said or "a worker ended before it began to work" in said
+    assert ("in stage score" in said) == (program == AT_WORK)
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+    status, said = finish(start_command(flags, pairs, root, workers=2))
+    assert status == 0, said
+    assert contents(root) == contents(curated[0])
