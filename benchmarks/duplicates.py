@@ -2,6 +2,7 @@
 
     python benchmarks/duplicates.py                                     # one million
     python benchmarks/duplicates.py --sizes 1000000 2000000 4000000     # how cost grows
+    python benchmarks/duplicates.py --out-of-memory                     # as the pipeline does it
     python benchmarks/duplicates.py --quick                             # does it run at all?
 
 The embeddings are a mixture fitted to real ones: those that the demonstration CLIP gives 5,766
@@ -17,6 +18,10 @@ that reach the threshold in double precision. Brute force is timed on those quer
 a million embeddings, and scaled to all against all. Making the embeddings, the search and the
 checks are processes of their own, so that the peak memory is that of the search and what it is
 given.
+
+With `--out-of-memory` the embeddings lie in Parquet files of 10,000 as the score stage leaves them,
+in half precision, and the steps of the pipeline's search run one after another in one process.
+Planted copies that the rounding moved below the threshold are then not counted.
 """
 
 import argparse
@@ -30,11 +35,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline.deduplicate import plan_search, survey_shard
+from pipeline.duplicate_search import (
+    join_groups,
+    read_decisions,
+    search_task,
+    spill_shard,
+    tasks_of,
+    train_plan,
+    unit_length,
+)
+from pipeline.storage import commit_file
+from schemas.columns import write_table
+from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
+from schemas.shards import DatasetLayout
+from scoring.config import DeduplicateConfig
 from scoring.duplicate_cells import PROBES
-from scoring.duplicates import components, near_duplicate_groups, pairs_above
+from scoring.duplicates import components, exact_cosines, near_duplicate_groups, pairs_above
 
 WIDTH = 512
 THRESHOLD = 0.95
@@ -43,6 +64,7 @@ TOPIC_SIZE_DEVIATION = 0.6
 """Of the logarithm of a topic's size."""
 COPY_RATIO = 0.02
 QUERIES = 10_000
+SHARD_ROWS = 10_000
 BRUTE_ROWS = 1_000_000
 BLOCK_NUMBERS = 1 << 23
 """Cosines that brute force computes at once, 32 megabytes."""
@@ -140,40 +162,99 @@ def brute_force(
 def make(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Saves the embeddings and which rows are the originals of the copies."""
     embeddings, originals = mixture(options.count)
+    copies = np.arange(options.count - len(originals), options.count)
+    if options.out_of_memory:
+        for start in range(0, options.count, SHARD_ROWS):
+            rows = slice(start, start + SHARD_ROWS)
+            stored = embeddings[rows].astype(np.float16)
+            write_shard(DatasetLayout(str(folder)), start // SHARD_ROWS, stored)
+            embeddings[rows] = unit_length(stored)
+        is_near = exact_cosines(embeddings, copies, originals) >= THRESHOLD
+        copies, originals = copies[is_near], originals[is_near]
     np.save(folder / "embeddings.npy", embeddings)
-    np.save(folder / "originals.npy", originals)
+    np.save(folder / "planted.npy", np.stack([copies, originals]))
     return {}
+
+
+def write_shard(layout: DatasetLayout, shard: int, embeddings: NDArray[np.float16]) -> None:
+    """Writes the fetched and the scored table of a shard; a key is the number of its row."""
+    count = len(embeddings)
+    keys = [f"{shard * SHARD_ROWS + row:032x}" for row in range(count)]
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * WIDTH)
+    columns = {
+        "key": pa.array(keys),
+        "caption": pa.repeat("a picture", count),
+        "source": pa.repeat("benchmark", count),
+        "pixel_hash": pa.array(keys),
+        "clip_score": pa.repeat(pa.scalar(0.25, pa.float32()), count),
+        "caption_index": pa.repeat(pa.scalar(0, pa.int32()), count),
+        "is_caption_truncated": pa.repeat(False, count),
+        "image_embedding": pa.ListArray.from_arrays(offsets, pa.array(embeddings.ravel())),
+    }
+    for path, schema in (
+        (layout.fetched(shard, "parquet"), FETCHED_SCHEMA),
+        (layout.scored(shard), SCORED_SCHEMA),
+    ):
+        arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in schema]
+        with commit_file(path) as file:
+            table = pa.Table.from_arrays(arrays, schema=schema)
+            write_table(table, file, {"fingerprint": "benchmark"})
 
 
 def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Saves the groups; returns what the search took."""
-    embeddings = np.load(folder / "embeddings.npy")
+    in_memory = 0 if options.out_of_memory else options.count
+    embeddings = np.load(folder / "embeddings.npy", mmap_mode="r" if in_memory == 0 else None)
     started, started_cores = time.perf_counter(), time.process_time()
-    groups = near_duplicate_groups(
-        embeddings, THRESHOLD, probes=options.probes, cells=options.cells, device=options.device
-    )
+    if options.out_of_memory:
+        groups = search_shards(DatasetLayout(str(folder)), options)
+    else:
+        groups = near_duplicate_groups(
+            embeddings, THRESHOLD, probes=options.probes, cells=options.cells, device=options.device
+        )
     figures = {
         "seconds": time.perf_counter() - started,
         "core_seconds": time.process_time() - started_cores,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-        "embeddings_gb": embeddings.nbytes / 1e9,
+        "embeddings_gb": in_memory * WIDTH * 4 / 1e9,
         "threads": torch.get_num_threads(),
     }
     np.save(folder / "groups.npy", groups)
     return figures
 
 
+def search_shards(layout: DatasetLayout, options: argparse.Namespace) -> NDArray[np.int64]:
+    """Returns the groups that the steps of the pipeline find, (n,), by the row that stays."""
+    config = DeduplicateConfig(
+        threshold=THRESHOLD, cells=options.cells, probes=options.probes, device=options.device
+    )
+    shards = range(-(-options.count // SHARD_ROWS))
+    surveys = [survey_shard(shard, layout) for shard in shards]
+    plan = train_plan(plan_search(surveys, layout, config), layout, config)
+    for shard in shards:
+        spill_shard(shard, layout, config, plan)
+    for task in tasks_of(plan):
+        search_task(task, layout, config, plan)
+    join_groups(plan, layout)
+    groups = np.arange(options.count)
+    for shard in shards:
+        decisions = read_decisions(plan, shard)
+        rows = plan.first_row(shard) + decisions["row"].to_numpy()
+        groups[rows] = [int(key, 16) for key in decisions["kept_key"].to_pylist()]
+    return groups
+
+
 def check(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Returns recall and precision of the groups, and what brute force would take."""
     embeddings: NDArray[np.float32] = np.load(folder / "embeddings.npy", mmap_mode="r")
-    originals = np.load(folder / "originals.npy")
+    copies, originals = np.load(folder / "planted.npy")
     groups = np.load(folder / "groups.npy")
     rows = min(options.count, BRUTE_ROWS)
     queries = np.random.default_rng(1).choice(rows, options.queries, replace=False)
     left, right, seconds = brute_force(embeddings[:rows], np.sort(queries))
     return {
         "copies": len(originals),
-        "recall_planted": float((groups[-len(originals) :] == groups[originals]).mean()),
+        "recall_planted": float((groups[copies] == groups[originals]).mean()),
         "precision": precision(embeddings, groups),
         "pairs_of_queries": len(left),
         "recall_of_all": float((groups[left] == groups[right]).mean()) if len(left) else 1.0,
@@ -224,6 +305,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=PROBES)
     parser.add_argument("--cells", type=int, default=0, help="0 chooses them from the count")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out-of-memory", action="store_true", help="from Parquet, as in a job")
     parser.add_argument("--quick", action="store_true", help="50,000 embeddings, 1,000 queries")
     parser.add_argument("--task", choices=list(TASKS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
