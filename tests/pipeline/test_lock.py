@@ -1,8 +1,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -126,6 +128,29 @@ def test_a_silent_holder_on_an_object_store_counts_as_dead(remote):
         assert isinstance(left_behind, Holder)
     with hold_folder(remote) as left_behind:
         assert left_behind is None
+
+
+def test_a_holder_of_this_very_process_number_was_an_earlier_container(remote):
+    here = remote_holder(
+        host=socket.gethostname(), process=os.getpid(), seen_unix_seconds=time.time()
+    )
+    commit_text(f"{remote.run}/lock.json", here)
+    with hold_folder(remote) as left_behind:
+        assert left_behind is not None
+        assert left_behind.process == os.getpid()
+
+
+def test_a_holder_on_this_host_is_dead_as_soon_as_its_process_is(remote, tmp_path):
+    process = start(HOLD, tmp_path)
+    values = {"host": socket.gethostname(), "process": process.pid}
+    commit_text(f"{remote.run}/lock.json", remote_holder(**values, seen_unix_seconds=time.time()))
+    try:
+        with pytest.raises(ConfigError, match=f"process {process.pid} on"), hold_folder(remote):
+            pass
+    finally:
+        end(process)
+    with hold_folder(remote) as left_behind:
+        assert left_behind is not None
 
 
 def test_a_process_runs_until_it_has_ended():

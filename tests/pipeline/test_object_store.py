@@ -19,7 +19,8 @@ from pipeline.storage import commit_file, commit_text, exists, list_files, move_
 from pipeline.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError, Stage, StorageError
 from schemas.shards import DatasetLayout
-from tests.curations import contents, curate, finish, start_command, write_pairs
+from tests.curations import contents, curate, finish, start_command, start_words, write_pairs
+from tests.pipeline.test_fetch import picture
 from training.data.dataset import TrainDataset, open_image
 
 
@@ -155,6 +156,47 @@ def wait_for_progress(process: subprocess.Popen[str], root: str, stage: Stage) -
     while process.poll() is None:
         if any(f"/{stage.value}-" in path for path in list_files(f"{root}/_run/progress")):
             return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_retry_on_the_store_gains_what_failed_also_when_it_is_killed(
+    bucket: str, config, site, tmp_path: Path
+) -> None:
+    def serve(number: int, is_broken: bool) -> str:
+        status = 500 if is_broken else 200
+        return site.serve(f"/store/{number}.jpg", picture(2000 + number), status=status)
+
+    rows = [(serve(number, number % 3 == 0), f"picture {number}") for number in range(24)]
+    pairs, root = write_pairs(tmp_path / "input", rows), f"{bucket}/data"
+    manifest, _ = curate(config, pairs, root)
+    assert manifest is not None
+    assert manifest.rejected == {"server_error": 8}
+    for number in range(24):
+        serve(number, is_broken=False)
+    for stage in (Stage.FETCH, Stage.PACK):
+        job = start_words(["retry", root])
+        time.sleep(3.0)
+        wait_for_news(job, f"{root}/_run/progress", stage)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.communicate()
+    status, said = finish(start_words(["retry", root]))
+    assert status == 0, said
+    assert "gained 8" in said
+    assert verify_dataset(root).samples == 24
+    assert not list_files(f"{root}/_run/retry")
+
+
+def wait_for_news(process: subprocess.Popen[str], folder: str, stage: Stage) -> None:
+    """Returns once a stage says something new of its progress, or the process has ended."""
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+
+    def said() -> dict[str, bytes]:
+        paths = [path for path in list_files(folder) if f"/{stage.value}-" in path]
+        return dict(store.cat(paths, on_error="omit")) if paths else {}
+
+    before = said()
+    while process.poll() is None and all(before.get(name) == text for name, text in said().items()):
         time.sleep(0.05)
 
 
