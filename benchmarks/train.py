@@ -146,13 +146,18 @@ def measured(
     """Returns what a side measured; ends the benchmark with its output where it fails."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    if arguments.device == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns that it guesses
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed)]
     command += ["--folder", str(folder), "--stages", str(stage)]
     command += ["--shape", arguments.shape, "--device", arguments.device]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
-        sys.exit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        why = "killed, for memory? " if done.returncode == -9 else ""
+        sys.exit(
+            f"{side} failed ({why}{done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
     found: Found = json.loads(lines[-1].removeprefix("RESULT "))
     return found
 

@@ -8,10 +8,13 @@ there already, made by this script from the same inputs, is left as it is.
 
 import argparse
 import hashlib
+import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 HEADS = Path(__file__).parent / "demo_clip" / "heads.safetensors"
 IMAGE_TOWER = "tf_efficientnet_lite0"
@@ -161,7 +165,8 @@ def make_smollm2(folder: Path) -> None:
     """Writes SmolLM2-135M-Instruct as a saved Llama in bf16, with tokenizer and chat template."""
     gguf = language_weights()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    with redirect_stderr(io.StringIO()):  # a bar of several hundred lines in a log
+        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     kept = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
     config = LlamaConfig.from_dict(kept)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
@@ -201,6 +206,9 @@ def recipes() -> dict[str, Recipe]:
 def main() -> None:
     """Assembles the models."""
     names = ("vision_tower", "demo_clip", "smollm2")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses
+    transformers_logging.disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
     parser.add_argument("--only", nargs="+", choices=names, default=names)

@@ -21,7 +21,7 @@ from training.deepspeed_config import deepspeed_config
 from training.evaluation.validation import validation_order
 from training.metrics import check_wandb, show_progress
 from training.model.trainable import trainable_table
-from training.parts import Assembled, assemble
+from training.parts import Assembled, assemble, choose_attention
 from training.run import Run
 from training.run_folder import RunFolder
 
@@ -40,6 +40,7 @@ def build(folder: RunFolder) -> Run:
     torch.manual_seed(config.seed)
     dataset = TrainDataset(data)
     parts = assemble(config, init)
+    attention = choose_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
@@ -61,6 +62,7 @@ def build(folder: RunFolder) -> Run:
     size = parts.size(config)
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
+        Console(stderr=True).print(f"attention: {attention}", highlight=False)
     checkpoint = latest_checkpoint(out / "checkpoints")
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint)

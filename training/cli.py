@@ -201,6 +201,14 @@ def _value_of(arguments: Sequence[str], flag: str) -> str | None:
 def execute(command: Command, arguments: Sequence[str]) -> int:
     """Returns the exit status of a parsed command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    is_launched = "RANK" in os.environ
+    if isinstance(command, Pretrain | Finetune) and command.processes > 1 and not is_launched:
+        from training.launch import launch
+
+        return launch(command.processes, arguments)
+    from training.deepspeed_config import name_accelerator
+
+    name_accelerator()
     if isinstance(command, Chat):
         from training.chat.terminal import chat
 
@@ -216,10 +224,6 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         return evaluate(command)
     if isinstance(command, Import | Export):
         return exchange(command)
-    if command.processes > 1 and "RANK" not in os.environ:
-        from training.launch import launch
-
-        return launch(command.processes, arguments)
     import torch
 
     from training.memory import keep_freed_memory

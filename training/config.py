@@ -22,7 +22,7 @@ class ModelConfig:
     language_model: str = "lmsys/vicuna-7b-v1.5"
     """Folder or hub name of a causal language model of transformers."""
     vision_tower: str = "openai/clip-vit-large-patch14-336"
-    """Folder or hub name of a CLIP or SigLIP model, or a folder of a timm backbone."""
+    """Folder or hub name of a CLIP or SigLIP model, folder of a timm backbone, or timm:NAME."""
     alignment_mode: AlignmentMode = "adaptive"
     """How the level vectors are used: the paper's way, one of its ablations, or not at all."""
     num_levels: int = 8

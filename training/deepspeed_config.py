@@ -37,6 +37,17 @@ def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict
     }
 
 
+def name_accelerator() -> None:
+    """Tells DeepSpeed that there is no GPU where there is none, else it warns that it guesses.
+
+    Transformers imports DeepSpeed when it saves a model, so this comes before either.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def start_distributed() -> None:
     """Joins this process to the others; alone, it becomes a group of one.
 
@@ -46,8 +57,7 @@ def start_distributed() -> None:
     """
     import torch
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses
+    name_accelerator()
     import deepspeed
 
     # DeepSpeed 0.19.8 calls torch's collectives by names that torch 2.14 renames.

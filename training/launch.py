@@ -1,5 +1,6 @@
 """Several training processes on this machine, one for each GPU or share of its cores."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -8,6 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+PR_SET_PDEATHSIG = 1
+"""Source: Linux's prctl(2)."""
 SECONDS_TO_FOLLOW = 60.0
 """Time that the others have to end by themselves when one process failed: it may be saving."""
 
@@ -36,13 +39,18 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
-        children.append(subprocess.Popen(command, env=environment))
+        children.append(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent))
     old_handler = signal.signal(signal.SIGTERM, lambda *_: _send(children, signal.SIGTERM))
     try:
         return _wait(children)
     finally:
         signal.signal(signal.SIGTERM, old_handler)
         _send(children, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    """Lets the kernel send SIGTERM to this process when the launcher dies: it saves and ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port() -> int:

@@ -23,6 +23,7 @@ from training.metrics import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.lora import LORA_RULE, add_lora
+from training.model.packed_attention import flex_attention_fault
 from training.model.processor import AlignGPTProcessor
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
@@ -115,7 +116,7 @@ def from_parts(config: TrainConfig) -> Assembled:
         language_model = AutoModelForCausalLM.from_pretrained(
             parts.language_model,
             dtype=DTYPES[config.parallel.precision],
-            attn_implementation=attention_on_this_machine(parts.attention),
+            attn_implementation=attention_to_load(parts.attention),
         )
     if parts.chat_template == "vicuna_v1":
         tokenizer.chat_template = VICUNA_V1
@@ -163,11 +164,32 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
     return parts
 
 
-def attention_on_this_machine(attention: Attention) -> str:
-    """Returns what transformers calls the attention."""
+def attention_to_load(attention: Attention) -> str:
+    """Returns the attention that a model is loaded with, as transformers calls it."""
+    return "sdpa" if attention == "auto" else attention
+
+
+def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
+    """Returns the attention to train with, once the language model has it.
+
+    `auto` is flex_attention on a GPU where it gives what sdpa gives, else sdpa.
+    """
+    attention = config.model.attention
     if attention != "auto":
         return attention
-    return "flex_attention" if torch.cuda.is_available() else "sdpa"
+    if not torch.cuda.is_available():
+        return "sdpa"
+    fault = flex_attention_fault(
+        assembled.model.config.text_config,
+        dtype=DTYPES[config.parallel.precision],
+        device=torch.device("cuda", torch.cuda.current_device()),
+        rows=config.data.sequences_per_device,
+        width=config.data.tokens_per_sequence,
+    )
+    if fault is not None:
+        return f"sdpa: flex_attention does not work here ({fault})"
+    assembled.model.language_model.set_attn_implementation("flex_attention")
+    return "flex_attention"
 
 
 def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") -> Assembled:
@@ -183,7 +205,7 @@ def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") 
         )
     # The parts take different names: the tower has no packed samples and no flex_attention.
     names = {
-        "text_config": attention_on_this_machine(attention),
+        "text_config": attention_to_load(attention),
         "vision_config": "eager" if attention == "eager" else "sdpa",
     }
     transformers_logging.disable_progress_bar()

@@ -28,8 +28,8 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SPREAD = 1.0
 """Standard deviation of the logarithm of a list's length."""
 SIZES = {
-    "tiny": {"listed": 14, "most_listed": 60, "samples": 192},
-    "smollm2": {"listed": 14, "most_listed": 60, "samples": 48},
+    "tiny": {"listed": 14, "most_listed": 45, "samples": 192},
+    "smollm2": {"listed": 14, "most_listed": 45, "samples": 48},
     "7b": {"listed": 60, "most_listed": 250, "samples": 256},
 }
 """Of the lists: the median number of things, the largest; and how many samples there are."""

@@ -139,10 +139,11 @@ def load_tower(name_or_path: str) -> PretrainedTower:
     """Returns a pretrained tower.
 
     Args:
-        name_or_path: a folder or name that transformers loads as CLIP or SigLIP; or
-            `timm:<name>` for a model of timm; or `local-dir:<folder>` for a folder with timm's
-            config.json and weights.
+        name_or_path: a folder or name that transformers loads as CLIP or SigLIP; or a folder
+            with timm's config.json and weights; or `timm:<name>` for a model that timm downloads.
     """
+    if _is_timm_folder(name_or_path):
+        name_or_path = f"local-dir:{name_or_path}"
     if name_or_path.startswith(("timm:", "local-dir:")):
         return _load_timm_tower(name_or_path.removeprefix("timm:"))
     config = AutoConfig.from_pretrained(name_or_path)
@@ -154,6 +155,15 @@ def load_tower(name_or_path: str) -> PretrainedTower:
         image_mean=tuple(images.image_mean),
         image_std=tuple(images.image_std),
     )
+
+
+def _is_timm_folder(name_or_path: str) -> bool:
+    """Returns whether this is a folder whose config.json is timm's: it names an architecture."""
+    path = Path(name_or_path) / "config.json"
+    if not path.is_file():
+        return False
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    return "architecture" in settings and "model_type" not in settings
 
 
 def _transformers_tower(name_or_path: str, vision_config: PreTrainedConfig) -> nn.Module:

@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 
 from tests.training.model.tiny_models import build_model, one_row, packed_row, sample
+from training.model.packed_attention import flex_attention_fault
 from training.model.segments import packed_lengths
-from training.parts import attention_on_this_machine
+from training.parts import attention_to_load
 
 
 def packed_rows():
@@ -23,10 +26,27 @@ def test_the_lengths_of_packed_samples_cover_all_rows_without_crossing_them():
     assert lengths["max_length_q"] == max(counts)
 
 
-def test_attention_is_chosen_by_the_machine_unless_named():
-    assert attention_on_this_machine("eager") == "eager"
-    chosen = "flex_attention" if torch.cuda.is_available() else "sdpa"
-    assert attention_on_this_machine("auto") == chosen
+def test_attention_is_sdpa_until_flex_attention_was_seen_to_work_unless_named():
+    assert attention_to_load("eager") == "eager"
+    assert attention_to_load("auto") == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_flex_attention_of_packed_rows_is_that_of_sdpa(family):
+    config = build_model(family).config.text_config
+    where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 2, "width": 200}
+    assert flex_attention_fault(config, **where) is None
+
+
+@pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
+@pytest.mark.slow
+def test_a_model_that_flex_attention_cannot_train_is_told_apart():
+    config = copy.deepcopy(build_model().config.text_config)
+    config.attention_dropout = 0.1
+    where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 1, "width": 64}
+    assert "dropout" in flex_attention_fault(config, **where)
 
 
 @pytest.mark.gpu

@@ -83,11 +83,12 @@ def test_a_timm_map_with_channels_last_is_read_the_same_way():
     assert torch.equal(tower(pixel_values)[0, 29], feature_map[0, 1, 1])
 
 
-def test_a_timm_folder_is_loaded_with_its_weights(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "local-dir:", "timm:local-dir:"])
+def test_a_timm_folder_is_loaded_with_its_weights(tmp_path, prefix):
     arguments = {"img_size": 32}
     model = timm.create_model("test_vit", num_classes=0, **arguments)
     timm.models.save_for_hf(model, tmp_path, model_args=arguments)
-    loaded = load_tower(f"timm:local-dir:{tmp_path}")
+    loaded = load_tower(f"{prefix}{tmp_path}")
     assert loaded.config.image_size == 32
     assert loaded.config.num_patches == wrap_timm(model, arguments).config.num_patches
     rebuilt = VisionTower(model_config(vision_config=TimmTowerConfig(**loaded.config.to_dict())))
