@@ -264,7 +264,7 @@ if "pipeline.worker" in sys.orig_argv:
 AT_WORK = """
 import os, sys
 def watch(event, arguments):
-    if event == "os.rename" and "/progress/score-" in str(arguments[1]):
+    if event == "os.rename" and "/rejected/score/" in str(arguments[1]):
         {death}
 if "pipeline.worker" in sys.orig_argv:
     sys.addaudithook(watch)
