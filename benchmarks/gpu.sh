@@ -16,10 +16,11 @@
 #     --platform manylinux2014_x86_64 -d .whl \
 #     open_clip_torch==3.3.0 ftfy wcwidth tyro docstring-parser typeguard simplejpeg \
 #     webdataset==0.2.111 braceexpand hjson pydantic==2.14.3 pydantic-core==2.50.4 \
-#     annotated-types typing-inspection faiss-cpu==1.15.1
+#     annotated-types typing-inspection faiss-cpu==1.15.1 \
+#     accelerate einops msgpack ninja py-cpuinfo psutil rich markdown-it-py mdurl pygments
 #   DS_BUILD_OPS=0 pip wheel --no-deps --no-build-isolation -w .whl deepspeed==0.19.8
 #
-# In all 27 MB, 19 of them FAISS, which only the search for duplicates needs. A new benchmark gets
+# In all 30 MB, 19 of them FAISS, which only the search for duplicates needs. A new benchmark gets
 # a line `run NAME LIMIT_SECONDS COMMAND` at the end.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +29,7 @@ OUT=${1:-gpu_results}
 PYTHON=${PYTHON:-python3}
 LIMIT_SECONDS=${LIMIT_SECONDS:-530}
 REHEARSE=${REHEARSE:-}
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false NO_ALBUMENTATIONS_UPDATE=1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$OUT"
@@ -113,11 +115,14 @@ fi
 # Only files with such a test are collected: others import what a bare GPU machine lacks.
 # Other versions of third parties warn of other things, so that warnings are no errors here.
 mapfile -t gpu_tests < <(grep -rlE 'mark\.gpu' tests --include='test_*.py' | sort)
-run "tests marked gpu" 150 "$PYTHON" -m pytest -m gpu -q -W default -p no:cacheprovider "${gpu_tests[@]}"
+run "tests marked gpu" 120 "$PYTHON" -m pytest -m gpu -q -W default -p no:cacheprovider "${gpu_tests[@]}"
 
 if [[ -n $REHEARSE ]]; then
+  run "train" 300 "$PYTHON" benchmarks/train.py --quick
   score "score ViT-B-32" 300 --model ViT-B-32
 else
+  # Vicuna 7B's shape with new weights, packed to 2048 tokens: stage 2, then stage 1.
+  run "train 7b" 280 "$PYTHON" benchmarks/train.py --shape 7b --sides ours usual
   score "score ViT-B-32" 90 --model ViT-B-32 --precision bf16 --batch-size 512 --pairs 20480
   score "score ViT-L-14" 120 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 10240
   score "score ViT-L-14 compiled" 170 --model ViT-L-14 --precision bf16 --batch-size 256 \

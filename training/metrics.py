@@ -118,14 +118,15 @@ class MetricsLog:
         self._online: Any = None
         if not is_active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         out.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_metrics(self._path) if entry["step"] <= first_step]
         aside = out / ".metrics.jsonl.tmp"
         aside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         aside.replace(self._path)
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
+        if importlib.util.find_spec("tensorboard") is not None:  # a bare GPU machine lacks it
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1)
         if wandb_project:
             self._online = start_wandb(out, wandb_project)
 
@@ -135,8 +136,9 @@ class MetricsLog:
             return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
         if self._online is not None:
             self._online.log({"step": step, **values})
 
@@ -162,7 +164,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_loss(metrics: Path, picture: Path) -> None:
-    """Draws the training and validation loss over the steps as a PNG."""
+    """Draws the training and validation loss over the steps as a PNG, where matplotlib is there."""
+    if importlib.util.find_spec("matplotlib") is None:  # a bare GPU machine lacks it
+        return
     from matplotlib.figure import Figure
 
     entries = read_metrics(metrics)

@@ -53,7 +53,7 @@ class Setting:
             data=DataConfig(
                 form="conversation",
                 tokens_per_sequence=2048 if is_large else 768,
-                sequences_per_step=4 if is_large else 1,
+                sequences_per_step=8 if is_large else 1,
                 sequences_per_device=4 if is_large else 1,
                 validation_ratio=0.0,
                 workers=8 if self.device == "cuda" else 0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
@@ -63,6 +64,22 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     weights = [logged(two, f"gate/level_{level}_weight")[-1] for level in (1, 2, 3)]
     assert sum(weights) == pytest.approx(1.0, abs=1e-4)
     assert (two / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_both_stages_learn_on_a_gpu_in_bf16(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    parallel = ParallelConfig(zero_stage=2, precision="bf16")
+    assert train(tiny_config(tiny_parts, parallel=parallel), [caption_dataset], str(one))
+    config = stage_2(tiny_parts, parallel=parallel)
+    assert train(config, [conversation_dataset], str(two), init=str(one / "model"))
+    for out in (one, two):
+        losses = logged(out, "validation/loss")
+        assert losses[-1] < losses[0]
+        assert logged(out, "memory/peak_bytes")[-1] > 0
 
 
 def all_names(out: Path) -> set[str]:

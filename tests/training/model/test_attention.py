@@ -51,6 +51,17 @@ def test_a_model_that_flex_attention_cannot_train_is_told_apart():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("width", [300, 512])
+def test_flex_attention_on_a_gpu_has_the_results_and_gradients_of_sdpa(width):
+    config = copy.deepcopy(build_model().config.text_config)
+    config.hidden_size, config.num_attention_heads, config.num_key_value_heads = 512, 4, 2
+    config.head_dim = 128
+    where = {"dtype": torch.bfloat16, "device": torch.device("cuda"), "rows": 2, "width": width}
+    assert flex_attention_fault(config, **where) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
 def test_packed_rows_on_a_gpu_have_the_loss_and_gradient_of_sdpa(attention):
     if attention == "flash_attention_2":
