@@ -1,204 +1,163 @@
 """Fetching against img2dataset 1.47, both from the same local server.
 
-    python benchmarks/fetch.py --case cpu --images 2000
-    python benchmarks/fetch.py --case latency --images 2000
+    python benchmarks/fetch.py                  # all parts
+    python benchmarks/fetch.py --part latency   # one of them
+    python benchmarks/fetch.py --quick          # all parts, small
 
 cpu: photographs of 800x600, no delay, both sides with as many processes as cores.
-latency: every answer takes half a second and one host in a hundred hangs; both at their defaults.
-Each side runs in a process of its own; the server too, on the same cores.
+latency: one shard of 10,000 pictures of 400x300, every answer takes half a second, one host in a
+    hundred hangs; both sides at their defaults.
+mixed: the same with 2,000 photographs of 800x600: latency, hanging hosts and decoding at once.
+cores: the first part on one core and on two, which shows what one more core brings.
+pixels: how far both sides are from a full decode with area resize, and what of that is encoding.
+
+Rounds are interleaved, the side that begins changes, medians are printed; each side is a process
+of its own, measured by the clock from its start to its end and in its own count without start-up;
+the server is another process on the same cores. The peak memory is that of all processes of a
+side, what they share counted once.
 """
 
 import argparse
-import asyncio
-import hashlib
-import io
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
-import threading
-import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
-from PIL import Image
-from sklearn.datasets import load_sample_images
+from fetch_parts.measure import Run, measured
+from fetch_parts.server import HOSTS, photographs, serve
+from fetch_parts.sides import our_command, run_ours, stored_images, their_command, write_pairs
 
 DISTINCT = 200
-HOSTS = 200
 LATENCY_SECONDS = 0.5
-HANG_EVERY = 100
+PHOTOGRAPH, PICTURE = (800, 600), (400, 300)
+PARTS = ("cpu", "latency", "mixed", "cores", "pixels")
+SIZES = {"cpu": 2000, "latency": 10_000, "mixed": 2000, "cores": 1000, "pixels": 200}
+QUICK_SIZES = {"cpu": 200, "latency": 400, "mixed": 200, "cores": 100, "pixels": 40}
+ROUNDS = {"cpu": 3, "latency": 1, "mixed": 1, "cores": 1, "pixels": 1}
 
 
-def photographs(count: int) -> list[bytes]:
-    """Returns JPEGs of 800x600 and about 120 KB: parts of two real photographs, turned about."""
-    sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    generator = np.random.default_rng(0)
-    files = []
-    for number in range(count):
-        source = sources[number % len(sources)]
-        width = int(generator.integers(400, source.width))
-        height = width * 3 // 4
-        left = int(generator.integers(0, source.width - width + 1))
-        top = int(generator.integers(0, max(1, source.height - height + 1)))
-        part = source.crop((left, top, left + width, top + height)).resize((800, 600), 3)
-        file = io.BytesIO()
-        part.save(file, "JPEG", quality=92)
-        files.append(file.getvalue())
-    return files
+class Bench:
+    """A folder with photographs, and the two sides that fetch them."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.files = photographs(DISTINCT, PHOTOGRAPH)
 
-class PhotoServer(asyncio.Protocol):
-    """Answers every GET with the photograph that its path numbers."""
-
-    files: ClassVar[list[bytes]] = []
-    delay_seconds = 0.0
-
-    def connection_made(self, transport: Any) -> None:
-        """Remembers whom to answer."""
-        self._transport = transport
-        self._received = b""
-        last = int(transport.get_extra_info("sockname")[0].rsplit(".", 1)[1])
-        self._hangs = self.delay_seconds > 0 and last % HANG_EVERY == HANG_EVERY - 1
-
-    def data_received(self, data: bytes) -> None:
-        """Answers each whole request, after the delay."""
-        self._received += data
-        while b"\r\n\r\n" in self._received:
-            head, self._received = self._received.split(b"\r\n\r\n", 1)
-            if not self._hangs:
-                path = head.split(b" ", 2)[1]
-                asyncio.get_running_loop().call_later(self.delay_seconds, self._answer, path)
-
-    def _answer(self, path: bytes) -> None:
-        name = path.rsplit(b"/", 1)[-1].removesuffix(b".jpg")
-        if name.isdigit():
-            body, status = self.files[int(name) % len(self.files)], b"200 OK"
-        else:
-            body, status = b"", b"404 Not Found"
-        head = b"HTTP/1.1 %s\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-        if not self._transport.is_closing():
-            self._transport.write(head % (status, len(body)) + body)
-
-
-def serve(folder: Path, delay_seconds: float) -> None:
-    """Serves the photographs in a folder for ever; prints the port."""
-
-    async def run() -> None:
-        PhotoServer.files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-        PhotoServer.delay_seconds = delay_seconds
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(PhotoServer, "0.0.0.0", 0, backlog=4096)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        await server.serve_forever()
-
-    asyncio.run(run())
-
-
-def run_ours(root: str, settings: dict[str, Any]) -> None:
-    """Fetches shard 0 of a dataset as the pipeline does."""
-    from pipeline.config import FetchConfig
-    from pipeline.fetch import fetch_shard
-    from schemas.shards import DatasetLayout
-
-    fetch_shard(DatasetLayout(root), 0, FetchConfig(**settings))
-
-
-def write_pairs(root: str, urls: list[str]) -> None:
-    """Writes the shard of pairs that ours reads."""
-    from pipeline.storage import commit_file
-    from schemas.columns import table_from_records, write_table
-    from schemas.records import PAIR_SCHEMA, Pair, pair_key
-    from schemas.shards import DatasetLayout
-
-    pairs = [
-        Pair(
-            key=pair_key(url, "a photograph"),
-            url=url,
-            caption="a photograph",
-            conversations=None,
-            source="benchmark",
-            expected_hash=None,
+    @contextmanager
+    def serving(self, delay_seconds: float, size: tuple[int, int]) -> Iterator[int]:
+        """Gives the port of a server of photographs of a size."""
+        photos = self._folder / f"{size[0]}x{size[1]}"
+        if not photos.exists():
+            photos.mkdir()
+            for number, data in enumerate(photographs(DISTINCT, size)):
+                (photos / f"{number:05d}.jpg").write_bytes(data)
+        server = subprocess.Popen(
+            [sys.executable, __file__, "--serve", str(photos), "--delay", str(delay_seconds)],
+            stdout=subprocess.PIPE,
         )
-        for url in urls
-    ]
-    pairs.sort(key=lambda pair: pair.key)
-    with commit_file(DatasetLayout(root).pairs(0)) as file:
-        table = table_from_records(pairs, PAIR_SCHEMA)
-        write_table(table, file, {"fingerprint": hashlib.sha256(repr(urls).encode()).hexdigest()})
+        try:
+            yield int(server.stdout.readline())  # type: ignore[union-attr]
+        finally:
+            server.kill()
+            server.wait()
+
+    def compare(
+        self,
+        images: int,
+        rounds: int,
+        processes: int | None,
+        delay_seconds: float = 0.0,
+        size: tuple[int, int] = PHOTOGRAPH,
+        cores: Collection[int] | None = None,
+    ) -> dict[str, Any]:
+        """Returns the medians of both sides over some rounds.
+
+        Args:
+            processes: of each side; None for its defaults.
+            cores: that each side may use; None for all.
+        """
+        runs: dict[str, list[Run]] = {"ours": [], "img2dataset": []}
+        with self.serving(delay_seconds, size) as port:
+            urls = [f"http://127.9.0.{n % HOSTS}:{port}/{n}.jpg" for n in range(images)]
+            for number in range(rounds):
+                for side in sorted(runs, reverse=number % 2 == 0):
+                    runs[side].append(self._run(side, urls, port, processes, cores))
+        kept = {"ours": len(self.our_images()), "img2dataset": len(self.their_images())}
+        sides = {side: _medians(found, images, kept[side]) for side, found in runs.items()}
+        ours, theirs = sides["ours"], sides["img2dataset"]
+        return {
+            "images": images,
+            "rounds": rounds,
+            **sides,
+            "times_faster_by_the_clock": theirs["seconds"] / ours["seconds"],
+            "times_faster_in_their_own_count": theirs["working_seconds"] / ours["working_seconds"],
+            "memory_ratio": ours["peak_mib"] / theirs["peak_mib"],
+        }
+
+    def _run(
+        self,
+        side: str,
+        urls: list[str],
+        port: int,
+        processes: int | None,
+        cores: Collection[int] | None,
+    ) -> Run:
+        root = self._folder / side
+        shutil.rmtree(root, ignore_errors=True)
+        if side == "ours":
+            write_pairs(str(root), urls)
+            return measured(our_command(__file__, root, port, processes), root, cores)
+        table = self._folder / "urls.parquet"
+        pq.write_table(pa.table({"url": urls, "caption": ["a photograph"] * len(urls)}), table)
+        return measured(their_command(table, root, processes), root, cores)
+
+    def our_images(self) -> dict[str, bytes]:
+        """Returns what our last run stored, by URL."""
+        return stored_images([self._folder / "ours" / "fetched" / "00000.tar"])
+
+    def their_images(self) -> dict[str, bytes]:
+        """Returns what img2dataset's last run stored, by URL."""
+        return stored_images(sorted((self._folder / "img2dataset").glob("*.tar")))
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Returns the seconds that a command took, and the memory of its processes at their peak."""
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    peak = 0
-    errors: list[bytes] = []
-    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-    reader.start()
-    parent = psutil.Process(process.pid)
-    while process.poll() is None:
-        held = 0
-        for one in [parent, *_children(parent)]:
-            try:
-                held += one.memory_info().rss
-            except psutil.Error:
-                continue
-        peak = max(peak, held)
-        time.sleep(0.1)
-    seconds = time.perf_counter() - started
-    reader.join()
-    if process.returncode != 0:
-        raise SystemExit(f"{command[:4]} failed:\n{errors[0].decode()[-3000:]}")
-    return {"seconds": seconds, "peak_bytes": peak}
+def _medians(runs: list[Run], images: int, kept: int) -> dict[str, float]:
+    seconds = statistics.median(run.seconds for run in runs)
+    return {
+        "seconds": seconds,
+        "seconds_of_each_round": [round(run.seconds, 2) for run in runs],  # type: ignore[dict-item]
+        "working_seconds": statistics.median(run.working_seconds for run in runs),
+        "images_per_second": images / seconds,
+        "peak_mib": statistics.median(run.peak_bytes for run in runs) / 2**20,
+        "kept": kept,
+    }
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def img2dataset_command(urls: Path, output: Path, cores: int, case: str) -> list[str]:
-    """Returns the command of the peer: as many processes as cores, or its defaults."""
-    command = [
-        *(sys.executable, "-m", "img2dataset.main", f"--url_list={urls}"),
-        *(f"--output_folder={output}", "--input_format=parquet", "--url_col=url"),
-        *("--caption_col=caption", "--output_format=webdataset", "--resize_mode=keep_ratio"),
-        *("--image_size=256", "--encode_quality=95", "--number_sample_per_shard=10000"),
-    ]
-    if case == "cpu":
-        command += [f"--processes_count={cores}", "--thread_count=32"]
-        command[command.index("--number_sample_per_shard=10000")] = (
-            "--number_sample_per_shard=500"  # its processes share the work by shards only
+def cores_part(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
+    """Returns both sides on one core and on two, and what the second brings."""
+    available = sorted(os.sched_getaffinity(0))[:2]
+    if len(available) < 2:
+        return {"skipped": "this machine has one core"}
+    one = bench.compare(images, rounds, 1, cores=available[:1])
+    two = bench.compare(images, rounds, 2, cores=available)
+    gains = {
+        f"{side}_gains_by_the_second_core": (
+            one[side]["working_seconds"] / two[side]["working_seconds"]
         )
-    return command
-
-
-def stored_images(tar_paths: list[Path], key: str) -> dict[str, bytes]:
-    """Returns URL to stored JPEG of some tars."""
-    images = {}
-    for path in tar_paths:
-        with tarfile.open(path) as tar:
-            members = {member.name: member for member in tar.getmembers()}
-            for name in [name for name in members if name.endswith(".json")]:
-                values = json.load(tar.extractfile(members[name]))  # type: ignore[arg-type]
-                image = members.get(name.removesuffix(".json") + ".jpg")
-                if image is not None:
-                    images[values[key]] = tar.extractfile(image).read()  # type: ignore[union-attr]
-    return images
+        for side in ("ours", "img2dataset")
+    }
+    return {"one_core": one, "two_cores": two, **gains}
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -207,78 +166,58 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
-def pixel_differences(ours: Path, theirs: Path, files: list[bytes]) -> dict[str, float]:
-    """Returns the lowest and mean PSNR to a full decode with area resize, and to the peer."""
-    our_images = stored_images([ours], "url")
-    their_images = stored_images(sorted(theirs.glob("*.tar")), "url")
-    to_reference, to_peer = [], []
-    for url in sorted(our_images)[:100]:
-        number = int(url.rsplit("/", 1)[-1].removesuffix(".jpg")) % len(files)
-        mine = simplejpeg.decode_jpeg(our_images[url])
-        size = (mine.shape[1], mine.shape[0])
-        full = cv2.resize(simplejpeg.decode_jpeg(files[number]), size, interpolation=cv2.INTER_AREA)
-        to_reference.append(psnr(mine, full))
-        if url in their_images:
-            to_peer.append(psnr(mine, simplejpeg.decode_jpeg(their_images[url])))
+def pixels_part(bench: Bench, images: int) -> dict[str, Any]:
+    """Returns the PSNR of each side to a full decode with area resize, and of the encoder alone."""
+    bench.compare(images, 1, 2)
+    theirs = bench.their_images()
+    found: dict[str, list[float]] = {
+        name: [] for name in ("ours", "encoder_alone", "img2dataset", "ours_to_img2dataset")
+    }
+    for url, data in bench.our_images().items():
+        original = bench.files[int(url.rsplit("/", 1)[-1].removesuffix(".jpg")) % DISTINCT]
+        ours = simplejpeg.decode_jpeg(data)
+        size = (ours.shape[1], ours.shape[0])
+        full = simplejpeg.decode_jpeg(original)
+        full = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
+        encoded = simplejpeg.encode_jpeg(full, quality=95, colorspace="RGB", colorsubsampling="420")
+        found["ours"].append(psnr(ours, full))
+        found["encoder_alone"].append(psnr(simplejpeg.decode_jpeg(encoded), full))
+        if url in theirs:
+            peer = simplejpeg.decode_jpeg(theirs[url])
+            if peer.shape == full.shape:
+                found["img2dataset"].append(psnr(peer, full))
+                found["ours_to_img2dataset"].append(psnr(ours, peer))
     return {
-        "psnr_to_full_decode_min_db": min(to_reference),
-        "psnr_to_full_decode_mean_db": float(np.mean(to_reference)),
-        "psnr_to_img2dataset_mean_db": float(np.mean(to_peer)) if to_peer else float("nan"),
+        f"{name}_psnr_db": {
+            "lowest": min(values),
+            "median": statistics.median(values),
+            "photographs": len(values),
+        }
+        for name, values in found.items()
+        if values
     }
 
 
-def compare(case: str, images: int, cores: int, folder: Path) -> dict[str, Any]:
-    """Returns the measurements of both sides on one case."""
-    photos = folder / "photos"
-    photos.mkdir()
-    files = photographs(DISTINCT)
-    for number, data in enumerate(files):
-        (photos / f"{number:05d}.jpg").write_bytes(data)
-    delay = LATENCY_SECONDS if case == "latency" else 0.0
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", str(photos), "--delay", str(delay)],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        port = int(server.stdout.readline())  # type: ignore[union-attr]
-        urls = [f"http://127.9.0.{number % HOSTS}:{port}/{number}.jpg" for number in range(images)]
-        table = pa.table({"url": urls, "caption": ["a photograph"] * images})
-        pq.write_table(table, folder / "urls.parquet")
-        write_pairs(str(folder / "ours"), urls)
-        settings: dict[str, Any] = {"allow_networks": ("127.0.0.0/8",), "allow_ports": (port,)}
-        if case == "cpu":
-            settings["decode_processes"] = cores
-        ours = measured([sys.executable, __file__, "--ours", str(folder), json.dumps(settings)])
-        theirs = measured(
-            img2dataset_command(folder / "urls.parquet", folder / "theirs", cores, case)
-        )
-    finally:
-        server.kill()
-        server.wait()
-    tar = folder / "ours" / "fetched" / "00000.tar"
-    ours["kept"] = len(stored_images([tar], "url"))
-    theirs["kept"] = len(stored_images(sorted((folder / "theirs").glob("*.tar")), "url"))
-    for side in (ours, theirs):
-        side["images_per_second"] = images / side["seconds"]
-    return {
-        "case": case,
-        "images": images,
-        "cores": cores,
-        "mean_file_bytes": sum(map(len, files)) / len(files),
-        "ours": ours,
-        "img2dataset": theirs,
-        "times_faster_by_the_clock": theirs["seconds"] / ours["seconds"],
-        **pixel_differences(tar, folder / "theirs", files),
-    }
+def run_part(bench: Bench, part: str, is_quick: bool, rounds: int | None) -> dict[str, Any]:
+    """Returns the measurements of one part."""
+    images = (QUICK_SIZES if is_quick else SIZES)[part]
+    rounds = rounds or (1 if is_quick else ROUNDS[part])
+    if part == "cpu":
+        return bench.compare(images, rounds, len(os.sched_getaffinity(0)))
+    if part in ("latency", "mixed"):
+        size = PICTURE if part == "latency" else PHOTOGRAPH
+        return bench.compare(images, rounds, None, delay_seconds=LATENCY_SECONDS, size=size)
+    if part == "cores":
+        return cores_part(bench, images, rounds)
+    return pixels_part(bench, images)
 
 
 def main() -> None:
-    """Runs one case and prints its measurements as JSON."""
+    """Runs the parts and prints their measurements as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", choices=["cpu", "latency"], default="cpu")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--quick", action="store_true", help="200 images")
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--part", choices=PARTS, action="append", help="all of them by default")
+    parser.add_argument("--rounds", type=int, help="of each part")
+    parser.add_argument("--quick", action="store_true", help="few images, one round")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
@@ -286,17 +225,19 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.serve, arguments.delay)
     elif arguments.ours:
-        folder, text = arguments.ours
-        settings = {
+        root, text = arguments.ours
+        values = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in json.loads(text).items()
         }
-        run_ours(f"{folder}/ours", settings)
+        run_ours(root, values)
     else:
+        print(json.dumps({"machine": {"cores": len(os.sched_getaffinity(0))}}), flush=True)
         with tempfile.TemporaryDirectory(prefix="fetch-benchmark-") as name:
-            images = 200 if arguments.quick else arguments.images
-            found = compare(arguments.case, images, arguments.cores, Path(name))
-        print(json.dumps(found, indent=2))
+            bench = Bench(Path(name))
+            for part in arguments.part or PARTS:
+                found = run_part(bench, part, arguments.quick, arguments.rounds)
+                print(json.dumps({part: found}, indent=2), flush=True)
 
 
 if __name__ == "__main__":

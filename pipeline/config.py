@@ -81,7 +81,7 @@ class FetchConfig:
     """Whether images marked X-Robots-Tag: noai, noimageai, noindex or noimageindex are left."""
     respects_tdm: bool = True
     """Whether text-and-data-mining reservations (header, tdmrep.json) are followed."""
-    host_failures: int = 10
+    host_failures: int = 8
     """Failures in a row after which a host counts as dead for a while; 0 never gives one up."""
     host_pause_seconds: float = 300.0
     """How long a dead host is left alone."""

@@ -68,14 +68,16 @@ def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
         with open_read(path) as file:
             check_ends(file, path, size)
         samples = list(islice(_samples_of(path), PEEKED_SAMPLES))
-        table = _read_table(table_path, config)
+        rows = [row_or_reason(_row, sample, path, {}, config) for sample in samples]
+        if table_path is not None and not any(_is_usable(row) for row in rows):
+            table = _read_table(table_path, config)  # only where it is needed: it can be large
+            rows = [row_or_reason(_row, sample, path, table, config) for sample in samples]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as tar: {error}") from error
     if samples and not any(sample.images or sample.problem for sample in samples):
         endings = ", ".join(IMAGE_SUFFIXES)
         raise ConfigError(f"{path} holds no images: members that end in {endings}")
-    rows = [row_or_reason(_row, sample, path, table, config) for sample in samples]
-    if samples and all(row.reason or not row.caption for row in rows):
+    if samples and not any(_is_usable(row) for row in rows):
         why = next((row.detail for row in rows if row.reason), None)
         raise ConfigError(
             f"none of the first {len(samples)} samples of {path} can be used"
@@ -84,6 +86,10 @@ def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
             f"read.caption_column ({config.caption_column!r}) in .json members and the table beside"
         )
     return table_path
+
+
+def _is_usable(row: RawRow) -> bool:
+    return row.reason is None and bool(row.caption)
 
 
 def read_tar(path: str, table_path: str | None, config: ReadConfig) -> Iterator[RawRow]:

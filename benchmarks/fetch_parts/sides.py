@@ -1,0 +1,79 @@
+"""The two sides of the benchmark of fetching, each a command that fetches the same URLs."""
+
+import hashlib
+import json
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+SHARD_OF_A_PROCESS = 250
+"""Pairs of a shard of img2dataset where it has several processes: it shares work by shards."""
+
+
+def write_pairs(root: str, urls: list[str]) -> None:
+    """Writes the shard of pairs that ours reads."""
+    from pipeline.storage import commit_file
+    from schemas.columns import table_from_records, write_table
+    from schemas.records import PAIR_SCHEMA, Pair, pair_key
+    from schemas.shards import DatasetLayout
+
+    pairs = [
+        Pair(
+            key=pair_key(url, "a photograph"),
+            url=url,
+            caption="a photograph",
+            conversations=None,
+            source="benchmark",
+            expected_hash=None,
+        )
+        for url in urls
+    ]
+    pairs.sort(key=lambda pair: pair.key)
+    with commit_file(DatasetLayout(root).pairs(0)) as file:
+        table = table_from_records(pairs, PAIR_SCHEMA)
+        write_table(table, file, {"fingerprint": hashlib.sha256(repr(urls).encode()).hexdigest()})
+
+
+def run_ours(root: str, settings: dict[str, Any]) -> None:
+    """Fetches shard 0 of a dataset as the pipeline does."""
+    from pipeline.config import FetchConfig
+    from pipeline.fetch import fetch_shard
+    from schemas.shards import DatasetLayout
+
+    fetch_shard(DatasetLayout(root), 0, FetchConfig(**settings))
+
+
+def our_command(script: str, root: Path, port: int, processes: int | None) -> list[str]:
+    """Returns our command: at our defaults, or with so many decoding processes."""
+    settings: dict[str, Any] = {"allow_networks": ["127.0.0.0/8"], "allow_ports": [port]}
+    if processes is not None:
+        settings["decode_processes"] = processes
+    return [sys.executable, script, "--ours", str(root), json.dumps(settings)]
+
+
+def their_command(urls: Path, output: Path, processes: int | None) -> list[str]:
+    """Returns img2dataset's command: at its defaults, or with so many processes."""
+    per_shard = 10_000 if processes is None else SHARD_OF_A_PROCESS
+    command = [
+        *(sys.executable, "-m", "img2dataset.main", f"--url_list={urls}"),
+        *(f"--output_folder={output}", "--input_format=parquet", "--url_col=url"),
+        *("--caption_col=caption", "--output_format=webdataset", "--resize_mode=keep_ratio"),
+        *("--image_size=256", "--encode_quality=95", f"--number_sample_per_shard={per_shard}"),
+    ]
+    if processes is not None:
+        command += [f"--processes_count={processes}", "--thread_count=32"]
+    return command
+
+
+def stored_images(tar_paths: list[Path]) -> dict[str, bytes]:
+    """Returns URL to stored JPEG of some tars."""
+    images = {}
+    for path in tar_paths:
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                if member.name.endswith(".json"):
+                    values = json.load(tar.extractfile(member))  # type: ignore[arg-type]
+                    image = tar.extractfile(member.name.removesuffix("json") + "jpg")
+                    images[values["url"]] = image.read()  # type: ignore[union-attr]
+    return images
