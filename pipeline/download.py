@@ -326,7 +326,9 @@ class Downloader:
                 detail = f"robots.txt: {rejected.detail}"
                 status = rejected.http_status
                 rejected = SampleRejected(RejectReason.ROBOTS_UNREACHABLE, detail, status)
-            return HostRules(time.monotonic() + MISSING_RULES_SECONDS, None, (), rejected)
+            # One without a traceback, which would hold the whole connection in memory.
+            unreachable = SampleRejected(*rejected.args)
+            return HostRules(time.monotonic() + MISSING_RULES_SECONDS, None, (), unreachable)
         return HostRules(time.monotonic() + RULES_SECONDS, parse_robots(text), ())
 
     async def _ask_reservations(self, base: URL) -> tuple[tuple[str, bool], ...]:

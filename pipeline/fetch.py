@@ -259,7 +259,7 @@ class ShardFetcher:
                 outcome = await self._fetch(row, turn, is_last_of_host)
                 self._kept += 1
             except SampleRejected as rejected:
-                outcome = rejected.with_traceback(None)
+                outcome = SampleRejected(*rejected.args)  # without what it holds in memory
                 self._rejected += 1
             self._outcomes[row] = outcome
             self._progress.update(self._kept, self._rejected)

@@ -321,3 +321,14 @@ def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) ->
 
     asyncio.run(run())
     assert most == 3
+
+
+def test_what_is_remembered_of_a_host_that_is_not_there_holds_nothing_of_its_connection() -> None:
+    config = FetchConfig(timeout_seconds=5.0, retries=0)
+    memory = HostMemory(config)
+    assert download(config, "http://no-such-host.invalid/x.png", memory=memory) != [None]
+    rules = memory.host("http://no-such-host.invalid").rules
+    assert rules is not None
+    assert rules.unreachable is not None
+    assert rules.unreachable.__traceback__ is None
+    assert rules.unreachable.__context__ is None
