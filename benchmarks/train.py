@@ -63,7 +63,11 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the samples and the model's parts."""
     from train_parts.mixture import SIZES, write_mixture
     from train_parts.models import write_parts
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    if arguments.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses
     size = SIZES[arguments.shape]
     write_mixture(folder / "data", **{**size, "samples": arguments.samples or size["samples"]})
     if arguments.shape != "smollm2":
@@ -146,8 +150,6 @@ def measured(
     """Returns what a side measured; ends the benchmark with its output where it fails."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
-    if arguments.device == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed warns that it guesses
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed)]
     command += ["--folder", str(folder), "--stages", str(stage)]
     command += ["--shape", arguments.shape, "--device", arguments.device]

@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 SPREAD = 1.0
 """Standard deviation of the logarithm of a list's length."""
 SIZES = {
-    "tiny": {"listed": 14, "most_listed": 45, "samples": 192},
+    "tiny": {"listed": 14, "most_listed": 45, "samples": 96},
     "smollm2": {"listed": 14, "most_listed": 45, "samples": 48},
     "7b": {"listed": 60, "most_listed": 250, "samples": 256},
 }

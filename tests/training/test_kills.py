@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,3 +61,37 @@ def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
     end = logged(whole, "validation/loss")[-1]
     assert logged(killed, "validation/loss")[-1] == pytest.approx(end, rel=1e-4)
     assert (killed / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_is_killed_save_and_end(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = command_line(tiny_parts, "pretrain", caption_dataset, out)
+    words += ["--epochs", "5000", "--processes", "2"]
+    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as launcher:
+        try:
+            wait_for(
+                lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2
+            )
+            launcher.kill()
+            wait_for((out / "checkpoints" / "latest").exists)
+            wait_for(lambda: not is_at_work(launcher.pid))
+        finally:
+            if is_at_work(launcher.pid):
+                os.killpg(launcher.pid, signal.SIGKILL)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 200
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+
+
+def is_at_work(group: int) -> bool:
+    """Returns whether a process of the group runs; dead ones that nobody waited for do not."""
+    found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in found.stdout.splitlines()]
+    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in lines)
