@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.config import FetchConfig
 from pipeline.fetch import FetchShards, fetch_shard
+from pipeline.fetched_shard import add_member
 from pipeline.storage import commit_file, open_read
 from schemas.columns import read_table, table_from_records, write_table
 from schemas.errors import DatasetError, Stage
@@ -307,6 +308,19 @@ def test_webdataset_reads_the_fetched_shards(web_server: WebServer, tmp_path: Pa
         assert sample["json"]["key"] == row["key"]
         if row["url"]:
             assert sample["jpg"].size == (row["width"], row["height"])
+
+
+def test_members_are_written_as_tarfile_writes_them(tmp_path: Path) -> None:
+    files = {f"{number:032x}.jpg": bytes(range(256)) * number for number in (0, 1, 2, 3, 40)}
+    with tarfile.open(tmp_path / "ours.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files.items():
+            add_member(tar, name, data)
+    with tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o444
+            tar.addfile(member, io.BytesIO(data))
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
 def test_a_write_that_fails_stops_the_run_with_its_own_error(
