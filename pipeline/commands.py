@@ -37,7 +37,7 @@ class Curate(RunOptions):
 
     pairs: tuple[str, ...]
     """Files, globs or URLs with the pairs: Parquet, CSV, TSV, JSONL (also .gz), URL lists, LLaVA
-    JSON; or folders of images with captions."""
+    JSON; existing WebDataset shards ({00000..00099}.tar); or folders of images with captions."""
     config: Annotated[CurationConfig, tyro.conf.arg(name="")] = field(default_factory=laion_pairs)
 
 
