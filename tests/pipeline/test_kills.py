@@ -280,6 +280,7 @@ if "pipeline.worker" in sys.orig_argv:
         (AT_WORK, "os.abort()"),
         (AT_WORK, "os.kill(os.getpid(), 9)"),
     ],
+    ids=["exit-at-start", "exit", "abort", "kill"],
 )
 def test_a_worker_that_dies_by_itself_ends_the_job_and_a_rerun_makes_the_same_bytes(
     flags, pairs, curated, tmp_path: Path, program: str, death: str
