@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
-from scoring.images import prepare_image
+from scoring.images import decode, prepare_image, read_header
 from scoring.jpeg_files import SOS, is_complete, is_plain, segments
 
 EOI = b"\xff\xd9"
@@ -141,3 +141,13 @@ def test_a_stored_image_stays_as_it_is_where_it_fits_and_holds_nothing_else() ->
     assert prepare_image(plain, smaller, True) == prepare_image(plain, smaller)
     as_png = ImageSettings(image_size=300, image_format="png")
     assert prepare_image(plain, as_png, is_stored=True) == prepare_image(plain, as_png)
+
+
+def test_a_stored_image_of_greys_stays_as_it_is_and_decodes_to_three_colours() -> None:
+    file = io.BytesIO()
+    Image.fromarray(load_sample_images().images[0]).convert("L").resize((400, 300)).save(
+        file, "JPEG"
+    )
+    data = file.getvalue()
+    assert prepare_image(data, ImageSettings(image_size=300), is_stored=True).encoded == data
+    assert decode(data, read_header(data), (400, 300)).shape == (300, 400, 3)
