@@ -16,9 +16,7 @@ from tests.curations import (
     INSTRUCTIONS,
     contents,
     curate,
-    finish,
     quiet_console,
-    start_command,
     write_pairs,
 )
 
@@ -165,10 +163,3 @@ def test_instruction_samples_are_packed_unscored(tmp_path):
     assert table["image_offset"].null_count == texts_alone
     assert not (tmp_path / "out" / "scored").exists()
     verify_dataset(str(tmp_path / "out"))
-
-
-@pytest.mark.slow
-def test_two_workers_make_the_same_bytes_as_one(flags, pairs, curated, tmp_path):
-    status, said = finish(start_command(flags, pairs, tmp_path, workers=2))
-    assert status == 0, said
-    assert contents(tmp_path) == contents(curated[0])
