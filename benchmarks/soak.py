@@ -240,6 +240,12 @@ def watch(words: list[str], root: Path) -> np.ndarray:
     return np.array(samples, np.float64)
 
 
+def at_work(samples: np.ndarray) -> np.ndarray:
+    """Returns the samples from the first URL to the last: neither start-up nor the end."""
+    done = samples[:, 1]
+    return samples[(done > 0) & (done < done.max())]
+
+
 def slope_mb(samples: np.ndarray) -> float:
     """Returns by how many MB the memory grows in 10,000 URLs, once the job is warm."""
     warm = samples[samples[:, 1] >= WARM_RATIO * samples[-1, 1]]
@@ -325,7 +331,8 @@ def main() -> None:
         options.urls, options.pairs_per_shard = 3_000, 300
     with tempfile.TemporaryDirectory() as folder:
         samples, is_well = soak(options.urls, options.pairs_per_shard, Path(folder))
-    seconds, slope = samples[-1, 0], slope_mb(samples)
+    seconds, samples = samples[-1, 0], at_work(samples)
+    slope = slope_mb(samples)
     summary = (
         f"{options.urls:,} URLs, {100 // FAULTY_EVERY} % faulty, in {seconds:.0f} s: "
         f"peak {samples[:, 2].max() / 1e6:.0f} MB, {slope:+.1f} MB in 10,000 URLs"
