@@ -10,6 +10,9 @@ from torch import Tensor
 from training.data.collate import Batch
 from training.model.inputs import IGNORE_INDEX
 
+BINS = 10
+"""Of the histogram of the gate's weights."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLoss:
@@ -27,6 +30,9 @@ class BatchLoss:
     """(N - 1,) weights of the local vectors, summed over the samples; zeros where none mixed."""
     gate_count: int
     """Samples whose vector was mixed by the gate."""
+    gate_histogram: Tensor
+    """(N - 1, BINS) how many samples gave each local vector a weight in each of BINS equal parts
+    of 0 to 1."""
 
 
 def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
@@ -50,12 +56,16 @@ def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
     levels = batch.target_levels.flatten().to(engine.device, non_blocking=True)
     sums = torch.zeros(num_levels + 1, device=engine.device)
     gate_sums = torch.zeros(num_levels - 1, device=engine.device)
+    histogram = torch.zeros(num_levels - 1, BINS, device=engine.device)
     weights = outputs.gate_weights
     if weights is not None:
+        bins = (weights.detach().float() * BINS).long().clamp(0, BINS - 1)  # (A, N - 1)
+        histogram = F.one_hot(bins, BINS).sum(dim=0).float()
         gate_sums = weights.detach().float().sum(dim=0)
     return BatchLoss(
         total=losses.sum(),
         level_sums=sums.index_add(0, levels, losses.detach()),
         gate_sums=gate_sums,
         gate_count=0 if weights is None else weights.shape[0],
+        gate_histogram=histogram,
     )

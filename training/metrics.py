@@ -5,12 +5,15 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -130,17 +133,34 @@ class MetricsLog:
         if wandb_project:
             self._online = start_wandb(out, wandb_project)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes the values of a step, counted from 1; step 0 is before the first."""
+    def write(
+        self,
+        step: int,
+        values: dict[str, float],
+        histograms: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    ) -> None:
+        """Writes the values of a step, counted from 1; step 0 is before the first.
+
+        Args:
+            histograms: counts in equal parts of 0 to 1.
+        """
         if not self._is_active:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values, **histograms}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+            for name, counts in histograms.items():
+                _add_histogram(self._board, name, counts, step)
         if self._online is not None:
-            self._online.log({"step": step, **values})
+            import wandb
+
+            online = {
+                name: wandb.Histogram(np_histogram=(np.array(counts), np.array(_edges(counts))))
+                for name, counts in histograms.items()
+            }
+            self._online.log({"step": step, **values, **online})
 
     def close(self) -> None:
         """Writes out what is waiting."""
@@ -148,6 +168,27 @@ class MetricsLog:
             self._board.close()
         if self._online is not None:
             self._online.finish()
+
+
+def _edges(counts: Sequence[float]) -> list[float]:
+    """Returns the bounds of equal parts of 0 to 1, one more than there are counts."""
+    return [number / len(counts) for number in range(len(counts) + 1)]
+
+
+def _add_histogram(board: Any, name: str, counts: Sequence[float], step: int) -> None:
+    edges = _edges(counts)
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
+    board.add_histogram_raw(
+        name,
+        min=0.0,
+        max=1.0,
+        num=sum(counts),
+        sum=sum(n * middle for n, middle in zip(counts, middles, strict=True)),
+        sum_squares=sum(n * middle**2 for n, middle in zip(counts, middles, strict=True)),
+        bucket_limits=edges[1:],
+        bucket_counts=list(counts),
+        global_step=step,
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -143,7 +143,12 @@ class Run:
         done = step.number + 1
         self.is_stopping = totals.stop_votes > 0
         if done % self.config.log_every_steps == 0 or done == self.plan.num_steps:
-            self._log.write(done, self._values(step, totals, seconds))
+            histograms = {
+                f"gate/level_{level}_weight_histogram": counts
+                for level, counts in enumerate(totals.gate_histogram, start=1)
+                if totals.gate_count
+            }
+            self._log.write(done, self._values(step, totals, seconds), histograms)
         self._progress.advance(f"loss {totals.loss:.3f}  {totals.tokens / seconds:,.0f} tokens/s")
         is_last = done == self.plan.num_steps
         if not is_last and _is_due(done, self.config.validate_every_steps):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.data.collate import Batch
-from training.loss import BatchLoss
+from training.loss import BINS, BatchLoss
 from training.model.inputs import IGNORE_INDEX
 
 
@@ -39,6 +39,8 @@ class Totals:
     gate_sums: tuple[float, ...]
     """Gate weights by local level, summed over the samples."""
     gate_count: float
+    gate_histogram: tuple[tuple[float, ...], ...]
+    """Of each local level, how many samples gave it a weight in each equal part of 0 to 1."""
 
     @property
     def loss(self) -> float:
@@ -80,6 +82,7 @@ class RunningTotals:
         self._loss += loss.total.detach()
         self._level_sums += loss.level_sums
         self._gate_sums += loss.gate_sums
+        self._gate_histogram += loss.gate_histogram
         self._counts["gates"] += loss.gate_count
         self._level_counts += torch.bincount(
             batch.target_levels[learnt], minlength=self._num_levels + 1
@@ -113,6 +116,7 @@ class RunningTotals:
                 self._level_sums.double(),
                 self._level_counts.double().to(self._device),
                 self._gate_sums.double(),
+                self._gate_histogram.flatten().double(),
             ]
         )
         vector[0] = self._loss.double()
@@ -120,6 +124,7 @@ class RunningTotals:
         values = vector.tolist()
         levels = SCALARS + self._num_levels + 1
         gates = levels + self._num_levels + 1
+        bins = gates + self._num_levels - 1
         self._clear()
         return Totals(
             loss_sum=values[0],
@@ -136,7 +141,10 @@ class RunningTotals:
             key_sum=values[11],
             level_sums=tuple(values[SCALARS:levels]),
             level_counts=tuple(values[levels:gates]),
-            gate_sums=tuple(values[gates:]),
+            gate_sums=tuple(values[gates:bins]),
+            gate_histogram=tuple(
+                tuple(values[start : start + BINS]) for start in range(bins, len(values), BINS)
+            ),
         )
 
     def _clear(self) -> None:
@@ -144,6 +152,7 @@ class RunningTotals:
         self._level_sums = torch.zeros(self._num_levels + 1, device=self._device)
         self._level_counts = torch.zeros(self._num_levels + 1, dtype=torch.int64)
         self._gate_sums = torch.zeros(self._num_levels - 1, device=self._device)
+        self._gate_histogram = torch.zeros(self._num_levels - 1, BINS, device=self._device)
         names = ("tokens", "padded", "samples", "skipped", "keys", "images", "squares", "wait")
         self._counts: dict[str, float] = dict.fromkeys((*names, "gates"), 0.0)
         self.keys: list[str] = []

@@ -41,7 +41,7 @@ def stage_2(parts: dict[str, str], **changes: Any) -> TrainConfig:
     return tiny_config(parts, data=data, train_parts=learning, optimizer=optimizer, **changes)
 
 
-def logged(out: Path, name: str) -> list[float]:
+def logged(out: Path, name: str) -> list[Any]:
     """Returns the values of a metric in a run's log, in the order of the steps."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
@@ -63,6 +63,10 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     assert losses[-1] < losses[0]
     weights = [logged(two, f"gate/level_{level}_weight")[-1] for level in (1, 2, 3)]
     assert sum(weights) == pytest.approx(1.0, abs=1e-4)
+    for level, weight in enumerate(weights, start=1):
+        [*_, counts] = logged(two, f"gate/level_{level}_weight_histogram")
+        middle = sum(n * (part + 0.5) / 10 for part, n in enumerate(counts)) / sum(counts)
+        assert middle == pytest.approx(weight, abs=0.051)
     assert (two / "model" / "model.safetensors").exists()
 
 

@@ -2,6 +2,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def test_weights_and_biases_gets_every_metric_offline_in_one_run(
     assert train(config, [caption_dataset], str(out))
     found = list((out / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(found) == 1
-    records = stored_history(found[0])
+    give_up_at = time.monotonic() + 60  # wandb's own process writes its file out when it ends
+    while len(records := stored_history(found[0])) < 4 and time.monotonic() < give_up_at:
+        time.sleep(0.2)
     assert [record["train/loss"] for record in records if "train/loss" in record] == pytest.approx(
         logged(out, "train/loss")
     )
