@@ -48,6 +48,9 @@ def prepare(work: Path, share_shuffled: float, limit: int = 0) -> None:
             model has two layers alone, to see whether all runs; 0 takes all.
     """
     if (work / "prepared.json").exists():
+        made = json.loads((work / "prepared.json").read_text())
+        if made["shuffled"] != share_shuffled:
+            sys.exit(f"{work} has {made['shuffled']} shuffled captions: choose another --work")
         return
     models = work / "models"
     run(sys.executable, EXAMPLES / "assemble_models.py", "--out", models)

@@ -84,7 +84,7 @@ def command(figures: Figures) -> str:
 def measures(figures: Figures) -> list[str]:
     """Returns what is measured."""
     return [
-        "- *Validation loss*: nats per target token on all held-out instruction samples "
+        "- *Validation loss*: nats per target token on 96 held-out instruction samples "
         "(`examples/instructions`).",
         "- *Caption loss*: nats per token of the own caption of a held-out picture, "
         + f"as the answer to “{QUESTION}”; {figures.pictures} pictures.",
@@ -144,6 +144,8 @@ def limits(figures: Figures) -> list[str]:
         f"- Stage 1 sees some {PAIRS_PER_STEP * figures.settings['steps'][0]:,} pairs, the paper's "
         "558,000; the language model has a fiftieth of the weights. What is seen or not seen here "
         "says nothing about that scale.",
+        f"- Where R@1 is near {1 / CANDIDATES:.2f} and the picture's gain near 0, the models "
+        "hardly look at the picture yet, and a better use of it cannot show.",
         "- The demonstration CLIP's heads were trained on most of these drawings with their right "
         "captions, so it spots exchanged ones better than a CLIP spots the web's bad captions. "
         "That favours the modes that use levels. The stamps it never saw.",

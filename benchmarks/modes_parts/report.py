@@ -109,9 +109,9 @@ class Findings:
         return Difference(float(found.mean()), float(low), float(high))
 
 
-def can_report(seeds: int) -> bool:
-    """Returns whether there is an interval for so many seeds."""
-    return seeds in T_975
+def can_report(modes: Sequence[str], seeds: Sequence[int]) -> bool:
+    """Returns whether there is something to compare, and an interval for so many seeds."""
+    return BASE in modes and len(modes) > 1 and len(seeds) in T_975
 
 
 def markdown(findings: Findings, wrong: list[tuple[int, int]], share_shuffled: float) -> str:
