@@ -108,6 +108,8 @@ def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
 
     if config.parallel.activation_checkpointing:
         _checkpoint_activations(model)
+    if config.parallel.compile_blocks:
+        _compile_blocks(model)
     model.train()
     has_gpu = torch.cuda.is_available()
     optimizer = torch.optim.AdamW(
@@ -131,6 +133,19 @@ def _checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _compile_blocks(model: Any) -> None:
+    """Compiles each block of the language model in place: the names of its weights stay.
+
+    All blocks are alike, so that one compilation serves all of them, and what a batch changes in
+    its shapes stays outside: where images lie, how many there are.
+    """
+    language_model = model.language_model
+    names = set(language_model._no_split_modules)
+    for module in language_model.modules():
+        if type(module).__name__ in names:
+            module.compile()
 
 
 def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:

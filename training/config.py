@@ -148,6 +148,9 @@ class ParallelConfig:
     """Arithmetic of the forward and backward pass; the optimizer always keeps fp32."""
     activation_checkpointing: bool = True
     """Whether activations are computed twice instead of kept."""
+    compile_blocks: bool = False
+    """Whether torch.compile makes kernels for the language model's blocks: the first steps take
+    minutes, the others less time. On a CPU it needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         if self.precision == "bf16" and self.zero_stage == 0:

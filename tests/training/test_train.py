@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
@@ -84,6 +85,29 @@ def test_both_stages_learn_on_a_gpu_in_bf16(
         losses = logged(out, "validation/loss")
         assert losses[-1] < losses[0]
         assert logged(out, "memory/peak_bytes")[-1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_compiled_blocks_learn_what_uncompiled_ones_do(
+    zero_stage: Any, tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    losses, graphs = {}, {}
+    for name, compile_blocks in (("compiled", True), ("eager", False)):
+        parallel = ParallelConfig(
+            zero_stage=zero_stage, precision="fp32", compile_blocks=compile_blocks
+        )
+        out = tmp_path / name
+        torch._dynamo.reset()
+        counters.clear()
+        assert train(stage_2(tiny_parts, parallel=parallel), [conversation_dataset], str(out))
+        losses[name] = logged(out, "train/loss")
+        graphs[name] = counters["stats"]["unique_graphs"]
+        assert (out / "model" / "model.safetensors").exists()
+    assert graphs["compiled"] > graphs["eager"] == 0
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
 
 
 def all_names(out: Path) -> set[str]:
