@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
@@ -96,24 +95,16 @@ def make_small_tower(tower: Path, out: Path) -> None:
 
 
 def make_language_model(smollm2: Path, out: Path, layers: int) -> None:
-    """Writes SmolLM2 again with a tokenizer that starts every text with BOS, as Vicuna's does.
+    """Writes SmolLM2 again, of its first layers alone if not 0.
 
-    What stands first gets attention from everywhere. Without BOS that is a patch of the picture in
-    mode `none` and the alignment vector in the others, and the modes would differ by that already.
-
-    Args:
-        layers: how many of its first layers are kept; 0 keeps all.
+    The demo's tokenizer starts every text with BOS. Without, a patch of the picture would stand
+    first in mode `none` and the alignment vector in the others, and what stands first gets
+    attention from everywhere: the modes would differ by that already.
     """
     shutil.copytree(smollm2, out, dirs_exist_ok=True)
     if layers:
         model = AutoModelForCausalLM.from_pretrained(smollm2, num_hidden_layers=layers)
         model.save_pretrained(out)
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    bos = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
-    )
-    tokenizer.save_pretrained(out)
 
 
 def stamps(pictures: Path, limit: int) -> list[Entry]:

@@ -115,6 +115,7 @@ def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "smollm2")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "smollm2")
     prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert prompt.input_ids[0, 0] == tokenizer.bos_token_id
     answer = model.generate(**prompt, max_new_tokens=3, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0])
     assert "<|im_start|>assistant" in tokenizer.apply_chat_template(
