@@ -39,6 +39,9 @@ from fetch_parts.measure import Run, measured
 from fetch_parts.server import HOSTS, photographs, serve
 from fetch_parts.sides import our_command, run_ours, stored_images, their_command, write_pairs
 
+from scoring.config import ImageSettings
+from scoring.images import prepare_image
+
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
 PHOTOGRAPH, PICTURE = (800, 600), (400, 300)
@@ -167,12 +170,23 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def pixels_part(bench: Bench, images: int) -> dict[str, Any]:
-    """Returns the PSNR of each side to a full decode with area resize, and of the encoder alone."""
+    """Returns the PSNR of each side to a full decode with area resize.
+
+    Also of what we resize before it is encoded, and of the encoder alone.
+    """
     bench.compare(images, 1, 2)
     theirs = bench.their_images()
     found: dict[str, list[float]] = {
-        name: [] for name in ("ours", "encoder_alone", "img2dataset", "ours_to_img2dataset")
+        name: []
+        for name in (
+            "ours",
+            "ours_before_encoding",
+            "encoder_alone",
+            "img2dataset",
+            "ours_to_img2dataset",
+        )
     }
+    lossless = ImageSettings(image_size=256, image_format="png")
     for url, data in bench.our_images().items():
         original = bench.files[int(url.rsplit("/", 1)[-1].removesuffix(".jpg")) % DISTINCT]
         ours = simplejpeg.decode_jpeg(data)
@@ -181,6 +195,9 @@ def pixels_part(bench: Bench, images: int) -> dict[str, Any]:
         full = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
         encoded = simplejpeg.encode_jpeg(full, quality=95, colorspace="RGB", colorsubsampling="420")
         found["ours"].append(psnr(ours, full))
+        before = prepare_image(original, lossless).encoded
+        pixels = cv2.imdecode(np.frombuffer(before, np.uint8), cv2.IMREAD_COLOR)
+        found["ours_before_encoding"].append(psnr(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), full))
         found["encoder_alone"].append(psnr(simplejpeg.decode_jpeg(encoded), full))
         if url in theirs:
             peer = simplejpeg.decode_jpeg(theirs[url])

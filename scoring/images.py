@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
@@ -17,8 +16,7 @@ from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 from scoring.jpeg_files import decode_mending, without_junk
 from scoring.plain_files import is_plain
-
-Pixels = npt.NDArray[np.uint8]
+from scoring.scaling import Pixels, resize, resize_reduced, scale_divisor
 
 # Pillow's own limit warns and raises at a fixed size; ours is checked in the header, by settings.
 Image.MAX_IMAGE_PIXELS = None
@@ -64,13 +62,6 @@ BROKEN_FILE_ERRORS = (
     zlib.error,
 )
 """What Pillow, OpenCV and libjpeg-turbo raise on files that are not what they say."""
-
-SHRINK_RESERVE = 2
-"""How many times the target a JPEG still has when it is decoded at a reduced scale.
-
-Source: benchmarks/fetch.py. With 1, a photograph of 800x600 for 341x256 came out at 33 dB to a full
-decode with area resize where the encoder alone gives 36 dB.
-"""
 
 EXIF_ORIENTATION = 0x0112
 
@@ -128,7 +119,11 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     target = scaled_size(original_width, original_height, settings)
     stored_target = (target[1], target[0]) if header.orientation >= 5 else target
     pixels = decode(data, header, stored_target)
-    pixels = turn_upright(resize(pixels, stored_target), header.orientation)
+    if pixels.shape[1] < header.width:
+        pixels = resize_reduced(pixels, (header.width, header.height), stored_target)
+    else:
+        pixels = resize(pixels, stored_target)
+    pixels = turn_upright(pixels, header.orientation)
     pixels = frame(pixels, settings)
     height, width = pixels.shape[:2]
     fits = header.orientation == 1 and (width, height) == (header.width, header.height)
@@ -264,8 +259,8 @@ def scaled_size(width: int, height: int, settings: ImageSettings) -> tuple[int, 
 def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
     """Returns the first frame as RGB, transparent parts on white, as stored (not yet upright).
 
-    A JPEG much larger than `target` is decoded at a half, a quarter or an eighth of its size, but
-    never below `SHRINK_RESERVE` times the target.
+    A JPEG more than twice as large as `target` is decoded at a half, a quarter or an eighth of its
+    size, always somewhat larger than the target.
 
     Args:
         target: width and height that it will be resized to.
@@ -291,7 +286,7 @@ def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> P
     if scans > MAX_JPEG_SCANS:
         raise ValueError(f"{scans} scans, allowed are {MAX_JPEG_SCANS}")
     width, height = header.width, header.height
-    divisor = next(d for d in (8, 4, 2, 1) if d == 1 or _reaches((width, height), d, target))
+    divisor = scale_divisor((width, height), target)
     strictly = functools.partial(
         simplejpeg.decode_jpeg,
         colorspace="RGB",
@@ -300,11 +295,6 @@ def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> P
         strict=True,
     )
     return decode_mending(data, strictly)
-
-
-def _reaches(size: tuple[int, int], divisor: int, target: tuple[int, int]) -> bool:
-    least = SHRINK_RESERVE * divisor
-    return size[0] >= least * target[0] and size[1] >= least * target[1]
 
 
 def _as_rgb(image: Image.Image) -> Pixels:
@@ -319,16 +309,6 @@ def _as_rgb(image: Image.Image) -> Pixels:
         white = Image.new("RGBA", upper.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(white, upper).convert("RGB"))
     return np.asarray(image.convert("RGB"))
-
-
-def resize(pixels: Pixels, target: tuple[int, int]) -> Pixels:
-    """Returns the image at `target` (width, height): by area when shrinking, else by cubics."""
-    height, width = pixels.shape[:2]
-    if (width, height) == target:
-        return pixels
-    is_smaller = target[0] <= width and target[1] <= height
-    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, target, interpolation=interpolation), dtype=np.uint8)
 
 
 def turn_upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -5,15 +5,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 from scoring.images import (
     check_limits,
-    decode,
     hash_pixels,
     prepare_image,
     read_header,
@@ -246,22 +243,6 @@ def test_a_jpeg_of_very_many_scans_is_not_decoded() -> None:
     start = data.index(b"\xff\xda")
     bomb = data[:start] + data[start:-2] * 60 + data[-2:]
     assert rejection_of(bomb) is RejectReason.DECODE_FAILED
-
-
-@pytest.mark.parametrize(
-    ("size", "decoded"),
-    [((800, 600), (600, 800)), ((1400, 1050), (525, 700)), ((2800, 2100), (525, 700))],
-)
-def test_a_photograph_is_stored_nearly_as_by_a_full_decode_and_area_resize(
-    size: tuple[int, int], decoded: tuple[int, int]
-) -> None:
-    for photo in load_sample_images().images:
-        data = as_file(Image.fromarray(photo).resize(size), "JPEG", quality=92)
-        image = prepare_image(data, ImageSettings(image_size=256))
-        target = (image.width, image.height)
-        assert decode(data, read_header(data), target).shape == (*decoded, 3)
-        full = cv2.resize(simplejpeg.decode_jpeg(data), target, interpolation=cv2.INTER_AREA)
-        assert psnr(stored_pixels(image.encoded), full) > 35
 
 
 @pytest.mark.parametrize("image_format", ["jpg", "png", "webp"])
