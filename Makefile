@@ -45,7 +45,7 @@ demo: $(READY) ## Curate, pre-train, fine-tune and chat, on real data, on this m
 	$(BIN)/python examples/demo.py --out $(or $(strip $(OUT)),demo) $(ARGS)
 
 test: check ## Run the checks and all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(READY) ## Lint, type-check, and hold the architecture
 	$(BIN)/ruff check .
