@@ -18,6 +18,9 @@ END_BYTES = 2 * BLOCK_BYTES
 MAX_NAME_BYTES = 1 << 20
 """Longest name or set of pax records that is read."""
 
+MAX_LENGTH_DIGITS = 8
+"""Digits of a pax record's length with the space after them; more would pass `MAX_NAME_BYTES`."""
+
 REGULAR_FILE = (b"0", b"\0", b"7")
 GNU_LONG_NAME, PAX_RECORDS = b"L", b"x"
 
@@ -123,15 +126,18 @@ def _name(header: bytes) -> bytes:
 
 
 def _pax_records(data: bytes, place: int) -> dict[bytes, bytes]:
-    records = {}
-    while data.strip(b"\0"):
-        digits, separator, _ = data.partition(b" ")
-        length = _number(digits, 10, place) if separator else 0
-        key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
-        if not equals or length > len(data):
+    """Returns what the records `length key=value` say; a length counts its whole record."""
+    data = data.rstrip(b"\0")
+    records, start = {}, 0
+    while start < len(data):
+        space = data.find(b" ", start, start + MAX_LENGTH_DIGITS)
+        digits = data[start : max(space, start)]
+        stop = start + int(digits) if digits.isdigit() else start
+        key, equals, value = data[space + 1 : stop].partition(b"=")
+        if stop > len(data) or not equals or not value.endswith(b"\n"):
             raise BrokenTar(f"the pax records at byte {place} are damaged")
-        records[key] = value
-        data = data[length:]
+        records[key] = value[:-1]
+        start = stop
     return records
 
 
