@@ -76,7 +76,8 @@ run() {
     return
   fi
   echo "== $name: $*"
-  timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1
+  # KILL reaches all processes of the group; on TERM a trainer would first save its model.
+  timeout --signal=KILL "$limit" "$@" >"$log" 2>&1
   status=$?
   case $status in
     0) state=done ;;

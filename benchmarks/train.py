@@ -150,6 +150,8 @@ def measured(
     """Returns what a side measured; ends the benchmark with its output where it fails."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    if arguments.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, __file__, "--side", side, "--seed", str(seed)]
     command += ["--folder", str(folder), "--stages", str(stage)]
     command += ["--shape", arguments.shape, "--device", arguments.device]

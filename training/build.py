@@ -56,7 +56,7 @@ def build(folder: RunFolder) -> Run:
     )
     if plan.num_steps == 0:
         raise ConfigError(f"{', '.join(data)}: no sample is left to train on")
-    _check_levels(dataset, config)
+    dataset.check_levels(config.model.num_levels)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt)
     held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
     size = parts.size(config)
@@ -65,7 +65,7 @@ def build(folder: RunFolder) -> Run:
         Console(stderr=True).print(f"attention: {attention}", highlight=False)
     checkpoint = latest_checkpoint(out / "checkpoints")
     fingerprint = _plan_fingerprint(config, dataset, encoder)
-    first_step = _check_checkpoint(checkpoint, fingerprint)
+    first_step = _check_checkpoint(checkpoint, fingerprint, folder)
     if checkpoint is not None:
         load_weights(parts.model, checkpoint)
     engine = _start_engine(config, parts.model)
@@ -88,8 +88,12 @@ def build(folder: RunFolder) -> Run:
     )
 
 
+GROUP_WEIGHTS = 500_000_000
+"""Most weights of a group: ZeRO 1 and 2 step one at a time, with copies of all its gradients."""
+
+
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Returns AdamW's groups: one for each part that learns, matrices apart from the rest."""
+    """Returns AdamW's groups: of each part that learns, matrices apart from the rest."""
     optimizer = config.optimizer
     groups = []
     for part, module in model.named_children():
@@ -98,8 +102,20 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         decays = [p for p in parameters if p.ndim > 1 and part != "level_vectors"]
         others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
         for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
-            if members:
-                groups.append({"params": members, "lr": rate, "weight_decay": decay})
+            for some in _of_limited_size(members):
+                groups.append({"params": some, "lr": rate, "weight_decay": decay})
+    return groups
+
+
+def _of_limited_size(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    groups: list[list[nn.Parameter]] = []
+    size = GROUP_WEIGHTS
+    for parameter in parameters:
+        if size + parameter.numel() > GROUP_WEIGHTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.numel()
     return groups
 
 
@@ -182,6 +198,7 @@ def _validation(
     samples = np.flatnonzero(held_out)
     if config.data.validation_data:
         dataset = TrainDataset(config.data.validation_data)
+        dataset.check_levels(config.model.num_levels)
         lengths = _lengths(dataset, encoder, is_first)
         samples = np.arange(len(dataset))
     by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
@@ -192,14 +209,6 @@ def _validation(
     return parts.rows(dataset, encoder, config.data.on_corrupt), order
 
 
-def _check_levels(dataset: TrainDataset, config: TrainConfig) -> None:
-    if dataset.highest_level > config.model.num_levels:
-        raise ConfigError(
-            f"the data has alignment levels up to {dataset.highest_level}, but model.num_levels "
-            f"is {config.model.num_levels}: set --model.num-levels {dataset.highest_level}"
-        )
-
-
 def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:
     made_of = [encoder.identity(), *dataset.fingerprints, str(config.seed), str(config.epochs)]
     made_of += [str(config.max_steps), str(config.data.sequences_per_step)]
@@ -208,7 +217,7 @@ def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encod
     return hashlib.blake2b("\n".join(made_of).encode(), digest_size=16).hexdigest()
 
 
-def _check_checkpoint(checkpoint: Path | None, fingerprint: str) -> int:
+def _check_checkpoint(checkpoint: Path | None, fingerprint: str, folder: RunFolder) -> int:
     """Returns the step to go on with, 0 without a checkpoint."""
     if checkpoint is None:
         return 0
@@ -217,6 +226,11 @@ def _check_checkpoint(checkpoint: Path | None, fingerprint: str) -> int:
         raise ConfigError(
             f"{checkpoint} was made from other data, or with another tokenizer: its steps mean "
             "something else now. Choose another --out"
+        )
+    if state.init and state.init != folder.init_files():
+        raise ConfigError(
+            f"{folder.init} has changed since {checkpoint} was made: what learns is in the "
+            "checkpoint, the rest of the model would be another. Choose another --out"
         )
     return state.step
 

@@ -12,6 +12,7 @@ they came from at the start.
 A checkpoint is written aside and renamed, so whatever bears its name is whole.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -42,6 +43,9 @@ class RunState:
     """The resolved configuration."""
     plan_fingerprint: str
     """Of the data and all that decides the plan."""
+    init: tuple[tuple[Any, ...], ...] = ()
+    """Files of the model folder that the run started from, whose frozen weights are not in here:
+    name, size, time. Empty without one, and in checkpoints from before this was noted."""
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -57,7 +61,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def read_state(checkpoint: Path) -> RunState:
     """Returns where the run stood when the checkpoint was written."""
-    return RunState(**json.loads((checkpoint / "run.json").read_text()))
+    values = json.loads((checkpoint / "run.json").read_text())
+    values["init"] = tuple(tuple(file) for file in values.get("init", ()))
+    return RunState(**values)
 
 
 def save_checkpoint(
@@ -170,12 +176,8 @@ def learning_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
-    values = {
-        "step": state.step,
-        "config": state.config,
-        "plan_fingerprint": state.plan_fingerprint,
-    }
-    (aside / "run.json").write_text(json.dumps(values, indent=2) + "\n")
+    values = json.dumps(dataclasses.asdict(state), indent=2)
+    (aside / "run.json").write_text(values + "\n")
     for file in aside.iterdir():
         _sync(file)
     shutil.rmtree(target, ignore_errors=True)
@@ -251,9 +253,11 @@ def _create_moments(engine: Any, step: int) -> None:
     optimizer = engine.basic_optimizer
     flat = getattr(engine.optimizer, "fp32_partitioned_groups_flat", None)
     tensors = flat or [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    is_fused = bool(optimizer.defaults.get("fused"))
     for tensor in tensors:
+        # As AdamW has it itself: the fused kernel wants its counter beside the weights.
         optimizer.state[tensor] = {
-            "step": torch.tensor(float(step)),
+            "step": torch.tensor(float(step), device=tensor.device if is_fused else "cpu"),
             **{moment: torch.zeros_like(tensor, requires_grad=False) for moment in MOMENTS},
         }
     _link_moments(engine)

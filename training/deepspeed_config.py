@@ -2,10 +2,16 @@
 
 import os
 import warnings
+from datetime import timedelta
 from typing import Any
 
+from schemas.errors import ConfigError
 from training.config import TrainConfig
 from training.launch import free_port
+
+LONGEST_WAIT = timedelta(hours=12)
+"""For the first process, which tokenises and writes while the others wait; ten minutes, the usual
+limit, are too few for 665,000 conversations."""
 
 
 def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict[str, Any]:
@@ -24,9 +30,13 @@ def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": has_gpu}
     if parallel.offload == "all":
         zero["offload_param"] = {"device": "cpu", "pin_memory": has_gpu}
+    accumulation = config.accumulation(processes)
+    # In bf16 a sum over 64 batches is off by 3 %. ZeRO 1 would take another optimizer for it.
+    sums_in_fp32 = parallel.precision == "bf16" and parallel.zero_stage > 1 and accumulation > 1
     return {
         "train_micro_batch_size_per_gpu": config.data.sequences_per_device,
-        "gradient_accumulation_steps": config.accumulation(processes),
+        "gradient_accumulation_steps": accumulation,
+        "data_types": {"grad_accum_dtype": "fp32" if sums_in_fp32 else None},
         "gradient_clipping": config.optimizer.max_gradient_norm,
         "bf16": {"enabled": parallel.precision == "bf16"},
         "zero_optimization": zero,
@@ -54,6 +64,9 @@ def start_distributed() -> None:
     A launcher (torchrun, deepspeed) sets RANK and the rest; without one they are set here. On a
     CPU, DeepSpeed is told that none of its compiled operators are there, and does not try them
     out: its shared-memory collectives alone compile for minutes and give gloo's sums.
+
+    Raises:
+        ConfigError: if there are more processes on this machine than GPUs.
     """
     import torch
 
@@ -72,8 +85,14 @@ def start_distributed() -> None:
             MASTER_PORT=str(free_port()),
         )
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        deepspeed.init_distributed("nccl")
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise ConfigError(
+                f"{os.environ.get('LOCAL_WORLD_SIZE')} processes on this machine, but torch sees "
+                f"{gpus} GPUs: set --processes {gpus}"
+            )
+        torch.cuda.set_device(local_rank)
+        deepspeed.init_distributed("nccl", timeout=LONGEST_WAIT)
         return
     deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed("gloo")
+    deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)

@@ -2,4 +2,4 @@
 
 
 class LossNotFinite(Exception):
-    """The loss became infinite or NaN; the message names the samples of the step."""
+    """The loss or its gradient became infinite or NaN; the message names the step's samples."""

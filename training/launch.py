@@ -18,8 +18,8 @@ SECONDS_TO_FOLLOW = 60.0
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Returns 0 if all processes ended well, else the status of the first that did not.
 
-    SIGTERM and SIGINT are passed on. Unlike torchrun's, this status says of a run that was
-    asked to stop whether it saved.
+    SIGTERM is passed on; SIGINT ends all at once. Unlike torchrun's, this status says of a run
+    that was asked to stop whether it saved.
 
     Args:
         arguments: of `aligngpt-train`, which every process runs.

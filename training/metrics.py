@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ class ModelSize:
 
 def peak_flops(device_name: str) -> float | None:
     """Returns the most bf16 FLOP/s a GPU of this name can do; None if it is not known."""
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in device_name), None)
+    known = (peak for name, peak in PEAK_FLOPS.items() if re.search(rf"\b{name}\b", device_name))
+    return next(known, None)
 
 
 def check_wandb(project: str) -> None:

@@ -139,6 +139,12 @@ class Run:
                 f"{', '.join(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
                 "goes on from its last checkpoint"
             )
+        if not self.engine.was_step_applied():  # DeepSpeed leaves out a step that overflowed
+            raise LossNotFinite(
+                f"the gradient of step {step.number} is not finite, its loss was {totals.loss}; "
+                f"this process had the samples {', '.join(keys)}. Lower optimizer.learning_rate, "
+                "or train in fp32; the run goes on from its last checkpoint"
+            )
         seconds = time.perf_counter() - started_at
         done = step.number + 1
         self.is_stopping = totals.stop_votes > 0
@@ -176,10 +182,12 @@ class Run:
             step=done,
             config=dataclasses.asdict(self.config),
             plan_fingerprint=self._plan_fingerprint,
+            init=self._folder.init_files(),
         )
         folder = self.out / "checkpoints"
         hours = self.config.keep_checkpoint_every_hours
         save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
+        self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""

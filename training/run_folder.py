@@ -138,11 +138,15 @@ class RunFolder:
 
     def _sources(self) -> dict[str, Any]:
         folders = (*self.data, *self.config.data.validation_data)
-        files = sorted(Path(self.init).glob("*.safetensors")) if self.init else []
         return {
             "datasets": [dataset_fingerprint(folder) for folder in folders],
-            "init": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+            "init": [list(file) for file in self.init_files()],
         }
+
+    def init_files(self) -> tuple[tuple[Any, ...], ...]:
+        """Returns name, size and time of each file of weights that the run starts from."""
+        files = sorted(Path(self.init).glob("*.safetensors")) if self.init else []
+        return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
 
 
 def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[Difference]:

@@ -74,6 +74,9 @@ def write_parts(folder: Path, shape: str, device: str) -> None:
     model.save_pretrained(folder / "language_model")
     tokenizer.save_pretrained(folder / "language_model")
     tower.save_pretrained(folder / "vision_tower")
+    del model, tower
+    if device == "cuda":
+        torch.cuda.empty_cache()
     size = TOWERS[shape]["image_size"]
     images = CLIPImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}

@@ -134,6 +134,8 @@ def run_ours(setting: Setting) -> dict[str, float]:
                     run.totals.add(batch, loss)
                 run.finish_step(step)
                 clock.tick()
+                if run.is_stopping:
+                    break
         lines = read_metrics(Path(out) / "metrics.jsonl")
     entries = []
     for line in lines:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from schemas.errors import ConfigError
+from training.build import parameter_groups
 from training.cli import parse, run
 from training.config import DataConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.deepspeed_config import deepspeed_config
@@ -47,6 +49,19 @@ def test_each_number_of_deepspeeds_configuration_comes_from_ours() -> None:
     assert filled["bf16"] == {"enabled": True}
     assert filled["zero_optimization"]["stage"] == 3
     assert filled["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert filled["data_types"]["grad_accum_dtype"] == "fp32"
+
+
+def test_a_group_of_weights_stays_below_what_zero_copies_at_once() -> None:
+    linear = torch.nn.Linear(20_000, 20_000, bias=False, device="meta")
+    model = torch.nn.ModuleDict({"language_model": torch.nn.Sequential(*[linear] * 3)})
+    several = [torch.nn.Linear(20_000, 10_000, bias=False, device="meta") for _ in range(5)]
+    model["projector"] = torch.nn.Sequential(*several)
+    groups = parameter_groups(model, TrainConfig())
+    sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+    assert sizes == [400_000_000, 400_000_000, 400_000_000, 200_000_000]
+    learnt = [id(p) for group in groups for p in group["params"]]
+    assert sorted(learnt) == sorted(id(p) for p in model.parameters())
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
@@ -106,6 +121,8 @@ def test_the_arithmetic_of_a_step_is_counted_by_the_formula() -> None:
     assert size.step_flops(50, 30.0, 3) == 6 * 1000 * 50 + 6 * 2 * 10 * 30 * 50 + 2 * 100 * 5 * 3
     assert peak_flops("NVIDIA H200") == 989e12
     assert peak_flops("an unknown device") is None
+    assert peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("NVIDIA L40") is None
 
 
 def test_what_decides_what_is_learnt_may_not_differ_and_the_rest_may() -> None:

@@ -87,6 +87,22 @@ def test_both_stages_learn_on_a_gpu_in_bf16(
         assert logged(out, "memory/peak_bytes")[-1] > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_resume_equals_no_interruption_on_a_gpu(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: Any
+) -> None:
+    parallel = ParallelConfig(zero_stage=zero_stage, precision="bf16")
+    config = stage_2(tiny_parts, save_every_steps=2, keep_checkpoints=9, parallel=parallel)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train(config, [conversation_dataset], str(whole))
+    go_back(whole, resumed, step=2)
+    assert train(config, [conversation_dataset], str(resumed))
+    assert logged(resumed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-2)
+    assert logged(resumed, "train/samples") == logged(whole, "train/samples")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -184,8 +200,49 @@ def test_levels_beyond_the_models_are_refused(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
     config = tiny_config(tiny_parts, model=ModelConfig(**tiny_parts, num_levels=3))
-    with pytest.raises(ConfigError, match=r"levels up to 4.*model.num_levels is 3"):
+    with pytest.raises(ConfigError, match=r"levels up to 4, but the model has 3"):
         train(config, [caption_dataset], str(tmp_path / "run"))
+
+
+def test_levels_beyond_the_models_are_refused_in_validation_data_too(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    config = stage_2(
+        tiny_parts,
+        model=ModelConfig(**tiny_parts, num_levels=3),
+        data={"validation_data": (caption_dataset,), "validation_ratio": 0.0},
+    )
+    with pytest.raises(ConfigError, match=r"levels up to 4, but the model has 3"):
+        train(config, [conversation_dataset], str(tmp_path / "run"))
+
+
+def test_a_run_does_not_go_on_from_another_first_model(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    one, two, resumed = tmp_path / "one", tmp_path / "two", tmp_path / "resumed"
+    assert train(tiny_config(tiny_parts, max_steps=1), [caption_dataset], str(one))
+    config = stage_2(tiny_parts, save_every_steps=1, keep_checkpoints=9, max_steps=2)
+    assert train(config, [conversation_dataset], str(two), init=str(one / "model"))
+    go_back(two, resumed, step=1)
+    os.utime(one / "model" / "model.safetensors", ns=(0, 0))
+    with pytest.raises(ConfigError, match=r"model has changed since .*step-00000001 was made"):
+        train(config, [conversation_dataset], str(resumed), init=str(one / "model"))
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_in_bf16_many_batches_give_the_gradient_of_one(
+    zero_stage: Any, tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    """The same 48 samples in one pass of 48 rows, and in 48 passes of a row each."""
+    parallel = ParallelConfig(zero_stage=zero_stage, precision="bf16")
+    norms = {}
+    for rows in (1, 48):
+        out = tmp_path / str(rows)
+        data = {"sequences_per_step": 48, "packing_window": 1, "sequences_per_device": rows}
+        config = stage_2(tiny_parts, data=data, epochs=1, parallel=parallel)
+        assert train(config, [conversation_dataset], str(out))
+        norms[rows] = logged(out, "train/gradient_norm")
+    assert norms[1] == pytest.approx(norms[48], rel=1e-2)
 
 
 def test_a_mixture_of_datasets_is_learnt_with_weights(

@@ -1,7 +1,8 @@
 """From the samples of packed sequences to the tensors of one forward pass."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -45,6 +46,23 @@ class Batch:
         index = self.inputs["sample_index"]
         assert index is not None
         return int((index >= 0).sum())
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in memory from which a GPU copies while the program goes on.
+
+        The DataLoader calls it, in a thread of its own.
+        """
+        inputs: dict[str, object] = {
+            name: value.pin_memory() if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        return replace(
+            self,
+            inputs=cast(AlignGPTInputs, inputs),
+            target_columns=self.target_columns.pin_memory(),
+            targets=self.targets.pin_memory(),
+            target_levels=self.target_levels.pin_memory(),
+        )
 
 
 def collate(

@@ -108,6 +108,15 @@ class TrainDataset:
             image_bytes=row["image_bytes"],
         )
 
+    def check_levels(self, num_levels: int) -> None:
+        """Raises ConfigError if a model of so many levels has no vector for some of these."""
+        if self.highest_level > num_levels:
+            raise ConfigError(
+                f"{', '.join(self.folders)}: alignment levels up to {self.highest_level}, but the "
+                f"model has {num_levels}: train one with --model.num-levels {self.highest_level}, "
+                f"or cut the levels anew with levels.num_levels {num_levels}"
+            )
+
     def is_held_out(self, ratio: float) -> np.ndarray:
         """Returns (samples,) whether each sample is in the held-out share.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -183,6 +184,8 @@ def load_batches(
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_sigterm,
+        # Of its own: it would draw from the numbers of the step at which a run begins.
+        generator=torch.Generator(),
     )
     yield from loader
 

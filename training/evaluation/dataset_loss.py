@@ -34,6 +34,7 @@ def dataset_loss(
     parts: Assembled = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
     config = replace(DataConfig(), form=form, tokens_per_sequence=tokens_per_sequence)
     dataset = TrainDataset(data)
+    dataset.check_levels(parts.model.config.num_levels)
     encoder = parts.encoder(config)
     lengths = measure_lengths(dataset, encoder, None, show_progress("tokenising", is_active=True))
     by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])

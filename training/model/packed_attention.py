@@ -35,7 +35,8 @@ def flex_attention_fault(
         width: tokens of one; with both as in training, what is compiled here is used there.
     """
     try:
-        with torch.random.fork_rng(), torch.device(device):
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.device(device):
             torch.manual_seed(0)
             layer = AutoModelForCausalLM.from_config(
                 _one_layer(config), dtype=dtype, attn_implementation="sdpa"
