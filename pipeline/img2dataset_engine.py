@@ -107,6 +107,8 @@ def _refusal(text: str, guard: AddressGuard) -> SampleRejected | None:
     try:
         url = parse_url(text)
         guard.check_url(url)
+        if "%" in _authority(text):  # urllib unquotes it and so asks another host than was judged
+            raise SampleRejected(R.INVALID_URL, "its host has a % in it")
         try:
             ipaddress.ip_address(str(url.raw_host))
         except ValueError:
@@ -115,6 +117,10 @@ def _refusal(text: str, guard: AddressGuard) -> SampleRejected | None:
     except SampleRejected as rejected:
         return rejected.with_traceback(None)
     return None
+
+
+def _authority(url: str) -> str:
+    return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
 
 
 def _algorithm(expected_hash: str | None) -> str:

@@ -149,6 +149,8 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
         "http://[::1/a.jpg": (None, R.INVALID_URL),
         "http://10.0.0.1/a.jpg": (None, R.FORBIDDEN_ADDRESS),
         web_server.url("/a.jpg", "127.0.0.3"): (None, R.FORBIDDEN_ADDRESS),
+        f"http://%31%32%37.0.0.3:{web_server.port}/a.jpg": (None, R.INVALID_URL),
+        f"http://2130706435:{web_server.port}/a.jpg": (None, R.FORBIDDEN_ADDRESS),
         f"http://{ALLOWED_HOST}:22/a.jpg": (None, R.FORBIDDEN_PORT),
         "ftp://192.0.2.1/a.jpg": (None, R.FORBIDDEN_SCHEME),
         "file:///etc/passwd": (None, R.FORBIDDEN_SCHEME),
