@@ -55,7 +55,8 @@ def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
     Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
 
     Raises:
-        BrokenTar: where a header is damaged, or the tar ends before its end mark.
+        BrokenTar: where a header is damaged, or the tar ends before its end mark or goes on
+            behind it.
     """
     place = 0
     name = size = None
@@ -66,6 +67,7 @@ def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
         if len(header) < BLOCK_BYTES:
             raise BrokenTar(f"the tar is cut short: it ends at byte {place} without its end mark")
         if not header.strip(b"\0"):
+            _check_rest(file, place)
             return
         length = _length(header, place)
         kind, start = header[156:157], place + BLOCK_BYTES
@@ -88,6 +90,16 @@ def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
             yield Member(text, start, length, kind in REGULAR_FILE and not is_sparse)
             name, size, is_sparse = None, None, False
         place = start + -(-length // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _check_rest(file: IO[bytes], end_mark: int) -> None:
+    """Raises `BrokenTar` unless zeros follow: tars behind one another would be lost after one."""
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            raise BrokenTar(
+                f"there is data behind its end mark at byte {end_mark}: tars are joined with "
+                "tar -A, not with cat"
+            )
 
 
 def _length(header: bytes, place: int) -> int:

@@ -34,6 +34,9 @@ from schemas.errors import ConfigError, RejectReason, SampleRejected
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 """Longest `.txt` or `.json` that is read."""
 
+OTHER_IMAGES = ("jxl", "heic", "heif", "jfif", "jp2", "j2k", "jxr", "svg", "ppm", "pgm", "ico")
+"""Endings of images that are not taken: a sample that holds nothing else is still told of."""
+
 PEEKED_SAMPLES = 100
 """Samples that are looked at before work starts."""
 
@@ -52,6 +55,8 @@ class Sample:
     images: list[Member] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
     """`txt` and `json`, where they are there."""
+    untaken_image: str | None = None
+    """An image with an ending that is not taken."""
     problem: str | None = None
     """Why it cannot be used."""
 
@@ -132,12 +137,15 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _is_wanted(sample: Sample) -> bool:
-    return bool(sample.images or sample.texts or sample.problem)
+    return bool(sample.images or sample.texts or sample.untaken_image or sample.problem)
 
 
 def _add(sample: Sample, member: Member, ending: str, file: IO[bytes]) -> None:
     is_image = f".{ending}" in IMAGE_SUFFIXES
     if not is_image and ending not in ("txt", "json"):
+        last = ending.rpartition(".")[2]
+        if f".{last}" in IMAGE_SUFFIXES or last in OTHER_IMAGES:
+            sample.untaken_image = member.name
         return
     shown = excerpt(member.name)
     if member.name.startswith("/") or ".." in member.name.split("/"):
@@ -177,6 +185,8 @@ def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
     if not sample.images:
         if columns.conversations is None or values[columns.conversations] is None:
             detail = f"no image beside {excerpt(sample.key)}"
+            if sample.untaken_image is not None:
+                detail = f"{excerpt(sample.untaken_image)} has no ending of images that are taken"
             raise SampleRejected(RejectReason.MISSING_IMAGE, detail)
         return row_of_record(values, replace(columns, url=None), config.as_captions)
     image, path = sample.images[0], absolute(path)

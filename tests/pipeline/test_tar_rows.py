@@ -98,6 +98,8 @@ R = RejectReason
 BAD_SAMPLES: dict[str, tuple[RejectReason | None, Members]] = {
     "no caption": (None, sample("k", None)),
     "no image": (R.MISSING_IMAGE, sample("k")[1:]),
+    "image of a type that is not taken": (R.MISSING_IMAGE, [("k.jxl", b"x"), ("k.cls", b"1")]),
+    "image under an ending of two parts": (R.MISSING_IMAGE, [("k.input.JPG", b"x")]),
     "two images": (R.SEVERAL_IMAGES, [*sample("k"), ("k.png", b"x")]),
     "one name twice": (R.SEVERAL_IMAGES, [*sample("k"), ("k.jpg", b"x")]),
     "one caption twice": (R.MALFORMED_ROW, [*sample("k"), ("k.txt", b"x")]),
@@ -220,6 +222,16 @@ def test_random_damage_never_goes_unnoticed_as_another_image(tmp_path: Path) -> 
         images = [TarFiles(10_000).read(row.tar_member) for row in found if row.tar_member]
         changed = [image for image in images if image not in pictures]
         assert len(changed) <= 1  # the flipped bit lay in that image: its decoder judges it
+
+
+def test_samples_behind_the_end_mark_of_a_tar_stop_the_run(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", sample("000"))
+    first = path.read_bytes()
+    path.write_bytes(first + bytes(100_000))
+    assert len(rows(path)) == 1
+    path.write_bytes(first + write_tar(path, sample("001")).read_bytes())
+    with pytest.raises(ConfigError, match=r"data behind its end mark.*tar -A"):
+        check_inputs([str(path)], ReadConfig())
 
 
 @pytest.mark.parametrize(
