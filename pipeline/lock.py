@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.storage import (
     is_local,
     local_path,
     open_read,
+    reaching_store,
     remove,
     write_failure,
 )
@@ -32,6 +33,9 @@ HEARTBEAT_SECONDS = 30.0
 
 STALE_SECONDS = 180.0
 """Silence after which such a holder counts as dead."""
+
+SILENT_BEATS = 2
+"""Beats before it would count as dead that a holder which cannot be heard ends itself."""
 
 SETTLE_SECONDS = 1.0
 """From writing its name to being sure that no other job wrote at the same time."""
@@ -113,10 +117,10 @@ def _hold_local(layout: DatasetLayout) -> Iterator[Holder | None]:
         lock.seek(0)
         left_behind = _parse_holder(lock.read())
         try:
+            _wait_for_workers(run / WORKERS_LOCK, layout)
             _write_holder(lock, json.dumps(asdict(_this_process())))
         except OSError as error:
             raise _cannot_write(layout, error) from error
-        _wait_for_workers(run / WORKERS_LOCK, layout)
         try:
             yield left_behind
         finally:
@@ -189,20 +193,17 @@ def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
         raise ConfigError(f"cannot work on {layout.root}: {error}") from error
     if now is not None and now.token != mine.token:
         raise _refusal(layout, now)
-    ended = threading.Event()
-    heartbeat = threading.Thread(target=_keep_alive, args=(path, mine, ended), daemon=True)
-    heartbeat.start()
+    signs = _Signs(path, mine)
+    signs.start()
     try:
         yield found
     finally:
-        ended.set()
-        heartbeat.join()
-        remove(path)
+        signs.end()
 
 
 def _read_remote(path: str) -> Holder | None:
     try:
-        with open_read(path) as file:
+        with reaching_store(path), open_read(path) as file:
             return _parse_holder(file.read().decode())
     except FileNotFoundError:
         return None
@@ -220,20 +221,62 @@ def _is_alive(holder: Holder) -> bool:
     return not is_of_this_host or (holder.process != os.getpid() and is_running(holder.process))
 
 
-def _keep_alive(path: str, holder: Holder, ended: threading.Event) -> None:
-    """Gives a sign of life now and then, until the job ends or has lost its hold."""
-    renewed_at = time.monotonic()
-    while not ended.wait(HEARTBEAT_SECONDS):
-        try:
-            now = _read_remote(path)
-            if now is not None and now.token != holder.token:
-                _end_replaced(str(now))
-            values = {**asdict(holder), "seen_unix_seconds": time.time()}
-            commit_text(path, json.dumps(values))
-            renewed_at = time.monotonic()
-        except (OSError, StorageError):
-            if time.monotonic() - renewed_at > STALE_SECONDS - 2 * HEARTBEAT_SECONDS:
-                _end_replaced("nobody yet, but the store has been out of reach for too long")
+class _Signs:
+    """The signs of life of a holder, and a watch that ends the job when they stay away.
+
+    The watch has a thread of its own: a store that takes minutes to answer must not keep a job
+    alive that others count as dead, nor let it write its name over that of the next.
+    """
+
+    def __init__(self, path: str, holder: Holder) -> None:
+        self._path, self._holder = path, holder
+        self._ended = threading.Event()
+        self._heard_at = time.monotonic()
+        """When the last sign was given that reached the store."""
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._watch = threading.Thread(target=self._end_if_silent, daemon=True)
+
+    def start(self) -> None:
+        """Begins to give signs of life."""
+        self._beats.start()
+        self._watch.start()
+
+    def end(self) -> None:
+        """Lets go of the folder; a store that is out of reach just then is told by silence."""
+        self._ended.set()
+        self._beats.join()
+        self._watch.join()
+        with suppress(OSError, StorageError):
+            now = _read_remote(self._path)
+            if now is not None and now.token == self._holder.token:
+                remove(self._path)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError, StorageError):  # out of reach: the watch knows for how long
+                self._give_sign()
+
+    def _give_sign(self) -> None:
+        now = _read_remote(self._path)
+        if now is not None and now.token != self._holder.token:
+            _end_replaced(str(now))
+        given_at, seen = time.monotonic(), time.time()
+        if self._patience_seconds() <= 0:
+            return  # a process that was stopped for a while must not write over the next one's name
+        values = {**asdict(self._holder), "seen_unix_seconds": seen}
+        commit_text(self._path, json.dumps(values))
+        self._heard_at = given_at
+
+    def _end_if_silent(self) -> None:
+        while (left := self._patience_seconds()) > 0:
+            if self._ended.wait(left):
+                return
+        _end_replaced("nobody yet, but the store has been out of reach for too long")
+
+    def _patience_seconds(self) -> float:
+        """Returns for how long the holder may still be silent."""
+        limit = STALE_SECONDS - SILENT_BEATS * HEARTBEAT_SECONDS
+        return self._heard_at + limit - time.monotonic()
 
 
 def _end_replaced(holder: str) -> None:

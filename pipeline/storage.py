@@ -65,12 +65,34 @@ def commit_remote(path: str) -> Iterator[IO[bytes]]:
         with writing, local.open("wb") as file:
             yield file
         try:
-            filesystem.put_file(str(local), name)
+            with reaching_store(path):
+                filesystem.put_file(str(local), name)
         except OSError as error:
             raise StorageError(
                 f"cannot write {path}: {error.strerror or error}. Check that the bucket exists "
                 "and that this job's credentials may write to it"
             ) from error
+
+
+@contextmanager
+def reaching_store(path: str) -> Iterator[None]:
+    """Says of what the library of an object store raises in a block that it is out of reach.
+
+    No connection, no credentials, a broken answer: such errors of botocore and of others have no
+    kind in common. What an operating system could say too passes, a file that is not there first.
+
+    Raises:
+        StorageError: in place of any error but an `OSError`.
+    """
+    try:
+        yield
+    except (OSError, StorageError):
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"cannot reach {path}: {type(error).__name__}: {error}. Check the network, the "
+            "store's address and this job's credentials"
+        ) from error
 
 
 @contextmanager
@@ -144,11 +166,16 @@ def commit_text(path: str, text: str) -> None:
 
 
 def open_read(path: str) -> IO[bytes]:
-    """Opens a file to read its bytes. Seekable, on object stores too."""
+    """Opens a file to read its bytes. Seekable, on object stores too.
+
+    Raises:
+        StorageError: if the store is out of reach; what is read later, wrap in `reaching_store`.
+    """
     if is_local(path):
         return Path(local_path(path)).open("rb")
     filesystem, name = file_system(path)
-    return cast(IO[bytes], filesystem.open(name, "rb"))
+    with reaching_store(path):
+        return cast(IO[bytes], filesystem.open(name, "rb"))
 
 
 def file_system(path: str) -> tuple[AbstractFileSystem, str]:
@@ -158,20 +185,23 @@ def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """
     if is_local(path):
         return url_to_fs(path)
-    return url_to_fs(path, use_listings_cache=False)
+    with reaching_store(path):
+        return url_to_fs(path, use_listings_cache=False)
 
 
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
     filesystem, name = file_system(path)
-    return bool(filesystem.exists(name))
+    with reaching_store(path):
+        return bool(filesystem.exists(name))
 
 
 def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
     filesystem, name = file_system(path)
-    if filesystem.exists(name):
-        filesystem.rm_file(name)
+    with reaching_store(path):
+        if filesystem.exists(name):
+            filesystem.rm_file(name)
 
 
 def move_file(source: str, target: str) -> None:
@@ -182,22 +212,26 @@ def move_file(source: str, target: str) -> None:
         Path(local_path(source)).replace(local_path(target))
         return
     filesystem, name = file_system(source)
-    filesystem.mv(name, file_system(target)[1])
+    with reaching_store(target):
+        filesystem.mv(name, file_system(target)[1])
 
 
 def remove_folder(folder: str) -> None:
     """Removes a folder with all that is in it, if there is one."""
     filesystem, name = file_system(folder)
-    if filesystem.exists(name):
-        filesystem.rm(name, recursive=True)
+    with reaching_store(folder):
+        if filesystem.exists(name):
+            filesystem.rm(name, recursive=True)
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
     filesystem, name = file_system(folder)
-    if not filesystem.exists(name):
-        return []
-    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in filesystem.ls(name, detail=False)]
+    with reaching_store(folder):
+        if not filesystem.exists(name):
+            return []
+        entries = filesystem.ls(name, detail=False)
+    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
     visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
     return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]
 

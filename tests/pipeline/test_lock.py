@@ -91,6 +91,24 @@ def test_a_job_waits_for_the_workers_of_a_dead_one(tmp_path, monkeypatch):
         held.close()
 
 
+def test_a_job_that_gives_up_on_the_workers_of_a_dead_one_does_not_take_its_place(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.lock.WORKER_PATIENCE_SECONDS", 0.0)
+    holder = start(HOLD, tmp_path)
+    end(holder)
+    worker = start(WORK, tmp_path / "_run")
+    layout = DatasetLayout(str(tmp_path))
+    try:
+        with pytest.raises(ConfigError, match="worker processes of an earlier job"):
+            hold_folder(layout).__enter__()
+    finally:
+        end(worker)
+    with hold_folder(layout) as left_behind:
+        assert left_behind is not None
+        assert left_behind.process == holder.pid
+
+
 def test_a_folder_that_cannot_be_written_to_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with (

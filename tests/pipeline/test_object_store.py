@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,12 +16,21 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from pipeline.lock import hold_folder
-from pipeline.storage import commit_file, commit_text, exists, list_files, move_file, open_read
+from pipeline.storage import (
+    commit_file,
+    commit_text,
+    exists,
+    list_files,
+    move_file,
+    open_read,
+    remove,
+)
 from pipeline.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError, Stage, StorageError
 from schemas.shards import DatasetLayout
 from tests.curations import contents, curate, finish, start_command, start_words, write_pairs
 from tests.pipeline.test_fetch import picture
+from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_image
 
 
@@ -219,29 +229,131 @@ def test_a_second_job_on_a_folder_of_the_store_is_refused(
         assert left_behind.process == first.pid
 
 
-@pytest.mark.slow
-def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(
-    bucket: str, tmp_path: Path
+def test_a_store_that_nobody_answers_for_is_named_with_what_to_check(
+    environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (
-        "import sys, time, pipeline.lock\n"
-        "from schemas.shards import DatasetLayout\n"
-        "pipeline.lock.HEARTBEAT_SECONDS = 0.2\n"
-        "with pipeline.lock.hold_folder(DatasetLayout(sys.argv[1])):\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
+    unheard = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{unused_port('127.0.0.1')}",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in {**environment, **unheard}.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    for ask in (lambda path: open_read(path).read(), exists, list_files, remove):
+        with pytest.raises(StorageError, match=r"cannot reach s3://there/file: .*credentials"):
+            ask("s3://there/file")
+    with pytest.raises(StorageError, match="cannot reach s3://there/file"):
+        commit_text("s3://there/file", "")
+    with pytest.raises(ConfigError, match="cannot work on s3://there/data: cannot reach"):
+        hold_folder(DatasetLayout("s3://there/data")).__enter__()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_job_without_credentials_is_told_so(
+    environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", environment["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConfigError, match="NoCredentialsError"):
+        hold_folder(DatasetLayout("s3://there/data")).__enter__()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+HOLD = """
+import sys, time, pipeline.lock
+from schemas.shards import DatasetLayout
+pipeline.lock.HEARTBEAT_SECONDS = 0.2
+pipeline.lock.STALE_SECONDS = float(sys.argv[2])
+with pipeline.lock.hold_folder(DatasetLayout(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold_on_store(root: str, stale_seconds: float) -> subprocess.Popen[bytes]:
+    """Returns a job that holds a folder until it is told to end."""
+    pipe = subprocess.PIPE
     job = subprocess.Popen(
-        [sys.executable, "-c", program, bucket], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", HOLD, root, str(stale_seconds)],
+        env={**os.environ, "AWS_MAX_ATTEMPTS": "1"},
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
     )
     assert job.stdout is not None
     assert job.stdout.readline() == b"held\n"
+    return job
+
+
+def last_words(job: subprocess.Popen[bytes]) -> bytes:
+    """Returns what a job said that ended by itself; ends it if it does not."""
+    try:
+        job.wait(timeout=30)
+    finally:
+        job.kill()
+        _, said = job.communicate()
+    return said
+
+
+@pytest.fixture
+def own_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
+    """Returns a second door to the same store, which a test may close."""
+    server = ThreadedMotoServer("127.0.0.1", unused_port("127.0.0.1"), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    yield server
+    server.stop()
+
+
+def test_a_holder_outlives_a_time_without_the_store(
+    bucket: str, own_server: ThreadedMotoServer
+) -> None:
+    job = hold_on_store(bucket, stale_seconds=60.0)
+    own_server.stop()
+    time.sleep(1.0)
+    own_server.start()
+    path = f"{bucket}/_run/lock.json"
+    back_at = time.time()
+    while last_seen(path) < back_at:
+        assert job.poll() is None
+        assert time.time() < back_at + 30, "the holder gives no more signs of life"
+        time.sleep(0.1)
+    _, said = job.communicate(b"\n", timeout=60)
+    assert (job.returncode, said) == (0, b"")
+    assert not exists(path)
+
+
+def last_seen(path: str) -> float:
+    with open_read(path) as file:
+        return float(json.load(file)["seen_unix_seconds"])
+
+
+def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
+    bucket: str, own_server: ThreadedMotoServer
+) -> None:
+    job = hold_on_store(bucket, stale_seconds=3.0)
+    address = own_server.get_host_and_port()
+    own_server.stop()
+    with socket.create_server(address):  # takes connections and says nothing
+        said = last_words(job)
+    own_server.start()
+    assert job.returncode == 1
+    assert b"the store has been out of reach for too long" in said
+
+
+def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(bucket: str) -> None:
+    job = hold_on_store(bucket, stale_seconds=60.0)
     path = f"{bucket}/_run/lock.json"
     with open_read(path) as file:
         values = json.load(file)
     other = {**values, "host": "elsewhere", "token": "another"}
     commit_text(path, json.dumps(other))
-    _, said = job.communicate(timeout=60)
+    said = last_words(job)
     assert job.returncode == 1
     assert b"lost its hold of the folder to process" in said
     with open_read(path) as file:
