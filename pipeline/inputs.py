@@ -19,6 +19,7 @@ from pipeline.input_columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.rows import IMAGE_SUFFIXES, without_credentials
 from pipeline.storage import exists, is_local, list_files, local_path, open_read
 from pipeline.tar_rows import absolute, check_tar
+from pipeline.tar_table import table_beside
 from pipeline.texts import field_names, iterate_json, open_text, split_csv, split_tsv
 from schemas.errors import ConfigError
 
@@ -108,8 +109,13 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
         raise ConfigError("--pairs names no input: give at least one file, folder or glob")
     paths = {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
     for tar in [path for path in paths if path.endswith(".tar")]:
-        # img2dataset's table and statistics belong to the tar, also where a glob matches them.
-        paths -= {tar[: -len(".tar")] + ending for ending in (".parquet", "_stats.json")}
+        # img2dataset's table and statistics belong to the tar, also where a glob matches them. A
+        # table without keys is no such one: its rows are read for themselves.
+        name = tar[: -len(".tar")]
+        belonging = {f"{name}_stats.json"}
+        if f"{name}.parquet" in paths and table_beside(tar):
+            belonging.add(f"{name}.parquet")
+        paths -= belonging
     return [_check_file(path, config) for path in sorted(paths)]
 
 

@@ -9,15 +9,14 @@ import json
 import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
-from pipeline.input_columns import InputColumns, usual_columns
 from pipeline.rows import (
     IMAGE_SUFFIXES,
     RawRow,
@@ -27,8 +26,9 @@ from pipeline.rows import (
     row_or_reason,
     storable,
 )
-from pipeline.storage import exists, is_local, local_path, open_read
+from pipeline.storage import is_local, local_path, open_read
 from pipeline.tar_members import Member, check_ends, read_members
+from pipeline.tar_table import Values, columns_of, read_table, table_beside
 from schemas.errors import ConfigError, RejectReason, SampleRejected
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
@@ -39,12 +39,6 @@ OTHER_IMAGES = ("jxl", "heic", "heif", "jfif", "jp2", "j2k", "jxr", "svg", "ppm"
 
 PEEKED_SAMPLES = 100
 """Samples that are looked at before work starts."""
-
-TABLE_COLUMNS = ("key", "status", "error_message")
-"""What img2dataset's table says of each URL that it asked, beside the input's own columns."""
-
-Table = dict[str, dict[str, Any]]
-"""Key to the row of the table beside a tar."""
 
 
 @dataclass(slots=True)
@@ -65,18 +59,22 @@ def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
     """Returns the path of the table beside a tar, None if there is none.
 
     Raises:
-        ConfigError: if the tar is damaged, or its first samples lack images or captions.
+        ConfigError: if the tar or the table is damaged, or the first samples lack images or
+            captions.
     """
-    beside = path[: -len(".tar")] + ".parquet"
-    table_path = beside if exists(beside) else None
+    table_path = table_beside(path)
     try:
         with open_read(path) as file:
             check_ends(file, path, size)
         samples = list(islice(_samples_of(path), PEEKED_SAMPLES))
         rows = [row_or_reason(_row, sample, path, {}, config) for sample in samples]
         if table_path is not None and not any(_is_usable(row) for row in rows):
-            table = _read_table(table_path, config)  # only where it is needed: it can be large
-            rows = [row_or_reason(_row, sample, path, table, config) for sample in samples]
+            # Only where it is needed: it can be large.
+            table = read_table(table_path, config, partial(_sample_keys, path))
+            rows = [
+                row_or_reason(_row, sample, path, table.values_of(sample.key), config)
+                for sample in samples
+            ]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as tar: {error}") from error
     if samples and not any(sample.images or sample.problem for sample in samples):
@@ -99,16 +97,15 @@ def _is_usable(row: RawRow) -> bool:
 
 def read_tar(path: str, table_path: str | None, config: ReadConfig) -> Iterator[RawRow]:
     """Yields a row for each sample of a tar, and for each row of its table without an image."""
-    table = _read_table(table_path, config)
+    table = read_table(table_path, config, partial(_sample_keys, path))
     seen = set()
     for sample in _samples_of(path):
         if sample.key in seen:
             sample.problem = f"the tar holds samples of the name {excerpt(sample.key)} twice"
         seen.add(sample.key)
-        yield row_or_reason(_row, sample, path, table, config)
-    for key, values in table.items():
-        if key not in seen:
-            yield _row_without_image(values, config)
+        yield row_or_reason(_row, sample, path, table.values_of(sample.key), config)
+    for values, problem in table.left_over():
+        yield _row_without_image(values, problem, config)
 
 
 def _samples_of(path: str) -> Iterator[Sample]:
@@ -129,8 +126,20 @@ def _samples_of(path: str) -> Iterator[Sample]:
             yield sample
 
 
+def _sample_keys(path: str) -> set[str]:
+    filesystem, name = url_to_fs(path)
+    with open_read(path) as file:
+        members = read_members(file, int(filesystem.size(name) or 0))
+        return {_split_name(member.name)[0] for member in members}
+
+
 def _split_name(name: str) -> tuple[str, str]:
-    """Returns a member's key and ending, cut at the first dot after the folders."""
+    """Returns a member's key and ending, cut at the first dot after the folders.
+
+    The `./` that `tar -C folder -cf x.tar .` sets before each name is no folder.
+    """
+    while name.startswith("./"):
+        name = name[2:]
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return (folder + slash + stem, ending.lower()) if stem else ("", "")
@@ -163,8 +172,11 @@ def _add(sample: Sample, member: Member, ending: str, file: IO[bytes]) -> None:
         sample.texts[ending] = file.read(member.length)
 
 
-def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
+def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
     """Returns the row of a sample.
+
+    Args:
+        told: what the table says of it.
 
     Raises:
         SampleRejected: if it has no image or several, or is malformed.
@@ -172,13 +184,13 @@ def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
     """
     if sample.problem is not None:
         raise SampleRejected(RejectReason.MALFORMED_ROW, sample.problem)
-    values = dict(table.get(sample.key, {}))
+    values = dict(told)
     if "json" in sample.texts:
         found = json.loads(sample.texts["json"])
         if not isinstance(found, dict):
             raise SampleRejected(RejectReason.MALFORMED_ROW, "its .json is no object")
         values.update(found)
-    columns = _columns(values, config)
+    columns = columns_of(values, config)
     if len(sample.images) > 1:
         names = ", ".join(excerpt(image.name) for image in sample.images[:4])
         raise SampleRejected(RejectReason.SEVERAL_IMAGES, names)
@@ -200,11 +212,6 @@ def _row(sample: Sample, path: str, table: Table, config: ReadConfig) -> RawRow:
     return row._replace(tar_member=image.place_in(path))
 
 
-def _columns(values: dict[str, Any], config: ReadConfig) -> InputColumns:
-    """Returns what holds what, without the hashes: those are of what was once downloaded."""
-    return replace(usual_columns(list(values), config), hashes=())
-
-
 def absolute(path: str) -> str:
     """Returns the path of a tar that is good in every process."""
     if not is_local(path):
@@ -212,29 +219,15 @@ def absolute(path: str) -> str:
     return os.path.abspath(local_path(path))  # noqa: PTH100 (resolve() would follow links)
 
 
-def _row_without_image(values: dict[str, Any], config: ReadConfig) -> RawRow:
-    """Returns the row of a URL that img2dataset asked in vain."""
+def _row_without_image(values: Values, problem: str | None, config: ReadConfig) -> RawRow:
+    """Returns the row of a URL that img2dataset asked in vain, or that a problem makes useless."""
     status, error = values.get("status"), values.get("error_message")
     detail = "the table names it, the tar does not hold it"
     if status not in (None, "success"):
         detail = f"img2dataset says: {status}: {error}"
-    row = row_or_reason(row_of_record, values, _columns(values, config), config.as_captions)
+    row = row_or_reason(row_of_record, values, columns_of(values, config), config.as_captions)
     if row.reason:
         return row
-    rejected = rejected_row(RejectReason.MISSING_IMAGE, detail[:300])
+    reason = RejectReason.MALFORMED_ROW if problem else RejectReason.MISSING_IMAGE
+    rejected = rejected_row(reason, (problem or detail)[:300])
     return rejected._replace(url=row.url, caption=row.caption)
-
-
-def _read_table(path: str | None, config: ReadConfig) -> Table:
-    """Returns the rows of the table beside a tar by their keys; none if it has no keys."""
-    if path is None:
-        return {}
-    with open_read(path) as file:
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        columns = _columns(dict.fromkeys(names), config)
-        wanted = [columns.url, columns.caption, columns.conversations, *TABLE_COLUMNS]
-        found = [name for name in wanted if name in names]
-        if "key" not in found:
-            return {}
-        return {str(row["key"]): row for row in parquet.read(columns=found).to_pylist()}

@@ -162,6 +162,66 @@ def test_what_img2dataset_asked_in_vain_is_rejected_and_says_why(tmp_path: Path)
     assert "does not hold it" in str(lost.detail)
 
 
+def test_a_table_without_keys_is_an_input_of_its_own(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "c.tar", sample("000"))
+    table = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"url": ["https://a.example/1.jpg"], "caption": ["a cat"]}), table)
+    found = check_inputs([str(table), str(tar)], ReadConfig())
+    assert [(file.path, file.table) for file in found] == [(str(table), None), (str(tar), None)]
+    pq.write_table(pa.table({"number": [1]}), table)
+    with pytest.raises(ConfigError, match=r"c\.parquet has no column 'url'"):
+        check_inputs([f"{tmp_path}/*"], ReadConfig())
+    table.write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match=r"c\.parquet, beside .*c\.tar, cannot be read"):
+        check_inputs([str(tar)], ReadConfig())
+
+
+def test_every_row_of_a_table_is_counted_whatever_its_key(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [*sample("000"), *sample("001", None)])
+    rows_of_table = [("000", 0), ("000", 0), ("001", 1), ("001", 2), ("002", 3), (None, 4)]
+    columns = {
+        "key": [key for key, _ in rows_of_table],
+        "url": [f"https://a.example/{number}.jpg" for _, number in rows_of_table],
+        "caption": [f"caption {number}" for _, number in rows_of_table],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    same, contradicted, *others = rows(path, tmp_path / "0.parquet")
+    assert (same.url, same.reason) == ("https://a.example/0.jpg", None)
+    assert (contradicted.url, contradicted.caption) == (f"file://{path}#001.jpg", None)
+    assert [(str(row.url)[-5:-4], row.reason) for row in others] == [
+        ("0", "malformed_row"),
+        ("2", "malformed_row"),
+        ("3", "missing_image"),
+        ("4", "malformed_row"),
+    ]
+
+
+@pytest.mark.parametrize("folder", ["./", "images/", "./a/b/"])
+def test_a_table_is_found_for_samples_in_a_folder(folder: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [*sample(f"{folder}000"), *sample(f"{folder}001")])
+    urls = [f"https://a.example/{number}.jpg" for number in range(3)]
+    table = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"key": ["000", "001", "002"], "url": urls}), table)
+    found = rows(path, table)
+    assert [row.url for row in found] == urls
+    assert [row.reason for row in found] == [None, None, "missing_image"]
+
+
+def test_a_table_does_not_guess_among_samples_of_one_name(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [*sample("a/000"), *sample("b/000"), *sample("c/001")])
+    table = tmp_path / "0.parquet"
+    urls = [f"https://a.example/{number}.jpg" for number in range(2)]
+    pq.write_table(pa.table({"key": ["000", "001"], "url": urls}), table)
+    names = [f"file://{path}#{folder}/000.jpg" for folder in "ab"]
+    assert [row.url for row in rows(path, table)] == [*names, urls[1], urls[0]]
+
+
+def test_a_sample_is_one_with_and_without_the_folder_that_it_is_in(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [*sample("./000")[:1], *sample("000")[1:]])
+    (row,) = rows(path)
+    assert (row.caption, row.reason) == ("a cat", None)
+
+
 def test_conversations_of_our_own_shards_are_kept_with_and_without_an_image(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi."}]
     alone = json.dumps({"conversations": turns, "url": None}).encode()
