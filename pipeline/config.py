@@ -54,7 +54,7 @@ class FetchConfig:
     requests_per_second_per_host: float = 0.0
     """Requests that one host gets in a second, at most; 0 sets no rate."""
     timeout_seconds: float = 10.0
-    """Budget for one image, from connect to last byte, redirects and retries included."""
+    """Budget for one image, redirects and retries included, waits for a host's rate not."""
     retries: int = 2
     """Further tries, within timeout_seconds, after a failure that may pass by itself."""
     max_bytes: int = 32 * 1024 * 1024

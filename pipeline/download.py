@@ -14,7 +14,7 @@ from yarl import URL
 
 from pipeline.address_guard import AddressGuard, parse_url
 from pipeline.config import FetchConfig
-from pipeline.host_turns import HostTurns, Turn
+from pipeline.host_turns import HostTurns, Turn, no_turn
 from pipeline.memory_budget import ByteBudget
 from pipeline.politeness import (
     MISSING_RULES_SECONDS,
@@ -41,6 +41,8 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 CHUNK_BYTES = 64 * 1024
 BACKOFF_SECONDS = 0.25
+REQUEST_RATIO = 0.1
+"""Share of an image's time that waiting for others to end leaves to the request itself."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 PASSING = frozenset(
@@ -79,6 +81,18 @@ class _Answer:
 
     body: bytearray
     location: str | None = None
+
+
+@dataclass(slots=True)
+class _Trip:
+    """The way to one image, over redirects and retries."""
+
+    deadline: asyncio.Timeout
+    turn: Turn
+    asked: str
+    """The host that the image is at."""
+    is_waiting: bool = False
+    """Whether for a turn at that host, which then has done nothing wrong."""
 
 
 class Downloader:
@@ -155,30 +169,29 @@ class Downloader:
         self._guard.check_url(url)
         origin = str(url.origin())
         self._memory.require_available(origin)
+        turn = turn or await self._turns.wait(origin, self._config.timeout_seconds)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                if turn is None:
-                    turn = await self._turns.wait(origin, self._config.timeout_seconds)
-                try:
-                    body = await self._follow(url, deadline, is_last_of_host, turn)
-                finally:
-                    turn.end()
+                trip = _Trip(deadline, turn, origin)
+                body = await self._follow(url, trip, is_last_of_host)
         except TimeoutError:
-            self._memory.failed(origin)
+            if trip.is_waiting:
+                raise no_turn(trip.asked) from None
+            self._memory.failed(trip.asked)
             detail = f"not done after {self._config.timeout_seconds:g} s"
             raise SampleRejected(RejectReason.TIMED_OUT, detail) from None
         except SampleRejected as rejected:
             if rejected.reason in SILENT:
-                self._memory.failed(origin)
-            else:
-                self._memory.succeeded(origin)
+                self._memory.failed(trip.asked)
+            elif not trip.is_waiting:
+                self._memory.succeeded(trip.asked)
             raise
-        self._memory.succeeded(origin)
+        finally:
+            turn.end()
+        self._memory.succeeded(trip.asked)
         return body
 
-    async def _follow(
-        self, url: URL, deadline: asyncio.Timeout, is_last: bool, turn: Turn
-    ) -> bytearray:
+    async def _follow(self, url: URL, trip: _Trip, is_last: bool) -> bytearray:
         """Returns the body behind a URL and its redirects."""
         start = str(url.origin())
         for hop in range(self._config.max_redirects + 1):
@@ -186,17 +199,30 @@ class Downloader:
             origin = str(url.origin())
             if origin != start:
                 self._memory.require_available(origin)
+            trip.asked = origin
             await self._check_rules(url, origin)
             if hop > 0:
-                await turn.move(origin, _seconds_left(deadline))
-            answer = await self._try(url, deadline, is_last or origin != start, turn)
+                await self._move(trip)
+            answer = await self._try(url, trip, is_last or origin != start)
             if answer.location is None:
                 return answer.body
+            self._memory.succeeded(origin)
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
 
-    async def _try(self, url: URL, deadline: asyncio.Timeout, is_last: bool, turn: Turn) -> _Answer:
+    async def _move(self, trip: _Trip) -> None:
+        """Returns when the host may be asked."""
+        trip.is_waiting = True
+        await trip.turn.move(trip.asked, self._seconds_to_wait(trip), trip.deadline)
+        trip.is_waiting = False
+
+    def _seconds_to_wait(self, trip: _Trip) -> float:
+        """Returns how long an image may wait so that there is time left for a request."""
+        left = (trip.deadline.when() or 0.0) - asyncio.get_running_loop().time()
+        return left - REQUEST_RATIO * self._config.timeout_seconds
+
+    async def _try(self, url: URL, trip: _Trip, is_last: bool) -> _Answer:
         """Returns the answer to a request, asked again as long as that can help and time is."""
         origin = str(url.origin())
         for attempt in range(self._config.retries + 1):
@@ -207,10 +233,14 @@ class Downloader:
                     raise
                 wait = BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
                 wait = max(wait, self._memory.host(origin).paused_until - time.monotonic())
-                if wait >= _seconds_left(deadline):
+                if wait >= self._seconds_to_wait(trip):
                     raise
+                failed = SampleRejected(*rejected.args)  # without what it holds in memory
             await asyncio.sleep(wait)
-            await turn.move(origin, _seconds_left(deadline))
+            try:
+                await trip.turn.move(origin, 0.0, trip.deadline)
+            except SampleRejected:
+                raise failed from None
         raise AssertionError("the loop returns or raises")
 
     async def _ask(self, url: URL, max_bytes: int, is_last: bool, is_image: bool) -> _Answer:
@@ -351,10 +381,6 @@ class Downloader:
         except TimeoutError:
             raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
         raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
-
-
-def _seconds_left(deadline: asyncio.Timeout) -> float:
-    return (deadline.when() or 0.0) - asyncio.get_running_loop().time()
 
 
 @functools.cache

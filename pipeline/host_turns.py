@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.config import FetchConfig
-from pipeline.politeness import HostMemory
+from pipeline.politeness import MAX_CRAWL_DELAY_SECONDS, HostMemory
 from schemas.errors import RejectReason, SampleRejected
 
 
@@ -48,20 +48,27 @@ class HostTurns:
         self._reserve(origin)
         return Turn(self, origin)
 
-    async def wait(self, origin: str, patience_seconds: float) -> "Turn":
+    async def wait(
+        self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
+    ) -> "Turn":
         """Returns a turn at a host once it may begin.
 
+        Args:
+            patience_seconds: for other requests to end. A wait for the host's rate is bounded by
+                `wait_for_rate` alone.
+            deadline: of the caller, moved by the wait for the rate.
+
         Raises:
-            SampleRejected: RATE_LIMITED, if that takes longer than the caller has time.
+            SampleRejected: RATE_LIMITED, if that takes too long.
         """
-        host, started = self._host(origin), time.monotonic()
+        host = self._host(origin)
         if host.active < self._limit:
             host.active += 1
         else:
             await self._wait_for_room(host, origin, patience_seconds)
         turn = Turn(self, origin)
         try:
-            await self.wait_for_rate(origin, patience_seconds - (time.monotonic() - started))
+            await self.wait_for_rate(origin, deadline)
         except BaseException:
             turn.end()
             raise
@@ -73,7 +80,7 @@ class HostTurns:
         try:
             await asyncio.wait({room}, timeout=max(patience_seconds, 0.0))
             if not room.done():
-                raise _no_turn(origin)
+                raise no_turn(origin)
         except BaseException:
             if room.done():
                 self.end(origin)
@@ -81,17 +88,27 @@ class HostTurns:
                 host.waiting.remove(room)
             raise
 
-    async def wait_for_rate(self, origin: str, patience_seconds: float) -> None:
+    async def wait_for_rate(self, origin: str, deadline: asyncio.Timeout | None = None) -> None:
         """Returns when one more request of a turn may begin.
 
+        The wait is ours, not the host's: it does not count against an image's time, or no redirect
+        at a host with a crawl delay above that time could ever be followed.
+
+        Args:
+            deadline: of the caller, moved by the wait.
+
         Raises:
-            SampleRejected: RATE_LIMITED, if that takes longer than the caller has time.
+            SampleRejected: RATE_LIMITED, if so many wait already that it takes more than
+                `MAX_CRAWL_DELAY_SECONDS`, or the time between two requests if that is longer.
         """
         wait = self.start_at(origin) - time.monotonic()
-        if wait > max(patience_seconds, 0.0):
-            raise _no_turn(origin)
+        between = self._memory.host(origin).seconds_between_requests
+        if wait > max(between, MAX_CRAWL_DELAY_SECONDS):
+            raise no_turn(origin)
         self._reserve(origin)
         if wait > 0:
+            if deadline is not None:
+                deadline.reschedule((deadline.when() or 0.0) + wait)
             await asyncio.sleep(wait)
 
     def end(self, origin: str) -> None:
@@ -114,7 +131,8 @@ class HostTurns:
         return self._hosts.setdefault(origin, _Host())
 
 
-def _no_turn(origin: str) -> SampleRejected:
+def no_turn(origin: str) -> SampleRejected:
+    """Returns the rejection of an image for which a host had no room, or too many wait for it."""
     return SampleRejected(RejectReason.RATE_LIMITED, f"no turn at {origin} within the image's time")
 
 
@@ -125,17 +143,23 @@ class Turn:
         self._turns = turns
         self._origin: str | None = origin
 
-    async def move(self, origin: str, patience_seconds: float) -> None:
+    async def move(
+        self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
+    ) -> None:
         """Returns when the next request may begin, at this host or another.
 
+        Args:
+            patience_seconds: for other requests to end.
+            deadline: of the caller, moved by the wait for the host's rate.
+
         Raises:
-            SampleRejected: RATE_LIMITED, if that takes longer than there is time.
+            SampleRejected: RATE_LIMITED, if that takes too long.
         """
         if origin == self._origin:
-            await self._turns.wait_for_rate(origin, patience_seconds)
+            await self._turns.wait_for_rate(origin, deadline)
             return
         self.end()  # nobody waits for a host while keeping another: no ring of waiting can form
-        await self._turns.wait(origin, patience_seconds)
+        await self._turns.wait(origin, patience_seconds, deadline)
         self._origin = origin
 
     def end(self) -> None:

@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
 from pipeline.host_turns import HostTurns, Turn
 from pipeline.politeness import HostMemory
 from schemas.errors import RejectReason, SampleRejected
-from tests.web_server import ALLOWED_HOST, WebServer, response
+from tests.web_server import ALLOWED_HOST, WebServer, response, unused_port
 
 IMAGE = b"\xff\xd8\xff" + bytes(200)
 OTHER_HOST = "127.0.0.3"
@@ -30,7 +31,13 @@ def settings(server: WebServer, **more: Any) -> FetchConfig:
     return FetchConfig(**{**values, **more})
 
 
-def download(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
+def origin_of(url: str) -> str:
+    return str(URL(url).origin())
+
+
+def download(
+    config: FetchConfig, *urls: str, memory: HostMemory | None = None
+) -> list[RejectReason | None]:
     """Returns why each URL was not taken, None where it was; all asked at once."""
 
     async def ask_one(downloader: Downloader, url: str) -> RejectReason | None:
@@ -41,7 +48,7 @@ def download(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
         return None
 
     async def ask() -> list[RejectReason | None]:
-        downloader = Downloader(config, HostMemory(config))
+        downloader = Downloader(config, memory or HostMemory(config))
         try:
             return await asyncio.gather(*(ask_one(downloader, url) for url in urls))
         finally:
@@ -89,13 +96,85 @@ def test_hosts_that_redirect_to_each_other_do_not_wait_in_a_ring(web_server: Web
     assert download(settings(web_server, connections_per_host=1), *urls) == [None] * 10
 
 
-def test_a_redirect_to_a_host_that_is_busy_too_long_can_be_asked_again_later(
+SLOW_RATE: dict[str, Any] = {"requests_per_second_per_host": 0.7, "timeout_seconds": 1.0}
+"""More time between two requests than an image has."""
+
+
+def test_waiting_for_the_rate_of_a_host_takes_no_time_from_an_image(web_server: WebServer) -> None:
+    web_server.redirect("/old.jpg", "/new.jpg")
+    web_server.serve("/new.jpg", IMAGE)
+    assert download(settings(web_server, **SLOW_RATE), web_server.url("/old.jpg")) == [None]
+
+
+def test_a_retry_waits_for_the_rate_of_its_host_beyond_the_time_of_an_image(
     web_server: WebServer,
 ) -> None:
-    config = settings(web_server, requests_per_second_per_host=0.1, timeout_seconds=1.0)
-    web_server.serve("/image", IMAGE)
-    url = web_server.redirect("/start", "/image")
-    assert download(config, url) == [RejectReason.RATE_LIMITED]
+    url = web_server.sequence("/x", [response(b"", status=500), response(IMAGE)])
+    config = settings(web_server, retries=1, **SLOW_RATE)
+    memory = HostMemory(config)
+    assert download(config, url, memory=memory) == [None]
+    assert memory.host(origin_of(url)).failures == 0
+
+
+def test_a_dead_host_is_called_dead_also_at_a_low_rate(web_server: WebServer) -> None:
+    port = unused_port()
+    url = f"http://{ALLOWED_HOST}:{port}/"
+    config = settings(web_server, retries=1, allow_ports=(port,), **SLOW_RATE)
+    memory = HostMemory(config)
+    assert download(config, url, memory=memory) == [RejectReason.CONNECT_FAILED]
+    assert memory.host(origin_of(url)).failures == 1
+
+
+def test_a_retry_that_gets_no_turn_leaves_the_failure_as_it_was(web_server: WebServer) -> None:
+    url = web_server.serve("/x", b"", status=500)
+    config = settings(web_server, retries=1, requests_per_second_per_host=0.01)
+
+    async def ask() -> RejectReason:
+        memory = HostMemory(config)
+        turns = HostTurns(memory, config)
+        downloader = Downloader(config, memory, turns=turns)
+        _, turn = (turns.begin(origin_of(url)) for _ in range(2))
+        with pytest.raises(SampleRejected, match="no turn"):
+            await turns.wait(origin_of(url), 0.0)
+        with pytest.raises(SampleRejected) as raised:
+            await downloader.download(url, turn=turn)
+        await downloader.close()
+        return raised.value.reason
+
+    assert asyncio.run(ask()) == RejectReason.SERVER_ERROR
+
+
+def test_a_host_without_room_is_no_fault_of_it_or_of_who_redirects_there(
+    web_server: WebServer,
+) -> None:
+    busy = web_server.url("/", OTHER_HOST)
+    url = web_server.redirect("/start", web_server.url("/image", OTHER_HOST))
+    config = settings(web_server, connections_per_host=1, timeout_seconds=1.0)
+    memory = HostMemory(config)
+
+    async def ask() -> RejectReason:
+        turns = HostTurns(memory, config)
+        turns.begin(origin_of(busy))
+        downloader = Downloader(config, memory, turns=turns)
+        with pytest.raises(SampleRejected, match=f"no turn at {origin_of(busy)}") as raised:
+            await downloader.download(url)
+        await downloader.close()
+        return raised.value.reason
+
+    assert asyncio.run(ask()) == RejectReason.RATE_LIMITED
+    assert [memory.host(origin_of(each)).failures for each in (url, busy)] == [0, 0]
+
+
+def test_the_host_that_is_silent_counts_as_silent_and_not_who_redirects_there(
+    web_server: WebServer,
+) -> None:
+    web_server.hang("/silent")
+    silent = web_server.url("/silent", OTHER_HOST)
+    url = web_server.redirect("/start", silent)
+    config = settings(web_server, timeout_seconds=1.0)
+    memory = HostMemory(config)
+    assert download(config, url, memory=memory) == [RejectReason.TIMED_OUT]
+    assert [memory.host(origin_of(each)).failures for each in (url, silent)] == [0, 1]
 
 
 def test_every_turn_is_given_back_whatever_ends_the_waiting() -> None:
