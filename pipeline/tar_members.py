@@ -1,5 +1,6 @@
 """Members of input tars: found by their headers, read one by one from their place."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ MAX_LENGTH_DIGITS = 8
 REGULAR_FILE = (b"0", b"\0", b"7")
 GNU_LONG_NAME, PAX_RECORDS = b"L", b"x"
 
-_PLACE = re.compile(r"(\d+)\+(\d+)@(.+)", re.DOTALL)
+_PLACE = re.compile(r"(\d+)\+(\d+)#([0-9a-f]{8})@(.+)", re.DOTALL)
 
 
 class BrokenTar(ValueError):
@@ -41,10 +42,12 @@ class Member:
     length: int
     is_file: bool
     """False for folders, links, devices and sparse files."""
+    header_hash: str
+    """Tells it apart from what another tar holds at its place."""
 
     def place_in(self, path: str) -> str:
         """Returns what `TarFiles` finds the content by."""
-        return f"{self.start}+{self.length}@{path}"
+        return f"{self.start}+{self.length}#{self.header_hash}@{path}"
 
 
 def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
@@ -87,7 +90,8 @@ def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
             if start + length > tar_bytes:
                 raise BrokenTar(f"the tar is cut short: the member at byte {place} goes beyond it")
             text = (name or _name(header)).decode("utf-8", "surrogateescape")
-            yield Member(text, start, length, kind in REGULAR_FILE and not is_sparse)
+            is_file = kind in REGULAR_FILE and not is_sparse
+            yield Member(text, start, length, is_file, _hash_header(header))
             name, size, is_sparse = None, None, False
         place = start + -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
@@ -119,6 +123,11 @@ def is_header(block: bytes) -> bool:
     except ValueError:
         return False
     return checksum == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+
+
+def _hash_header(header: bytes) -> str:
+    """Returns 8 hex digits that stand for a member's name, length, time and mode."""
+    return hashlib.blake2b(header, digest_size=4).hexdigest()
 
 
 def _number(digits: bytes, base: int, place: int) -> int:
@@ -182,7 +191,7 @@ class TarFiles:
         match = _PLACE.fullmatch(place)
         if match is None:
             raise DatasetError(f"{place!r} is no place in a tar: read the input again")
-        start, length, path = int(match[1]), int(match[2]), match[3]
+        start, length, path = int(match[1]), int(match[2]), match[4]
         if length > self._max_bytes:
             raise SampleRejected(RejectReason.TOO_MANY_BYTES, f"{length} bytes in the tar")
         try:
@@ -192,6 +201,8 @@ class TarFiles:
         header, content = data[:BLOCK_BYTES], data[BLOCK_BYTES:]
         if len(content) < length or not is_header(header):
             raise _changed(path, f"no member begins at byte {start} any more")
+        if _hash_header(header) != match[3]:
+            raise _changed(path, f"another member begins at byte {start}")
         return content
 
 

@@ -64,7 +64,9 @@ class Pair(CaptionedImage):
     tar_member: Annotated[
         str | None,
         Column(
-            pa.string(), "first byte+length@tar, for images in input tars; null if asked at the url"
+            pa.string(),
+            "first byte+length#hash of the header@tar, for images in input tars; null if asked at "
+            "the url",
         ),
     ] = None
 

@@ -360,6 +360,21 @@ def test_a_tar_that_changed_since_it_was_read_stops_the_run(tmp_path: Path) -> N
         TarFiles(10_000).read(place)
 
 
+@pytest.mark.parametrize("other", ["another name", "another length", "another place"])
+def test_a_tar_with_other_images_in_its_place_stops_the_run(other: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("000.jpg", bytes(300)), ("000.txt", b"a cat")])
+    place = str(rows(path)[0].tar_member)
+    assert TarFiles(10_000).read(place) == bytes(300)
+    members: dict[str, Members] = {
+        "another name": [("001.jpg", bytes(300)), ("001.txt", b"a dog")],
+        "another length": [("000.jpg", bytes(301)), ("000.txt", b"a dog")],
+        "another place": [("000.txt", b"a dog" * 60), ("000.jpg", bytes(300))],
+    }
+    write_tar(path, members[other])
+    with pytest.raises(DatasetError, match="has changed since its pairs were read: another member"):
+        TarFiles(10_000).read(place)
+
+
 def test_credentials_in_the_path_of_a_tar_are_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
         check_inputs(["memory://user:secret@host/0.tar"], ReadConfig())
