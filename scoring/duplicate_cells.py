@@ -79,16 +79,20 @@ def canonical_sample(
 def train_cells(
     sample: NDArray[np.float32], cells: int, *, seed: int = 0, device: str = "cpu"
 ) -> NDArray[np.float32]:
-    """Returns the centres of the cells, of unit length, (cells or fewer, d).
+    """Returns the centres of the cells, of unit length, no two the same, (cells or fewer, d).
+
+    Of more equal centres than are looked at, which ones a search returns would depend on the rows
+    that it is asked with. An image that stands in the input often must not become such centres.
 
     Source: spherical k-means, Dhillon and Modha (2001); a centre that nothing is near stays.
     """
     count, width = sample.shape
-    cells = max(1, min(cells, count // SAMPLE_PER_CELL))
+    distinct = np.sort(np.unique(content_hashes(sample), return_index=True)[1])
+    cells = max(1, min(cells, count // SAMPLE_PER_CELL, len(distinct)))
     if cells == 1:
         return np.zeros((1, width), np.float32)
-    first = np.random.default_rng(seed).choice(count, cells, replace=False)
-    centroids = np.ascontiguousarray(sample[np.sort(first)])
+    first = np.random.default_rng(seed).choice(len(distinct), cells, replace=False)
+    centroids = np.ascontiguousarray(sample[distinct[np.sort(first)]])
     for _ in range(ITERATIONS):
         homes = nearest_cell(sample, centroids, device)
         order = np.argsort(homes, kind="stable")
@@ -99,7 +103,7 @@ def train_cells(
             length = (total**2).sum() ** 0.5
             if length > 0:
                 centroids[cell] = total / length
-    return centroids
+    return centroids[np.sort(np.unique(centroids, axis=0, return_index=True)[1])]
 
 
 def nearest_cell(

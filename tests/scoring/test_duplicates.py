@@ -211,6 +211,23 @@ def test_an_embedding_between_equal_centres_is_at_home_in_the_first():
     assert nearest_cell(unit(np.ones((1, 8))), centroids, "cpu").tolist() == [0]
 
 
+def test_an_image_that_stands_there_often_is_one_centre_and_its_cells_are_the_same_in_any_block(
+    monkeypatch,
+):
+    vectors = clustered(1000)
+    vectors = np.concatenate([vectors, np.repeat(vectors[:1], 1500, axis=0)])
+    vectors = vectors[np.random.default_rng(0).permutation(len(vectors))]
+    centroids = train_cells(vectors, 50)
+    assert len(np.unique(centroids, axis=0)) == len(centroids) > 40
+    at_once = assign_cells(vectors, centroids, 0.9)
+    monkeypatch.setattr("scoring.duplicate_cells.BLOCK_ROWS", 7)
+    assert (assign_cells(vectors, centroids, 0.9) == at_once).all()
+
+
+def test_copies_of_one_image_alone_share_one_cell():
+    assert len(train_cells(np.repeat(clustered(1), 500, axis=0), 10)) == 1
+
+
 def test_fewer_embeddings_than_cells_share_one_cell():
     centroids = train_cells(clustered(10), 500)
     assert len(centroids) == 1
