@@ -107,8 +107,8 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
 
     Args:
         is_stored: whether it comes from a dataset. A file that already is what would be stored,
-            and holds nothing but its picture, then stays as it is: encoding it anew would only
-            lose quality.
+            holds nothing but its picture and decodes without a fault, then stays as it is:
+            encoding it anew would only lose quality.
 
     Raises:
         SampleRejected: if it is no image, breaks a limit or does not decode completely.
@@ -118,7 +118,7 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     original_width, original_height = header.upright_size
     target = scaled_size(original_width, original_height, settings)
     stored_target = (target[1], target[0]) if header.orientation >= 5 else target
-    pixels = decode(data, header, stored_target)
+    pixels, is_sound = decode(data, header, stored_target)
     if pixels.shape[1] < header.width:
         pixels = resize_reduced(pixels, (header.width, header.height), stored_target)
     else:
@@ -128,7 +128,7 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     height, width = pixels.shape[:2]
     fits = header.orientation == 1 and (width, height) == (header.width, header.height)
     is_wanted = header.file_format == SNIFFED_NAMES[settings.image_format]
-    is_kept = is_stored and fits and is_wanted and header.mode in ("RGB", "L")
+    is_kept = is_stored and is_sound and fits and is_wanted and header.mode in ("RGB", "L")
     is_kept = is_kept and is_plain(data, header.file_format)
     return PreparedImage(
         encoded=data if is_kept else encode(pixels, settings),
@@ -256,7 +256,7 @@ def scaled_size(width: int, height: int, settings: ImageSettings) -> tuple[int, 
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
+def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[Pixels, bool]:
     """Returns the first frame as RGB, transparent parts on white, as stored (not yet upright).
 
     A JPEG more than twice as large as `target` is decoded at a half, a quarter or an eighth of its
@@ -266,7 +266,7 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
         target: width and height that it will be resized to.
 
     Returns:
-        (H, W, 3), uint8.
+        (H, W, 3), uint8; and whether nothing had to be mended for them.
 
     Raises:
         SampleRejected: DECODE_FAILED, also where only a part of the image can be decoded.
@@ -276,12 +276,12 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
             return _decode_jpeg(data, header, target)
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[header.file_format]) as image:
             image.load()
-            return _as_rgb(image)
+            return _as_rgb(image), True
     except BROKEN_FILE_ERRORS as error:
         raise _broken(header.file_format, "pixels", error) from error
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> Pixels:
+def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[Pixels, bool]:
     scans = data.count(b"\xff\xda")
     if scans > MAX_JPEG_SCANS:
         raise ValueError(f"{scans} scans, allowed are {MAX_JPEG_SCANS}")

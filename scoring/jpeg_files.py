@@ -47,8 +47,8 @@ class Segment:
     stop: int
 
 
-def decode_mending(data: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:
-    """Returns the pixels of a file, or of what it is once its harmless faults are mended.
+def decode_mending(data: bytes, decode: Callable[[bytes], Pixels]) -> tuple[Pixels, bool]:
+    """Returns the pixels of a file, and whether they are its own or those of its mended form.
 
     Args:
         decode: raises `ValueError` with libjpeg's words for whatever it warns of.
@@ -60,7 +60,7 @@ def decode_mending(data: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:
     for _ in range(MAX_MENDINGS):
         file = waiting.pop(0)
         try:
-            return decode(file)
+            return decode(file), first_error is None
         except ValueError as error:
             first_error = first_error or error
             waiting += mendings(file, str(error))

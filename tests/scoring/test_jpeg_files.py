@@ -143,6 +143,20 @@ def test_a_stored_image_stays_as_it_is_where_it_fits_and_holds_nothing_else() ->
     assert prepare_image(plain, as_png, is_stored=True) == prepare_image(plain, as_png)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "fault",
+    # The standard allows fill bytes before a marker (T.81, B.1.1.2): they are no fault.
+    [fault for fault in HARMLESS if not fault.startswith("fill bytes")],
+)
+def test_a_stored_image_that_had_to_be_mended_is_stored_anew(kind: str, fault: str) -> None:
+    settings = ImageSettings(image_size=300)
+    broken = HARMLESS[fault](photograph(**KINDS[kind]))
+    stored = prepare_image(broken, settings, is_stored=True)
+    assert stored == prepare_image(broken, settings)
+    assert stored.encoded != broken
+
+
 def test_a_stored_image_of_greys_stays_as_it_is_and_decodes_to_three_colours() -> None:
     file = io.BytesIO()
     Image.fromarray(load_sample_images().images[0]).convert("L").resize((400, 300)).save(
@@ -150,4 +164,5 @@ def test_a_stored_image_of_greys_stays_as_it_is_and_decodes_to_three_colours() -
     )
     data = file.getvalue()
     assert prepare_image(data, ImageSettings(image_size=300), is_stored=True).encoded == data
-    assert decode(data, read_header(data), (400, 300)).shape == (300, 400, 3)
+    pixels, is_sound = decode(data, read_header(data), (400, 300))
+    assert (pixels.shape, is_sound) == ((300, 400, 3), True)
