@@ -5,10 +5,12 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Returns the exit status of a command, and what it said as one line."""
     said, _ = process.communicate(timeout=300)
     return process.returncode, " ".join(said.split())
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Ends a job and all of its processes at once; it may have ended by itself."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def wait_for_progress(process: subprocess.Popen[str], root: Path, stage: Stage) -> None:

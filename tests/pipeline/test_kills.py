@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tests.curations import (
     CORPUS,
     contents,
     finish,
+    kill,
     start_command,
     wait_for_progress,
     write_pairs,
@@ -132,8 +132,7 @@ class Watched:
 
     def kill(self) -> None:
         """Ends the job and all of its processes at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        kill(self.process)
 
 
 def watched(flags: list[str], pairs: Path, root: Path, workers: int) -> Watched:
@@ -200,8 +199,7 @@ def test_a_job_killed_again_and_again_makes_the_same_bytes(
     for stage in (Stage.READ, Stage.FETCH, Stage.SCORE, Stage.LEVEL, Stage.PACK):
         process = start_command(flags, pairs, tmp_path, workers)
         wait_for_progress(process, tmp_path, stage)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill(process)
     status, said = finish(start_command(flags, pairs, tmp_path, workers))
     assert status == 0, said
     assert contents(tmp_path) == contents(curated[0])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +27,15 @@ from pipeline.storage import (
 from pipeline.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError, Stage, StorageError
 from schemas.shards import DatasetLayout
-from tests.curations import contents, curate, finish, start_command, start_words, write_pairs
+from tests.curations import (
+    contents,
+    curate,
+    finish,
+    kill,
+    start_command,
+    start_words,
+    write_pairs,
+)
 from tests.pipeline.test_fetch import picture
 from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_image
@@ -154,8 +161,7 @@ def test_a_job_on_the_store_that_is_killed_again_and_again_makes_the_same_bytes(
     for number, stage in enumerate((Stage.FETCH, Stage.SCORE, Stage.LEVEL, Stage.PACK)):
         process = start_command(flags, pairs, root, workers=1 + number % 2)
         wait_for_progress(process, root, stage)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill(process)
     status, said = finish(start_command(flags, pairs, root, workers=2))
     assert status == 0, said
     assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
@@ -188,8 +194,7 @@ def test_a_retry_on_the_store_gains_what_failed_also_when_it_is_killed(
         job = start_words(["retry", root])
         time.sleep(3.0)
         wait_for_news(job, f"{root}/_run/progress", stage)
-        os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
+        kill(job)
     status, said = finish(start_words(["retry", root]))
     assert status == 0, said
     assert "gained 8" in said
@@ -222,8 +227,7 @@ def test_a_second_job_on_a_folder_of_the_store_is_refused(
     status, said = finish(start_command(patient, slow, root, workers=1))
     assert status == 2, said
     assert f"another job works on {root} (process {first.pid} on" in said
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    kill(first)
     with hold_folder(DatasetLayout(root)) as left_behind:
         assert left_behind is not None
         assert left_behind.process == first.pid

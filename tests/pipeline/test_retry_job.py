@@ -1,9 +1,7 @@
 """`retry` on whole datasets: scored, levelled and packed anew, however often it is stopped."""
 
-import os
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -13,7 +11,15 @@ import pytest
 from pipeline.job import Job, run_job
 from pipeline.retry import retry_settings
 from pipeline.verify import verify_dataset
-from tests.curations import contents, curate, finish, quiet_console, start_words, write_pairs
+from tests.curations import (
+    contents,
+    curate,
+    finish,
+    kill,
+    quiet_console,
+    start_words,
+    write_pairs,
+)
 from tests.pipeline.test_fetch import picture
 from tests.web_server import WebServer
 
@@ -94,8 +100,7 @@ def test_a_retry_that_is_killed_at_random_moments_makes_the_same_bytes(
         job = start_words(["retry", str(root), "--workers", str(1 + number % 2)])
         wait_for_retry(job, root)
         time.sleep(chance.uniform(0, 2))
-        os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
+        kill(job)
     status, said = finish(start_words(["retry", str(root), "--workers", "2"]))
     assert status == 0, said
     assert "Asked again for 10 images, gained 10." in said
