@@ -109,14 +109,30 @@ def _file_set(name: str, encoding: str, includes: str) -> dict[str, Any]:
 
 
 def _field(field: pa.Field) -> dict[str, Any]:
-    return {
+    source = {"fileSet": {"@id": "tables"}, "extract": {"column": field.name}}
+    values = {
         "@type": "cr:Field",
         "@id": f"samples/{field.name}",
         "name": field.name,
         "description": (field.metadata or {})[b"description"].decode(),
-        "dataType": _data_type(field.type),
-        "source": {"fileSet": {"@id": "tables"}, "extract": {"column": field.name}},
+        "source": source,
     }
+    kind = field.type
+    if pa.types.is_list(kind):
+        values["repeated"], kind = True, kind.value_type
+    if not pa.types.is_struct(kind):
+        return values | {"dataType": _data_type(kind)}
+    parts = [
+        {
+            "@type": "cr:Field",
+            "@id": f"samples/{field.name}/{part.name}",
+            "name": part.name,
+            "dataType": _data_type(part.type),
+            "source": {**source, "transform": {"jsonPath": part.name}},
+        }
+        for part in kind
+    ]
+    return values | {"subField": parts}
 
 
 def _data_type(kind: pa.DataType) -> str:

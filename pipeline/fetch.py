@@ -6,8 +6,9 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import apache_beam as beam
 
@@ -17,6 +18,7 @@ from pipeline.decoder_process import Handling
 from pipeline.decoders import DecodedImage, DecoderPool
 from pipeline.download import Downloader
 from pipeline.fetched_shard import (
+    KeptPair,
     Outcome,
     SpooledImage,
     read_spool,
@@ -156,7 +158,7 @@ def asked_fingerprint(marker: str) -> str | None:
 def read_pairs(layout: DatasetLayout, shard: int) -> list[Pair]:
     """Returns the pairs of a shard, in the order of their keys."""
     with open_read(layout.pairs(shard)) as file:
-        return [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+        return [Pair(**row) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
 
 
 def fetch_pairs(
@@ -165,26 +167,44 @@ def fetch_pairs(
     memory: HostMemory | None,
     spool: IO[bytes],
     progress: ShardProgress,
-) -> tuple[list[tuple[Pair, SpooledImage | None]], list[Rejection]]:
+) -> tuple[list[KeptPair], list[Rejection]]:
     """Returns the pairs that are kept, their images in the spool, and the rejections of the others.
 
-    Both stand in the order of the pairs.
+    Both stand in the order of the pairs. Of several images, the first that fails is the reason.
     """
     fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
-    kept: list[tuple[Pair, SpooledImage | None]] = []
+    kept: list[KeptPair] = []
     rejections: list[Rejection] = []
-    for pair, outcome in zip(pairs, asyncio.run(fetcher.run()), strict=True):
-        if isinstance(outcome, SampleRejected):
-            rejections.append(rejection(pair, outcome))
+    for pair, outcomes in zip(pairs, asyncio.run(fetcher.run()), strict=True):
+        failed = first_failure(outcomes)
+        if failed is None:
+            kept.append((pair, cast(tuple[SpooledImage, ...], outcomes)))
         else:
-            kept.append((pair, outcome))
+            rejections.append(rejection(pair, failed))
     return kept, rejections
 
 
-def _clean(pair: Pair) -> Pair:
-    if pair.url is None:
-        return pair
-    return dataclasses.replace(pair, url=without_credentials(pair.url))
+def first_failure(outcomes: Sequence[Outcome]) -> SampleRejected | None:
+    """Returns why a pair's images are not all there, by the first that is not; None if they are."""
+    for number, outcome in enumerate(outcomes, 1):
+        if isinstance(outcome, SampleRejected):
+            if len(outcomes) == 1:
+                return outcome
+            detail = f"image {number} of {len(outcomes)}: {outcome.detail}"
+            return SampleRejected(outcome.reason, detail, outcome.http_status)
+    return None
+
+
+def images_of(pair: Pair) -> list[Pair]:
+    """Returns a pair of one image for each image of a pair, without credentials."""
+    if pair.more_urls is None:
+        return [] if pair.url is None else [_image_of(pair, pair.url)]
+    first, *more = (_image_of(pair, url) for url in pair.urls)
+    return [first, *(dataclasses.replace(image, expected_hash=None) for image in more)]
+
+
+def _image_of(pair: Pair, url: str) -> Pair:
+    return dataclasses.replace(pair, url=without_credentials(url), more_urls=None)
 
 
 class ShardFetcher:
@@ -198,16 +218,24 @@ class ShardFetcher:
         spool: IO[bytes],
         progress: ShardProgress,
     ) -> None:
-        self._pairs, self._config, self._memory = pairs, config, memory
+        self._config, self._memory = config, memory
+        images = [images_of(pair) for pair in pairs]
+        self._rows = [row for row, of_pair in enumerate(images) for _ in of_pair]
+        self._images = [image for of_pair in images for image in of_pair]
         self._spool, self._progress = spool, progress
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
         self._answers: dict[int, Answer] = {}
-        self._outcomes: list[Outcome] = [None] * len(pairs)
-        self._kept = self._rejected = 0
+        self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
+        self._left = [len(of_pair) for of_pair in images]
+        self._kept, self._rejected = self._left.count(0), 0
 
-    async def run(self) -> list[Outcome]:
-        """Returns what became of each pair, in their order."""
+    async def run(self) -> list[tuple[Outcome, ...]]:
+        """Returns what became of the images of each pair, both in their order."""
+        await self._fetch_all()
+        return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
+
+    async def _fetch_all(self) -> None:
         if self._config.engine == "aligngpt":
             return await self._run()
         logger.warning(
@@ -215,18 +243,19 @@ class ShardFetcher:
             "of bytes or of total time"
         )
         with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
-            rows = [row for row, pair in enumerate(self._pairs) if is_asked(pair)]
-            asked = [(str(self._pairs[row].url), self._pairs[row].expected_hash) for row in rows]
+            numbers = [number for number, image in enumerate(self._images) if is_asked(image)]
+            images = [self._images[number] for number in numbers]
+            asked = [(str(image.url), image.expected_hash) for image in images]
             answers = await asyncio.to_thread(
                 download_with_img2dataset, asked, self._config, Path(folder)
             )
-            self._answers = dict(zip(rows, answers, strict=True))
-            return await self._run()
+            self._answers = dict(zip(numbers, answers, strict=True))
+            await self._run()
 
-    async def _run(self) -> list[Outcome]:
-        rows = [(self._origin(pair), row) for row, pair in enumerate(self._pairs)]
+    async def _run(self) -> None:
+        asked = [(self._origin(image), number) for number, image in enumerate(self._images)]
         turns = HostTurns(self._memory, self._config)
-        self._queues = HostQueues(rows, turns)
+        self._queues = HostQueues(asked, turns)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._downloader = Downloader(self._config, self._memory, turns=turns)
         self._decoders = DecoderPool(
@@ -234,46 +263,51 @@ class ShardFetcher:
         )
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._config.connections, len(rows))):
+                for _ in range(min(self._config.connections, len(asked))):
                     group.create_task(self._work())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
             await self._downloader.close()
             self._decoders.close()
-        return self._outcomes
 
-    def _origin(self, pair: Pair) -> str:
-        if pair.url is None or not is_asked(pair) or self._config.engine != "aligngpt":
+    def _origin(self, image: Pair) -> str:
+        if not is_asked(image) or self._config.engine != "aligngpt":
             return NO_HOST
         try:
-            return str(parse_url(pair.url).origin())
+            return str(parse_url(str(image.url)).origin())
         except (SampleRejected, ValueError):
             return NO_HOST
 
     async def _work(self) -> None:
-        """Takes rows until there are none left."""
+        """Takes images until there are none left."""
         while (taken := await self._queues.take()) is not None:
-            turn, row, is_last_of_host = taken
+            turn, number, is_last_of_host = taken
             try:
-                outcome = await self._fetch(row, turn, is_last_of_host)
-                self._kept += 1
+                outcome: Outcome = await self._fetch(number, turn, is_last_of_host)
             except SampleRejected as rejected:
                 outcome = SampleRejected(*rejected.args)  # without what it holds in memory
-                self._rejected += 1
-            self._outcomes[row] = outcome
-            self._progress.update(self._kept, self._rejected)
+            self._take(number, outcome)
 
-    async def _fetch(self, row: int, turn: Turn | None, is_last_of_host: bool) -> Outcome:
-        """Returns a pair's image, in the spool."""
-        pair = self._pairs[row]
-        if pair.url is None:
-            return None
-        if is_asked(pair) and row not in self._answers:
-            image = await self._download(pair, turn, is_last_of_host)
+    def _take(self, number: int, outcome: Outcome) -> None:
+        """Notes what became of an image, and counts its pair if it was the last one of it."""
+        row = self._rows[number]
+        self._outcomes[row][number] = outcome
+        self._left[row] -= 1
+        if self._left[row] == 0:
+            has_failed = first_failure(tuple(self._outcomes[row].values())) is not None
+            self._rejected += has_failed
+            self._kept += not has_failed
+        self._progress.update(self._kept, self._rejected)
+
+    async def _fetch(self, number: int, turn: Turn | None, is_last_of_host: bool) -> SpooledImage:
+        """Returns where an image waits in the spool."""
+        asked = self._images[number]
+        if is_asked(asked) and number not in self._answers:
+            image = await self._download(asked, turn, is_last_of_host)
         else:
             async with self._reads:
-                image = await self._read(pair, self._answers.get(row))
+                image = await self._read(asked, self._answers.get(number))
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))

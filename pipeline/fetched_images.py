@@ -5,7 +5,7 @@ from typing import IO
 
 from pipeline.storage import open_read
 from schemas.errors import DatasetError
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, image_member
 
 BLOCK_BYTES = 512
 REGULAR_FILE = (b"0", b"\0")
@@ -17,7 +17,7 @@ def read_images(
     keys: Sequence[str],
     image_formats: Sequence[str | None],
 ) -> Iterator[bytes]:
-    """Yields the encoded image of each row, one in memory at a time.
+    """Yields the encoded image of each row, of several the first, one in memory at a time.
 
     Args:
         keys: of the rows, all of the table or some, in its order.
@@ -25,17 +25,30 @@ def read_images(
     Raises:
         DatasetError: if the tar does not hold the table's images in the table's order.
     """
+    names = []
+    for key, image_format in zip(keys, image_formats, strict=True):
+        if image_format is None:
+            raise DatasetError(
+                f"{layout.fetched(shard, 'tar')}: pair {key} has no image, so that it cannot be "
+                "scored: instruction samples go from fetch to pack"
+            )
+        names.append(image_member(key, image_format))
+    return read_members(layout, shard, names)
+
+
+def read_members(layout: DatasetLayout, shard: int, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the content of members of a fetched shard's tar, one in memory at a time.
+
+    Args:
+        names: in their order in the tar.
+
+    Raises:
+        DatasetError: if the tar does not hold them in this order.
+    """
     path = layout.fetched(shard, "tar")
-    rows = zip(keys, image_formats, strict=True)
     with open_read(path) as file:
         members = _members(file, path)
-        for key, image_format in rows:
-            if image_format is None:
-                raise DatasetError(
-                    f"{path}: pair {key} has no image, so that it cannot be scored: instruction "
-                    "samples go from fetch to pack"
-                )
-            name = f"{key}.{image_format}"
+        for name in names:
             size = next((size for member, size in members if member == name), None)
             if size is None:
                 raise DatasetError(

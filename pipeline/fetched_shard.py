@@ -12,7 +12,14 @@ from pipeline.decoders import DecodedImage
 from pipeline.storage import commit_file
 from schemas.columns import table_from_records, write_table
 from schemas.errors import SampleRejected
-from schemas.records import FETCHED_SCHEMA, CaptionedImage, FetchedSample, ImageFormat, Pair
+from schemas.records import (
+    FETCHED_SCHEMA,
+    MORE_IMAGE,
+    CaptionedImage,
+    FetchedSample,
+    ImageFormat,
+    Pair,
+)
 
 PAIR_COLUMNS = tuple(field.name for field in dataclasses.fields(CaptionedImage))
 
@@ -37,12 +44,18 @@ class SpooledImage:
     """Its `encoded` is empty: the bytes are in the spool."""
 
 
-Outcome = SpooledImage | SampleRejected | None
-"""Of a pair: its image, why it has none, or None where it is text alone."""
+Outcome = SpooledImage | SampleRejected
+"""Of an image that was asked for: where it waits, or why it is not there."""
+
+KeptPair = tuple[Pair, tuple[SpooledImage, ...]]
+"""A pair with its images, in their order; none for text alone."""
+
+Fetched = tuple[FetchedSample, tuple[bytes, ...]]
+"""A sample with its encoded images, in their order; none for text alone."""
 
 
 def write_samples(
-    samples: Iterable[tuple[FetchedSample, bytes | None]],
+    samples: Iterable[Fetched],
     tar_path: str,
     table_path: str,
     fingerprint: str,
@@ -50,17 +63,17 @@ def write_samples(
     """Writes the tar and the table of a fetched shard, the same bytes for the same samples.
 
     Args:
-        samples: in the order of their keys, each with its encoded image, None for text alone.
+        samples: in the order of their keys.
     """
     rows = []
     with (
         commit_file(tar_path) as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for sample, image in samples:
+        for sample, images in samples:
             rows.append(sample)
-            if image is not None:
-                add_member(tar, f"{sample.key}.{sample.image_format}", image)
+            for name, image in zip(sample.image_members, images, strict=True):
+                add_member(tar, name, image)
             add_member(tar, f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
             add_member(tar, f"{sample.key}.json", sample_json(sample))
     with commit_file(table_path) as file:
@@ -68,22 +81,25 @@ def write_samples(
 
 
 def read_spool(
-    kept: Iterable[tuple[Pair, SpooledImage | None]], spool: IO[bytes], image_format: ImageFormat
-) -> Iterator[tuple[FetchedSample, bytes | None]]:
-    """Yields the samples of pairs that were fetched, with their images, one in memory at a time."""
+    kept: Iterable[KeptPair], spool: IO[bytes], image_format: ImageFormat
+) -> Iterator[Fetched]:
+    """Yields the samples of pairs that were fetched, those of one in memory at a time."""
     for pair, spooled in kept:
-        image = None
-        if spooled is not None:
-            spool.seek(spooled.offset)
-            image = spool.read(spooled.length)
-        yield fetched_sample(pair, spooled, image_format), image
+        images = []
+        for place in spooled:
+            spool.seek(place.offset)
+            images.append(spool.read(place.length))
+        yield fetched_sample(pair, spooled, image_format), tuple(images)
 
 
 def fetched_sample(
-    pair: Pair, spooled: SpooledImage | None, image_format: ImageFormat
+    pair: Pair, spooled: tuple[SpooledImage, ...], image_format: ImageFormat
 ) -> FetchedSample:
-    """Returns the row of a pair whose image was fetched, or that is text alone."""
-    image = spooled.image if spooled is not None else None
+    """Returns the row of a pair whose images were fetched, or that is text alone."""
+    image = spooled[0].image if spooled else None
+    more = [
+        {name: getattr(place.image, name) for name in MORE_IMAGE.names} for place in spooled[1:]
+    ]
     return FetchedSample(
         **{name: getattr(pair, name) for name in PAIR_COLUMNS},
         image_format=image_format if image else None,
@@ -93,6 +109,7 @@ def fetched_sample(
         original_height=image.original_height if image else None,
         sha256=image.sha256 if image else None,
         pixel_hash=image.pixel_hash if image else None,
+        more_images=more or None,
     )
 
 

@@ -7,7 +7,7 @@ from pipeline.config import ReadConfig
 from schemas.errors import ConfigError
 
 URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "src", "uri")
-PATH_NAMES = ("image", "image_path", "file_name", "filename", "path", "file")
+PATH_NAMES = ("image", "images", "image_path", "file_name", "filename", "path", "file")
 CAPTION_NAMES = (
     "caption",
     "captions",

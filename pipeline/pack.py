@@ -5,11 +5,11 @@ Each is then written in one pass over a contiguous range, image by image; nothin
 """
 
 import hashlib
-import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import IO, Any, cast
 
 import apache_beam as beam
@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from pipeline.captions import chosen_captions
 from pipeline.config import PackConfig
+from pipeline.fetched_images import read_members
+from pipeline.fetched_shard import add_member
 from pipeline.progress import ShardProgress
 from pipeline.stages import deciding_settings, is_committed, stage_fingerprint
 from pipeline.storage import (
@@ -209,8 +211,8 @@ def _write_shard(
             fileobj=cast(IO[bytes], output), mode="w", format=tarfile.USTAR_FORMAT
         ) as tar:
             for piece in plan.pieces:
-                for sample, level, image in _samples_of(layout, piece, plan.has_levels):
-                    rows.append(_add_sample(tar, sample, level, image))
+                for sample, level, images in _samples_of(layout, piece, plan.has_levels):
+                    rows.append(_add_sample(tar, sample, level, images))
                     progress.update(len(rows), 0)
     table = table_from_records(rows, TRAIN_SCHEMA)
     metadata = {
@@ -246,7 +248,7 @@ class HashingFile:
 
 def _samples_of(
     layout: DatasetLayout, piece: Piece, has_levels: bool
-) -> Iterator[tuple[FetchedSample, Level, bytes | None]]:
+) -> Iterator[tuple[FetchedSample, Level, tuple[bytes, ...]]]:
     """Yields the samples of a piece with their images, in the order of their keys."""
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
         fetched = read_table(file, FETCHED_SCHEMA)
@@ -264,9 +266,10 @@ def _samples_of(
             f"{layout.levelled(piece.shard)} has {len(levels) - len(samples)} keys that "
             "are not among the fetched: run the stages after fetch again"
         )
-    images = _images_of(layout.fetched(piece.shard, "tar"), samples)
+    names = [name for sample in samples.values() for name in sample.image_members]
+    images = read_members(layout, piece.shard, names)
     for key, sample in samples.items():
-        yield sample, levels[key], next(images) if sample.image_format is not None else None
+        yield sample, levels[key], tuple(islice(images, len(sample.image_members)))
 
 
 def _with_chosen_captions(layout: DatasetLayout, shard: int, fetched: pa.Table) -> pa.Table:
@@ -293,54 +296,32 @@ def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
     return {key: (score, level) for key, score, level in zip(*values, strict=True)}
 
 
-def _images_of(path: str, samples: Mapping[str, FetchedSample]) -> Iterator[bytes]:
-    """Yields the images of the samples that have one, in one pass over a fetched tar."""
-    wanted = [sample for sample in samples.values() if sample.image_format is not None]
-    if not wanted:
-        return
-    with open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for sample in wanted:
-            name = f"{sample.key}.{sample.image_format}"
-            while (member := tar.next()) is not None and member.name != name:
-                continue
-            if member is None:
-                raise DatasetError(f"{path} lacks {name}: fetch the shard again")
-            tar.members.clear()  # type: ignore[attr-defined]
-            file.seek(member.offset_data)
-            yield file.read(member.size)
-
-
 def _add_sample(
-    tar: tarfile.TarFile, sample: FetchedSample, level: Level, image: bytes | None
+    tar: tarfile.TarFile, sample: FetchedSample, level: Level, images: tuple[bytes, ...]
 ) -> TrainSample:
     """Adds a sample's members to the tar and returns its row."""
     score, number = level
-    offset = None
-    if image is not None:
-        offset = tar.offset + TAR_BLOCK_BYTES
-        _add_member(tar, f"{sample.key}.{sample.image_format}", image)
-    _add_member(tar, f"{sample.key}.txt", sample.caption.encode())
+    offsets = []
+    for name, image in zip(sample.image_members, images, strict=True):
+        offsets.append(tar.offset + TAR_BLOCK_BYTES)
+        add_member(tar, name, image)
+    add_member(tar, f"{sample.key}.txt", sample.caption.encode())
     values = {**asdict(sample), "clip_score": score, "alignment_level": number}
-    _add_member(tar, f"{sample.key}.json", _member_json(values))
+    add_member(tar, f"{sample.key}.json", _member_json(values))
     return TrainSample(
         **asdict(sample),
         clip_score=score,
         alignment_level=number,
-        image_offset=offset,
-        image_bytes=len(image) if image is not None else None,
+        image_offset=offsets[0] if offsets else None,
+        image_bytes=len(images[0]) if images else None,
+        more_image_offsets=offsets[1:] or None,
+        more_image_bytes=[len(image) for image in images[1:]] or None,
     )
 
 
 def _member_json(values: dict[str, Any]) -> bytes:
-    """Returns what is known of a sample, as JSON; captions and conversations as lists."""
-    for name in ("captions", "conversations"):
+    """Returns what is known of a sample, as JSON; what the columns have as JSON, as lists."""
+    for name in ("captions", "conversations", "more_urls"):
         if values[name] is not None:
             values = {**values, name: json.loads(values[name])}
     return json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
-
-
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Adds a file whose header depends on its name and length alone."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(data), 0o444, 0
-    tar.addfile(member, io.BytesIO(data))

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import apache_beam as beam
@@ -25,8 +26,14 @@ from pipeline.fetch import (
     fetch_shard,
     read_pairs,
 )
-from pipeline.fetched_images import read_images
-from pipeline.fetched_shard import fetched_sample, read_spool, shard_stats, write_samples
+from pipeline.fetched_images import read_members
+from pipeline.fetched_shard import (
+    Fetched,
+    fetched_sample,
+    read_spool,
+    shard_stats,
+    write_samples,
+)
 from pipeline.politeness import HostMemory
 from pipeline.progress import ShardProgress
 from pipeline.resume import config_from_json, config_path, has_output, stored_config
@@ -242,11 +249,13 @@ def retry_shard(
 
 def _fingerprint(asked: str | None, samples: Sequence[FetchedSample]) -> str:
     """Returns what a shard's content goes by after a retry: the same for the same images."""
-    content = sorted(f"{row.key} {row.sha256} {row.pixel_hash}" for row in samples)
+    content = sorted(
+        f"{row.key} {row.sha256} {row.pixel_hash} {json.dumps(row.more_images)}" for row in samples
+    )
     return stage_fingerprint(Stage.FETCH, {"asked": asked}, content)
 
 
-def _key_of(item: tuple[FetchedSample, bytes | None]) -> str:
+def _key_of(item: Fetched) -> str:
     return item[0].key
 
 
@@ -262,17 +271,11 @@ def _read_rows(layout: DatasetLayout, shard: int) -> list[FetchedSample]:
 
 def _read_samples(
     layout: DatasetLayout, shard: int, rows: Sequence[FetchedSample]
-) -> Iterator[tuple[FetchedSample, bytes | None]]:
-    """Yields the samples of a fetched shard with their images, one in memory at a time."""
-    with_image = [row for row in rows if row.image_format is not None]
-    images = read_images(
-        layout,
-        shard,
-        [row.key for row in with_image],
-        [row.image_format for row in with_image],
-    )
+) -> Iterator[Fetched]:
+    """Yields the samples of a fetched shard with their images, those of one in memory at a time."""
+    images = read_members(layout, shard, [name for row in rows for name in row.image_members])
     for row in rows:
-        yield row, None if row.image_format is None else next(images)
+        yield row, tuple(islice(images, len(row.image_members)))
 
 
 def finish_moves(layout: DatasetLayout) -> None:

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.captions import stored_captions
-from pipeline.input_columns import PATH_NAMES, InputColumns
+from pipeline.input_columns import InputColumns
 from pipeline.storage import is_local, local_path
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import Pair, pair_key
+from schemas.records import IMAGE_TOKEN, ROLES, Pair, pair_key
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
-    + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions")]
+    + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions", "more_urls")]
 )
 """A row as a format's reader found it; `reason` is set where it could not make it out."""
 
@@ -37,6 +37,8 @@ class RawRow(NamedTuple):
     tar_member: str | None = None
     captions: str | None = None
     """Several as JSON, as `stored_captions` makes them; `caption` is then the first."""
+    more_urls: str | None = None
+    """Those after `url` as a JSON list, where a sample has several images."""
 
 
 ROW_SCHEMA = pa.schema(
@@ -52,6 +54,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 DETAIL_CHARACTERS = 200
 
+MOST_IMAGES = 100
+"""Images that one sample may have: more fit into no language model's sequence."""
+
 _CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 
 
@@ -65,28 +70,30 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
     ).to_pylist()
     urls, captions = url.to_pylist(), caption.to_pylist()
     reasons, details = raw["reason"].to_pylist(), raw["detail"].to_pylist()
-    conversations = raw["conversations"].to_pylist()
+    conversations, more_urls = raw["conversations"].to_pylist(), raw["more_urls"].to_pylist()
     for row, good in enumerate(is_good):
-        if good or reasons[row]:
+        if reasons[row] or (good and more_urls[row] is None):
             if not good:
                 urls[row] = without_credentials(urls[row])
             continue
         try:
             urls[row] = _checked_url(urls[row], conversations[row], image_folder)
+            more_urls[row] = _checked_more(more_urls[row], image_folder)
             if not captions[row]:
                 raise SampleRejected(RejectReason.MISSING_CAPTION, "the row has no caption")
         except SampleRejected as rejected:
-            urls[row] = without_credentials(urls[row])
+            urls[row], more_urls[row] = without_credentials(urls[row]), None
             reasons[row], details[row] = rejected.reason.value, rejected.detail
     texts = zip(conversations, raw["captions"].to_pylist(), captions, details, strict=True)
     keys = [
-        pair_key(url or "", next((text for text in found if text), ""))
-        for url, found in zip(urls, texts, strict=True)
+        pair_key(_key_url(url, more), next((text for text in found if text), ""))
+        for url, more, found in zip(urls, more_urls, texts, strict=True)
     ]
     return pa.table(
         {
             "key": keys,
             "url": pa.array(urls, pa.string()),
+            "more_urls": pa.array(more_urls, pa.string()),
             "caption": pa.array(captions, pa.string()),
             "captions": raw["captions"],
             "conversations": raw["conversations"],
@@ -98,6 +105,24 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
         },
         schema=ROW_SCHEMA,
     )
+
+
+def _key_url(url: str | None, more_urls: str | None) -> str:
+    """Returns what a pair's key is made of beside its text; no URL holds a line break."""
+    if more_urls is None:
+        return url or ""
+    return "\n".join((url or "", *json.loads(more_urls)))
+
+
+def _checked_more(more_urls: str | None, folder: str | None) -> str | None:
+    """Returns the URLs or paths after the first as they are stored."""
+    if more_urls is None:
+        return None
+    return _as_json([_checked_url(url, None, folder) for url in json.loads(more_urls)])
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _checked_url(url: str | None, conversations: str | None, folder: str | None) -> str | None:
@@ -213,16 +238,38 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
         raise SampleRejected(
             RejectReason.MALFORMED_ROW, f"the row is no object: {excerpt(str(value))}"
         )
-    url = _text(value, columns.url)
+    url, *more = _urls(value, columns.url)
     expected = next(
         (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
     )
-    if columns.conversations is None or value.get(columns.conversations) is None:
+    is_pair = columns.conversations is None or value.get(columns.conversations) is None
+    if more and (is_pair or as_captions):
+        raise SampleRejected(
+            RejectReason.SEVERAL_IMAGES, f"its {columns.url} is a list of {1 + len(more)}"
+        )
+    if is_pair:
         caption, captions = _captions(value, columns.caption)
         return RawRow(url, caption, None, expected, captions=captions)
-    turns, answer = conversation_text(value[columns.conversations], has_image=bool(url))
+    num_images = 1 + len(more) if url else 0
+    turns, answer = conversation_text(value[columns.conversations], num_images)
     turns, answer = storable(turns), storable(answer)
-    return RawRow(url, answer, None if as_captions else turns, expected)
+    more_urls = _as_json(more) if more else None
+    return RawRow(url, answer, None if as_captions else turns, expected, more_urls=more_urls)
+
+
+def _urls(value: dict[str, Any], column: str | None) -> list[str | None]:
+    """Returns where the images are, of text alone [None]."""
+    found = value.get(column) if column is not None else None
+    if not isinstance(found, list) or len(found) < 2:
+        return [_text(value, column)]
+    if len(found) > MOST_IMAGES:
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"it has {len(found)} images, more than {MOST_IMAGES}"
+        )
+    urls = [_text({"url": url}, "url") for url in found]
+    if not all(url and url.strip() for url in urls):
+        raise SampleRejected(RejectReason.MISSING_URL, f"an entry of its {column} is empty")
+    return [str(url).strip() for url in urls]
 
 
 def _captions(value: dict[str, Any], column: str | None) -> tuple[str | None, str | None]:
@@ -241,18 +288,13 @@ def _text(value: dict[str, Any], column: str | None) -> str | None:
     if found is None:
         return None
     if isinstance(found, list):
-        reason = (
-            RejectReason.SEVERAL_IMAGES
-            if column in PATH_NAMES and len(found) > 1
-            else RejectReason.MALFORMED_ROW
-        )
-        raise SampleRejected(reason, f"its {column} is a list of {len(found)}")
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is a list of {len(found)}")
     if isinstance(found, bool | dict):
         raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is no text")
     return storable(str(found))
 
 
-def conversation_text(turns: Any, has_image: bool) -> tuple[str, str]:
+def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
     """Returns LLaVA's turns as canonical JSON, and the first answer.
 
     Raises:
@@ -275,15 +317,23 @@ def conversation_text(turns: Any, has_image: bool) -> tuple[str, str]:
             raise SampleRejected(
                 RejectReason.MALFORMED_ROW, "a turn of its conversations lacks from or value"
             )
-    images = sum(turn["value"].count("<image>") for turn in turns)
-    if images > 1:
-        raise SampleRejected(
-            RejectReason.SEVERAL_IMAGES, f"its conversations speak of {images} images"
-        )
-    if images and not has_image:
+        if turn["from"] not in ROLES:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW,
+                f"a turn of its conversations is from {excerpt(turn['from'])}, not one of "
+                f"{', '.join(ROLES)}",
+            )
+    asked = [turn["value"] for turn in turns if ROLES[turn["from"]] == "user"]
+    spoken_of = sum(text.count(IMAGE_TOKEN) for text in asked)
+    if spoken_of and not num_images:
         raise SampleRejected(
             RejectReason.MISSING_URL, "its conversations speak of an image, the row has none"
         )
-    answer = next((turn["value"] for turn in turns if turn["from"] in ("gpt", "assistant")), "")
-    kept = [{"from": turn["from"], "value": turn["value"]} for turn in turns]
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")), answer
+    if spoken_of != num_images:
+        raise SampleRejected(
+            RejectReason.IMAGE_COUNT_MISMATCH,
+            f"its user's turns hold {spoken_of} times {IMAGE_TOKEN}, the row has {num_images} "
+            "images",
+        )
+    answer = next((t["value"] for t in turns if ROLES[t["from"]] == "assistant"), "")
+    return _as_json([{"from": turn["from"], "value": turn["value"]} for turn in turns]), answer

@@ -49,6 +49,7 @@ FOLDERS = (
 
 MEMBERS = (
     ("<key>.jpg", "the image, or `.png` or `.webp`; absent for text alone"),
+    ("<key>.1.jpg", "the second image of a sample that has several, and so on"),
     ("<key>.txt", "the caption, UTF-8"),
     ("<key>.json", "the columns of the table, `conversations` as a list of turns"),
 )
@@ -117,6 +118,8 @@ def _columns(record: type) -> list[tuple[str, ...]]:
 def _type_name(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"list of {_type_name(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return f"({', '.join(f'{field.name} {_type_name(field.type)}' for field in kind)})"
     return {"halffloat": "float16", "float": "float32", "double": "float64"}.get(
         str(kind), str(kind)
     )

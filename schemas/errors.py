@@ -30,6 +30,7 @@ class RejectReason(Enum):
     BAD_URL = ("bad_url", Stage.READ, False)
     DUPLICATE_ROW = ("duplicate_row", Stage.READ, False)
     SEVERAL_IMAGES = ("several_images", Stage.READ, False)
+    IMAGE_COUNT_MISMATCH = ("image_count_mismatch", Stage.READ, False)
 
     INVALID_URL = ("invalid_url", Stage.FETCH, False)
     FORBIDDEN_SCHEME = ("forbidden_scheme", Stage.FETCH, False)

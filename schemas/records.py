@@ -1,20 +1,48 @@
 """One frozen record per stage: what is known of a pair when the stage is done."""
 
 import hashlib
+import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
 from schemas.columns import Column, arrow_schema
+from schemas.shards import image_member
 
 ImageFormat = Literal["jpg", "png", "webp"]
+
+MORE_IMAGE = pa.struct(
+    [
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+        ("pixel_hash", pa.string()),
+    ]
+)
+"""What is known of an image after a sample's first one; named as the columns of the first are."""
+
+
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+"""Who speaks in a turn of `conversations` (its `from`), and the role in chat templates."""
+
+IMAGE_TOKEN = "<image>"
+"""What stands for an image in a user's turn."""
 
 
 def pair_key(url: str, text: str) -> str:
     """Returns the pair's identity: 32 hex digits, the same for the same url and text.
 
     Args:
+        url: of several images all urls, a line each.
         text: the caption, or the conversations or several captions where there are some.
 
     Source: BLAKE2b (RFC 7693) with a digest of 128 bits.
@@ -33,8 +61,15 @@ class CaptionedImage:
     key: Annotated[str, Column(pa.string(), "128-bit hash of url and text, 32 hex digits")]
     url: Annotated[
         str | None,
-        Column(pa.string(), "where the image is: http(s) URL or path; null for text alone"),
+        Column(
+            pa.string(),
+            "where the image is, of several the first: http(s) URL or path; null for text alone",
+        ),
     ]
+    more_urls: Annotated[
+        str | None,
+        Column(pa.string(), "where the images after the first are, as a JSON list; null for one"),
+    ] = None
     caption: Annotated[
         str,
         Column(
@@ -53,8 +88,18 @@ class CaptionedImage:
     source: Annotated[str, Column(pa.string(), "name of the input file the row came from")]
     expected_hash: Annotated[
         str | None,
-        Column(pa.string(), "hash that the downloaded bytes must have, as algorithm:hex"),
+        Column(
+            pa.string(),
+            "hash that the (first) image's downloaded bytes must have, as algorithm:hex",
+        ),
     ]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the images are, in their order; empty for text alone."""
+        if self.url is None:
+            return ()
+        return (self.url, *json.loads(self.more_urls or "[]"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +131,22 @@ class FetchedSample(CaptionedImage):
     pixel_hash: Annotated[
         str | None, Column(pa.string(), "128-bit hash of the stored image's pixels, 32 hex digits")
     ]
+    more_images: Annotated[
+        list[dict[str, Any]] | None,
+        Column(
+            pa.list_(MORE_IMAGE),
+            "the same of the images after the first, whose format is that of the first; null for "
+            "one",
+        ),
+    ] = None
+
+    @property
+    def image_members(self) -> tuple[str, ...]:
+        """Names of the images in a shard's tar, in their order; empty for text alone."""
+        if self.image_format is None:
+            return ()
+        count = 1 + len(self.more_images or ())
+        return tuple(image_member(self.key, self.image_format, number) for number in range(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +205,14 @@ class TrainSample(FetchedSample):
         int | None, Column(pa.int64(), "first byte of the image in the shard's tar")
     ]
     image_bytes: Annotated[int | None, Column(pa.int64(), "length of the image in the tar")]
+    more_image_offsets: Annotated[
+        list[int] | None,
+        Column(pa.list_(pa.int64()), "of the images after the first; null for one"),
+    ] = None
+    more_image_bytes: Annotated[
+        list[int] | None,
+        Column(pa.list_(pa.int64()), "of the images after the first; null for one"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,15 @@ class DatasetLayout:
         return f"{self.root}/_run"
 
 
+def image_member(key: str, image_format: str, number: int = 0) -> str:
+    """Returns the name of a sample's image in a shard's tar.
+
+    Args:
+        number: 0 for the first image, whose name is that of an only one.
+    """
+    return f"{key}.{number}.{image_format}" if number else f"{key}.{image_format}"
+
+
 def _suffixed(shard: int, digits: int, extension: str) -> str:
     separator = "" if extension.startswith("_") else "."
     return f"{shard:0{digits}d}{separator}{extension}"

@@ -76,8 +76,8 @@ class Chat:
 
     model: Annotated[str, tyro.conf.Positional]
     """Model folder."""
-    image: str | None = None
-    """Picture to talk about."""
+    image: tuple[str, ...] = ()
+    """Picture to talk about, or several, in their order."""
     prompt: str | None = None
     """The question; without one the conversation is interactive."""
     form: SampleForm = "conversation"
@@ -214,7 +214,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
 
         chat(
             command.model,
-            image=command.image,
+            images=command.image,
             prompt=command.prompt,
             form=command.form,
             max_new_tokens=command.max_new_tokens,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import DataConfig, SampleForm
-from training.data.dataset import RawSample, TrainDataset, open_image
+from training.data.dataset import RawSample, TrainDataset, open_images
 from training.model.inputs import IGNORE_INDEX, SampleTokens
 from training.parts import IMAGE_MODES, Assembled, pixel_values
 
@@ -100,7 +100,7 @@ def encoded(parts: Assembled, sample: RawSample, form: SampleForm) -> SampleToke
 
 def pixels_of(parts: Assembled, sample: RawSample, form: SampleForm) -> Tensor:
     """Returns a pair's picture, as training prepares it."""
-    return pixel_values(parts.processor.image_processor, IMAGE_MODES[form], open_image(sample))
+    return pixel_values(parts.processor.image_processor, IMAGE_MODES[form], open_images(sample)[0])
 
 
 @torch.inference_mode()

@@ -266,7 +266,7 @@ def pad(samples: list[Any]) -> dict[str, Any]:
     batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
     images = [s.pixel_values for s in samples if s.pixel_values is not None]
     if images:
-        batch["pixel_values"] = torch.stack(images)
+        batch["pixel_values"] = torch.cat(images)
     return batch
 
 

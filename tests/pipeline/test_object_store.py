@@ -38,7 +38,7 @@ from tests.curations import (
 )
 from tests.pipeline.test_fetch import picture
 from tests.web_server import unused_port
-from training.data.dataset import TrainDataset, open_image
+from training.data.dataset import TrainDataset, open_images
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def train_as_from_a_folder(root: str, folder: str) -> None:
     assert len(remote) == len(local) > 30
     for index in range(0, len(local), 7):
         assert remote[index].key == local[index].key
-        assert np.array_equal(open_image(remote[index]), open_image(local[index]))
+        assert np.array_equal(open_images(remote[index]), open_images(local[index]))
 
 
 def spoil(path: str) -> None:

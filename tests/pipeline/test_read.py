@@ -243,7 +243,7 @@ def test_llava_records_keep_their_turns_and_the_first_answer_as_caption(tmp_path
     assert json.loads(rows["Hi."]["conversations"])[1] == {"from": "gpt", "value": "Hi."}
     assert rows["Hi."]["key"] == pair_key("", rows["Hi."]["conversations"])
     assert reasons(tmp_path / "out") == {
-        "several_images": 1,
+        "image_count_mismatch": 1,
         "bad_url": 1,
         "missing_url": 1,
         "malformed_row": 1,

@@ -14,7 +14,7 @@ from PIL import Image
 from schemas.columns import table_from_records, write_table
 from schemas.manifest import Manifest, ShardEntry
 from schemas.records import TRAIN_SCHEMA, TrainSample, pair_key
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, image_member
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
 THINGS = ("cat", "dog", "house", "tree", "boat", "star", "fish", "car", "bird", "cup")
@@ -82,12 +82,15 @@ def caption_samples(count: int) -> list[dict[str, Any]]:
 
 
 def conversation_samples(count: int, text_only_every: int = 3) -> list[dict[str, Any]]:
-    """Returns conversations, some of them about no picture."""
+    """Returns conversations, some of them about no picture, some about two."""
     samples = []
     for i in range(count):
         colour = COLOURS[i % len(COLOURS)]
         has_image = i % text_only_every != 0
         question = "<image>\nwhat is this?" if has_image else f"say {colour}"
+        others = [picture(COLOURS[(i + 1) % len(COLOURS)])] if has_image and i % 5 == 4 else []
+        if others:
+            question = "<image>\n<image>\nwhat is the first?"
         turns = [{"from": "human", "value": question}, {"from": "gpt", "value": f"it is {colour}"}]
         if i % 4 == 0:
             turns += [{"from": "human", "value": "again"}, {"from": "gpt", "value": colour}]
@@ -97,6 +100,7 @@ def conversation_samples(count: int, text_only_every: int = 3) -> list[dict[str,
                 "caption": question,
                 "conversations": json.dumps(turns),
                 "image": picture(colour) if has_image else None,
+                "more_images": others,
                 "level": None,
             }
         )
@@ -155,12 +159,13 @@ def write_shard(layout: DatasetLayout, shard: int, samples: Sequence[dict[str, A
 def add_sample(tar: tarfile.TarFile, sample: dict[str, Any]) -> TrainSample:
     text = sample.get("conversations") or sample["caption"]
     key = pair_key(sample["url"] or "", text)
-    offset = size = None
-    if sample["image"] is not None:
-        member = tarfile.TarInfo(f"{key}.png")
-        size = member.size = len(sample["image"])
-        offset = tar.offset + 512
-        tar.addfile(member, io.BytesIO(sample["image"]))
+    images = [sample["image"], *sample.get("more_images", ())] if sample["image"] else []
+    offsets = []
+    for number, image in enumerate(images):
+        member = tarfile.TarInfo(image_member(key, "png", number))
+        member.size = len(image)
+        offsets.append(tar.offset + 512)
+        tar.addfile(member, io.BytesIO(image))
     return TrainSample(
         key=key,
         url=sample["url"],
@@ -168,17 +173,19 @@ def add_sample(tar: tarfile.TarFile, sample: dict[str, Any]) -> TrainSample:
         conversations=sample.get("conversations"),
         source="test",
         expected_hash=None,
-        image_format="png" if size else None,
-        width=32 if size else None,
-        height=32 if size else None,
+        image_format="png" if images else None,
+        width=32 if images else None,
+        height=32 if images else None,
         original_width=None,
         original_height=None,
         sha256=None,
         pixel_hash=None,
         clip_score=None,
         alignment_level=sample["level"],
-        image_offset=offset,
-        image_bytes=size,
+        image_offset=offsets[0] if images else None,
+        image_bytes=len(images[0]) if images else None,
+        more_image_offsets=offsets[1:] or None,
+        more_image_bytes=[len(image) for image in images[1:]] or None,
     )
 
 

@@ -9,7 +9,7 @@ from training.chat.terminal import Conversation, load_picture
 from training.cli import run
 from training.config import DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from training.data.conversations import messages_of
-from training.data.dataset import RawSample, TrainDataset, open_image
+from training.data.dataset import RawSample, TrainDataset, open_images
 from training.evaluation.dataset_loss import dataset_loss
 from training.parts import Assembled, load_folder
 from training.train import train
@@ -35,23 +35,24 @@ def model_folder(
     return str(out / "model")
 
 
+@pytest.mark.parametrize("num_images", [1, 2])
 def test_a_question_is_asked_with_the_tokens_that_training_teaches(
-    model_folder: str, conversation_dataset: str
+    model_folder: str, conversation_dataset: str, num_images: int
 ) -> None:
     parts = load_folder(model_folder, torch.float32)
     dataset = TrainDataset([conversation_dataset])
-    sample = next(dataset[i] for i in range(len(dataset)) if dataset[i].has_image)
+    sample = next(dataset[i] for i in range(len(dataset)) if dataset[i].num_images == num_images)
     encoder = parts.encoder(DataConfig(form="conversation"))
     trained = encoder.encode(sample)
     assert trained is not None
-    question = messages_of(sample)[0]["content"].removeprefix("<image>\n")
+    question = messages_of(sample)[0]["content"].removeprefix("<image>\n" * num_images)
     asked = asked_tokens(parts, sample, question)
     assert trained.input_ids[: len(asked)] == asked
     assert trained.labels[len(asked)] == trained.input_ids[len(asked)]
 
 
 def asked_tokens(parts: Assembled, sample: RawSample, question: str) -> list[int]:
-    conversation = Conversation(parts, open_image(sample), "conversation", 4)
+    conversation = Conversation(parts, open_images(sample), "conversation", 4)
     ids: list[int] = conversation._inputs(question)["input_ids"][0].tolist()
     return ids
 
@@ -62,19 +63,22 @@ def test_answers_are_printed_in_both_forms(
     words = ["chat", model_folder, "--image", str(picture_file), "--max-new-tokens", "3"]
     assert run([*words, "--prompt", "what is this?"]) == 0
     assert run([*words, "--form", "caption"]) == 0
+    two = ["--image", str(picture_file), str(picture_file)]
+    assert run(["chat", model_folder, *two, "--prompt", "which?", "--max-new-tokens", "3"]) == 0
+    assert run(["chat", model_folder, *two, "--form", "caption"]) != 0
     assert run(["chat", model_folder, "--prompt", "hello", "--max-new-tokens", "3"]) == 0
 
 
 @pytest.fixture
 def picture_file(tmp_path: Path, caption_dataset: str) -> Path:
     path = tmp_path / "picture.png"
-    open_image(TrainDataset([caption_dataset])[0]).save(path)
+    open_images(TrainDataset([caption_dataset])[0])[0].save(path)
     assert load_picture(str(path)).size == (32, 32)
     return path
 
 
 def test_a_conversation_remembers_its_turns(model_folder: str) -> None:
-    conversation = Conversation(load_folder(model_folder, torch.float32), None, "conversation", 2)
+    conversation = Conversation(load_folder(model_folder, torch.float32), [], "conversation", 2)
     first = conversation.ask("hello")
     inputs: Any = conversation._inputs("again")
     text = conversation._parts.processor.tokenizer.decode(inputs["input_ids"][0])

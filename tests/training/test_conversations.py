@@ -36,7 +36,10 @@ def tokenizer(tiny_tokenizer: Any) -> Any:
 
 
 def sample(
-    conversations: list[tuple[str, str]] | None, caption: str = "", image: bool = True
+    conversations: list[tuple[str, str]] | None,
+    caption: str = "",
+    image: bool = True,
+    images: int = 1,
 ) -> Any:
     turns = conversations and json.dumps(
         [{"from": who, "value": text} for who, text in conversations]
@@ -47,8 +50,7 @@ def sample(
         conversations=turns or None,
         alignment_level=None,
         tar="",
-        image_offset=0 if image else None,
-        image_bytes=1 if image else None,
+        image_ranges=((0, 1),) * (images if image else 0),
     )
 
 
@@ -102,6 +104,19 @@ def test_the_picture_stands_first_in_its_turn(tokenizer: Any) -> None:
     words = tokenise(sample(TWO_TURNS), "conversation", tokenizer)
     text = tokenizer.decode(words.token_ids)
     assert text.startswith("<|im_start|>user\n<image>\nwhat is this?<|im_end|>\n")
+
+
+def test_several_pictures_of_a_turn_stay_where_they_are(tokenizer: Any) -> None:
+    turns = [
+        ("human", "a <image> or a <image>?"),
+        ("gpt", "red"),
+        ("human", "now <image>"),
+        ("gpt", "it"),
+    ]
+    words = tokenise(sample(turns, images=3), "conversation", tokenizer)
+    text = tokenizer.decode(words.token_ids)
+    assert "user\na <image> or a <image>?<|im_end|>" in text
+    assert "user\n<image>\nnow<|im_end|>" in text
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_and_names_the_sample(

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from schemas.errors import ConfigError, DatasetError
-from training.data.dataset import TrainDataset, open_image
+from tests.training.conftest import picture
+from training.data.dataset import TrainDataset, open_images
 
 
 def test_rows_and_pictures_are_read_from_all_shards(caption_dataset: str) -> None:
@@ -14,7 +16,26 @@ def test_rows_and_pictures_are_read_from_all_shards(caption_dataset: str) -> Non
     assert len(dataset) == 48
     sample = dataset[40]  # of the third shard
     assert sample.caption.endswith("red star")
-    assert open_image(sample).convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+    assert open_images(sample)[0].convert("RGB").getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_the_pictures_of_a_sample_are_read_in_their_order(
+    make_dataset: Any, tmp_path: Path
+) -> None:
+    turns = json.dumps([{"from": "human", "value": "<image><image>"}])
+    colours = ("red", "blue", "green")
+    sample = {
+        "url": "a",
+        "caption": "",
+        "conversations": turns,
+        "image": picture(colours[0]),
+        "more_images": [picture(colour) for colour in colours[1:]],
+        "level": None,
+    }
+    dataset = TrainDataset([make_dataset(tmp_path / "data", [sample, {**sample, "url": "b"}])])
+    for row in range(2):
+        found = [image.getpixel((0, 0)) for image in open_images(dataset[row])]
+        assert found == [ImageColor.getrgb(colour) for colour in colours]
 
 
 def test_a_damaged_picture_is_an_error_that_names_shard_and_key(
@@ -23,7 +44,7 @@ def test_a_damaged_picture_is_an_error_that_names_shard_and_key(
     whole = {"url": "a", "caption": "a red cat", "image": b"\x89PNG\r\n but no more", "level": 1}
     dataset = TrainDataset([make_dataset(tmp_path / "data", [whole])])
     with pytest.raises(DatasetError, match=f"{dataset.keys[0]} in .*000000.tar"):
-        open_image(dataset[0])
+        open_images(dataset[0])
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""A conversation about a picture, in the terminal, with greedy answers."""
+"""A conversation about pictures, in the terminal, with greedy answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,15 @@ from PIL import Image
 from rich.console import Console
 
 from schemas.errors import ConfigError
+from schemas.records import IMAGE_TOKEN
 from training.config import SampleForm
-from training.model.inputs import IMAGE_TOKEN
 from training.parts import IMAGE_MODES, Assembled, load_folder
 
 
 def chat(
     model_folder: str,
     *,
-    image: str | None,
+    images: Sequence[str],
     prompt: str | None,
     form: SampleForm,
     max_new_tokens: int,
@@ -24,19 +25,21 @@ def chat(
     """Prints the model's answer, or its answers to what is typed until an empty line.
 
     Raises:
-        ConfigError: if there is no such picture.
+        ConfigError: if there is no such picture, or a caption is asked for several.
     """
-    picture = None if image is None else load_picture(image)
+    pictures = [load_picture(image) for image in images]
+    if form == "caption" and len(pictures) > 1:
+        raise ConfigError(f"--form caption describes one picture, got {len(pictures)}")
     has_gpu = torch.cuda.is_available()
     parts = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
     model: Any = parts.model
     model.to("cuda" if has_gpu else "cpu")
     console = Console(highlight=False)
     if form == "caption" or prompt is not None:
-        answer = Conversation(parts, picture, form, max_new_tokens).ask(prompt or "")
+        answer = Conversation(parts, pictures, form, max_new_tokens).ask(prompt or "")
         console.print(answer, markup=False)
         return
-    conversation = Conversation(parts, picture, form, max_new_tokens)
+    conversation = Conversation(parts, pictures, form, max_new_tokens)
     console.print("An empty line ends the conversation.", style="dim")
     while question := console.input("[bold]you:[/bold] ").strip():
         console.print(f"model: {conversation.ask(question)}", markup=False)
@@ -59,16 +62,16 @@ def load_picture(path: str) -> Image.Image:
 
 
 class Conversation:
-    """A picture, what was said about it, and what is answered next."""
+    """Pictures, what was said about them, and what is answered next."""
 
     def __init__(
         self,
         parts: Assembled,
-        picture: Image.Image | None,
+        pictures: Sequence[Image.Image],
         form: SampleForm,
         max_new_tokens: int,
     ) -> None:
-        self._parts, self._picture, self._form = parts, picture, form
+        self._parts, self._pictures, self._form = parts, list(pictures), form
         self._max_new_tokens = max_new_tokens
         self._messages: list[dict[str, Any]] = []
 
@@ -94,11 +97,11 @@ class Conversation:
         processor = self._parts.processor
         options: dict[str, Any] = {"image_mode": IMAGE_MODES[self._form]}
         if self._form == "caption":
-            text = IMAGE_TOKEN if self._picture is not None else ""
-            return processor(images=self._picture, text=text + question, **options)
+            text = IMAGE_TOKEN * len(self._pictures) + question
+            return processor(images=self._pictures or None, text=text, **options)
         content: list[dict[str, Any]] = [{"type": "text", "text": question}]
-        if self._picture is not None and not self._messages:
-            content.insert(0, {"type": "image", "image": self._picture})
+        if not self._messages:
+            content = [{"type": "image", "image": picture} for picture in self._pictures] + content
         self._messages.append({"role": "user", "content": content})
         return processor.apply_chat_template(
             self._messages,

@@ -17,7 +17,7 @@ class EncodedSample:
     key: str
     tokens: SampleTokens
     pixel_values: Tensor | None
-    """(3, H, W), or None for text alone."""
+    """(I, 3, H, W) of its I pictures in their order, or None for text alone."""
     alignment_level: int | None
 
 
@@ -146,4 +146,4 @@ def _stack_images(samples: list[EncodedSample], image_size: tuple[int, int]) -> 
     images = [sample.pixel_values for sample in samples if sample.pixel_values is not None]
     if not images:
         return torch.zeros((0, 3, *image_size))
-    return torch.stack(images)
+    return torch.cat(images)

@@ -7,7 +7,8 @@ those marks are used; otherwise the template is rendered once more for every tur
 turn adds to the text is that turn. A template for which this does not hold is an error that
 names the sample: a target is never lost in silence.
 
-Source: arXiv:2310.03744 (the form of the pairs and the place of the picture in the first turn).
+Source: arXiv:2310.03744 (the form of the pairs and the place of the picture in the first turn);
+LLaVA-NeXT's code leaves several pictures of a turn where they are.
 """
 
 import json
@@ -15,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import DatasetError
+from schemas.records import IMAGE_TOKEN, ROLES
 from training.config import SampleForm
 from training.data.dataset import RawSample
-from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN
-
-ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+from training.model.inputs import ALIGN_TOKEN
 
 VICUNA_V1 = (
     "{{ bos_token }}"
@@ -64,9 +64,9 @@ def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
         words = _tokenise_conversation(sample, tokenizer)
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     found = words.token_ids.count(image_id)
-    if found != int(sample.has_image):
+    if found != sample.num_images:
         raise DatasetError(
-            f"sample {sample.key} has {int(sample.has_image)} pictures, but its text has "
+            f"sample {sample.key} has {sample.num_images} pictures, but its text has "
             f"{found} times {IMAGE_TOKEN}"
         )
     if not any(words.is_target):
@@ -77,7 +77,8 @@ def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
 def messages_of(sample: RawSample) -> list[Message]:
     """Returns a sample's turns as chat templates want them; a pair is a question and an answer.
 
-    The picture stands first in the turn that names it.
+    A picture stands first in the turn that names it; of several in one turn, each stays where it
+    is named.
 
     Raises:
         DatasetError: if the turns are not LLaVA's.
@@ -99,9 +100,10 @@ def messages_of(sample: RawSample) -> list[Message]:
 def _message(role: str, text: str) -> Message:
     if role != "user":
         return {"role": role, "content": _without_placeholders(text)}
-    count = text.count(IMAGE_TOKEN)
-    words = _without_placeholders(text.replace(IMAGE_TOKEN, "")).strip()
-    return {"role": role, "content": f"{IMAGE_TOKEN}\n" * count + words}
+    parts = [_without_placeholders(part) for part in text.split(IMAGE_TOKEN)]
+    if len(parts) == 2:
+        return {"role": role, "content": f"{IMAGE_TOKEN}\n" + "".join(parts).strip()}
+    return {"role": role, "content": IMAGE_TOKEN.join(parts).strip()}
 
 
 def _without_placeholders(text: str) -> str:
@@ -112,7 +114,7 @@ def _without_placeholders(text: str) -> str:
 
 
 def _tokenise_caption(sample: RawSample, tokenizer: Any) -> Words:
-    start: list[int] = list(tokenizer(IMAGE_TOKEN if sample.has_image else "")["input_ids"])
+    start: list[int] = list(tokenizer(IMAGE_TOKEN * sample.num_images)["input_ids"])
     if start and start[-1] == tokenizer.eos_token_id:
         start.pop()
     caption = _without_placeholders(sample.caption).strip() + "\n"

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -20,8 +21,8 @@ from schemas.manifest import Manifest
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 
-COLUMNS = ["key", "url", "caption", "conversations", "alignment_level", "image_offset"]
-COLUMNS += ["image_bytes"]
+COLUMNS = ["key", "url", "caption", "conversations", "alignment_level"]
+COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +35,14 @@ class RawSample:
     alignment_level: int | None
     """1..N, or None where the sample was never scored."""
     tar: str
-    """Path of the tar that holds the image."""
-    image_offset: int | None
-    """None for text alone."""
-    image_bytes: int | None
+    """Path of the tar that holds the images."""
+    image_ranges: tuple[tuple[int, int], ...]
+    """First byte and length of each image in the tar; empty for text alone."""
 
     @property
-    def has_image(self) -> bool:
-        """Whether there is a picture."""
-        return self.image_offset is not None
+    def num_images(self) -> int:
+        """How many pictures there are."""
+        return len(self.image_ranges)
 
 
 class CorruptImage(DatasetError):
@@ -104,8 +104,7 @@ class TrainDataset:
             conversations=row["conversations"],
             alignment_level=row["alignment_level"],
             tar=self._tars[row["shard"]],
-            image_offset=row["image_offset"],
-            image_bytes=row["image_bytes"],
+            image_ranges=_image_ranges(row),
         )
 
     def check_levels(self, num_levels: int) -> None:
@@ -120,7 +119,7 @@ class TrainDataset:
     def is_held_out(self, ratio: float) -> np.ndarray:
         """Returns (samples,) whether each sample is in the held-out share.
 
-        The hash of the picture's address decides, so that a picture is never on both sides; of
+        The hash of the (first) picture's address decides, so that it is never on both sides; of
         text alone, the key decides. It changes neither with the order nor with the shards.
         """
         urls = self._rows.column("url").to_pylist()
@@ -128,17 +127,20 @@ class TrainDataset:
         return np.array([_share(name) < ratio for name in names], dtype=bool)
 
 
-def open_image(sample: RawSample) -> Image.Image:
-    """Returns a sample's picture, decoded.
+def open_images(sample: RawSample) -> list[Image.Image]:
+    """Returns a sample's pictures, decoded, in their order.
 
     Raises:
-        CorruptImage: if it cannot be decoded, naming shard and key.
+        CorruptImage: if one cannot be decoded, naming shard and key.
     """
-    assert sample.image_offset is not None and sample.image_bytes is not None
-    data = _read_range(sample.tar, sample.image_offset, sample.image_bytes)
+    return [_open_image(sample, offset, length) for offset, length in sample.image_ranges]
+
+
+def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
+    data = _read_range(sample.tar, offset, length)
     try:
-        if len(data) != sample.image_bytes:
-            raise EOFError(f"the file ends after {len(data)} of {sample.image_bytes} bytes")
+        if len(data) != length:
+            raise EOFError(f"the file ends after {len(data)} of {length} bytes")
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -175,6 +177,14 @@ def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:
             f"{path} has {len(table)} rows, the manifest says {samples}: curate it again"
         )
     return table.replace_schema_metadata(None)
+
+
+def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    if row["image_offset"] is None:
+        return ()
+    offsets = [row["image_offset"], *(row["more_image_offsets"] or ())]
+    lengths = [row["image_bytes"], *(row["more_image_bytes"] or ())]
+    return tuple(zip(offsets, lengths, strict=True))
 
 
 def _read_range(path: str, offset: int, length: int) -> bytes:

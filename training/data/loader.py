@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.errors import DatasetError
 from training.config import DataConfig, OnCorrupt
 from training.data.collate import Batch, EncodedSample, collate
-from training.data.dataset import CorruptImage, TrainDataset, open_image
+from training.data.dataset import CorruptImage, TrainDataset, open_images
 from training.data.lengths import Encoder, SampleLengths
 from training.data.plan import EpochPlan, Packed, plan_epoch
 
@@ -158,16 +158,17 @@ class PackedRows(Dataset[Batch]):
         sample = self._dataset[index]
         tokens = self._encoder.encode(sample)
         assert tokens is not None, "the plan leaves out what has nothing to learn"
-        if self._passes_levels and sample.has_image and sample.alignment_level is None:
+        if self._passes_levels and sample.num_images and sample.alignment_level is None:
             raise DatasetError(
                 f"sample {sample.key} has no alignment level: this stage learns the level "
                 "vectors, so its data must be curated with the level stage, or "
                 "model.alignment_mode must be none"
             )
+        images = [self._preprocess(image) for image in open_images(sample)]
         return EncodedSample(
             key=sample.key,
             tokens=tokens,
-            pixel_values=self._preprocess(open_image(sample)) if sample.has_image else None,
+            pixel_values=torch.stack(images) if images else None,
             alignment_level=sample.alignment_level,
         )
 

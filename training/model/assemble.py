@@ -6,10 +6,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 
+from schemas.records import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN
+from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
 from training.model.vision_tower import PretrainedTower, load_tower
 

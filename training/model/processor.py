@@ -11,9 +11,10 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessorMixin
 
 from schemas.errors import ConfigError
+from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN, Placeholders, lay_out
+from training.model.inputs import ALIGN_TOKEN, Placeholders, lay_out
 
 Conversation = list[dict[str, Any]]
 
@@ -137,8 +138,9 @@ class AlignGPTProcessor(ProcessorMixin):
 
         A message's content is a text or a list of parts: `{"type": "text", "text": ...}` and
         `{"type": "image", "image": ...}`, a picture, path or URL (also under `path` or `url`).
-        Pictures stand before the words of their message, as in training. In a conversation of
-        several turns the gate reads what stands before the first answer, as in training.
+        A picture stands before the words of its message, several of one message stay among them
+        where they are, as in training. In a conversation of several turns the gate reads what
+        stands before the first answer, as in training.
 
         Args:
             conversation: messages, or several conversations.
@@ -246,16 +248,19 @@ def flatten_images(images: Any) -> list[Any]:
 
 
 def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
-    """Returns messages whose content is text with `<image>` before the words, and the pictures."""
+    """Returns messages whose content is text with `<image>` in it, and the pictures."""
     flat, pictures = [], []
     for message in messages:
         content = message["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         shown = [part for part in content if part["type"] in ("image", "image_url")]
-        words = "".join(part["text"] for part in content if part["type"] == "text")
+        words = [part for part in content if part["type"] == "text"]
+        if len(shown) == 1:
+            content = [*shown, *words]
         pictures += [_picture(part) for part in shown]
-        flat.append({**message, "content": f"{IMAGE_TOKEN}\n" * len(shown) + words})
+        texts = (part["text"] if part["type"] == "text" else f"{IMAGE_TOKEN}\n" for part in content)
+        flat.append({**message, "content": "".join(texts)})
     return flat, [picture for picture in pictures if picture is not None]
 
 

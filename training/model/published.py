@@ -27,10 +27,11 @@ from transformers import AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
+from schemas.records import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN, IMAGE_TOKEN
+from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
 from training.model.vision_tower import PretrainedTower, load_tower
 
