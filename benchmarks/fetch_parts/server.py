@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 HOSTS = 200
 HANG_EVERY = 100
@@ -15,6 +14,8 @@ HANG_EVERY = 100
 
 def photographs(count: int, size: tuple[int, int]) -> list[bytes]:
     """Returns JPEGs of a size: parts of two real photographs. Of 800x600 they have 120 KB."""
+    from sklearn.datasets import load_sample_images  # seconds that no side should pay for
+
     sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     generator = np.random.default_rng(0)
     files = []

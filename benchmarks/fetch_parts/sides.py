@@ -11,8 +11,12 @@ SHARD_OF_A_PROCESS = 250
 """Pairs of a shard of img2dataset where it has several processes: it shares work by shards."""
 
 
+PAIRS_PER_SHARD = 10_000
+"""Pairs of a shard at the defaults of both sides."""
+
+
 def write_pairs(root: str, urls: list[str]) -> None:
-    """Writes the shard of pairs that ours reads."""
+    """Writes the shards of pairs that ours reads."""
     from pipeline.storage import commit_file
     from schemas.columns import table_from_records, write_table
     from schemas.records import PAIR_SCHEMA, Pair, pair_key
@@ -30,18 +34,24 @@ def write_pairs(root: str, urls: list[str]) -> None:
         for url in urls
     ]
     pairs.sort(key=lambda pair: pair.key)
-    with commit_file(DatasetLayout(root).pairs(0)) as file:
-        table = table_from_records(pairs, PAIR_SCHEMA)
-        write_table(table, file, {"fingerprint": hashlib.sha256(repr(urls).encode()).hexdigest()})
+    for shard, start in enumerate(range(0, len(pairs), PAIRS_PER_SHARD)):
+        table = table_from_records(pairs[start : start + PAIRS_PER_SHARD], PAIR_SCHEMA)
+        with commit_file(DatasetLayout(root).pairs(shard)) as file:
+            content = hashlib.sha256(repr(table["key"].to_pylist()).encode()).hexdigest()
+            write_table(table, file, {"fingerprint": content})
 
 
 def run_ours(root: str, settings: dict[str, Any]) -> None:
-    """Fetches shard 0 of a dataset as the pipeline does."""
+    """Fetches the shards of a dataset one after the other, as one worker of the pipeline does."""
     from pipeline.config import FetchConfig
     from pipeline.fetch import fetch_shard
+    from pipeline.politeness import HostMemory
     from schemas.shards import DatasetLayout
 
-    fetch_shard(DatasetLayout(root), 0, FetchConfig(**settings))
+    config = FetchConfig(**settings)
+    memory = HostMemory(config)
+    for shard in range(len(list(Path(root, "pairs").glob("*.parquet")))):
+        fetch_shard(DatasetLayout(root), shard, config, memory)
 
 
 def our_command(script: str, root: Path, port: int, processes: int | None) -> list[str]:
@@ -54,7 +64,7 @@ def our_command(script: str, root: Path, port: int, processes: int | None) -> li
 
 def their_command(urls: Path, output: Path, processes: int | None) -> list[str]:
     """Returns img2dataset's command: at its defaults, or with so many processes."""
-    per_shard = 10_000 if processes is None else SHARD_OF_A_PROCESS
+    per_shard = PAIRS_PER_SHARD if processes is None else SHARD_OF_A_PROCESS
     command = [
         *(sys.executable, "-m", "img2dataset.main", f"--url_list={urls}"),
         *(f"--output_folder={output}", "--input_format=parquet", "--url_col=url"),
