@@ -8,6 +8,7 @@ cpu: photographs of 800x600, no delay, both sides with as many processes as core
 latency: three shards of 10,000 thumbnails of 160x120, every answer takes half a second, one host
     in a hundred hangs; both sides at their defaults. So small that decoding is not what is timed.
 mixed: the same with 2,000 photographs of 800x600: latency, hanging hosts and decoding at once.
+limit: what the images of the first part cost without any fetching, step by step.
 cores: the first part on one core and on two, which shows what one more core brings.
 pixels: how far both sides are from a full decode with area resize, and what of that is encoding.
 
@@ -35,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
+from fetch_parts.limit import limit_part
 from fetch_parts.measure import Run, measured
 from fetch_parts.server import HOSTS, photographs, serve
 from fetch_parts.sides import our_command, run_ours, stored_images, their_command, write_pairs
@@ -45,10 +47,10 @@ from scoring.images import prepare_image
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
 PHOTOGRAPH, THUMBNAIL = (800, 600), (160, 120)
-PARTS = ("cpu", "latency", "mixed", "cores", "pixels")
-SIZES = {"cpu": 2000, "latency": 30_000, "mixed": 2000, "cores": 1000, "pixels": 200}
-QUICK_SIZES = {"cpu": 200, "latency": 400, "mixed": 200, "cores": 100, "pixels": 40}
-ROUNDS = {"cpu": 3, "latency": 1, "mixed": 1, "cores": 1, "pixels": 1}
+PARTS = ("cpu", "limit", "latency", "mixed", "cores", "pixels")
+SIZES = {"cpu": 2000, "limit": 200, "latency": 30_000, "mixed": 2000, "cores": 1000, "pixels": 200}
+QUICK_SIZES = {"cpu": 200, "limit": 40, "latency": 400, "mixed": 200, "cores": 100, "pixels": 40}
+ROUNDS = {"cpu": 3, "limit": 5, "latency": 1, "mixed": 1, "cores": 1, "pixels": 1}
 
 
 class Bench:
@@ -221,6 +223,8 @@ def run_part(bench: Bench, part: str, is_quick: bool, rounds: int | None) -> dic
     rounds = rounds or (1 if is_quick else ROUNDS[part])
     if part == "cpu":
         return bench.compare(images, rounds, len(os.sched_getaffinity(0)))
+    if part == "limit":
+        return limit_part(bench.files[:images], rounds)
     if part in ("latency", "mixed"):
         size = THUMBNAIL if part == "latency" else PHOTOGRAPH
         return bench.compare(images, rounds, None, delay_seconds=LATENCY_SECONDS, size=size)
