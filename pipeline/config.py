@@ -68,7 +68,8 @@ class FetchConfig:
     allow_ports: tuple[int, ...] = (80, 443)
     """Ports that may be reached."""
     allow_folders: tuple[str, ...] = ()
-    """Local folders whose files are read where a pair's url is a path; none by default."""
+    """Folders whose files are read where a pair's url is a path; none by default. Local, or in an
+    object store as fsspec URLs."""
     ca_file: str | None = None
     """Certificates (PEM) that are trusted beside the system's."""
     user_agent: str = "aligngpt/0.1"

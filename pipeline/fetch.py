@@ -44,6 +44,7 @@ from pipeline.storage import (
     open_read,
     remove,
 )
+from pipeline.store_files import StoreFiles
 from pipeline.tar_members import TarFiles
 from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected, Stage
@@ -224,6 +225,7 @@ class ShardFetcher:
         self._images = [image for of_pair in images for image in of_pair]
         self._spool, self._progress = spool, progress
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
+        self._stores = StoreFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
         self._answers: dict[int, Answer] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
@@ -243,7 +245,7 @@ class ShardFetcher:
             "of bytes or of total time"
         )
         with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
-            numbers = [number for number, image in enumerate(self._images) if is_asked(image)]
+            numbers = [n for n, image in enumerate(self._images) if self._is_asked(image)]
             images = [self._images[number] for number in numbers]
             asked = [(str(image.url), image.expected_hash) for image in images]
             answers = await asyncio.to_thread(
@@ -272,7 +274,7 @@ class ShardFetcher:
             self._decoders.close()
 
     def _origin(self, image: Pair) -> str:
-        if not is_asked(image) or self._config.engine != "aligngpt":
+        if not self._is_asked(image) or self._config.engine != "aligngpt":
             return NO_HOST
         try:
             return str(parse_url(str(image.url)).origin())
@@ -303,7 +305,7 @@ class ShardFetcher:
     async def _fetch(self, number: int, turn: Turn | None, is_last_of_host: bool) -> SpooledImage:
         """Returns where an image waits in the spool."""
         asked = self._images[number]
-        if is_asked(asked) and number not in self._answers:
+        if self._is_asked(asked) and number not in self._answers:
             image = await self._download(asked, turn, is_last_of_host)
         else:
             async with self._reads:
@@ -339,13 +341,14 @@ class ShardFetcher:
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)
             return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
-        body = await asyncio.to_thread(self._files.read, str(pair.url))
-        return await self._decoders.decode(body, pair.expected_hash)
+        url = str(pair.url)
+        read = self._stores.read if self._stores.holds(url) else self._files.read
+        return await self._decoders.decode(await asyncio.to_thread(read, url), pair.expected_hash)
 
-
-def is_asked(pair: Pair) -> bool:
-    """Returns whether a pair's image is asked of a server; otherwise a file holds it."""
-    return pair.tar_member is None and pair.url is not None and is_remote(pair.url)
+    def _is_asked(self, image: Pair) -> bool:
+        """Returns whether an image is asked of a server; otherwise a file holds it."""
+        url = str(image.url)
+        return image.tar_member is None and is_remote(url) and not self._stores.holds(url)
 
 
 def is_remote(url: str) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +16,7 @@ from fsspec.core import url_to_fs
 from pipeline.config import ReadConfig
 from pipeline.input_columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.rows import IMAGE_SUFFIXES, without_credentials
-from pipeline.storage import exists, is_local, list_files, local_path, open_read
+from pipeline.storage import exists, is_local, list_files, open_read
 from pipeline.tar_rows import absolute, check_tar
 from pipeline.tar_table import table_beside
 from pipeline.texts import field_names, iterate_json, open_text, split_csv, split_tsv
@@ -316,16 +315,3 @@ def _row_group_parts(path: str) -> list[tuple[int, int, int]]:
             parts.append((start, group + 1, rows))
             start, rows, size = group + 1, 0, 0
     return parts
-
-
-def image_folders(files: Sequence[InputFile]) -> tuple[str, ...]:
-    """Returns the local folders that images named by path lie in: the fetch stage must allow them.
-
-    Only folders of images and files whose rows name images by path give one.
-    """
-    folders = {
-        os.path.abspath(local_path(file.image_folder))  # noqa: PTH100 (keeps links, as `url` does)
-        for file in files
-        if file.image_folder is not None and is_local(file.image_folder)
-    }
-    return tuple(sorted(folders))

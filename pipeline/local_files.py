@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from pipeline.store_files import is_store
 from schemas.errors import RejectReason, SampleRejected
 
 
@@ -11,7 +12,8 @@ class LocalFiles:
     """Reads files below the folders that the configuration allows."""
 
     def __init__(self, folders: tuple[str, ...], max_bytes: int) -> None:
-        self._folders = tuple(Path(folder).resolve() for folder in folders)
+        local = (folder.removeprefix("file://") for folder in folders if not is_store(folder))
+        self._folders = tuple(Path(folder).resolve() for folder in local)
         self._max_bytes = max_bytes
 
     def read(self, url: str) -> bytearray:

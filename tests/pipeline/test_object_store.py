@@ -15,6 +15,7 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from pipeline.lock import hold_folder
+from pipeline.recipes import llava_instructions
 from pipeline.storage import (
     commit_file,
     commit_text,
@@ -134,6 +135,22 @@ def test_a_dataset_made_on_the_store_from_pairs_on_it_is_the_local_one(
     spoil(f"{root}/train/000001.tar")
     with pytest.raises(DatasetError, match=r"train/000001\.tar has"):
         verify_dataset(root)
+
+
+def test_images_that_lie_on_the_store_are_read_from_there_alone(
+    bucket: str, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("in/a.jpg", "in/b.jpg", "out.jpg", "in.jpg")):
+        with commit_file(f"{bucket}/{name}") as file:
+            file.write(picture(number))
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "It."}]
+    names = ("a.jpg", "b.jpg", "gone.jpg", "../out.jpg", f"{bucket}/out.jpg", f"{bucket}/in/a::x")
+    records = [{"image": name, "conversations": turns} for name in names]
+    commit_text(f"{bucket}/in/llava.json", json.dumps(records))
+    manifest, _ = curate(llava_instructions(), f"{bucket}/in/llava.json", tmp_path / "out")
+    assert manifest is not None
+    assert manifest.kept == 2
+    assert manifest.rejected == {"file_not_found": 3, "forbidden_scheme": 1}
 
 
 def train_as_from_a_folder(root: str, folder: str) -> None:
