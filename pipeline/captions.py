@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.errors import RejectReason, SampleRejected
+from schemas.records import json_text
 
 MOST_CAPTIONS = 100
 """Captions that one picture may have: each is a text for the model to encode."""
@@ -30,7 +31,7 @@ def stored_captions(texts: Sequence[str]) -> tuple[str | None, str | None]:
         )
     if len(kept) < 2:
         return (kept[0] if kept else None), None
-    return kept[0], json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    return kept[0], json_text(kept)
 
 
 def caption_choices(rows: pa.Table) -> list[list[str]]:

@@ -48,7 +48,7 @@ from pipeline.store_files import StoreFiles
 from pipeline.tar_members import TarFiles
 from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected, Stage
-from schemas.records import PAIR_SCHEMA, Pair, Rejection
+from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text
 from schemas.shards import DatasetLayout
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def asked_fingerprint(marker: str) -> str | None:
 def read_pairs(layout: DatasetLayout, shard: int) -> list[Pair]:
     """Returns the pairs of a shard, in the order of their keys."""
     with open_read(layout.pairs(shard)) as file:
-        return [Pair(**row) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+        return [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
 
 
 def fetch_pairs(
@@ -196,16 +196,21 @@ def first_failure(outcomes: Sequence[Outcome]) -> SampleRejected | None:
     return None
 
 
+def _clean(pair: Pair) -> Pair:
+    """Returns a pair without credentials, should its input have brought any past the read stage."""
+    if pair.url is None:
+        return pair
+    url, *more = (without_credentials(url) for url in pair.urls)
+    more_urls = None if pair.more_urls is None else json_text(more)
+    return dataclasses.replace(pair, url=url, more_urls=more_urls)
+
+
 def images_of(pair: Pair) -> list[Pair]:
-    """Returns a pair of one image for each image of a pair, without credentials."""
+    """Returns a pair of one image for each image of a pair; the hash is of the first."""
     if pair.more_urls is None:
-        return [] if pair.url is None else [_image_of(pair, pair.url)]
-    first, *more = (_image_of(pair, url) for url in pair.urls)
+        return [] if pair.url is None else [pair]
+    first, *more = (dataclasses.replace(pair, url=url, more_urls=None) for url in pair.urls)
     return [first, *(dataclasses.replace(image, expected_hash=None) for image in more)]
-
-
-def _image_of(pair: Pair, url: str) -> Pair:
-    return dataclasses.replace(pair, url=without_credentials(url), more_urls=None)
 
 
 class ShardFetcher:

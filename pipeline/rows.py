@@ -16,7 +16,7 @@ from pipeline.input_columns import InputColumns
 from pipeline.storage import is_local, local_path
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import IMAGE_TOKEN, ROLES, Pair, pair_key
+from schemas.records import IMAGE_TOKEN, ROLES, Pair, json_text, pair_key
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
@@ -118,11 +118,7 @@ def _checked_more(more_urls: str | None, folder: str | None) -> str | None:
     """Returns the URLs or paths after the first as they are stored."""
     if more_urls is None:
         return None
-    return _as_json([_checked_url(url, None, folder) for url in json.loads(more_urls)])
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json_text([_checked_url(url, None, folder) for url in json.loads(more_urls)])
 
 
 def _checked_url(url: str | None, conversations: str | None, folder: str | None) -> str | None:
@@ -253,7 +249,7 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
     num_images = 1 + len(more) if url else 0
     turns, answer = conversation_text(value[columns.conversations], num_images)
     turns, answer = storable(turns), storable(answer)
-    more_urls = _as_json(more) if more else None
+    more_urls = json_text(more) if more else None
     return RawRow(url, answer, None if as_captions else turns, expected, more_urls=more_urls)
 
 
@@ -336,4 +332,4 @@ def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
             "images",
         )
     answer = next((t["value"] for t in turns if ROLES[t["from"]] == "assistant"), "")
-    return _as_json([{"from": turn["from"], "value": turn["value"]} for turn in turns]), answer
+    return json_text([{"from": turn["from"], "value": turn["value"]} for turn in turns]), answer

@@ -38,6 +38,11 @@ IMAGE_TOKEN = "<image>"
 """What stands for an image in a user's turn."""
 
 
+def json_text(value: Any) -> str:
+    """Returns a list as the columns hold it: the same text for the same list."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def pair_key(url: str, text: str) -> str:
     """Returns the pair's identity: 32 hex digits, the same for the same url and text.
 
