@@ -225,9 +225,11 @@ def test_a_sample_is_one_with_and_without_the_folder_that_it_is_in(tmp_path: Pat
 def test_conversations_of_our_own_shards_are_kept_with_and_without_an_image(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi."}]
     alone = json.dumps({"conversations": turns, "url": None}).encode()
-    path = write_tar(tmp_path / "0.tar", [*sample("000", conversations=turns), ("001.json", alone)])
-    with_image, text = rows(path)
-    assert with_image.conversations == text.conversations
+    shown = [{**turns[0], "value": "<image>\nHello"}, turns[1]]
+    members = [*sample("000", conversations=shown), ("001.json", alone)]
+    with_image, text = rows(write_tar(tmp_path / "0.tar", members))
+    assert json.loads(with_image.conversations or "") == shown
+    assert json.loads(text.conversations or "") == turns
     assert with_image.tar_member is not None
     assert (text.url, text.tar_member, text.caption) == (None, None, "Hi.")
 
