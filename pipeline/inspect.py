@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.balance import count_stages, stage_tables
+from pipeline.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.contents import Contents, LevelContents, read_contents
 from pipeline.storage import list_files, open_read
 from schemas.columns import file_metadata, read_table
@@ -40,6 +40,11 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
         console.print(reasons_table(layout, stages))
     if levels:
         console.print(levels_table(levels))
+    if Stage.SCORE.value in stages:
+        console.print(
+            f"{count_truncated_captions(layout):,} of {stages[Stage.SCORE.value].kept:,} scored "
+            "captions were longer than the model's context."
+        )
     if packed:
         console.print(sizes_table(contents))
         console.print(examples_table(contents))

@@ -17,7 +17,13 @@ import jinja2
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.balance import check_balance, count_stages, stage_tables, total_rejections
+from pipeline.balance import (
+    check_balance,
+    count_stages,
+    count_truncated_captions,
+    stage_tables,
+    total_rejections,
+)
 from pipeline.config import CurationConfig
 from pipeline.contents import Contents, Example, read_contents
 from pipeline.croissant import croissant_metadata
@@ -78,6 +84,9 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         stages=stages,
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
+        truncated_captions=(
+            count_truncated_captions(layout) if Stage.SCORE.value in stages else None
+        ),
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )

@@ -65,6 +65,8 @@ class Manifest:
     """Number of alignment levels; null for a dataset that is not levelled."""
     level_edges: list[dict[str, Any]] | None
     """Of each level: `level`, `lowest_score`, `highest_score` (null if empty) and `count`."""
+    truncated_captions: int | None = None
+    """Scored captions longer than the model's context; null for a dataset that is not scored."""
     samples_per_shard: int
     """Samples in each train shard; only the last has fewer."""
     shards: list[ShardEntry] = field(default_factory=list)

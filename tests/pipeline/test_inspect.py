@@ -24,6 +24,7 @@ def test_a_finished_dataset_shows_levels_reasons_sizes_and_examples(tmp_path):
         "404 Not Found",
         "Alignment levels",
         "1 to 64",
+        "4 of 40 scored captions were longer than the model's context",
         "picture number",
     ):
         assert words in text

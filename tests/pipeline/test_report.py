@@ -79,6 +79,13 @@ def test_levels_have_their_counts_and_score_ranges(tmp_path):
         assert lower["highest_score"] <= higher["lowest_score"]
 
 
+def test_captions_that_the_model_could_not_read_to_their_end_are_counted(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    assert manifest.truncated_captions == 4
+    said = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "4 of 40 scored captions were longer than the model's context" in said
+
+
 def test_the_same_dataset_has_the_same_manifest_and_metadata(tmp_path):
     for name in ("one", "two"):
         write_report(*packed(tmp_path / name))
@@ -106,6 +113,7 @@ def test_captions_cannot_put_markup_into_the_page(tmp_path, monkeypatch):
 def test_instruction_samples_are_reported_without_levels(tmp_path):
     manifest = write_report(*packed(tmp_path, is_scored=False))
     assert (manifest.num_levels, manifest.level_edges, manifest.model) == (None, None, None)
+    assert manifest.truncated_captions is None
     assert list(manifest.stages) == ["read", "fetch", "pack"]
     assert manifest.kept == 40
     page = Page((tmp_path / "report.html").read_text())
