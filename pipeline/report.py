@@ -28,6 +28,7 @@ from pipeline.config import CurationConfig
 from pipeline.contents import Contents, Example, read_contents
 from pipeline.croissant import croissant_metadata
 from pipeline.figures import balance_figure, score_figure
+from pipeline.level_edges import drift_rows, read_drift
 from pipeline.storage import commit_text, list_files, open_read
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason, Stage
@@ -84,6 +85,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         stages=stages,
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
+        level_drift=read_drift(layout),
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
@@ -109,6 +111,7 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
+        drift=drift_rows(manifest.level_drift),
         sizes=contents.sizes,
         texts_alone=contents.texts_alone,
         galleries=[
