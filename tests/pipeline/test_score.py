@@ -27,6 +27,7 @@ from schemas.records import (
     pair_key,
 )
 from schemas.shards import DatasetLayout
+from scoring.clip import ClipScorer
 
 ROWS = 23
 
@@ -154,6 +155,26 @@ def test_scores_carry_what_made_them(tiny_clip: Any, tmp_path: Path) -> None:
     assert provenance.model["version.torch"] == torch.__version__.split("+")[0]
     table = read_table(layout.scored(0), SCORED_SCHEMA)
     assert table["image_embedding"].null_count == 3
+
+
+def test_scores_say_how_many_images_fitted_into_memory_at_once(
+    tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, config = DatasetLayout(str(tmp_path)), tiny_clip.score_config(batch_size=8)
+    scorer = ClipScorer(config)
+    encode = scorer._encode_image
+
+    def encode_two(images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("memory for two images")
+        return encode(images)
+
+    monkeypatch.setattr(scorer, "_encode_image", encode_two)
+    monkeypatch.setattr("pipeline.scored_shard.shared_scorer", lambda config: scorer)
+    make_shard(layout, 0)
+    score_shard(layout, 0, config)
+    assert read_provenance(layout, 0).fitted_batch_size == 2
+    assert file_metadata(pq.read_schema(layout.scored(0)))["fitted_batch_size"] == "2"
 
 
 def test_pair_whose_score_is_not_finite_is_rejected(tiny_clip: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -325,11 +326,64 @@ def test_rerun_on_a_gpu_gives_the_same_bytes(tiny_clip: Any) -> None:
     )
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_compiled_model_scores_as_the_plain_one(tiny_clip: Any) -> None:
+COMPILED_ON = [
+    pytest.param(
+        "cpu",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+        ],
+    ),
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("device", COMPILED_ON)
+def test_compiled_model_scores_as_the_plain_one_and_is_compiled_once(
+    tiny_clip: Any, device: str
+) -> None:
     images = make_images(len(CAPTIONS))
-    plain = ClipScorer(tiny_clip.score_config(device="cuda")).score(images, CAPTIONS)
-    config = tiny_clip.score_config(device="cuda", compile_model=True)
-    compiled = ClipScorer(config).score(images, CAPTIONS)
+    plain = ClipScorer(tiny_clip.score_config(device=device)).score(images, CAPTIONS)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiling = ClipScorer(tiny_clip.score_config(device=device, compile_model=True))
+    compiled = compiling.score(images, CAPTIONS)
     np.testing.assert_allclose(compiled.clip_score, plain.clip_score, atol=1e-4)
+    assert len(CAPTIONS) % compiling.config.batch_size > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+class NarrowTower(torch.nn.Module):
+    """An image tower for which the memory of a GPU is enough up to a number of images."""
+
+    def __init__(self, tower: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.tower, self.most = tower, most
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError(f"memory for {self.most} images")
+        return self.tower(images)
+
+
+def test_size_that_fits_into_memory_is_found_once_and_kept_for_what_comes_next(
+    tiny_clip: Any,
+) -> None:
+    images = make_images(len(CAPTIONS))
+    plain = ClipScorer(tiny_clip.score_config(batch_size=8)).score(images, CAPTIONS)
+    scorer = ClipScorer(tiny_clip.score_config(batch_size=8))
+    scorer.model.visual = tower = NarrowTower(scorer.model.visual, most=3)
+    found = scorer.score(images, CAPTIONS)
+    assert tower.sizes == [8, 4, *[2] * 4, 2, 1]
+    scorer.score(images[:4], CAPTIONS[:4])
+    assert tower.sizes[8:] == [2, 2]
+    assert scorer.fitted_batch_size == 2
+    np.testing.assert_allclose(found.clip_score, plain.clip_score, atol=2e-6)
