@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.fetched_images import read_images
@@ -220,15 +222,27 @@ def make_ready(layout: DatasetLayout, samples: list[FetchedSample], scorer: Clip
 @torch.inference_mode()
 def count_flops(scorer: ClipScorer, ready: Ready) -> float:
     """Returns the floating-point operations that the shard takes, counted by torch."""
-    image, tokens = ready.images[0], ready.trimmed_tokens
+    image = ready.images[0]
     model: Any = scorer.model
-    with FlopCounterMode(display=False) as counter:
+    with all_counted() as counter:
         model.encode_image(image)
     count = counter.get_total_flops() / len(image) * sum(len(batch) for batch in ready.images)
-    with FlopCounterMode(display=False) as counter:
-        for ids in tokens:
+    with all_counted() as counter:
+        for ids in ready.trimmed_tokens:
             scorer._text_tower.encode(ids)
     return count + counter.get_total_flops()
+
+
+@contextmanager
+def all_counted() -> Iterator[FlopCounterMode]:
+    """Returns a counter that sees attention too: torch's fast paths for it hide its products."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
 def matmul_rate(device: torch.device) -> float:
