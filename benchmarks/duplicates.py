@@ -39,7 +39,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.deduplicate import plan_search, survey_shard
 from pipeline.duplicate_search import (
     join_groups,
     read_decisions,
@@ -49,6 +48,7 @@ from pipeline.duplicate_search import (
     train_plan,
     unit_length,
 )
+from pipeline.search_plan import plan_search, survey_shard
 from pipeline.storage import commit_file
 from schemas.columns import write_table
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA

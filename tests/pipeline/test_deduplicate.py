@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.deduplicate import KeepBestOfDuplicates, plan_search, survey_shard
+from pipeline.deduplicate import KeepBestOfDuplicates
 from pipeline.duplicate_search import search_task, spill_shard, tasks_of, train_plan
+from pipeline.search_plan import plan_search, survey_shard
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
