@@ -157,8 +157,9 @@ class ClipScorer:
         done, events = 0, list[Any]()
         for pixels in batches:
             count = len(pixels)
-            if self.config.compile_model:  # one shape, one compilation; rows are independent
-                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.config.batch_size - count))
+            missing = self.config.batch_size - count
+            if self.config.compile_model and missing:  # one shape, one compilation
+                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # rows are independent
             with self._lock:
                 features, self._image_batch = encode_in_parts(
                     self._image_features, pixels, self._image_batch

@@ -1,6 +1,5 @@
 import gc
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from scoring.clip import (
     ClipScorer,
     Scores,
     check_model,
-    encode_in_parts,
     model_identity,
     shared_scorer,
 )
@@ -208,26 +206,6 @@ def test_checkpoint_gets_the_activation_it_was_trained_with() -> None:
     )
 
 
-def test_part_that_does_not_fit_is_halved_and_the_size_remembered() -> None:
-    def encode(part: torch.Tensor) -> torch.Tensor:
-        if len(part) > 3:
-            raise torch.OutOfMemoryError("allocator of three rows")
-        return part * 2
-
-    batch = torch.arange(11)
-    features, size = encode_in_parts(encode, batch, 16)
-    assert features.tolist() == (batch * 2).tolist()
-    assert size == 2
-
-
-def test_row_that_does_not_fit_alone_is_an_error() -> None:
-    def encode(part: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("no memory at all")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        encode_in_parts(encode, torch.arange(4), 4)
-
-
 def test_model_is_loaded_once_in_a_process(tiny_clip: Any) -> None:
     config = tiny_clip.score_config()
     assert shared_scorer(config) is shared_scorer(tiny_clip.score_config())
@@ -324,66 +302,3 @@ def test_rerun_on_a_gpu_gives_the_same_bytes(tiny_clip: Any) -> None:
         first.clip_score.tobytes()
         == ClipScorer(config).score(images, CAPTIONS).clip_score.tobytes()
     )
-
-
-COMPILED_ON = [
-    pytest.param(
-        "cpu",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
-        ],
-    ),
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-        ],
-    ),
-]
-
-
-@pytest.mark.parametrize("device", COMPILED_ON)
-def test_compiled_model_scores_as_the_plain_one_and_is_compiled_once(
-    tiny_clip: Any, device: str
-) -> None:
-    images = make_images(len(CAPTIONS))
-    plain = ClipScorer(tiny_clip.score_config(device=device)).score(images, CAPTIONS)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiling = ClipScorer(tiny_clip.score_config(device=device, compile_model=True))
-    compiled = compiling.score(images, CAPTIONS)
-    np.testing.assert_allclose(compiled.clip_score, plain.clip_score, atol=1e-4)
-    assert len(CAPTIONS) % compiling.config.batch_size > 0
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-
-
-class NarrowTower(torch.nn.Module):
-    """An image tower for which the memory of a GPU is enough up to a number of images."""
-
-    def __init__(self, tower: torch.nn.Module, most: int) -> None:
-        super().__init__()
-        self.tower, self.most = tower, most
-        self.sizes: list[int] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(images))
-        if len(images) > self.most:
-            raise torch.OutOfMemoryError(f"memory for {self.most} images")
-        return self.tower(images)
-
-
-def test_size_that_fits_into_memory_is_found_once_and_kept_for_what_comes_next(
-    tiny_clip: Any,
-) -> None:
-    images = make_images(len(CAPTIONS))
-    plain = ClipScorer(tiny_clip.score_config(batch_size=8)).score(images, CAPTIONS)
-    scorer = ClipScorer(tiny_clip.score_config(batch_size=8))
-    scorer.model.visual = tower = NarrowTower(scorer.model.visual, most=3)
-    found = scorer.score(images, CAPTIONS)
-    assert tower.sizes == [8, 4, *[2] * 4, 2, 1]
-    scorer.score(images[:4], CAPTIONS[:4])
-    assert tower.sizes[8:] == [2, 2]
-    assert scorer.fitted_batch_size == 2
-    np.testing.assert_allclose(found.clip_score, plain.clip_score, atol=2e-6)
