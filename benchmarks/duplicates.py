@@ -217,7 +217,7 @@ def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "core_seconds": time.process_time() - started_cores,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "embeddings_gb": in_memory * WIDTH * 4 / 1e9,
-        "threads": torch.get_num_threads(),
+        "threads": len(os.sched_getaffinity(0)),
     }
     np.save(folder / "groups.npy", groups)
     return figures

@@ -287,7 +287,7 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
         )
         return numbers[places[pairs]]
 
-    return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1))
+    return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1), config.threads)
 
 
 def _describe(rows: NDArray[np.int64], layout: DatasetLayout, plan: SearchPlan) -> pa.Table:

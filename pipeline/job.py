@@ -139,15 +139,20 @@ def with_image_folders(config: CurationConfig, files: Sequence[str]) -> Curation
 
 
 def with_shared_cores(config: CurationConfig, workers: int) -> CurationConfig:
-    """Returns the configuration with decoders for one worker of several on this machine.
+    """Returns the configuration with decoders and searches for one worker of several here.
 
     Args:
         workers: processes that share this machine's cores; 0 if each has a machine of its own.
     """
-    if config.fetch.decode_processes or workers < 2:
+    if workers < 2:
         return config
     share = max(1, len(os.sched_getaffinity(0)) // workers)
-    return replace(config, fetch=replace(config.fetch, decode_processes=share))
+    fetch, search = config.fetch, config.deduplicate
+    return replace(
+        config,
+        fetch=replace(fetch, decode_processes=fetch.decode_processes or share),
+        deduplicate=replace(search, threads=search.threads or share),
+    )
 
 
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:

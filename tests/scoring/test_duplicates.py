@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.duplicate_cells import REACH, assign_cells, cell_count, nearest_cell, train_cells
-from scoring.duplicates import components, near_duplicate_groups, pairs_above, search_cell
+from scoring.duplicates import (
+    components,
+    near_duplicate_groups,
+    pairs_above,
+    search_all,
+    search_cell,
+)
 
 
 def unit(vectors):
@@ -171,19 +178,39 @@ def test_numbers_above_a_bound_are_found_wherever_they_stand(dtype, shape):
 
 
 GROUPS_IN_A_PROCESS = """
-import hashlib, numpy as np
+import hashlib, sys, numpy as np
 from tests.scoring.test_duplicates import clustered, with_copies
 from scoring.duplicates import near_duplicate_groups
-groups = near_duplicate_groups(with_copies(clustered(6000, 256, 200), 600, 0.01), 0.95, cells=80)
+vectors = with_copies(clustered(6000, 256, 200), 600, 0.01)
+groups = near_duplicate_groups(vectors, 0.95, cells=80, threads=int(sys.argv[1]))
 print(hashlib.sha256(groups.tobytes()).hexdigest(), len(np.unique(groups)))
 """
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_every_core_searches_a_cell_whatever_a_model_left_to_torch(monkeypatch, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    together = threading.Barrier(threads or 4)
+
+    def search(cell):
+        together.wait(timeout=30)
+        return np.array([[cell], [cell + 1]])
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = search_all(search, range(12), threads)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert found.tolist() == [list(range(12)), list(range(1, 13))]
 
 
 @pytest.mark.slow
 def test_groups_do_not_depend_on_the_number_of_threads():
     found = {
         subprocess.run(
-            [sys.executable, "-c", GROUPS_IN_A_PROCESS],
+            [sys.executable, "-c", GROUPS_IN_A_PROCESS, threads],
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             cwd=Path(__file__).parents[2],
             check=True,
