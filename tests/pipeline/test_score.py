@@ -293,6 +293,28 @@ def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
         rescore_dataset(str(tmp_path), sample=5)
 
 
+def test_sample_is_spread_over_all_shards_and_as_large_as_asked_for(
+    tiny_clip: Any, tmp_path: Path
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    shard_of = {}
+    for shard in range(4):
+        shard_of |= {sample.key: shard for sample in make_shard(layout, shard, rows=8)}
+        score_shard(layout, shard, tiny_clip.score_config())
+    report = rescore_dataset(layout.root, sample=9)
+    assert report.sampled == 9
+    found = [shard_of[row.key] for row in report.worst]
+    assert sorted(found) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_scores_of_nothing_are_not_reproduced(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0, rows=0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    with pytest.raises(DatasetError, match="no scored pair"):
+        rescore_dataset(layout.root, sample=5)
+
+
 def test_rescore_command_says_whether_the_scores_are_reproduced(
     tiny_clip: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
