@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scoring.devices import use_exact_arithmetic
 from scoring.duplicate_cells import (
     MARGIN,
     PROBES,
@@ -131,6 +132,7 @@ def search_cell(
     label = np.arange(count, dtype=np.int64)
     is_rough = device == "cpu" and threshold > 0.1 and _is_bfloat16_fast()
     margin = ROUGH_MARGIN if is_rough else MARGIN
+    use_exact_arithmetic()
     vectors = torch.zeros(
         (-(-count // COLUMN_STEP) * COLUMN_STEP, embeddings.shape[1]),
         dtype=torch.bfloat16 if is_rough else torch.float32,

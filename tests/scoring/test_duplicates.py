@@ -2,15 +2,26 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.duplicate_cells import REACH, assign_cells, cell_count, nearest_cell, train_cells
+from scoring import duplicate_cells
+from scoring.duplicate_cells import (
+    REACH,
+    assign_cells,
+    cell_count,
+    nearest,
+    nearest_cell,
+    train_cells,
+)
 from scoring.duplicates import (
     components,
     near_duplicate_groups,
@@ -185,6 +196,36 @@ vectors = with_copies(clustered(6000, 256, 200), 600, 0.01)
 groups = near_duplicate_groups(vectors, 0.95, cells=80, threads=int(sys.argv[1]))
 print(hashlib.sha256(groups.tobytes()).hexdigest(), len(np.unique(groups)))
 """
+
+
+def test_no_product_of_the_search_is_rounded_to_tf32():
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        search_cell(unit(np.ones((2, 8))), 2, 0.95)
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_one_thread_at_a_time_uses_the_resources_of_the_gpu(monkeypatch):
+    inside = []
+
+    def knn_gpu(resources, vectors, centroids, count, metric):
+        inside.append(resources)
+        time.sleep(0.02)
+        assert len(inside) == 1
+        inside.pop()
+        return faiss.knn(vectors, centroids, count, metric=metric)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    vectors, centroids = clustered(50), clustered(10)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: nearest(vectors, centroids, 2, "cuda")[1], range(8)))
+    expected = nearest(vectors, centroids, 2, "cpu")[1]
+    assert all((places == expected).all() for places in found)
+    duplicate_cells._gpu.cache_clear()
 
 
 @pytest.mark.parametrize("threads", [0, 3])
