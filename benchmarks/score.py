@@ -18,7 +18,7 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,8 @@ def measure(
     )
     for name, rate in rates.items():
         print(f"  {name:32s} {rate:10.1f} pairs/s")
+    whole_rate, forward_rate, _, decoding_rate = rates.values()
+    print_limit(whole_rate, forward_rate, decoding_rate)
     total, bare, whole, _ = (np.array(times) for times in seconds.values())
     print_share("same tokens", bare / total)
     print_share("whole context", whole / total)
@@ -136,6 +138,15 @@ def measure(
     if scorer.device.type == "cuda":
         rate = rates["end to end, tar to Parquet"]
         print_gpu(layout, scorer, ready, rate, len(samples))
+
+
+def print_limit(whole: float, forward: float, decoding: float) -> None:
+    """Prints which of the two sides is the slower, and how near its rate the whole comes."""
+    side, rate = ("the model", forward) if forward < decoding else ("decoding", decoding)
+    print(
+        f"  limited by                       {side}: {whole / rate:.3f} of its {rate:.1f} pairs/s "
+        f"(forward {forward:.1f}, decoding {decoding:.1f}, end to end {whole:.1f})"
+    )
 
 
 def print_share(name: str, shares: NDArray[np.float64]) -> None:
@@ -270,12 +281,17 @@ def idle_share(layout: DatasetLayout, config: ScoreConfig) -> float:
         end_to_end(layout, config)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    busy = sum(
-        event.device_time_total
-        for event in profile.events()
+    return 1.0 - kernel_seconds(profile.events()) / seconds
+
+
+def kernel_seconds(events: Iterable[Any]) -> float:
+    """Returns how long kernels ran; copies and fills of memory are none."""
+    return sum(
+        event.device_time_total / 1e6
+        for event in events
         if event.device_type == torch.autograd.DeviceType.CUDA
+        and not event.name.startswith(("Memcpy", "Memset"))
     )
-    return 1.0 - busy / 1e6 / seconds
 
 
 def make_shard(layout: DatasetLayout, pairs: int) -> list[FetchedSample]:
