@@ -39,7 +39,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.deduplicate import plan_search, survey_shard
 from pipeline.duplicate_search import (
     join_groups,
     read_decisions,
@@ -49,6 +48,7 @@ from pipeline.duplicate_search import (
     train_plan,
     unit_length,
 )
+from pipeline.search_plan import plan_search, survey_shard
 from pipeline.storage import commit_file
 from schemas.columns import write_table
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
@@ -217,7 +217,7 @@ def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "core_seconds": time.process_time() - started_cores,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "embeddings_gb": in_memory * WIDTH * 4 / 1e9,
-        "threads": torch.get_num_threads(),
+        "threads": len(os.sched_getaffinity(0)),
     }
     np.save(folder / "groups.npy", groups)
     return figures

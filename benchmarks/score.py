@@ -18,7 +18,8 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.fetched_images import read_images
@@ -125,6 +127,8 @@ def measure(
     )
     for name, rate in rates.items():
         print(f"  {name:32s} {rate:10.1f} pairs/s")
+    whole_rate, forward_rate, _, decoding_rate = rates.values()
+    print_limit(whole_rate, forward_rate, decoding_rate)
     total, bare, whole, _ = (np.array(times) for times in seconds.values())
     print_share("same tokens", bare / total)
     print_share("whole context", whole / total)
@@ -134,6 +138,15 @@ def measure(
     if scorer.device.type == "cuda":
         rate = rates["end to end, tar to Parquet"]
         print_gpu(layout, scorer, ready, rate, len(samples))
+
+
+def print_limit(whole: float, forward: float, decoding: float) -> None:
+    """Prints which of the two sides is the slower, and how near its rate the whole comes."""
+    side, rate = ("the model", forward) if forward < decoding else ("decoding", decoding)
+    print(
+        f"  limited by                       {side}: {whole / rate:.3f} of its {rate:.1f} pairs/s "
+        f"(forward {forward:.1f}, decoding {decoding:.1f}, end to end {whole:.1f})"
+    )
 
 
 def print_share(name: str, shares: NDArray[np.float64]) -> None:
@@ -220,15 +233,27 @@ def make_ready(layout: DatasetLayout, samples: list[FetchedSample], scorer: Clip
 @torch.inference_mode()
 def count_flops(scorer: ClipScorer, ready: Ready) -> float:
     """Returns the floating-point operations that the shard takes, counted by torch."""
-    image, tokens = ready.images[0], ready.trimmed_tokens
+    image = ready.images[0]
     model: Any = scorer.model
-    with FlopCounterMode(display=False) as counter:
+    with all_counted() as counter:
         model.encode_image(image)
     count = counter.get_total_flops() / len(image) * sum(len(batch) for batch in ready.images)
-    with FlopCounterMode(display=False) as counter:
-        for ids in tokens:
+    with all_counted() as counter:
+        for ids in ready.trimmed_tokens:
             scorer._text_tower.encode(ids)
     return count + counter.get_total_flops()
+
+
+@contextmanager
+def all_counted() -> Iterator[FlopCounterMode]:
+    """Returns a counter that sees attention too: torch's fast paths for it hide its products."""
+    was_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fast)
 
 
 def matmul_rate(device: torch.device) -> float:
@@ -256,12 +281,17 @@ def idle_share(layout: DatasetLayout, config: ScoreConfig) -> float:
         end_to_end(layout, config)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    busy = sum(
-        event.device_time_total
-        for event in profile.events()
+    return 1.0 - kernel_seconds(profile.events()) / seconds
+
+
+def kernel_seconds(events: Iterable[Any]) -> float:
+    """Returns how long kernels ran; copies and fills of memory are none."""
+    return sum(
+        event.device_time_total / 1e6
+        for event in events
         if event.device_type == torch.autograd.DeviceType.CUDA
+        and not event.name.startswith(("Memcpy", "Memset"))
     )
-    return 1.0 - busy / 1e6 / seconds
 
 
 def make_shard(layout: DatasetLayout, pairs: int) -> list[FetchedSample]:

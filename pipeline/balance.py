@@ -11,7 +11,7 @@ from pipeline.storage import list_files, open_read
 from schemas.columns import read_table
 from schemas.errors import DatasetError, RejectReason, Stage
 from schemas.manifest import StageCounts
-from schemas.records import REJECTION_SCHEMA
+from schemas.records import REJECTION_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 
 FOLDERS = {
@@ -54,6 +54,16 @@ def count_rejections(layout: DatasetLayout, stage: Stage) -> dict[str, int]:
         for count in pc.value_counts(reasons).to_pylist():
             found[count["values"]] += count["counts"]
     return {reason.value: found[reason.value] for reason in RejectReason if found[reason.value]}
+
+
+def count_truncated_captions(layout: DatasetLayout) -> int:
+    """Returns how many scored captions were longer than the model's context."""
+    total = 0
+    for path in stage_tables(layout, Stage.SCORE):
+        with open_read(path) as file:
+            table = read_table(file, SCORED_SCHEMA, columns=["is_caption_truncated"])
+        total += pc.sum(table["is_caption_truncated"]).as_py() or 0
+    return total
 
 
 def total_rejections(stages: Sequence[StageCounts]) -> dict[str, int]:

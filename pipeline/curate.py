@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from pipeline.config import CurationConfig
-from pipeline.deduplicate import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
 from pipeline.deduplicate import KeepBestOfDuplicates
 from pipeline.fetch import NOT_DECIDING as FETCH_NOT_DECIDING
 from pipeline.fetch import FetchShards
@@ -21,6 +20,7 @@ from pipeline.read import ReadPairs
 from pipeline.retry import RetrySession, RetryShards
 from pipeline.score import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score import ScoreShards
+from pipeline.search_plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
 

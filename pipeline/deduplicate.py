@@ -6,19 +6,15 @@ only shard numbers and descriptions of tasks flow between them.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from apache_beam.pvalue import AsSingleton
 from fsspec.core import url_to_fs
 
 from pipeline.duplicate_search import (
-    SearchPlan,
-    SearchTask,
     join_groups,
     read_decisions,
     search_task,
@@ -27,33 +23,23 @@ from pipeline.duplicate_search import (
     train_plan,
 )
 from pipeline.progress import ShardProgress
-from pipeline.stages import (
-    deciding_settings,
-    is_committed,
-    rejection,
-    stage_fingerprint,
-    write_rejections,
+from pipeline.search_plan import (
+    SearchPlan,
+    SearchTask,
+    kept_fingerprint,
+    plan_search,
+    search_folder,
+    survey_shard,
 )
+from pipeline.stages import is_committed, rejection, write_rejections
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import read_table, write_table
-from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected, Stage
+from schemas.errors import RejectReason, SampleRejected, Stage
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, UNIQUE_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
 
-NOT_DECIDING = frozenset({"memory_bytes"})
 PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSurvey:
-    """What the plan needs to know of a shard."""
-
-    shard: int
-    rows: int
-    width: int
-    """Numbers in an embedding; 0 if none is stored."""
-    fingerprint: str
 
 
 class KeepBestOfDuplicates(beam.PTransform):
@@ -93,63 +79,6 @@ class KeepBestOfDuplicates(beam.PTransform):
         return unique
 
 
-def survey_shard(shard: int, layout: DatasetLayout) -> ShardSurvey:
-    """Returns how many rows and how wide embeddings the shard has.
-
-    Raises:
-        DatasetError: if it is not scored.
-    """
-    fingerprint = committed_fingerprint(layout.scored(shard))
-    if fingerprint is None:
-        raise DatasetError(f"{layout.scored(shard)} is missing: score the dataset first")
-    width = 0
-    with open_read(layout.scored(shard)) as file, pq.ParquetFile(file) as parquet:
-        rows = parquet.metadata.num_rows
-        for batch in parquet.iter_batches(1, columns=["image_embedding"]):
-            embedding = batch["image_embedding"][0]
-            width = len(embedding) if embedding.is_valid else 0
-            break
-    return ShardSurvey(shard, rows, width, fingerprint)
-
-
-def plan_search(
-    surveys: list[ShardSurvey], layout: DatasetLayout, config: DeduplicateConfig
-) -> SearchPlan:
-    """Returns the plan of the search over all shards.
-
-    Raises:
-        ConfigError: if near-duplicates are asked for and embeddings are missing.
-    """
-    surveys = sorted(surveys, key=lambda survey: survey.shard)
-    widths = {survey.width for survey in surveys if survey.rows} or {0}
-    is_near = config.threshold <= 1
-    has_rows = any(survey.rows for survey in surveys)
-    if is_near and has_rows and (len(widths) > 1 or 0 in widths):
-        raise ConfigError(
-            f"deduplicate.threshold is {config.threshold}, but not all scored shards hold image "
-            "embeddings of one width: score again with score.keep_embeddings, or set "
-            "deduplicate.threshold above 1 to leave near-duplicates in"
-        )
-    fingerprint = stage_fingerprint(
-        Stage.DEDUPLICATE,
-        deciding_settings(config, leave_out=sorted(NOT_DECIDING)),
-        [f"{survey.shard}:{survey.fingerprint}" for survey in surveys],
-    )
-    return SearchPlan(
-        fingerprint=fingerprint,
-        folder=f"{search_folder(layout)}/{fingerprint}",
-        shards=tuple(survey.shard for survey in surveys),
-        offsets=(0, *np.cumsum([survey.rows for survey in surveys]).tolist()),
-        width=widths.pop() if is_near else 0,
-        is_done=all(
-            is_committed(
-                layout.unique(survey.shard), _shard_fingerprint(fingerprint, survey.fingerprint)
-            )
-            for survey in surveys
-        ),
-    )
-
-
 def search_after(
     task: SearchTask,
     layout: DatasetLayout,
@@ -171,7 +100,7 @@ def join_after(plan: SearchPlan, layout: DatasetLayout, searched: int) -> Search
 def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
     """Returns the shard once its pairs that do not give way to a better one are committed."""
     upstream = committed_fingerprint(layout.scored(shard)) or ""
-    fingerprint = _shard_fingerprint(plan.fingerprint, upstream)
+    fingerprint = kept_fingerprint(plan.fingerprint, upstream)
     marker = layout.unique(shard)
     if plan.is_done or is_committed(marker, fingerprint):
         return shard
@@ -202,15 +131,6 @@ def remove_search_files(kept: int, layout: DatasetLayout) -> int:
     if filesystem.exists(name):
         filesystem.rm(name, recursive=True)
     return kept
-
-
-def search_folder(layout: DatasetLayout) -> str:
-    """Returns the folder of the files that the search leaves behind while it runs."""
-    return f"{layout.run}/deduplicate"
-
-
-def _shard_fingerprint(groups: str, scored: str) -> str:
-    return stage_fingerprint(Stage.DEDUPLICATE, {"groups": groups}, [scored])
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:

@@ -15,8 +15,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.captions import caption_hashes, chosen_captions
+from pipeline.search_plan import SearchPlan, SearchTask
 from pipeline.storage import commit_file, exists, list_files, open_read
 from schemas.columns import read_table
 from schemas.errors import ConfigError
@@ -40,47 +40,6 @@ from scoring.duplicate_cells import (
     train_cells,
 )
 from scoring.duplicates import components, search_all, search_cell
-
-EXACT_BYTES_PER_ROW = 64
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """How the rows of all shards are searched."""
-
-    fingerprint: str
-    folder: str
-    shards: tuple[int, ...]
-    offsets: tuple[int, ...]
-    """Number of each shard's first row, and in the end the number of all rows."""
-    width: int
-    """Numbers in an embedding; 0 if near-duplicates are not searched."""
-    is_done: bool
-    """Whether every shard's result is committed already."""
-    cell_groups: int = 0
-    """Tasks that the cells are divided among."""
-
-    @property
-    def count(self) -> int:
-        """Number of rows in all shards."""
-        return self.offsets[-1]
-
-    @property
-    def hash_groups(self) -> int:
-        """Tasks that the content hashes are divided among."""
-        return min(65_536, max(1, math.ceil(self.count * EXACT_BYTES_PER_ROW / (1 << 26))))
-
-    def first_row(self, shard: int) -> int:
-        """Returns the number of the shard's first row."""
-        return self.offsets[self.shards.index(shard)]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchTask:
-    """A part of the search."""
-
-    kind: Literal["near", "exact"]
-    group: int
 
 
 def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfig) -> SearchPlan:
@@ -328,7 +287,7 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
         )
         return numbers[places[pairs]]
 
-    return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1))
+    return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1), config.threads)
 
 
 def _describe(rows: NDArray[np.int64], layout: DatasetLayout, plan: SearchPlan) -> pa.Table:

@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.balance import count_stages, stage_tables
+from pipeline.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.contents import Contents, LevelContents, read_contents
+from pipeline.level_edges import drift_rows, read_drift
 from pipeline.storage import list_files, open_read
 from schemas.columns import file_metadata, read_table
 from schemas.errors import DatasetError, Stage
-from schemas.manifest import StageCounts
+from schemas.manifest import LevelDrift, StageCounts
 from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
 
@@ -40,6 +41,14 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
         console.print(reasons_table(layout, stages))
     if levels:
         console.print(levels_table(levels))
+    drift = read_drift(layout)
+    if drift is not None:
+        console.print(drift_table(drift))
+    if Stage.SCORE.value in stages:
+        console.print(
+            f"{count_truncated_captions(layout):,} of {stages[Stage.SCORE.value].kept:,} scored "
+            "captions were longer than the model's context."
+        )
     if packed:
         console.print(sizes_table(contents))
         console.print(examples_table(contents))
@@ -85,6 +94,22 @@ def levels_table(levels: list[LevelContents]) -> Table:
         scores = (level.lowest_score, level.mean_score, level.highest_score)
         shown = ["-" if score is None else f"{score:.4f}" for score in scores]
         table.add_row(str(level.level), f"{level.count:,}", *shown)
+    return table
+
+
+def drift_table(drift: LevelDrift) -> Table:
+    """Returns the levels' samples here and in the data that their edges were cut in."""
+    index = f"{drift.population_stability_index:.4f}"
+    table = Table(
+        title=f"Drift against old edges: population stability index {index}", title_justify="left"
+    )
+    for name in ("level", "samples where cut", "of all", "samples here", "of all"):
+        table.add_column(name, justify="right")
+    for row in drift_rows(drift):
+        shares = [f"{100 * row[name]:.1f} %" for name in ("expected_ratio", "ratio")]
+        table.add_row(
+            str(row["level"]), f"{row['expected']:,}", shares[0], f"{row['count']:,}", shares[1]
+        )
     return table
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from pipeline.balance import count_stages
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
+from pipeline.duplicate_search import search_device
 from pipeline.failures import JobFailed, explained, place_of, worker_died
 from pipeline.inputs import check_inputs
 from pipeline.job_log import logging_to_folder
+from pipeline.level_edges import read_old_edges
 from pipeline.lock import hold_folder
 from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
@@ -84,11 +86,10 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
         finish_moves(layout)
+        check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
-        if Stage.SCORE in job.stages:
-            check_model(job.config.score, runs_here=chosen.is_local)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)
@@ -100,6 +101,24 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     console.print(summary_table(stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def check_stages(job: Job, *, runs_here: bool) -> None:
+    """Raises what a stage would only find out when its turn comes, hours after the start.
+
+    Args:
+        runs_here: whether the stages will run on this machine, so that their devices must be here.
+
+    Raises:
+        ConfigError: if the model cannot be loaded, old edges do not fit, or a GPU is not there.
+        DatasetError: if old edges cannot be read.
+    """
+    if Stage.LEVEL in job.stages:
+        read_old_edges(job.config.levels)
+    if Stage.DEDUPLICATE in job.stages and runs_here:
+        search_device(job.config.deduplicate)
+    if Stage.SCORE in job.stages:
+        check_model(job.config.score, runs_here=runs_here)
 
 
 def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:
@@ -120,15 +139,20 @@ def with_image_folders(config: CurationConfig, files: Sequence[str]) -> Curation
 
 
 def with_shared_cores(config: CurationConfig, workers: int) -> CurationConfig:
-    """Returns the configuration with decoders for one worker of several on this machine.
+    """Returns the configuration with decoders and searches for one worker of several here.
 
     Args:
         workers: processes that share this machine's cores; 0 if each has a machine of its own.
     """
-    if config.fetch.decode_processes or workers < 2:
+    if workers < 2:
         return config
     share = max(1, len(os.sched_getaffinity(0)) // workers)
-    return replace(config, fetch=replace(config.fetch, decode_processes=share))
+    fetch, search = config.fetch, config.deduplicate
+    return replace(
+        config,
+        fetch=replace(fetch, decode_processes=fetch.decode_processes or share),
+        deduplicate=replace(search, threads=search.threads or share),
+    )
 
 
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:

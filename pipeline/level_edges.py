@@ -1,5 +1,6 @@
 """The file of the levels' edges: how it is written, read again, and compared with new data."""
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.storage import commit_text, exists, open_read
 from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import LevelDrift
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
 from scoring.level_positions import position_of, score_of
@@ -57,8 +59,8 @@ class SavedEdges:
     num_levels: int
     groups: dict[str, LevelEdges]
     """By source; of all pairs under `ALL_SOURCES`."""
-    counts: dict[str, list[int]] = field(default_factory=dict)
-    """Pairs in each level, by the same names."""
+    cut_counts: dict[str, list[int]] = field(default_factory=dict)
+    """Pairs in each level of the data that the edges were cut in, by the same names."""
 
 
 def edges_path(config: LevelConfig) -> str | None:
@@ -112,10 +114,12 @@ def read_edges(path: str) -> SavedEdges:
             )
             for group in values["groups"]
         }
-        counts = {
-            str(group["source"] or ALL_SOURCES): group["counts"] for group in values["groups"]
+        # Files of before have no `cut_counts`: then the edges count as cut in their own data.
+        cut_counts = {
+            str(group["source"] or ALL_SOURCES): group.get("cut_counts", group["counts"])
+            for group in values["groups"]
         }
-        return SavedEdges(str(values["fingerprint"]), num_levels, groups, counts)
+        return SavedEdges(str(values["fingerprint"]), num_levels, groups, cut_counts)
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no file of level edges: {error!r}") from error
 
@@ -137,15 +141,18 @@ def save_edges(
     total = empty
     for tally in tallies.values():
         total = total.plus(tally)
-    groups = [
-        {
-            "source": source or None,
-            "cut": _json(edges.cut or None),
-            "edges": [_json(edge) for edge in edges.edges],
-            "counts": tallies.get(source, empty).counts.tolist(),
-        }
-        for source, edges in sorted(saved.groups.items())
-    ]
+    groups = []
+    for source, edges in sorted(saved.groups.items()):
+        counts = tallies.get(source, empty).counts.tolist()
+        groups.append(
+            {
+                "source": source or None,
+                "cut": _json(edges.cut or None),
+                "edges": [_json(edge) for edge in edges.edges],
+                "counts": counts,
+                "cut_counts": counts if old is None else old.cut_counts[source],
+            }
+        )
     values = {
         "fingerprint": saved.fingerprint,
         "num_levels": saved.num_levels,
@@ -161,18 +168,50 @@ def save_edges(
             for level in range(saved.num_levels)
         ],
         "groups": groups,
-        "drift": None if old is None else _drift(old, total),
+        "drift": None if old is None else dataclasses.asdict(_drift(old, total)),
     }
     commit_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _drift(old: SavedEdges, total: LevelTally) -> dict[str, Any]:
-    expected = np.array(list(old.counts.values()), np.int64).sum(axis=0, keepdims=True)[0]
-    return {
-        "expected_counts": expected.tolist(),
-        "counts": total.counts.tolist(),
-        "population_stability_index": population_stability_index(expected, total.counts),
-    }
+def _drift(old: SavedEdges, total: LevelTally) -> LevelDrift:
+    nothing = [0] * old.num_levels
+    expected = np.array([nothing, *old.cut_counts.values()], np.int64).sum(axis=0)
+    return LevelDrift(
+        expected_counts=expected.tolist(),
+        counts=total.counts.tolist(),
+        population_stability_index=population_stability_index(expected, total.counts),
+    )
+
+
+def read_drift(layout: DatasetLayout) -> LevelDrift | None:
+    """Returns how a dataset differs from the one that its edges were cut in.
+
+    None if they were cut in it, or it has no levels yet.
+    """
+    if not exists(layout.edges):
+        return None
+    with open_read(layout.edges) as file:
+        drift = json.load(file)["drift"]
+    return None if drift is None else LevelDrift(**drift)
+
+
+def drift_rows(drift: LevelDrift | None) -> list[dict[str, Any]]:
+    """Returns, for each level, its samples and their share where the edges were cut and here."""
+    if drift is None:
+        return []
+    expected_total, total = sum(drift.expected_counts) or 1, sum(drift.counts) or 1
+    return [
+        {
+            "level": level,
+            "expected": expected,
+            "expected_ratio": expected / expected_total,
+            "count": count,
+            "ratio": count / total,
+        }
+        for level, (expected, count) in enumerate(
+            zip(drift.expected_counts, drift.counts, strict=True), start=1
+        )
+    ]
 
 
 def _json(edge: int | None) -> dict[str, float | str] | None:

@@ -17,11 +17,18 @@ import jinja2
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.balance import check_balance, count_stages, stage_tables, total_rejections
+from pipeline.balance import (
+    check_balance,
+    count_stages,
+    count_truncated_captions,
+    stage_tables,
+    total_rejections,
+)
 from pipeline.config import CurationConfig
 from pipeline.contents import Contents, Example, read_contents
 from pipeline.croissant import croissant_metadata
 from pipeline.figures import balance_figure, score_figure
+from pipeline.level_edges import drift_rows, read_drift
 from pipeline.storage import commit_text, list_files, open_read
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason, Stage
@@ -78,6 +85,10 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         stages=stages,
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
+        level_drift=read_drift(layout),
+        truncated_captions=(
+            count_truncated_captions(layout) if Stage.SCORE.value in stages else None
+        ),
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )
@@ -100,6 +111,7 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
+        drift=drift_rows(manifest.level_drift),
         sizes=contents.sizes,
         texts_alone=contents.texts_alone,
         galleries=[

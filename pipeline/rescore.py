@@ -93,7 +93,7 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
         pretrained: where its weights are now, likewise.
 
     Raises:
-        DatasetError: if nothing is scored, or the model is not the one that made the scores.
+        DatasetError: if no pair is scored, or the model is not the one that made the scores.
         ConfigError: if the model cannot be loaded.
     """
     if sample < 1:
@@ -107,11 +107,16 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
     provenance = read_provenance(layout, chosen[0])
     scorer = _same_model(provenance, model, pretrained)
     differences: list[Difference] = []
-    for shard in chosen:
+    for place, shard in enumerate(chosen):
         if read_provenance(layout, shard).model != provenance.model:
             _require_same(provenance.model, read_provenance(layout, shard).model, f"shard {shard}")
-        differences += _rescore_shard(layout, shard, scorer, -(-sample // len(chosen)))
-    return _report(provenance, scorer, differences[:sample])
+        count = sample // len(chosen) + (place < sample % len(chosen))
+        differences += _rescore_shard(layout, shard, scorer, count)
+    if not differences:
+        raise DatasetError(
+            f"{root} holds no scored pair to score again: all shards looked at are empty"
+        )
+    return _report(provenance, scorer, differences)
 
 
 def _same_model(provenance: Provenance, model: str, pretrained: str) -> ClipScorer:
@@ -177,7 +182,7 @@ def _rescore_shard(
 def _report(
     provenance: Provenance, scorer: ClipScorer, differences: list[Difference]
 ) -> RescoreReport:
-    sizes: npt.NDArray[np.float64] = np.array([row.size for row in differences] or [0.0])
+    sizes: npt.NDArray[np.float64] = np.array([row.size for row in differences])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
     changed = {
         name.removeprefix("version."): f"{then} -> {scorer.identity.get(name)}"

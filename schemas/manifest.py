@@ -40,6 +40,18 @@ class StageCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LevelDrift:
+    """How data that was levelled by old edges differs from the data that they were cut in."""
+
+    expected_counts: list[int]
+    """Samples in each level where the edges were cut."""
+    counts: list[int]
+    """Samples in each level here, by the same edges."""
+    population_stability_index: float
+    """0 is no difference; below 0.1 is usually called stable, above 0.25 a clear shift."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What made this dataset and what is in it."""
 
@@ -65,6 +77,10 @@ class Manifest:
     """Number of alignment levels; null for a dataset that is not levelled."""
     level_edges: list[dict[str, Any]] | None
     """Of each level: `level`, `lowest_score`, `highest_score` (null if empty) and `count`."""
+    level_drift: LevelDrift | None = None
+    """Where levels.edges_from gave the edges: how the data moved against them."""
+    truncated_captions: int | None = None
+    """Scored captions longer than the model's context; null for a dataset that is not scored."""
     samples_per_shard: int
     """Samples in each train shard; only the last has fewer."""
     shards: list[ShardEntry] = field(default_factory=list)
@@ -95,4 +111,6 @@ class Manifest:
             stage: StageCounts(**counts) for stage, counts in values["stages"].items()
         }
         values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
+        if values.get("level_drift") is not None:
+            values["level_drift"] = LevelDrift(**values["level_drift"])
         return cls(**values)

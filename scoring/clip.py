@@ -19,7 +19,7 @@ from schemas.errors import ConfigError
 from scoring.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.config import ScoreConfig
-from scoring.devices import claim_device, describe_device, require_device
+from scoring.devices import claim_device, describe_device, require_device, use_exact_arithmetic
 from scoring.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.text_tower import TextTower
 
@@ -157,8 +157,9 @@ class ClipScorer:
         done, events = 0, list[Any]()
         for pixels in batches:
             count = len(pixels)
-            if self.config.compile_model:  # one shape, one compilation; rows are independent
-                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.config.batch_size - count))
+            missing = self.config.batch_size - count
+            if self.config.compile_model and missing:  # one shape, one compilation
+                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # rows are independent
             with self._lock:
                 features, self._image_batch = encode_in_parts(
                     self._image_features, pixels, self._image_batch
@@ -307,7 +308,7 @@ def _load_model(
     for name in ["fp32"] if wanted == "fp32" else [wanted, f"pure_{wanted}"]:
         try:
             model = _create_model(checkpoint, device, name)
-            _use_exact_arithmetic()
+            use_exact_arithmetic()
             torch.set_num_threads(config.threads)
             _try_out(model, checkpoint, _input_dtype(name), device)
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -370,11 +371,3 @@ def _image_encoder(
     encode: Any = model.encode_image
     compiled: Any = torch.compile(encode, dynamic=False) if config.compile_model else encode
     return compiled
-
-
-def _use_exact_arithmetic() -> None:
-    """Makes fp32 mean fp32 on a GPU, and its kernels the same on every run."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True

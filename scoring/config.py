@@ -91,6 +91,8 @@ class DeduplicateConfig:
     """Whether pairs are duplicates only if their captions agree too, but for case and spaces."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the cells are trained and searched; auto takes a GPU if there is one."""
+    threads: int = 0
+    """Cells searched at once in each worker process; 0 takes its share of the cores."""
     memory_bytes: int = 1 << 28
     """Embeddings that one worker process holds at once, in bytes."""
 
@@ -105,6 +107,8 @@ class DeduplicateConfig:
                 f"deduplicate.cells must be at least 0 and probes at least 1, "
                 f"got {self.cells} and {self.probes}"
             )
+        if self.threads < 0:
+            raise ConfigError(f"deduplicate.threads must be at least 0, got {self.threads}")
         if self.memory_bytes < 1 << 20:
             raise ConfigError(
                 f"deduplicate.memory_bytes must be at least 1048576, got {self.memory_bytes}"

@@ -58,3 +58,11 @@ def _claim(index: int) -> bool:
 def describe_device(device: torch.device) -> str:
     """Returns what kind of processor a device is, for the record."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def use_exact_arithmetic() -> None:
+    """Makes fp32 mean fp32 on a GPU, and its kernels the same on every run."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -6,6 +6,7 @@ order in double precision, and whatever lies within the rounding error of a deci
 again in double precision, one row at a time.
 """
 
+import threading
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -14,6 +15,8 @@ import faiss
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from scoring.devices import use_exact_arithmetic
 
 SAMPLE_PER_CELL = 40
 """Embeddings that k-means is trained on, for each cell. Source: FAISS warns below 39."""
@@ -132,8 +135,10 @@ def nearest(
     if device == "cpu":
         cosines, places = faiss.knn(vectors, centroids, count, metric=inner)
     elif faiss.get_num_gpus() > 0:
-        cosines, places = faiss.knn_gpu(_gpu(), vectors, centroids, count, metric=inner)
+        with _gpu_lock:
+            cosines, places = faiss.knn_gpu(_gpu(), vectors, centroids, count, metric=inner)
     else:
+        use_exact_arithmetic()
         products = torch.from_numpy(vectors).to(device) @ torch.from_numpy(centroids).to(device).T
         best = products.topk(count, dim=1)
         cosines, places = best.values.cpu().numpy(), best.indices.cpu().numpy()
@@ -144,9 +149,12 @@ def _rows_at_once(device: str, cells: int) -> int:
     return BLOCK_ROWS if device == "cpu" else max(1, GPU_PRODUCTS // cells)
 
 
+_gpu_lock = threading.Lock()
+
+
 @cache
 def _gpu() -> Any:
-    """Returns FAISS's memory and streams on the GPU, made once in a process."""
+    """Returns FAISS's memory and streams on the GPU, made once in a process; for one thread."""
     return faiss.StandardGpuResources()
 
 

@@ -10,6 +10,7 @@ processor: the k-means sample is chosen and ordered by what the embeddings are, 
 within the rounding error of a decision is computed again in double precision, one row at a time.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scoring.devices import use_exact_arithmetic
 from scoring.duplicate_cells import (
     MARGIN,
     PROBES,
@@ -52,6 +54,7 @@ def near_duplicate_groups(
     probes: int = PROBES,
     seed: int = 0,
     device: str = "cpu",
+    threads: int = 0,
 ) -> NDArray[np.int64]:
     """Returns the group of each embedding, (n,): the first row of its group.
 
@@ -64,6 +67,7 @@ def near_duplicate_groups(
         cells: number of k-means cells; 0 chooses it from n.
         probes: most cells that an embedding is searched in.
         device: cpu or cuda.
+        threads: cells searched at once; 0 takes one for each core.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     count = len(embeddings)
@@ -79,21 +83,28 @@ def near_duplicate_groups(
         rows, residents = cell
         return rows[search_cell(embeddings[rows], residents, threshold, device=device)]
 
-    left, right = search_all(search, _members(homes, len(centroids)))
+    left, right = search_all(search, _members(homes, len(centroids)), threads)
     return components(count, left, right)
 
 
 def search_all(
-    search: Callable[[Cell], NDArray[np.int64]], cells: Iterable[Cell]
+    search: Callable[[Cell], NDArray[np.int64]], cells: Iterable[Cell], threads: int = 0
 ) -> NDArray[np.int64]:
     """Returns the pairs of rows that a search finds in all cells, (2, m), in their order.
 
     Each core searches a cell of its own: the products are too small to be divided among cores.
+
+    Args:
+        threads: cells searched at once; 0 takes one for each core, however many threads a model in
+            this process has left to torch.
     """
     threads_before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
-            threads_before, "search", initializer=torch.set_num_threads, initargs=(1,)
+            threads or len(os.sched_getaffinity(0)),
+            "search",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         ) as pool:
             return np.concatenate([np.empty((2, 0), np.int64), *pool.map(search, cells)], axis=1)
     finally:
@@ -121,6 +132,7 @@ def search_cell(
     label = np.arange(count, dtype=np.int64)
     is_rough = device == "cpu" and threshold > 0.1 and _is_bfloat16_fast()
     margin = ROUGH_MARGIN if is_rough else MARGIN
+    use_exact_arithmetic()
     vectors = torch.zeros(
         (-(-count // COLUMN_STEP) * COLUMN_STEP, embeddings.shape[1]),
         dtype=torch.bfloat16 if is_rough else torch.float32,

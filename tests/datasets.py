@@ -114,7 +114,7 @@ def write_levelled(
         ScoredSample(
             key=row.key,
             clip_score=scores[row.key],
-            is_caption_truncated=False,
+            is_caption_truncated=row.caption.endswith("7"),
             image_embedding=None,
             text_embedding=None,
         )

@@ -6,6 +6,7 @@ import random
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.job import Job, run_job
@@ -103,6 +104,39 @@ def test_a_stage_whose_input_is_missing_says_what_to_run_first(config, pairs, tm
     curate(config, pairs, tmp_path, stages=(Stage.READ,))
     with pytest.raises(DatasetError, match=r"missing for 4 of 4 shards .*: run `fetch` first"):
         curate(config, pairs, tmp_path, stages=(Stage.SCORE,))
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        ({"edges_from": "nowhere"}, r"there is no nowhere/levelled/edges\.json"),
+        ({"num_levels": 5}, r"has 4 levels, levels\.num_levels is 5"),
+        ({"per_source": True}, r"levels\.per_source is True"),
+    ],
+)
+def test_edges_that_do_not_fit_stop_the_job_before_it_fetches_or_removes_anything(
+    config, curated, pairs, tmp_path, levels, said
+):
+    root, *_ = curated
+    settings = {"num_levels": 4, "edges_from": str(root), **levels}
+    wrong = dataclasses.replace(config, levels=LevelConfig(**settings))
+    with pytest.raises(ConfigError, match=said):
+        curate(wrong, pairs, tmp_path)
+    assert not (tmp_path / "pairs").exists()
+    before = contents(root)
+    with pytest.raises(ConfigError, match=said):
+        curate(wrong, pairs, root, redo=Stage.LEVEL)
+    assert contents(root) == before
+
+
+def test_a_search_on_a_gpu_that_is_not_there_stops_the_job_before_it_fetches(
+    config, pairs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    search = dataclasses.replace(config.deduplicate, device="cuda")
+    with pytest.raises(ConfigError, match=r"deduplicate\.device is cuda"):
+        curate(dataclasses.replace(config, deduplicate=search), pairs, tmp_path)
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_another_configuration_is_refused_and_redo_makes_room_for_it(

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.deduplicate import KeepBestOfDuplicates, plan_search, survey_shard
+from pipeline.deduplicate import KeepBestOfDuplicates
 from pipeline.duplicate_search import search_task, spill_shard, tasks_of, train_plan
+from pipeline.search_plan import plan_search, survey_shard
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
@@ -145,3 +146,12 @@ def test_a_run_stopped_in_its_search_goes_on_also_with_less_memory(layout, tmp_p
         ours, theirs = Path(layout.unique(shard)), Path(never_stopped.unique(shard))
         assert ours.read_bytes() == theirs.read_bytes()
     assert len(kept(layout, shards)) == 200
+
+
+def test_a_search_goes_on_on_another_device_with_other_threads_and_memory(layout):
+    shards = write_shards(layout, [[Row("a", 0.1, vector(1)), Row("b", 0.2, vector(2))]])
+    surveys = [survey_shard(shard, layout) for shard in shards]
+    plan = plan_search(surveys, layout, DeduplicateConfig(device="cpu"))
+    elsewhere = DeduplicateConfig(device="cuda", threads=7, memory_bytes=1 << 20)
+    assert plan_search(surveys, layout, elsewhere) == plan
+    assert plan_search(surveys, layout, DeduplicateConfig(threshold=0.9)) != plan

@@ -7,7 +7,7 @@ from rich.console import Console
 from pipeline.inspect import inspect_dataset
 from schemas.errors import DatasetError
 from tests.datasets import write_dataset
-from tests.pipeline.test_report import packed
+from tests.pipeline.test_report import packed, write_drift
 
 
 def shown(root) -> str:
@@ -24,10 +24,20 @@ def test_a_finished_dataset_shows_levels_reasons_sizes_and_examples(tmp_path):
         "404 Not Found",
         "Alignment levels",
         "1 to 64",
+        "4 of 40 scored captions were longer than the model's context",
         "picture number",
     ):
         assert words in text
     assert "3 train shards, 38 samples" in text
+
+
+def test_drift_against_old_edges_is_shown(tmp_path):
+    layout, _ = packed(tmp_path)
+    assert "Drift" not in shown(tmp_path)
+    write_drift(layout)
+    text = shown(tmp_path)
+    assert "Drift against old edges: population stability index 0.0625" in text
+    assert "1,200" in text and "26.3 %" in text
 
 
 def test_levels_are_shown_before_the_dataset_is_packed(tmp_path):

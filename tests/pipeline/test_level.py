@@ -8,12 +8,12 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.level import AssignLevels, RowHashes, begin_search, key_hashes, levels_of, read_scores
-from pipeline.level_edges import ALL_SOURCES, SavedEdges
+from pipeline.level_edges import ALL_SOURCES, SavedEdges, read_drift
 from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
 from scoring.level_positions import position_of
-from scoring.levels import LevelEdges
+from scoring.levels import LevelEdges, population_stability_index
 from tests.curated_tables import Row, read_rows, write_shards
 
 
@@ -140,10 +140,36 @@ def test_old_edges_keep_their_meaning_and_the_drift_is_reported(layout, tmp_path
     level(new, [0], edges_from=layout.root)
     old_levels, new_levels = levels_by_key(layout, [0]), levels_by_key(new, [0])
     assert all(new_levels[row.key] == old_levels[row.key] for row in rows[:20])
-    edges = json.loads(Path(new.edges).read_text())
-    assert edges["drift"]["expected_counts"] == [25] * 8
-    assert edges["drift"]["counts"][7] > 100
-    assert edges["drift"]["population_stability_index"] > 0.25
+    assert read_drift(layout) is None
+    drift = read_drift(new)
+    assert drift.expected_counts == [25] * 8
+    assert drift.counts[7] > 100
+    assert drift.population_stability_index > 0.25
+
+
+def test_drift_is_against_the_data_that_the_edges_were_cut_in_however_often_they_are_passed_on(
+    layout, tmp_path
+):
+    rows = some_rows(160)
+    level(layout, write_shards(layout, [rows]))
+    before = layout
+    for step in (1, 2):
+        after = DatasetLayout(str(tmp_path / f"step{step}"))
+        write_shards(after, [[Row(row.name, row.score + 0.1 * step) for row in rows[: -10 * step]]])
+        level(after, [0], edges_from=before.root)
+        before = after
+    drift = read_drift(after)
+    assert drift.expected_counts == [20] * 8
+    assert sum(drift.counts) == 140
+    expected, found = np.full(8, 20), np.array(drift.counts)
+    assert drift.population_stability_index == population_stability_index(expected, found)
+
+
+def test_old_edges_of_no_data_and_data_of_no_source_have_no_drift(layout, tmp_path):
+    level(layout, write_shards(layout, [[]]), per_source=True)
+    new = DatasetLayout(str(tmp_path / "new"))
+    level(new, write_shards(new, [[]]), per_source=True, edges_from=layout.root)
+    assert read_drift(new).population_stability_index == 0
 
 
 def test_old_edges_that_do_not_fit_are_refused(layout, tmp_path):

@@ -2,6 +2,7 @@ import json
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from pipeline.config import CurationConfig, FetchConfig, PackConfig
 from pipeline.pack import pack_shard, plan_train_shards, write_index
 from pipeline.report import politeness_rows, write_report
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest
+from schemas.manifest import LevelDrift, Manifest
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
@@ -30,6 +31,16 @@ def packed(root, is_scored: bool = True) -> tuple[DatasetLayout, CurationConfig]
     plans = plan_train_shards(layout, [0, 1], config.pack, has_levels=is_scored)
     write_index(layout, [pack_shard(layout, plan, config.pack) for plan in plans])
     return layout, config
+
+
+def write_drift(layout: DatasetLayout) -> None:
+    """Writes what the level stage says of data that old edges levelled."""
+    drift = {
+        "expected_counts": [1200] * 4,
+        "counts": [10, 9, 9, 10],
+        "population_stability_index": 0.0625,
+    }
+    Path(layout.edges).write_text(json.dumps({"drift": drift}))
 
 
 class Page(HTMLParser):
@@ -79,6 +90,34 @@ def test_levels_have_their_counts_and_score_ranges(tmp_path):
         assert lower["highest_score"] <= higher["lowest_score"]
 
 
+def test_captions_that_the_model_could_not_read_to_their_end_are_counted(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    assert manifest.truncated_captions == 4
+    said = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "4 of 40 scored captions were longer than the model's context" in said
+
+
+def test_drift_against_old_edges_is_shown_level_by_level(tmp_path):
+    layout, config = packed(tmp_path)
+    write_drift(layout)
+    manifest = write_report(layout, config)
+    assert manifest.level_drift == LevelDrift(
+        expected_counts=[1200, 1200, 1200, 1200],
+        counts=[10, 9, 9, 10],
+        population_stability_index=0.0625,
+    )
+    assert Manifest.from_json((tmp_path / "manifest.json").read_text()) == manifest
+    said = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "1 1,200 25.0 % 10 26.3 % 2 1,200 25.0 % 9 23.7 %" in said
+    assert "Population stability index 0.0625" in said
+
+
+def test_edges_cut_in_the_data_itself_have_no_drift(tmp_path):
+    manifest = write_report(*packed(tmp_path))
+    assert manifest.level_drift is None
+    assert "Drift" not in (tmp_path / "report.html").read_text()
+
+
 def test_the_same_dataset_has_the_same_manifest_and_metadata(tmp_path):
     for name in ("one", "two"):
         write_report(*packed(tmp_path / name))
@@ -106,6 +145,7 @@ def test_captions_cannot_put_markup_into_the_page(tmp_path, monkeypatch):
 def test_instruction_samples_are_reported_without_levels(tmp_path):
     manifest = write_report(*packed(tmp_path, is_scored=False))
     assert (manifest.num_levels, manifest.level_edges, manifest.model) == (None, None, None)
+    assert manifest.truncated_captions is None
     assert list(manifest.stages) == ["read", "fetch", "pack"]
     assert manifest.kept == 40
     page = Page((tmp_path / "report.html").read_text())

@@ -27,6 +27,7 @@ from schemas.records import (
     pair_key,
 )
 from schemas.shards import DatasetLayout
+from scoring.clip import ClipScorer
 
 ROWS = 23
 
@@ -156,6 +157,26 @@ def test_scores_carry_what_made_them(tiny_clip: Any, tmp_path: Path) -> None:
     assert table["image_embedding"].null_count == 3
 
 
+def test_scores_say_how_many_images_fitted_into_memory_at_once(
+    tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, config = DatasetLayout(str(tmp_path)), tiny_clip.score_config(batch_size=8)
+    scorer = ClipScorer(config)
+    encode = scorer._encode_image
+
+    def encode_two(images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("memory for two images")
+        return encode(images)
+
+    monkeypatch.setattr(scorer, "_encode_image", encode_two)
+    monkeypatch.setattr("pipeline.scored_shard.shared_scorer", lambda config: scorer)
+    make_shard(layout, 0)
+    score_shard(layout, 0, config)
+    assert read_provenance(layout, 0).fitted_batch_size == 2
+    assert file_metadata(pq.read_schema(layout.scored(0)))["fitted_batch_size"] == "2"
+
+
 def test_pair_whose_score_is_not_finite_is_rejected(tiny_clip: Any, tmp_path: Path) -> None:
     layout = DatasetLayout(str(tmp_path))
     samples = make_shard(layout, 0)
@@ -270,6 +291,28 @@ def test_rescoring_with_another_model_fails_and_says_so(tiny_clip: Any, tmp_path
 def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no scores"):
         rescore_dataset(str(tmp_path), sample=5)
+
+
+def test_sample_is_spread_over_all_shards_and_as_large_as_asked_for(
+    tiny_clip: Any, tmp_path: Path
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    shard_of = {}
+    for shard in range(4):
+        shard_of |= {sample.key: shard for sample in make_shard(layout, shard, rows=8)}
+        score_shard(layout, shard, tiny_clip.score_config())
+    report = rescore_dataset(layout.root, sample=9)
+    assert report.sampled == 9
+    found = [shard_of[row.key] for row in report.worst]
+    assert sorted(found) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_scores_of_nothing_are_not_reproduced(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0, rows=0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    with pytest.raises(DatasetError, match="no scored pair"):
+        rescore_dataset(layout.root, sample=5)
 
 
 def test_rescore_command_says_whether_the_scores_are_reproduced(

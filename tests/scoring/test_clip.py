@@ -18,7 +18,6 @@ from scoring.clip import (
     ClipScorer,
     Scores,
     check_model,
-    encode_in_parts,
     model_identity,
     shared_scorer,
 )
@@ -207,26 +206,6 @@ def test_checkpoint_gets_the_activation_it_was_trained_with() -> None:
     )
 
 
-def test_part_that_does_not_fit_is_halved_and_the_size_remembered() -> None:
-    def encode(part: torch.Tensor) -> torch.Tensor:
-        if len(part) > 3:
-            raise torch.OutOfMemoryError("allocator of three rows")
-        return part * 2
-
-    batch = torch.arange(11)
-    features, size = encode_in_parts(encode, batch, 16)
-    assert features.tolist() == (batch * 2).tolist()
-    assert size == 2
-
-
-def test_row_that_does_not_fit_alone_is_an_error() -> None:
-    def encode(part: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("no memory at all")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        encode_in_parts(encode, torch.arange(4), 4)
-
-
 def test_model_is_loaded_once_in_a_process(tiny_clip: Any) -> None:
     config = tiny_clip.score_config()
     assert shared_scorer(config) is shared_scorer(tiny_clip.score_config())
@@ -323,13 +302,3 @@ def test_rerun_on_a_gpu_gives_the_same_bytes(tiny_clip: Any) -> None:
         first.clip_score.tobytes()
         == ClipScorer(config).score(images, CAPTIONS).clip_score.tobytes()
     )
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_compiled_model_scores_as_the_plain_one(tiny_clip: Any) -> None:
-    images = make_images(len(CAPTIONS))
-    plain = ClipScorer(tiny_clip.score_config(device="cuda")).score(images, CAPTIONS)
-    config = tiny_clip.score_config(device="cuda", compile_model=True)
-    compiled = ClipScorer(config).score(images, CAPTIONS)
-    np.testing.assert_allclose(compiled.clip_score, plain.clip_score, atol=1e-4)

@@ -1,16 +1,34 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring.duplicate_cells import REACH, assign_cells, cell_count, nearest_cell, train_cells
-from scoring.duplicates import components, near_duplicate_groups, pairs_above, search_cell
+from scoring import duplicate_cells
+from scoring.duplicate_cells import (
+    REACH,
+    assign_cells,
+    cell_count,
+    nearest,
+    nearest_cell,
+    train_cells,
+)
+from scoring.duplicates import (
+    components,
+    near_duplicate_groups,
+    pairs_above,
+    search_all,
+    search_cell,
+)
 
 
 def unit(vectors):
@@ -171,19 +189,69 @@ def test_numbers_above_a_bound_are_found_wherever_they_stand(dtype, shape):
 
 
 GROUPS_IN_A_PROCESS = """
-import hashlib, numpy as np
+import hashlib, sys, numpy as np
 from tests.scoring.test_duplicates import clustered, with_copies
 from scoring.duplicates import near_duplicate_groups
-groups = near_duplicate_groups(with_copies(clustered(6000, 256, 200), 600, 0.01), 0.95, cells=80)
+vectors = with_copies(clustered(6000, 256, 200), 600, 0.01)
+groups = near_duplicate_groups(vectors, 0.95, cells=80, threads=int(sys.argv[1]))
 print(hashlib.sha256(groups.tobytes()).hexdigest(), len(np.unique(groups)))
 """
+
+
+def test_no_product_of_the_search_is_rounded_to_tf32():
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        search_cell(unit(np.ones((2, 8))), 2, 0.95)
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_one_thread_at_a_time_uses_the_resources_of_the_gpu(monkeypatch):
+    inside = []
+
+    def knn_gpu(resources, vectors, centroids, count, metric):
+        inside.append(resources)
+        time.sleep(0.02)
+        assert len(inside) == 1
+        inside.pop()
+        return faiss.knn(vectors, centroids, count, metric=metric)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    vectors, centroids = clustered(50), clustered(10)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: nearest(vectors, centroids, 2, "cuda")[1], range(8)))
+    expected = nearest(vectors, centroids, 2, "cpu")[1]
+    assert all((places == expected).all() for places in found)
+    duplicate_cells._gpu.cache_clear()
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_every_core_searches_a_cell_whatever_a_model_left_to_torch(monkeypatch, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    together = threading.Barrier(threads or 4)
+
+    def search(cell):
+        together.wait(timeout=30)
+        return np.array([[cell], [cell + 1]])
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = search_all(search, range(12), threads)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert found.tolist() == [list(range(12)), list(range(1, 13))]
 
 
 @pytest.mark.slow
 def test_groups_do_not_depend_on_the_number_of_threads():
     found = {
         subprocess.run(
-            [sys.executable, "-c", GROUPS_IN_A_PROCESS],
+            [sys.executable, "-c", GROUPS_IN_A_PROCESS, threads],
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             cwd=Path(__file__).parents[2],
             check=True,
