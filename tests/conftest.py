@@ -14,9 +14,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import open_clip
 import torch
+from hypothesis import settings
 
 from scoring.config import ScoreConfig
 from tests.web_server import WebServer
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_what_is_told_of_several_captions_is_that_of_the_best(tiny_clip: Any) ->
     np.testing.assert_allclose(scores.text_embedding, embeddings, atol=2e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(captions=st.lists(st.text(max_size=200), min_size=1, max_size=4))
 def test_any_caption_gets_an_embedding_of_unit_length(tiny_clip: Any, captions: list[str]) -> None:
     embeddings, _ = shared_scorer(tiny_clip.score_config()).encode_captions(captions)

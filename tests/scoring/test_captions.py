@@ -11,7 +11,7 @@ from scoring.captions import CaptionTokenizer
 TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=300), min_size=1, max_size=4))
 def test_any_text_gets_the_tokens_that_open_clip_gives_it(texts: list[str]) -> None:
     tokens = CaptionTokenizer(TOKENIZER, "{caption}")(texts)

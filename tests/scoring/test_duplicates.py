@@ -310,7 +310,7 @@ def test_more_embeddings_get_more_cells():
     assert cell_count(1_000_000) == 1000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(1, 40).flatmap(
         lambda count: st.tuples(

@@ -51,7 +51,7 @@ def search_edges(parts, num_levels, top_fraction=1.0):
     return search
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs(), st.integers(1, 127))
 def test_levels_equal_those_of_a_sort(data, num_levels):
     score, key_hash = data
@@ -60,7 +60,7 @@ def test_levels_equal_those_of_a_sort(data, num_levels):
     assert found.tolist() == levels_by_sorting(score, key_hash, num_levels).tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pairs(), st.integers(2, 127))
 def test_levels_hold_equally_many_pairs(data, num_levels):
     levels = assign_levels(*data, num_levels)
@@ -69,7 +69,7 @@ def test_levels_hold_equally_many_pairs(data, num_levels):
     assert counts.max() - counts.min() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs(min_size=1), st.integers(2, 20), st.randoms())
 def test_levels_do_not_depend_on_the_order_of_the_pairs(data, num_levels, random):
     score, key_hash = data
@@ -81,7 +81,7 @@ def test_levels_do_not_depend_on_the_order_of_the_pairs(data, num_levels, random
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs(min_size=2), st.integers(2, 20), st.data())
 def test_edges_do_not_depend_on_how_the_pairs_are_divided(data, num_levels, draw):
     score, key_hash = data
@@ -92,7 +92,7 @@ def test_edges_do_not_depend_on_how_the_pairs_are_divided(data, num_levels, draw
     assert search_edges(parts[::-1], num_levels).edges == whole.edges
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs(min_size=1), st.integers(2, 20))
 def test_levels_never_fall_as_the_score_rises(data, num_levels):
     score, key_hash = data
@@ -101,7 +101,7 @@ def test_levels_never_fall_as_the_score_rises(data, num_levels):
     assert (np.diff(levels[order].astype(int)) >= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs(min_size=1), st.floats(0.01, 1.0), st.integers(2, 20))
 def test_the_top_fraction_is_the_best_scored_pairs_in_equal_levels(data, fraction, num_levels):
     score, key_hash = data

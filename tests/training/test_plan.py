@@ -25,7 +25,7 @@ def keys_of(plan: EpochPlan, keys: list[str]) -> list[list[list[str]]]:
     sequences_per_step=st.integers(1, 8),
     packing_window=st.integers(1, 40),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_sample_with_something_to_learn_is_planned_exactly_once(
     lengths: list[int], seed: int, sequences_per_step: int, packing_window: int
 ) -> None:
@@ -46,7 +46,7 @@ def test_every_sample_with_something_to_learn_is_planned_exactly_once(
 
 
 @given(order=st.permutations(range(30)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_plan_does_not_depend_on_where_a_sample_lies(order: list[int]) -> None:
     lengths = np.arange(30) % 13 + 3
     keys = [f"{i:032x}" for i in range(30)]
@@ -87,7 +87,7 @@ def test_a_sequence_takes_the_first_sample_and_those_that_fill_it_best() -> None
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9), room=st.integers(0, 60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_other_choice_fills_a_sequence_better(lengths: list[int], room: int) -> None:
     capacity = 30 + room
     packed = pack(range(len(lengths)), np.array(lengths), capacity, window=9)

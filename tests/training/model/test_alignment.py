@@ -94,7 +94,7 @@ def test_a_finer_square_map_is_averaged_over_the_areas_it_covers():
             assert coarse[row, column] == area.mean()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(patches=st.integers(1, 40), wanted=st.integers(1, 40), value=st.floats(-5, 5))
 def test_resampling_gives_the_wanted_number_and_keeps_a_constant(patches, wanted, value):
     resampled = resample_relevance(torch.full((2, patches), value), wanted)
