@@ -25,6 +25,7 @@ SHAPES = {"train": 600, "validation": 100}
 EASY_VQA_SPLIT = {"train": "train", "validation": "test"}
 QUESTIONS_PER_SHAPE = 4
 COMPARISONS = {"train": 80, "validation": 12}
+OF_TWO_PICTURES = {"train": 80, "validation": 12}
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
 OPEN_QUESTIONS = (
@@ -56,10 +57,10 @@ Turn = tuple[str, str]
 
 
 class Sample(TypedDict, total=False):
-    """One entry of a LLaVA file; text-only entries have no image."""
+    """One entry of a LLaVA file; text-only entries have no image, some have a list of two."""
 
     id: str
-    image: str
+    image: str | list[str]
     conversations: list[dict[str, str]]
 
 
@@ -190,6 +191,20 @@ def without_a_picture(
     return samples
 
 
+def which_of_two(stamps: list[dict[str, str]], split: str, chance: random.Random) -> list[Sample]:
+    """Returns questions for the one of two pictures that shows something."""
+    named = [stamp for stamp in stamps if thing(stamp["caption"]) is not None]
+    samples: list[Sample] = []
+    for number in range(OF_TWO_PICTURES[split]):
+        two = chance.sample(named, 2)
+        right = number % 2
+        question = f"Which picture shows {thing(two[right]['caption'])}, the first or the second?"
+        turn = (f"<image>\n<image>\n{question}", ("The first.", "The second.")[right])
+        entry = sample(f"two_{split}_{number}", [turn])
+        samples.append({**entry, "image": [f"corpus/{stamp['file']}" for stamp in two]})
+    return samples
+
+
 def main() -> None:
     """Rebuilds both files beside this script."""
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
@@ -202,6 +217,7 @@ def main() -> None:
         samples += about_shapes(split, seen, chance)
         samples += without_a_picture(stamps, split, chance)
         chance.shuffle(samples)
+        samples += which_of_two(stamps, split, chance)
         path = HERE / f"{name}.json"
         path.write_text(json.dumps(samples, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{len(samples)} samples in {path}")

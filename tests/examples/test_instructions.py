@@ -18,30 +18,35 @@ def samples_of(split: str) -> list[dict]:
     return json.loads((FOLDER / FILES[split]).read_text(encoding="utf-8"))
 
 
+def images_of(entry: dict) -> list[str]:
+    images = entry.get("image", [])
+    return images if isinstance(images, list) else [images]
+
+
 def picture_hashes(split: str) -> set[str]:
-    pictures = {EXAMPLES / entry["image"] for entry in samples_of(split) if "image" in entry}
+    pictures = {EXAMPLES / name for entry in samples_of(split) for name in images_of(entry)}
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures}
 
 
 @pytest.mark.parametrize("split", FILES)
-def test_turns_alternate_and_the_picture_is_marked_once(split: str) -> None:
+def test_turns_alternate_and_the_first_marks_every_picture(split: str) -> None:
     for entry in samples_of(split):
         turns = entry["conversations"]
         assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
         assert all(turn["value"].strip() for turn in turns)
-        marks = ["<image>" in turn["value"] for turn in turns]
-        assert marks == ["image" in entry] + [False] * (len(turns) - 1)
+        marks = [turn["value"].count("<image>") for turn in turns]
+        assert marks == [len(images_of(entry))] + [0] * (len(turns) - 1)
 
 
 @pytest.mark.parametrize("split", FILES)
 def test_every_picture_is_there_and_decodes(split: str) -> None:
-    for name in {entry["image"] for entry in samples_of(split) if "image" in entry}:
+    for name in {name for entry in samples_of(split) for name in images_of(entry)}:
         with Image.open(EXAMPLES / name) as image:
             image.load()
 
 
 def test_no_shape_is_bundled_without_a_question() -> None:
-    asked = {entry.get("image") for split in FILES for entry in samples_of(split)}
+    asked = {name for split in FILES for entry in samples_of(split) for name in images_of(entry)}
     shapes = FOLDER.glob("shapes/*/*.png")
     assert {path.relative_to(EXAMPLES).as_posix() for path in shapes} <= asked
 
@@ -56,7 +61,7 @@ def test_the_stamps_follow_the_split_of_the_corpus() -> None:
     with (EXAMPLES / "corpus" / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     for split in FILES:
-        used = {entry["image"] for entry in samples_of(split) if "image" in entry}
+        used = {name for entry in samples_of(split) for name in images_of(entry)}
         stamps = {name.removeprefix("corpus/") for name in used if name.startswith("corpus/")}
         assert stamps == {row["file"] for row in rows if row["split"] == split}
 
@@ -65,7 +70,7 @@ def test_the_stamps_follow_the_split_of_the_corpus() -> None:
 def test_every_kind_is_there_and_yes_is_as_frequent_as_no(split: str) -> None:
     entries = samples_of(split)
     kinds = Counter(entry["id"].partition("_")[0] for entry in entries)
-    assert {"what", "is", "shape", "text"} <= set(kinds)
+    assert {"what", "is", "shape", "text", "two"} <= set(kinds)
     asked = [entry["conversations"] for entry in entries if entry["id"].startswith("is_this")]
     answers = Counter(turns[1]["value"] for turns in asked)
     assert abs(answers["Yes"] - answers["No"]) <= 1

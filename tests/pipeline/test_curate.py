@@ -180,7 +180,8 @@ def test_verify_finds_a_flipped_bit(config, pairs, tmp_path):
 
 
 def test_instruction_samples_are_packed_unscored(tmp_path):
-    samples = json.loads((INSTRUCTIONS / "instructions.json").read_text())[:20]
+    bundled = json.loads((INSTRUCTIONS / "instructions.json").read_text())
+    samples = [*bundled[:17], *bundled[-3:]]  # the last ones have two pictures
     turns = [{"from": "human", "value": "Say hello."}, {"from": "gpt", "value": "Hello."}]
     samples.append({"id": "text", "conversations": turns})
     (tmp_path / "few.json").write_text(json.dumps(samples))
@@ -195,5 +196,6 @@ def test_instruction_samples_are_packed_unscored(tmp_path):
     assert table["alignment_level"].null_count == 21
     texts_alone = sum("image" not in sample for sample in samples)
     assert table["image_offset"].null_count == texts_alone
+    assert table["more_image_offsets"].null_count == 18
     assert not (tmp_path / "out" / "scored").exists()
     verify_dataset(str(tmp_path / "out"))
