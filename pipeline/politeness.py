@@ -224,10 +224,10 @@ def retry_after_seconds(value: str | None) -> float | None:
     """Returns the seconds that a Retry-After header asks to wait, None if it says nothing."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch("[0-9]+", value.strip()):
         return float(value.strip()[:9])
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return None
-    return max(0.0, moment.timestamp() - time.time())

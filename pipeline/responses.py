@@ -52,7 +52,7 @@ def redirected(url: URL, location: str) -> URL:
         if not location:
             raise ValueError("no Location")
         return parse_url(str(url.join(URL(location))))
-    except (ValueError, SampleRejected) as error:
+    except (ValueError, IndexError, SampleRejected) as error:  # yarl's own slip, too
         detail = "no Location" if not location else "Location is not a URL"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail) from error
 

@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
@@ -228,8 +230,17 @@ def test_the_first_pattern_of_tdmrep_that_matches_decides() -> None:
 def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
     assert retry_after_seconds("120") == 120
     assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert retry_after_seconds("soon") is None
-    assert retry_after_seconds(None) is None
+    for text in ("soon", "Wed, 21 Oct 99999999999 07:28:00 GMT", "\u00b2", "1 Oct 0", None):
+        assert retry_after_seconds(text) is None
+
+
+DATE_WORDS = ["Wed,", "21", "Oct", "2015", "07:28:00", "GMT", "99999999999", "-1", "0000", "+9999"]
+
+
+@given(st.lists(st.sampled_from(DATE_WORDS)).map(" ".join) | st.text(max_size=20))
+def test_any_retry_after_is_a_wait_or_says_nothing(text: str) -> None:
+    wait = retry_after_seconds(text)
+    assert wait is None or wait >= 0
 
 
 def test_the_agent_is_known_by_its_product_name() -> None:
