@@ -17,6 +17,15 @@ from schemas.errors import RejectReason, SampleRejected
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 """X-Robots-Tag directives that leave an image out; none is short for noindex, nofollow."""
 
+ADDRESSEE = re.compile("[A-Za-z_-]+")
+"""What X-Robots-Tag may name as an agent: a product token. Source: RFC 9309, section 2.2.1."""
+
+VALUED_DIRECTIVES = ("max-", "unavailable_after")
+"""How X-Robots-Tag's directives with a value begin, which look like an agent's name.
+
+Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
+"""
+
 RULES_SECONDS = 24 * 3600.0
 """How long robots.txt is remembered. Source: RFC 9309, section 2.4."""
 
@@ -140,19 +149,26 @@ def agent_token(user_agent: str) -> str:
 def opt_outs(tags: list[str], agent: str) -> set[str]:
     """Returns the directives in X-Robots-Tag values that leave the image out, for us or for all.
 
-    `googlebot: noindex` speaks to another agent; what follows a name, up to the next, is its.
+    `googlebot: noindex` speaks to another agent; what follows a name, up to the next, is its. A
+    name with a value (`max-snippet: 5`) and the parts of a date name nobody.
     """
+    agent = agent.lower()
     found = set()
     for tag in tags:
         addressee = None
-        for part in tag.split(","):
-            name, separator, rest = part.partition(":")
-            if separator and name.strip().lower() not in ("unavailable_after", "max-snippet"):
-                addressee, part = name.strip().lower(), rest
-            directive = part.strip().lower()
-            if addressee in (None, "*", agent.lower()) and directive in OPT_OUTS:
-                found.add(directive)
+        for part in tag.lower().split(","):
+            name, separator, rest = (text.strip() for text in part.partition(":"))
+            if separator and _is_addressee(name, agent):
+                addressee, part = name, rest
+            if addressee in (None, "*", agent) and part.strip() in OPT_OUTS:
+                found.add(part.strip())
     return found
+
+
+def _is_addressee(name: str, agent: str) -> bool:
+    if name.startswith(VALUED_DIRECTIVES):
+        return False
+    return name in ("*", agent) or ADDRESSEE.fullmatch(name) is not None
 
 
 def parse_robots(text: str) -> Protego:
