@@ -6,7 +6,7 @@ import time
 from yarl import URL
 
 from pipeline.config import FetchConfig
-from pipeline.http_client import HttpClient
+from pipeline.http_client import MAX_RULES_BYTES, HttpClient
 from pipeline.politeness import (
     MISSING_RULES_SECONDS,
     RULES_SECONDS,
@@ -31,9 +31,7 @@ UNANSWERED_RULES = frozenset(
 )
 """Failures that leave open what robots.txt says: nothing is asked then (RFC 9309, 2.3.1.4)."""
 
-NO_RULES = frozenset(
-    {RejectReason.HTTP_STATUS, RejectReason.BAD_REDIRECT, RejectReason.TOO_MANY_BYTES}
-)
+NO_RULES = frozenset({RejectReason.HTTP_STATUS, RejectReason.BAD_REDIRECT})
 """Failures that mean that there is no robots.txt: then everything may be asked (2.3.1.3)."""
 
 
@@ -111,8 +109,18 @@ class RuleKeeper:
                     answer = await self._client.ask_text(url)
                     if answer.location is None:
                         self._client.release(answer.body)
-                        return answer.body.decode("utf-8", "replace")
+                        return decoded(answer.body)
                     url = redirected(url, answer.location)
         except TimeoutError:
             raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
         raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
+
+
+def decoded(body: bytearray) -> str:
+    """Returns the text of a file of rules, without its byte order mark and a last line that is cut.
+
+    Half a line would say something else: `/` is half of `/private`.
+    """
+    if len(body) >= MAX_RULES_BYTES:
+        body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+    return body.decode("utf-8-sig", "replace")

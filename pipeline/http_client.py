@@ -95,6 +95,8 @@ class HttpClient:
     async def ask_text(self, url: URL) -> Answer:
         """Returns the answer to a request for a small text, under the same guards.
 
+        A long one is cut after `MAX_RULES_BYTES`.
+
         Raises:
             SampleRejected: whatever is in the way.
         """
@@ -111,6 +113,8 @@ class HttpClient:
                     return Answer(body, response.headers.get("Location", ""))
                 self._check_status(response)
                 self._check_opt_out(response, is_image)
+                if is_image and (response.content_length or 0) > max_bytes:
+                    raise too_many(max_bytes)
                 try:
                     body = await self._read(response, max_bytes, is_image)
                 except BaseException:
@@ -147,25 +151,35 @@ class HttpClient:
     async def _read(
         self, response: aiohttp.ClientResponse, max_bytes: int, is_image: bool
     ) -> bytearray:
-        """Returns the body, decompressed, held in the budget."""
-        if (response.content_length or 0) > max_bytes:
-            raise too_many(max_bytes)
+        """Returns the body, decompressed, held in the budget; of a text its first bytes.
+
+        What comes over the line counts as well: packed data can go on without giving a byte.
+        """
         unpack = Unpacker(response.headers.get("Content-Encoding", ""))
         body = bytearray()
-        is_sniffed = not is_image
+        raw_bytes = 0
+        is_sniffed, is_cut = not is_image, False
         try:
             async for chunk in response.content.iter_any():
+                if unpack.has_ended:
+                    break  # what follows is not of the image; the connection is given up
+                raw_bytes += len(chunk)
                 piece = unpack(chunk, max_bytes + 1 - len(body))
+                if not is_image:
+                    piece = piece[: max_bytes - len(body)]
                 await self._budget.grow(len(piece), id(body))
                 body += piece
                 if not is_sniffed and len(body) >= SNIFFED_BYTES:
                     require_image(bytes(body[:SNIFFED_BYTES]))
                     is_sniffed = True
-                if len(body) > max_bytes:
+                is_cut = not is_image and max(raw_bytes, len(body)) >= max_bytes
+                if is_cut:
+                    break
+                if max(raw_bytes, len(body)) > max_bytes:
                     raise too_many(max_bytes)
             if not is_sniffed:
                 require_image(bytes(body))
-            if not unpack.is_complete:
+            if not (is_cut or unpack.is_complete):
                 raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
         except BaseException:
             self._budget.abandon(len(body), id(body))

@@ -32,6 +32,11 @@ class Unpacker:
         """Whether what was packed has come to its end."""
         return self._inflate is None or self._inflate.eof
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether what was packed says of itself that nothing follows."""
+        return self._inflate is not None and self._inflate.eof
+
     def __call__(self, chunk: bytes, wanted: int) -> bytes:
         """Returns up to `wanted` bytes out of a chunk of the body."""
         if self._inflate is None:

@@ -25,6 +25,11 @@ def chunked(*chunks: bytes) -> bytes:
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
 
 
+def endless_empty_blocks(server: WebServer) -> str:
+    start = OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10]
+    return server.endless("/x", start, b"\0\0\0\xff\xff" * 2000)
+
+
 def redirect_loop(server: WebServer) -> str:
     server.redirect("/loop-b", "/loop-a")
     return server.redirect("/loop-a", "/loop-b")
@@ -177,6 +182,7 @@ HOSTILE: dict[str, tuple[RejectReason, Route]] = {
     ),
     "endless body": (R.TOO_MANY_BYTES, lambda s: s.endless("/x", OK + b"\r\n" + IMAGE, bytes(999))),
     "gzip bomb": (R.TOO_MANY_BYTES, gzip_bomb),
+    "endless packed data that is empty": (R.TOO_MANY_BYTES, endless_empty_blocks),
     "too long": (R.TOO_MANY_BYTES, lambda s: s.serve("/x", IMAGE + bytes(100_000))),
     # no image
     "empty body": (R.NOT_AN_IMAGE, lambda s: s.serve("/x", b"")),

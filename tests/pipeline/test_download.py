@@ -138,6 +138,14 @@ def test_endless_trailing_bytes_are_not_read(web_server: WebServer) -> None:
     assert found in (IMAGE, RejectReason.BAD_RESPONSE)
 
 
+def test_endless_bytes_after_the_end_of_packed_data_are_not_read(web_server: WebServer) -> None:
+    packed = gzip.compress(IMAGE)
+    start = OK + b"Content-Encoding: gzip\r\n\r\n" + packed
+    url = web_server.endless("/x", start, bytes(100_000))
+    again = web_server.serve("/y", IMAGE)
+    assert download(settings(web_server), url, again) == [IMAGE, IMAGE]
+
+
 def test_redirects_are_followed_up_to_their_limit(web_server: WebServer) -> None:
     web_server.serve("/0", IMAGE)
     for number in range(1, 7):
