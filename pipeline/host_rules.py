@@ -14,8 +14,10 @@ from pipeline.politeness import (
     HostRules,
     agent_token,
     crawl_delay_seconds,
+    groups_for,
     parse_robots,
     parse_tdmrep,
+    rules_memory_bytes,
 )
 from pipeline.responses import redirected
 from schemas.errors import RejectReason, SampleRejected
@@ -53,9 +55,8 @@ class RuleKeeper:
         """Raises `SampleRejected` if robots.txt or tdmrep.json keep us from this URL."""
         if not (self._config.respects_robots or self._config.respects_tdm):
             return
-        host = self._memory.host(origin)
-        rules = host.rules
-        if rules is None or rules.expires_at < time.monotonic():
+        rules = self._memory.rules(origin)
+        if rules is None:
             if origin not in self._pending:
                 self._pending[origin] = asyncio.create_task(self._ask_rules(url.origin()))
             # Shielded: one image's deadline must not cancel what others wait for.
@@ -72,9 +73,10 @@ class RuleKeeper:
                 rules = await self._ask_robots(base)
             if self._config.respects_tdm and rules.unreachable is None:
                 rules.reservations = await self._ask_reservations(base)
+                rules.memory_bytes += rules_memory_bytes("", rules.reservations)
             delay = crawl_delay_seconds(rules.robots, self._agent)
             host.seconds_between_requests = max(host.seconds_between_requests, delay)
-            host.rules = rules
+            self._memory.keep_rules(origin, rules)
             return rules
         finally:
             del self._pending[origin]
@@ -92,7 +94,10 @@ class RuleKeeper:
             # One without a traceback, which would hold the whole connection in memory.
             unreachable = SampleRejected(*rejected.args)
             return HostRules(time.monotonic() + MISSING_RULES_SECONDS, None, (), unreachable)
-        return HostRules(time.monotonic() + RULES_SECONDS, parse_robots(text), ())
+        text = groups_for(text, self._agent)
+        expires_at = time.monotonic() + RULES_SECONDS
+        memory = rules_memory_bytes(text, ())
+        return HostRules(expires_at, parse_robots(text), (), memory_bytes=memory)
 
     async def _ask_reservations(self, base: URL) -> tuple[tuple[str, bool], ...]:
         try:

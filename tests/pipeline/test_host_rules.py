@@ -4,8 +4,19 @@ import gzip
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipeline.config import FetchConfig
 from pipeline.http_client import MAX_RULES_BYTES
+from pipeline.politeness import (
+    MAX_RULES_MEMORY_BYTES,
+    HostMemory,
+    HostRules,
+    groups_for,
+    parse_robots,
+    rules_memory_bytes,
+)
 from schemas.errors import RejectReason
 from tests.pipeline.test_politeness import IMAGE, download, settings
 from tests.web_server import WebServer, response
@@ -58,3 +69,54 @@ def test_a_byte_order_mark_does_not_undo_a_reservation(web_server: WebServer) ->
     web_server.serve("/.well-known/tdmrep.json", BOM + json.dumps(rules).encode())
     urls = [web_server.serve(path, IMAGE) for path in ("/photos/a", "/a")]
     assert download(settings(web_server), *urls) == [RejectReason.TDM_RESERVED, None]
+
+
+LINES = [
+    "User-agent: aligngpt",
+    "user-agent : align",
+    "User-agent: *",
+    "User-agent: other",
+    "User-agent: other*",
+    "User-agent:",
+    "User agent other",
+    "useragent: aligngpt",
+    "Disallow: /a",
+    "disallow : /b",
+    "Dissallow: /b",
+    "Allow: /a/x",
+    "Disallow /b",
+    "Disallow:",
+    "Crawl-delay: 3",
+    "Sitemap: http://a.test/s.xml",
+    "Unknown: x",
+    "words without a meaning",
+    "# comment",
+    "",
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=14))
+def test_without_the_groups_of_others_a_robots_txt_means_the_same(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    whole, part = parse_robots(text), parse_robots(groups_for(text, "AlignGPT"))
+    for path in ("/a", "/a/x", "/b", "/c"):
+        url = f"http://a.test{path}"
+        assert whole.can_fetch(url, "AlignGPT") == part.can_fetch(url, "AlignGPT")
+    assert whole.crawl_delay("AlignGPT") == part.crawl_delay("AlignGPT")
+
+
+def test_the_groups_of_others_are_not_held() -> None:
+    others = "".join(f"User-agent: bot{number}\nDisallow: /{number}\n" for number in range(9999))
+    text = f"{others}User-agent: *\nDisallow: /x\n{others}"
+    assert groups_for(text, "aligngpt") == "User-agent: *\nDisallow: /x"
+
+
+def test_the_rules_of_all_hosts_are_bounded_in_bytes() -> None:
+    memory = HostMemory(FetchConfig())
+    each = rules_memory_bytes("x" * MAX_RULES_BYTES, ())
+    for number in range(100):
+        memory.keep_rules(f"http://{number}.test", HostRules(1e12, None, (), memory_bytes=each))
+        memory.rules("http://0.test")
+    held = [number for number in range(100) if memory.rules(f"http://{number}.test")]
+    assert len(held) == MAX_RULES_MEMORY_BYTES // each
+    assert held[0] == 0 and held[-1] == 99

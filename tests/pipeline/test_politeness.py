@@ -346,7 +346,7 @@ def test_what_is_remembered_of_a_host_that_is_not_there_holds_nothing_of_its_con
     config = FetchConfig(timeout_seconds=5.0, retries=0)
     memory = HostMemory(config)
     assert download(config, "http://no-such-host.invalid/x.png", memory=memory) != [None]
-    rules = memory.host("http://no-such-host.invalid").rules
+    rules = memory.rules("http://no-such-host.invalid")
     assert rules is not None
     assert rules.unreachable is not None
     assert rules.unreachable.__traceback__ is None
