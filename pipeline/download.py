@@ -11,7 +11,7 @@ from yarl import URL
 from pipeline.address_guard import parse_url
 from pipeline.config import FetchConfig
 from pipeline.host_rules import RuleKeeper
-from pipeline.host_turns import HostTurns, Turn, no_turn
+from pipeline.host_turns import HostTurns, Turn, no_turn, paused
 from pipeline.http_client import Answer, HttpClient
 from pipeline.politeness import HostMemory
 from pipeline.responses import redirected
@@ -61,6 +61,8 @@ class Downloader:
         self._client = HttpClient(config, memory, resolver)
         self._rules = RuleKeeper(config, memory, self._client)
         self._turns = turns or HostTurns(memory, config)
+        self._first: dict[str, asyncio.Event] = {}
+        """URLs that are asked now: who wants one as well waits to see whether it opts out."""
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -128,13 +130,30 @@ class Downloader:
             await self._rules.check(url, origin)
             if hop > 0:
                 await self._move(trip)
-            answer = await self._try(url, trip, is_last or origin != start)
+            answer = await self._ask_once(url, trip, is_last or origin != start)
             if answer.location is None:
                 return answer.body
             self._memory.succeeded(origin)
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+
+    async def _ask_once(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
+        """Returns the answer to a request, which is not made if the page is known to opt out."""
+        text = str(url)
+        first = self._first.get(text)
+        if first is not None:
+            with paused(trip.deadline):  # bounded by the time of who was first
+                await first.wait()
+            self._memory.require_not_opted_out(text)
+            return await self._try(url, trip, is_last)
+        self._memory.require_not_opted_out(text)
+        first = self._first[text] = asyncio.Event()
+        try:
+            return await self._try(url, trip, is_last)
+        finally:
+            del self._first[text]
+            first.set()
 
     async def _move(self, trip: _Trip) -> None:
         """Returns when the host may be asked."""

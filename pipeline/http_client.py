@@ -27,6 +27,9 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 CHUNK_BYTES = 64 * 1024
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
+PAUSING_STATUS = frozenset({429, 503})
+"""Answers by which a host asks to be left alone."""
+
 
 @dataclass(slots=True)
 class Answer:
@@ -108,11 +111,12 @@ class HttpClient:
         body = bytearray()
         try:
             async with self._session.get(url, allow_redirects=False, headers=headers) as response:
+                self._heed_pause(response)
+                if is_image:
+                    self._check_opt_out(url, response)
                 if response.status in REDIRECTS:
-                    self._check_opt_out(response, is_image)
                     return Answer(body, response.headers.get("Location", ""))
-                self._check_status(response)
-                self._check_opt_out(response, is_image)
+                _check_status(response)
                 if is_image and (response.content_length or 0) > max_bytes:
                     raise too_many(max_bytes)
                 try:
@@ -127,26 +131,26 @@ class HttpClient:
                 raise failure(error) from error
             raise
 
-    def _check_opt_out(self, response: aiohttp.ClientResponse, is_image: bool) -> None:
-        if is_image:
-            tags = response.headers.getall("X-Robots-Tag", [])
-            check_headers(response.headers, tags, self._config)
-
-    def _check_status(self, response: aiohttp.ClientResponse) -> None:
-        status = response.status
-        if status == 200:
+    def _heed_pause(self, response: aiohttp.ClientResponse) -> None:
+        """Takes note whether the host wants to be left alone for a while."""
+        origin = str(response.url.origin())
+        if response.status not in PAUSING_STATUS:
+            self._memory.accepted(origin)
             return
-        detail = f"HTTP {status}"
-        if status in (429, 503):
-            wait = retry_after_seconds(response.headers.get("Retry-After"))
-            if wait is not None:
-                self._memory.pause(str(response.url.origin()), wait)
-                detail += f", asked to wait {wait:.0f} s"
-        if status == 429:
-            raise SampleRejected(RejectReason.RATE_LIMITED, detail, status)
-        if status in PASSING_STATUS or status >= 500:
-            raise SampleRejected(RejectReason.SERVER_ERROR, detail, status)
-        raise SampleRejected(RejectReason.HTTP_STATUS, detail, status)
+        wait = retry_after_seconds(response.headers.get("Retry-After"))
+        if wait is None:
+            self._memory.refused(origin)
+        else:
+            self._memory.pause(origin, wait)
+
+    def _check_opt_out(self, url: URL, response: aiohttp.ClientResponse) -> None:
+        """Raises `SampleRejected` if the page opts out, whatever else its answer says."""
+        tags = response.headers.getall("X-Robots-Tag", [])
+        try:
+            check_headers(response.headers, tags, self._config)
+        except SampleRejected as rejected:
+            self._memory.keep_opt_out(str(url), rejected)
+            raise
 
     async def _read(
         self, response: aiohttp.ClientResponse, max_bytes: int, is_image: bool
@@ -163,8 +167,8 @@ class HttpClient:
             async for chunk in response.content.iter_any():
                 if unpack.has_ended:
                     break  # what follows is not of the image; the connection is given up
-                raw_bytes += len(chunk)
                 piece = unpack(chunk, max_bytes + 1 - len(body))
+                raw_bytes += len(chunk) - unpack.trailing_bytes
                 if not is_image:
                     piece = piece[: max_bytes - len(body)]
                 await self._budget.grow(len(piece), id(body))
@@ -186,6 +190,21 @@ class HttpClient:
             raise
         self._budget.finish(len(body), id(body))
         return body
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status == 200:
+        return
+    detail = f"HTTP {status}"
+    wait = retry_after_seconds(response.headers.get("Retry-After"))
+    if status in PAUSING_STATUS and wait is not None:
+        detail += f", asked to wait {wait:.0f} s"
+    if status == 429:
+        raise SampleRejected(RejectReason.RATE_LIMITED, detail, status)
+    if status in PASSING_STATUS or status >= 500:
+        raise SampleRejected(RejectReason.SERVER_ERROR, detail, status)
+    raise SampleRejected(RejectReason.HTTP_STATUS, detail, status)
 
 
 @functools.cache

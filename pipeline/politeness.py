@@ -1,6 +1,7 @@
 """What hosts ask of us, and what is remembered of them: opt-outs, pauses, failures."""
 
 import email.utils
+import hashlib
 import json
 import re
 import time
@@ -46,6 +47,13 @@ Source: tracemalloc of Protego 0.7: 55 for 40,000 lines `Allow:/1f3a$`, 14 to 39
 
 MEMORY_PER_HOST = 5_000
 
+MAX_OPT_OUTS = 100_000
+"""URLs that opted out and are remembered in a process, about 20 MB; the oldest are forgotten."""
+
+FIRST_REFUSAL_SECONDS = 1.0
+MAX_REFUSAL_SECONDS = 60.0
+"""How long a host is left alone after a 429 or 503 that names no time: twice as long each time."""
+
 MAX_CRAWL_DELAY_SECONDS = 30.0
 
 USER_AGENT_LINE = re.compile(r"\s*user-agent\s*:([^#]*)", re.IGNORECASE)
@@ -85,7 +93,9 @@ class Host:
     """What is remembered of a host: scheme, name and port."""
 
     paused_until: float = 0.0
-    """By its own wish (Retry-After), on the monotonic clock."""
+    """By its own wish (429, 503, Retry-After), on the monotonic clock."""
+    refusals: int = 0
+    """Pauses in a row for which it named no time."""
     dead_until: float = 0.0
     failures: int = 0
     """In a row."""
@@ -100,6 +110,7 @@ class HostMemory:
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._rules: OrderedDict[str, HostRules] = OrderedDict()
         self._rules_bytes = 0
+        self._opt_outs: OrderedDict[bytes, SampleRejected] = OrderedDict()
 
     def host(self, origin: str) -> Host:
         """Returns what is remembered of a host."""
@@ -162,6 +173,39 @@ class HostMemory:
         """Takes note that the host asked to be left alone for so long."""
         host = self.host(origin)
         host.paused_until = max(host.paused_until, time.monotonic() + seconds)
+
+    def refused(self, origin: str) -> None:
+        """Takes note that the host wants to be left alone but did not say how long.
+
+        Answers that were on their way during a pause count with the one that began it.
+        """
+        host = self.host(origin)
+        if host.paused_until <= time.monotonic():
+            wait = FIRST_REFUSAL_SECONDS * 2.0 ** min(host.refusals, 30)
+            host.refusals += 1
+            self.pause(origin, min(wait, MAX_REFUSAL_SECONDS))
+
+    def accepted(self, origin: str) -> None:
+        """Takes note that the host let a request through; during a pause that says nothing."""
+        host = self.host(origin)
+        if host.paused_until <= time.monotonic():
+            host.refusals = 0
+
+    def require_not_opted_out(self, url: str) -> None:
+        """Raises `SampleRejected` if the page has opted out when it was asked before."""
+        found = self._opt_outs.get(_digest(url))
+        if found is not None:
+            raise SampleRejected(*found.args)
+
+    def keep_opt_out(self, url: str, rejected: SampleRejected) -> None:
+        """Remembers that a page has opted out, so that it is never asked again."""
+        self._opt_outs[_digest(url)] = SampleRejected(*rejected.args)
+        if len(self._opt_outs) > MAX_OPT_OUTS:
+            self._opt_outs.popitem(last=False)
+
+
+def _digest(url: str) -> bytes:
+    return hashlib.blake2b(url.encode(), digest_size=12).digest()
 
 
 def check_headers(headers: Mapping[str, str], tags: list[str], config: FetchConfig) -> None:

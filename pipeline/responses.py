@@ -37,6 +37,11 @@ class Unpacker:
         """Whether what was packed says of itself that nothing follows."""
         return self._inflate is not None and self._inflate.eof
 
+    @property
+    def trailing_bytes(self) -> int:
+        """Number of bytes that came behind that end."""
+        return len(self._inflate.unused_data) if self._inflate is not None else 0
+
     def __call__(self, chunk: bytes, wanted: int) -> bytes:
         """Returns up to `wanted` bytes out of a chunk of the body."""
         if self._inflate is None:
