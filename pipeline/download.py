@@ -10,8 +10,9 @@ from yarl import URL
 
 from pipeline.address_guard import parse_url
 from pipeline.config import FetchConfig
+from pipeline.deadlines import paused
 from pipeline.host_rules import RuleKeeper
-from pipeline.host_turns import HostTurns, Turn, no_turn, paused
+from pipeline.host_turns import HostTurns, Turn, no_turn
 from pipeline.http_client import Answer, HttpClient
 from pipeline.politeness import HostMemory
 from pipeline.responses import redirected
@@ -171,7 +172,7 @@ class Downloader:
         origin = str(url.origin())
         for attempt in range(self._config.retries + 1):
             try:
-                return await self._client.ask_image(url, is_last)
+                return await self._client.ask_image(url, is_last, trip.deadline)
             except SampleRejected as rejected:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise

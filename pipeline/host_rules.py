@@ -108,10 +108,10 @@ class RuleKeeper:
     async def _ask_text(self, url: URL) -> str:
         """Returns a small text behind a URL, asked under the same guards as an image."""
         try:
-            async with asyncio.timeout(self._config.timeout_seconds):
+            async with asyncio.timeout(self._config.timeout_seconds) as deadline:
                 for _ in range(self._config.max_redirects + 1):
                     self._client.check_url(url)
-                    answer = await self._client.ask_text(url)
+                    answer = await self._client.ask_text(url, deadline)
                     if answer.location is None:
                         self._client.release(answer.body)
                         return decoded(answer.body)

@@ -4,8 +4,7 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.config import FetchConfig
@@ -130,21 +129,6 @@ class HostTurns:
 
     def _host(self, origin: str) -> _Host:
         return self._hosts.setdefault(origin, _Host())
-
-
-@contextmanager
-def paused(deadline: asyncio.Timeout | None) -> Iterator[None]:
-    """Lets no time of an image pass: what is waited for meanwhile is ours, not its host's."""
-    if deadline is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    left = (deadline.when() or 0.0) - loop.time()
-    deadline.reschedule(None)
-    try:
-        yield
-    finally:
-        deadline.reschedule(loop.time() + left)
 
 
 def no_turn(origin: str) -> SampleRejected:

@@ -1,7 +1,9 @@
 """One HTTP request: guarded, within its limits of bytes, judged by its headers."""
 
+import asyncio
 import functools
 import ssl
+import time
 from dataclasses import dataclass
 
 import aiohttp
@@ -11,6 +13,7 @@ from yarl import URL
 
 from pipeline.address_guard import AddressGuard
 from pipeline.config import FetchConfig
+from pipeline.deadlines import paused
 from pipeline.memory_budget import ByteBudget
 from pipeline.politeness import HostMemory, check_headers, retry_after_seconds
 from pipeline.resolver import CachedResolver
@@ -25,6 +28,9 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What the client raises when a request fails."""
 
 CHUNK_BYTES = 64 * 1024
+MAX_ROOM_SECONDS = 300.0
+"""How long an answer may wait in all until decoders have made room for its bytes."""
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 PAUSING_STATUS = frozenset({429, 503})
@@ -84,18 +90,19 @@ class HttpClient:
         """Takes note that the body of an answer is no longer held in memory."""
         self._budget.release(len(body))
 
-    async def ask_image(self, url: URL, is_last: bool) -> Answer:
+    async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Answer:
         """Returns the answer to a request for an image.
 
         Args:
             is_last: whether the connection need not be kept for more.
+            deadline: of the caller, moved by waits for room in memory.
 
         Raises:
             SampleRejected: whatever is in the way.
         """
-        return await self._ask(url, self._config.max_bytes, is_last, is_image=True)
+        return await self._ask(url, self._config.max_bytes, deadline, is_last, is_image=True)
 
-    async def ask_text(self, url: URL) -> Answer:
+    async def ask_text(self, url: URL, deadline: asyncio.Timeout) -> Answer:
         """Returns the answer to a request for a small text, under the same guards.
 
         A long one is cut after `MAX_RULES_BYTES`.
@@ -103,9 +110,11 @@ class HttpClient:
         Raises:
             SampleRejected: whatever is in the way.
         """
-        return await self._ask(url, MAX_RULES_BYTES, is_last=False, is_image=False)
+        return await self._ask(url, MAX_RULES_BYTES, deadline, is_last=False, is_image=False)
 
-    async def _ask(self, url: URL, max_bytes: int, is_last: bool, is_image: bool) -> Answer:
+    async def _ask(
+        self, url: URL, max_bytes: int, deadline: asyncio.Timeout, is_last: bool, is_image: bool
+    ) -> Answer:
         """Returns the answer to one request."""
         headers = {"Connection": "close"} if is_last else None
         body = bytearray()
@@ -120,7 +129,7 @@ class HttpClient:
                 if is_image and (response.content_length or 0) > max_bytes:
                     raise too_many(max_bytes)
                 try:
-                    body = await self._read(response, max_bytes, is_image)
+                    body = await self._read(response, max_bytes, deadline, is_image)
                 except BaseException:
                     response.close()
                     raise
@@ -153,7 +162,11 @@ class HttpClient:
             raise
 
     async def _read(
-        self, response: aiohttp.ClientResponse, max_bytes: int, is_image: bool
+        self,
+        response: aiohttp.ClientResponse,
+        max_bytes: int,
+        deadline: asyncio.Timeout,
+        is_image: bool,
     ) -> bytearray:
         """Returns the body, decompressed, held in the budget; of a text its first bytes.
 
@@ -161,7 +174,7 @@ class HttpClient:
         """
         unpack = Unpacker(response.headers.get("Content-Encoding", ""))
         body = bytearray()
-        raw_bytes = 0
+        raw_bytes, patience = 0, MAX_ROOM_SECONDS
         is_sniffed, is_cut = not is_image, False
         try:
             async for chunk in response.content.iter_any():
@@ -171,7 +184,7 @@ class HttpClient:
                 raw_bytes += len(chunk) - unpack.trailing_bytes
                 if not is_image:
                     piece = piece[: max_bytes - len(body)]
-                await self._budget.grow(len(piece), id(body))
+                patience -= await self._grow(len(piece), id(body), deadline, patience)
                 body += piece
                 if not is_sniffed and len(body) >= SNIFFED_BYTES:
                     require_image(bytes(body[:SNIFFED_BYTES]))
@@ -190,6 +203,27 @@ class HttpClient:
             raise
         self._budget.finish(len(body), id(body))
         return body
+
+    async def _grow(
+        self, amount: int, holder: int, deadline: asyncio.Timeout, patience_seconds: float
+    ) -> float:
+        """Returns the seconds until there was room for more bytes, which cost an image no time.
+
+        Raises:
+            SampleRejected: RATE_LIMITED, if our decoders are too slow; no host is to blame.
+        """
+        if self._budget.has_room(amount):
+            await self._budget.grow(amount, holder)
+            return 0.0
+        before = time.monotonic()
+        try:
+            with paused(deadline):
+                async with asyncio.timeout(patience_seconds):
+                    await self._budget.grow(amount, holder)
+        except TimeoutError:
+            detail = f"no room in memory within {MAX_ROOM_SECONDS:g} s: the decoders are slow"
+            raise SampleRejected(RejectReason.RATE_LIMITED, detail) from None
+        return time.monotonic() - before
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

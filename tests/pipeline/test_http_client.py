@@ -4,10 +4,12 @@ import asyncio
 import random
 from typing import Any
 
+import pytest
+
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
 from pipeline.politeness import HostMemory
-from schemas.errors import SampleRejected
+from schemas.errors import RejectReason, SampleRejected
 from tests.hostile_urls import IMAGE
 from tests.web_server import ALLOWED_HOST, WebServer
 
@@ -115,3 +117,39 @@ def test_malformed_answers_to_robots_txt_and_tdmrep_cost_no_more(web_server: Web
         web_server.raw("/robots.txt", malformed_answer(generator))
         web_server.raw("/.well-known/tdmrep.json", malformed_answer(generator))
         assert outcomes(config, [url]) != []
+
+
+def hold_the_buffer(
+    server: WebServer, timeout_seconds: float, held_seconds: float
+) -> tuple[RejectReason | None, int]:
+    """Returns what becomes of an image while a decoder keeps all room for a time, and failures."""
+    config = settings(server, timeout_seconds=timeout_seconds, max_buffered_bytes=len(IMAGE) + 10)
+    first, second = server.serve("/first", IMAGE), server.serve("/second", IMAGE)
+    memory = HostMemory(config)
+
+    async def ask() -> RejectReason | None:
+        downloader = Downloader(config, memory)
+        body = await downloader.download(first)
+        asyncio.get_running_loop().call_later(held_seconds, downloader.release, body)
+        try:
+            downloader.release(await downloader.download(second))
+        except SampleRejected as rejected:
+            return rejected.reason
+        finally:
+            await downloader.close()
+        return None
+
+    found = asyncio.run(ask())
+    return found, memory.host(first.removesuffix("/first")).failures
+
+
+def test_waiting_for_our_decoders_takes_no_time_from_an_image(web_server: WebServer) -> None:
+    assert hold_the_buffer(web_server, timeout_seconds=0.5, held_seconds=1.5) == (None, 0)
+
+
+def test_decoders_that_make_no_room_are_no_fault_of_a_host(
+    web_server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.http_client.MAX_ROOM_SECONDS", 0.2)
+    found = hold_the_buffer(web_server, timeout_seconds=5.0, held_seconds=1.0)
+    assert found == (RejectReason.RATE_LIMITED, 0)
