@@ -128,9 +128,7 @@ class Downloader:
             if origin != start:
                 self._memory.require_available(origin)
             trip.asked = origin
-            await self._rules.check(url, origin)
-            if hop > 0:
-                await self._move(trip)
+            await self._begin(url, trip, is_first=hop == 0)
             answer = await self._ask_once(url, trip, is_last or origin != start)
             if answer.location is None:
                 return answer.body
@@ -138,6 +136,25 @@ class Downloader:
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+
+    async def _begin(self, url: URL, trip: _Trip, is_first: bool) -> None:
+        """Returns when the URL may be asked, by its host's rules and in its turn there.
+
+        A host is asked for its rules in the turn of who needs them; what they say of its pace then
+        holds for that one too.
+        """
+        if self._rules.are_known(trip.asked):
+            await self._rules.check(url, trip.asked)
+            if not is_first:
+                await self._move(trip)
+            return
+        if not is_first:
+            await self._move(trip)
+        try:
+            await self._rules.check(url, trip.asked)
+            await self._move(trip)
+        finally:
+            self._turns.offer(trip.asked)
 
     async def _ask_once(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
         """Returns the answer to a request, which is not made if the page is known to opt out."""

@@ -51,6 +51,11 @@ class RuleKeeper:
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
 
+    def are_known(self, origin: str) -> bool:
+        """Returns whether a host need not be asked for its rules."""
+        asks = self._config.respects_robots or self._config.respects_tdm
+        return not asks or self._memory.rules(origin) is not None
+
     async def check(self, url: URL, origin: str) -> None:
         """Raises `SampleRejected` if robots.txt or tdmrep.json keep us from this URL."""
         if not (self._config.respects_robots or self._config.respects_tdm):

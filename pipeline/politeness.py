@@ -132,6 +132,10 @@ class HostMemory:
         self._rules.move_to_end(origin)
         return rules
 
+    def has_rules(self, origin: str) -> bool:
+        """Returns whether a host was asked for its rules, however long ago."""
+        return origin in self._rules
+
     def keep_rules(self, origin: str, rules: HostRules) -> None:
         """Remembers what a host says of itself; the longest unused rules of others give way."""
         self._forget_rules(origin)

@@ -267,7 +267,7 @@ def queues_of(rows: list[tuple[str, int]], config: FetchConfig) -> HostQueues:
 
 
 def test_no_host_gets_more_than_its_share_and_no_slot_waits_for_it() -> None:
-    config = FetchConfig(connections_per_host=2)
+    config = FetchConfig(connections_per_host=2, respects_robots=False, respects_tdm=False)
     rows = [("slow", row) for row in range(5)] + [("quick", 5)]
 
     async def take_all() -> list[tuple[int, bool]]:
