@@ -3,12 +3,13 @@ import io
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decoders import DecodedImage, DecoderPool
+from pipeline.decoders import DecodedImage, DecoderPool, DecoderStartError
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 from scoring.images import prepare_image
@@ -109,6 +110,40 @@ def test_a_decoder_that_hangs_is_ended_and_replaced() -> None:
     pool.close()
     assert found[0] is RejectReason.DECODER_CRASHED
     assert isinstance(found[1], DecodedImage)
+
+
+def test_a_file_of_the_user_named_like_ours_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipeline.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    pool = DecoderPool(SETTINGS, 1, 30.0)
+    found = asyncio.run(decode_all(pool, [image_file("JPEG")]))
+    pool.close()
+    assert isinstance(found[0], DecodedImage)
+
+
+def test_a_decoder_that_cannot_start_stops_the_run_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1 is missing')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    pool = DecoderPool(SETTINGS, 1, 30.0)
+    with pytest.raises(DecoderStartError, match=r"libGL\.so\.1 is missing"):
+        asyncio.run(decode_all(pool, [image_file("JPEG")]))
+    pool.close()
+
+
+def test_a_decoder_that_hangs_at_its_start_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr("pipeline.decoders.START_SECONDS", 1)
+    pool = DecoderPool(SETTINGS, 1, 30.0)
+    with pytest.raises(DecoderStartError):
+        asyncio.run(decode_all(pool, [image_file("JPEG")]))
+    pool.close()
 
 
 @pytest.mark.parametrize("count", [1, 3])
