@@ -7,7 +7,9 @@ A server of its own plays the faults: statuses, pages, cut and garbled answers, 
 where nobody may go, opt-outs, drips, silence, refused connections, names that do not exist. The
 memory is what the job and all its processes hold that no file backs, once a second; its slope is
 that of a line through the samples after the first fifth of the URLs. Ends with status 1 unless
-every sound URL is kept, every faulty one is rejected, and the counts balance.
+every sound URL is kept, every faulty one is rejected, the counts balance, and the slope is at most
+20 MB in 10,000 URLs. A slope needs 10,000 URLs: of fewer, the start and the end are most, and it is
+printed only.
 """
 
 import argparse
@@ -42,6 +44,12 @@ COMMAND = Path(sys.executable).parent / "aligngpt-curate"
 FAULTY_EVERY = 5
 SOUND_HOSTS = 200
 HOSTS_PER_FAULT = 50
+MAX_SLOPE_MB = 20.0
+"""Growth of memory in 10,000 URLs above which the soak fails."""
+
+JUDGED_URLS = 10_000
+"""URLs from which on the slope is judged."""
+
 WARM_RATIO = 0.2
 """Share of the URLs after which the memory is expected to be flat."""
 
@@ -340,7 +348,10 @@ def main() -> None:
     print(summary)
     if options.plot:
         plot(samples, options.plot, summary)
-    sys.exit(0 if is_well else "some counts are not as they should be")
+    if not is_well:
+        sys.exit("some counts are not as they should be")
+    if options.urls >= JUDGED_URLS and not slope <= MAX_SLOPE_MB:
+        sys.exit(f"memory grows by more than {MAX_SLOPE_MB:g} MB in 10,000 URLs")
 
 
 if __name__ == "__main__":

@@ -119,13 +119,16 @@ def parse_url(text: str) -> URL:
             url = url.with_user(None)
         if url.raw_host and NUMERIC_HOST.fullmatch(url.raw_host):
             url = url.with_host(socket.inet_ntoa(socket.inet_aton(url.raw_host)))
+        if url.raw_host and ":" in url.raw_host:  # yarl takes anything in brackets
+            ipaddress.IPv6Address(url.raw_host.split("%", 1)[0])
         return url.with_fragment(None)
-    except (ValueError, OSError) as error:
+    except (ValueError, IndexError, OSError) as error:  # yarl runs over the end of "http://][@"
         raise SampleRejected(RejectReason.INVALID_URL, _without_at(str(error))) from error
 
 
 def _without_at(text: str) -> str:
-    return "not a URL" if "@" in text else f"not a URL: {text[:100]}"
+    text = text[:100].encode("utf-8", "replace").decode()  # it is stored as UTF-8
+    return "not a URL" if "@" in text else f"not a URL: {text}"
 
 
 def without_credentials(text: str) -> str:

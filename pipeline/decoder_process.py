@@ -1,7 +1,8 @@
 """The process that decodes: what a hostile file can break is this, not the worker.
 
-Started as `python -m pipeline.decoder_process`. It reads jobs from its standard input and
-answers on its standard output, each a frame of a JSON header and bytes.
+Started as `python -P -m pipeline.decoder_process`: no file in the user's folder stands in for ours.
+It reads jobs from its standard input and answers on its standard output, each a frame of a JSON
+header and bytes. The first answer says that it has started.
 """
 
 import dataclasses
@@ -117,6 +118,9 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    write_frame(answers, {"is_ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says from now on is about images
+    os.dup2(2, 1)
     while True:
         try:
             job, data = read_frame(jobs)

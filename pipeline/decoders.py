@@ -3,8 +3,10 @@
 import asyncio
 import os
 import queue
+import select
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -14,6 +16,14 @@ from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 
 REASONS = {reason.value: reason for reason in RejectReason}
+
+
+START_SECONDS = 120
+"""Time that a process may take to load its libraries, on a slow and busy disk too."""
+
+
+class DecoderStartError(Exception):
+    """No process could be started that decodes: the run is at fault, not an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class DecoderPool:
     """Decodes in processes of its own, each with one image at a time.
 
     A process that crashes, hangs or outgrows its memory is replaced; the image that it held is
-    rejected as `decoder_crashed`.
+    rejected as `decoder_crashed`. One that cannot even start is no image's fault: that is raised.
     """
 
     def __init__(self, settings: ImageSettings, processes: int, timeout_seconds: float) -> None:
@@ -54,6 +64,7 @@ class DecoderPool:
 
         Raises:
             SampleRejected: if it is unusable.
+            DecoderStartError: if nobody could look at it.
         """
         loop = asyncio.get_running_loop()
         job = {"expected_hash": expected_hash, "handling": handling.value}
@@ -84,16 +95,30 @@ class DecoderPool:
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.decoder_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        write_frame(
-            cast(IO[bytes], process.stdin), start_message(self._settings, self._timeout_seconds)
-        )
+        """Returns a process that has said that it is ready."""
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipeline.decoder_process"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+            message = start_message(self._settings, self._timeout_seconds)
+            try:
+                write_frame(cast(IO[bytes], process.stdin), message)
+                _wait_for_start(cast(IO[bytes], process.stdout))
+            except (EOFError, BrokenPipeError, TimeoutError):
+                status = _end(process)
+                said.seek(0)
+                lines = said.read().decode("utf-8", "replace").splitlines()
+                word = next((line for line in reversed(lines) if line.strip()), "no word of it")
+                raise DecoderStartError(
+                    f"a decoder process did not start (status {status}): {word[:500]}"
+                ) from None
+            except BaseException:
+                _end(process)
+                raise
         return process
 
     def close(self) -> None:
@@ -103,6 +128,14 @@ class DecoderPool:
             process = self._idle.get()
             if process is not None:
                 _end(process)
+
+
+def _wait_for_start(answers: IO[bytes]) -> None:
+    poll = select.poll()
+    poll.register(answers, select.POLLIN)
+    if not poll.poll(START_SECONDS * 1000):
+        raise TimeoutError
+    read_frame(answers)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

@@ -1,49 +1,26 @@
 """One image over HTTP: guarded, polite, within its limits of bytes, time and redirects."""
 
 import asyncio
-import functools
 import random
-import ssl
 import time
 from dataclasses import dataclass
 
-import aiohttp
 from aiohttp.abc import AbstractResolver
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from pipeline.address_guard import AddressGuard, parse_url
+from pipeline.address_guard import parse_url
 from pipeline.config import FetchConfig
+from pipeline.deadlines import paused
+from pipeline.host_rules import RuleKeeper
 from pipeline.host_turns import HostTurns, Turn, no_turn
-from pipeline.memory_budget import ByteBudget
-from pipeline.politeness import (
-    MISSING_RULES_SECONDS,
-    RULES_SECONDS,
-    HostMemory,
-    HostRules,
-    agent_token,
-    check_headers,
-    crawl_delay_seconds,
-    parse_robots,
-    parse_tdmrep,
-    retry_after_seconds,
-)
-from pipeline.resolver import CachedResolver
-from pipeline.responses import PASSING_STATUS, Unpacker, failure, redirected, too_many
+from pipeline.http_client import Answer, HttpClient
+from pipeline.politeness import HostMemory
+from pipeline.responses import redirected
 from schemas.errors import RejectReason, SampleRejected
-from scoring.images import SNIFFED_BYTES, require_image
 
-MAX_RULES_BYTES = 500 * 1024
-"""Bytes of robots.txt that are read. Source: RFC 9309, section 2.5."""
-
-FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
-"""What the client raises when a request fails."""
-
-CHUNK_BYTES = 64 * 1024
 BACKOFF_SECONDS = 0.25
 REQUEST_RATIO = 0.1
 """Share of an image's time that waiting for others to end leaves to the request itself."""
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 PASSING = frozenset(
     {
@@ -57,30 +34,6 @@ PASSING = frozenset(
 
 SILENT = frozenset({RejectReason.CONNECT_FAILED, RejectReason.DNS_FAILED, RejectReason.TIMED_OUT})
 """Failures that say that a host does not answer."""
-
-UNANSWERED_RULES = frozenset(
-    {
-        RejectReason.SERVER_ERROR,
-        RejectReason.RATE_LIMITED,
-        RejectReason.TIMED_OUT,
-        RejectReason.INCOMPLETE_RESPONSE,
-        RejectReason.BAD_RESPONSE,
-    }
-)
-"""Failures that leave open what robots.txt says: nothing is asked then (RFC 9309, 2.3.1.4)."""
-
-NO_RULES = frozenset(
-    {RejectReason.HTTP_STATUS, RejectReason.BAD_REDIRECT, RejectReason.TOO_MANY_BYTES}
-)
-"""Failures that mean that there is no robots.txt: then everything may be asked (2.3.1.3)."""
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What one request brought: a body, or where to go on."""
-
-    body: bytearray
-    location: str | None = None
 
 
 @dataclass(slots=True)
@@ -106,45 +59,20 @@ class Downloader:
         turns: HostTurns | None = None,
     ) -> None:
         self._config, self._memory = config, memory
-        self._guard = AddressGuard(config.allow_networks, config.allow_ports)
-        self._budget = ByteBudget(config.max_buffered_bytes)
-        self._agent = agent_token(config.user_agent)
-        self._pending: dict[str, asyncio.Task[HostRules]] = {}
+        self._client = HttpClient(config, memory, resolver)
+        self._rules = RuleKeeper(config, memory, self._client)
         self._turns = turns or HostTurns(memory, config)
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            resolver=resolver or CachedResolver(),
-            use_dns_cache=False,
-            socket_factory=self._guard.open_socket,
-            happy_eyeballs_delay=None,
-            ssl=tls_context(config.ca_file),
-            keepalive_timeout=10.0,
-        )
-        contact = f" (+{config.contact})" if config.contact else ""
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.timeout_seconds),
-            headers={
-                "User-Agent": config.user_agent + contact,
-                "Accept": "image/*,*/*;q=0.5",
-                "Accept-Encoding": "identity",
-            },
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=2 * CHUNK_BYTES,
-        )
+        self._first: dict[str, asyncio.Event] = {}
+        """URLs that are asked now: who wants one as well waits to see whether it opts out."""
 
     async def close(self) -> None:
         """Closes all connections."""
-        for task in list(self._pending.values()):
-            task.cancel()
-        await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        await self._session.close()
+        await self._rules.close()
+        await self._client.close()
 
     def release(self, body: bytearray) -> None:
         """Takes note that a downloaded body is no longer held in memory."""
-        self._budget.release(len(body))
+        self._client.release(body)
 
     async def download(
         self, text: str, is_last_of_host: bool = False, turn: Turn | None = None
@@ -166,7 +94,7 @@ class Downloader:
 
     async def _download(self, text: str, is_last_of_host: bool, turn: Turn | None) -> bytearray:
         url = parse_url(text)
-        self._guard.check_url(url)
+        self._client.check_url(url)
         origin = str(url.origin())
         self._memory.require_available(origin)
         turn = turn or await self._turns.wait(origin, self._config.timeout_seconds)
@@ -195,21 +123,55 @@ class Downloader:
         """Returns the body behind a URL and its redirects."""
         start = str(url.origin())
         for hop in range(self._config.max_redirects + 1):
-            self._guard.check_url(url)
+            self._client.check_url(url)
             origin = str(url.origin())
             if origin != start:
                 self._memory.require_available(origin)
             trip.asked = origin
-            await self._check_rules(url, origin)
-            if hop > 0:
-                await self._move(trip)
-            answer = await self._try(url, trip, is_last or origin != start)
+            await self._begin(url, trip, is_first=hop == 0)
+            answer = await self._ask_once(url, trip, is_last or origin != start)
             if answer.location is None:
                 return answer.body
             self._memory.succeeded(origin)
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+
+    async def _begin(self, url: URL, trip: _Trip, is_first: bool) -> None:
+        """Returns when the URL may be asked, by its host's rules and in its turn there.
+
+        A host is asked for its rules in the turn of who needs them; what they say of its pace then
+        holds for that one too.
+        """
+        if self._rules.are_known(trip.asked):
+            await self._rules.check(url, trip.asked)
+            if not is_first:
+                await self._move(trip)
+            return
+        if not is_first:
+            await self._move(trip)
+        try:
+            await self._rules.check(url, trip.asked)
+            await self._move(trip)
+        finally:
+            self._turns.offer(trip.asked)
+
+    async def _ask_once(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
+        """Returns the answer to a request, which is not made if the page is known to opt out."""
+        text = str(url)
+        first = self._first.get(text)
+        if first is not None:
+            with paused(trip.deadline):  # bounded by the time of who was first
+                await first.wait()
+            self._memory.require_not_opted_out(text)
+            return await self._try(url, trip, is_last)
+        self._memory.require_not_opted_out(text)
+        first = self._first[text] = asyncio.Event()
+        try:
+            return await self._try(url, trip, is_last)
+        finally:
+            del self._first[text]
+            first.set()
 
     async def _move(self, trip: _Trip) -> None:
         """Returns when the host may be asked."""
@@ -222,12 +184,12 @@ class Downloader:
         left = (trip.deadline.when() or 0.0) - asyncio.get_running_loop().time()
         return left - REQUEST_RATIO * self._config.timeout_seconds
 
-    async def _try(self, url: URL, trip: _Trip, is_last: bool) -> _Answer:
+    async def _try(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
         """Returns the answer to a request, asked again as long as that can help and time is."""
         origin = str(url.origin())
         for attempt in range(self._config.retries + 1):
             try:
-                return await self._ask(url, self._config.max_bytes, is_last, is_image=True)
+                return await self._client.ask_image(url, is_last, trip.deadline)
             except SampleRejected as rejected:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise
@@ -242,151 +204,3 @@ class Downloader:
             except SampleRejected:
                 raise failed from None
         raise AssertionError("the loop returns or raises")
-
-    async def _ask(self, url: URL, max_bytes: int, is_last: bool, is_image: bool) -> _Answer:
-        """Returns the answer to one request."""
-        headers = {"Connection": "close"} if is_last else None
-        body = bytearray()
-        try:
-            async with self._session.get(url, allow_redirects=False, headers=headers) as response:
-                if response.status in REDIRECTS:
-                    self._check_opt_out(response, is_image)
-                    return _Answer(body, response.headers.get("Location", ""))
-                self._check_status(response)
-                self._check_opt_out(response, is_image)
-                try:
-                    body = await self._read(response, max_bytes, is_image)
-                except BaseException:
-                    response.close()
-                    raise
-            return _Answer(body)
-        except BaseException as error:
-            self._budget.release(len(body))
-            if isinstance(error, FAILURES) and not isinstance(error, TimeoutError):
-                raise failure(error) from error
-            raise
-
-    def _check_opt_out(self, response: aiohttp.ClientResponse, is_image: bool) -> None:
-        if is_image:
-            tags = response.headers.getall("X-Robots-Tag", [])
-            check_headers(response.headers, tags, self._config)
-
-    def _check_status(self, response: aiohttp.ClientResponse) -> None:
-        status = response.status
-        if status == 200:
-            return
-        detail = f"HTTP {status}"
-        if status in (429, 503):
-            wait = retry_after_seconds(response.headers.get("Retry-After"))
-            if wait is not None:
-                self._memory.pause(str(response.url.origin()), wait)
-                detail += f", asked to wait {wait:.0f} s"
-        if status == 429:
-            raise SampleRejected(RejectReason.RATE_LIMITED, detail, status)
-        if status in PASSING_STATUS or status >= 500:
-            raise SampleRejected(RejectReason.SERVER_ERROR, detail, status)
-        raise SampleRejected(RejectReason.HTTP_STATUS, detail, status)
-
-    async def _read(
-        self, response: aiohttp.ClientResponse, max_bytes: int, is_image: bool
-    ) -> bytearray:
-        """Returns the body, decompressed, held in the budget."""
-        if (response.content_length or 0) > max_bytes:
-            raise too_many(max_bytes)
-        unpack = Unpacker(response.headers.get("Content-Encoding", ""))
-        body = bytearray()
-        is_sniffed = not is_image
-        try:
-            async for chunk in response.content.iter_any():
-                piece = unpack(chunk, max_bytes + 1 - len(body))
-                await self._budget.grow(len(piece), id(body))
-                body += piece
-                if not is_sniffed and len(body) >= SNIFFED_BYTES:
-                    require_image(bytes(body[:SNIFFED_BYTES]))
-                    is_sniffed = True
-                if len(body) > max_bytes:
-                    raise too_many(max_bytes)
-            if not is_sniffed:
-                require_image(bytes(body))
-            if not unpack.is_complete:
-                raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
-        except BaseException:
-            self._budget.abandon(len(body), id(body))
-            raise
-        self._budget.finish(len(body), id(body))
-        return body
-
-    async def _check_rules(self, url: URL, origin: str) -> None:
-        """Raises `SampleRejected` if robots.txt or tdmrep.json keep us from this URL."""
-        if not (self._config.respects_robots or self._config.respects_tdm):
-            return
-        host = self._memory.host(origin)
-        rules = host.rules
-        if rules is None or rules.expires_at < time.monotonic():
-            if origin not in self._pending:
-                self._pending[origin] = asyncio.create_task(self._ask_rules(url.origin()))
-            # Shielded: one image's deadline must not cancel what others wait for.
-            rules = await asyncio.shield(self._pending[origin])
-        rules.check(str(url), url.raw_path_qs, self._agent)
-
-    async def _ask_rules(self, base: URL) -> HostRules:
-        """Returns what a host says of itself, and remembers it."""
-        origin = str(base)
-        try:
-            host = self._memory.host(origin)
-            rules = HostRules(time.monotonic() + RULES_SECONDS, None, ())
-            if self._config.respects_robots:
-                rules = await self._ask_robots(base)
-            if self._config.respects_tdm and rules.unreachable is None:
-                rules.reservations = await self._ask_reservations(base)
-            delay = crawl_delay_seconds(rules.robots, self._agent)
-            host.seconds_between_requests = max(host.seconds_between_requests, delay)
-            host.rules = rules
-            return rules
-        finally:
-            del self._pending[origin]
-
-    async def _ask_robots(self, base: URL) -> HostRules:
-        try:
-            text = await self._ask_text(base / "robots.txt")
-        except SampleRejected as rejected:
-            if rejected.reason in NO_RULES:
-                return HostRules(time.monotonic() + RULES_SECONDS, None, ())
-            if rejected.reason in UNANSWERED_RULES:
-                detail = f"robots.txt: {rejected.detail}"
-                status = rejected.http_status
-                rejected = SampleRejected(RejectReason.ROBOTS_UNREACHABLE, detail, status)
-            # One without a traceback, which would hold the whole connection in memory.
-            unreachable = SampleRejected(*rejected.args)
-            return HostRules(time.monotonic() + MISSING_RULES_SECONDS, None, (), unreachable)
-        return HostRules(time.monotonic() + RULES_SECONDS, parse_robots(text), ())
-
-    async def _ask_reservations(self, base: URL) -> tuple[tuple[str, bool], ...]:
-        try:
-            return parse_tdmrep(await self._ask_text(base / ".well-known" / "tdmrep.json"))
-        except SampleRejected:
-            return ()
-
-    async def _ask_text(self, url: URL) -> str:
-        """Returns a small text behind a URL, asked under the same guards as an image."""
-        try:
-            async with asyncio.timeout(self._config.timeout_seconds):
-                for _ in range(self._config.max_redirects + 1):
-                    self._guard.check_url(url)
-                    answer = await self._ask(url, MAX_RULES_BYTES, is_last=False, is_image=False)
-                    if answer.location is None:
-                        self._budget.release(len(answer.body))
-                        return answer.body.decode("utf-8", "replace")
-                    url = redirected(url, answer.location)
-        except TimeoutError:
-            raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
-        raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
-
-
-@functools.cache
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Returns the TLS settings of this process: made once, since it is slow."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(cafile=ca_file)
-    return context

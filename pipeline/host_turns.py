@@ -27,13 +27,18 @@ class HostTurns:
     def __init__(self, memory: HostMemory, config: FetchConfig) -> None:
         self._memory, self._limit = memory, config.connections_per_host
         self._timeout_seconds = config.timeout_seconds
+        self._has_rules = config.respects_robots or config.respects_tdm
         self._hosts: dict[str, _Host] = {}
         self.on_free: Callable[[str], None] | None = None
         """Told of a host that has room again."""
 
     def is_full(self, origin: str) -> bool:
-        """Returns whether a host is asked as much at once as may be."""
-        return self._host(origin).active >= self._limit
+        """Returns whether a host is asked as much at once as may be.
+
+        A host whose rules are not known gets one request, which asks for them: they may slow it.
+        """
+        is_known = not self._has_rules or self._memory.has_rules(origin)
+        return self._host(origin).active >= (self._limit if is_known else 1)
 
     def start_at(self, origin: str) -> float:
         """Returns when a host may be asked again, on the monotonic clock."""
@@ -120,6 +125,10 @@ class HostTurns:
                 room.set_result(None)
                 return
         host.active -= 1
+        self.offer(origin)
+
+    def offer(self, origin: str) -> None:
+        """Lets rows of a host that wait in a queue begin, as far as they may."""
         if self.on_free is not None:
             self.on_free(origin)
 

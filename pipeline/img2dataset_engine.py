@@ -137,7 +137,7 @@ def _run(urls: list[str], algorithm: str, config: FetchConfig, folder: Path) -> 
     (folder / "job.json").write_text(json.dumps(_job(len(urls), algorithm, config)))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.img2dataset_process", str(folder)],
+            [sys.executable, "-P", "-m", "pipeline.img2dataset_process", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -1,6 +1,6 @@
 """The process in which img2dataset downloads: it redirects its process's output around each image.
 
-Started as `python -m pipeline.img2dataset_process FOLDER`. It reads `job.json` and `urls.arrow`
+Started as `python -P -m pipeline.img2dataset_process FOLDER`. It reads `job.json` and `urls.arrow`
 from the folder and leaves img2dataset's `00000.tar` and `00000.parquet` there. It ends with the
 process that started it: when its standard input does.
 """

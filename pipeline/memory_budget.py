@@ -17,6 +17,10 @@ class ByteBudget:
         self._leader: int | None = None
         self._released = asyncio.Event()
 
+    def has_room(self, amount: int) -> bool:
+        """Returns whether so many more bytes need not wait."""
+        return self._held + amount <= self._limit
+
     async def grow(self, amount: int, holder: int) -> None:
         """Takes note of more bytes of a download, as soon as there is room for them."""
         while self._held + amount > self._limit and self._leader != holder:

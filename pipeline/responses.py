@@ -32,6 +32,16 @@ class Unpacker:
         """Whether what was packed has come to its end."""
         return self._inflate is None or self._inflate.eof
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether what was packed says of itself that nothing follows."""
+        return self._inflate is not None and self._inflate.eof
+
+    @property
+    def trailing_bytes(self) -> int:
+        """Number of bytes that came behind that end."""
+        return len(self._inflate.unused_data) if self._inflate is not None else 0
+
     def __call__(self, chunk: bytes, wanted: int) -> bytes:
         """Returns up to `wanted` bytes out of a chunk of the body."""
         if self._inflate is None:
@@ -52,7 +62,7 @@ def redirected(url: URL, location: str) -> URL:
         if not location:
             raise ValueError("no Location")
         return parse_url(str(url.join(URL(location))))
-    except (ValueError, SampleRejected) as error:
+    except (ValueError, IndexError, SampleRejected) as error:  # yarl's own slip, too
         detail = "no Location" if not location else "Location is not a URL"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail) from error
 

@@ -126,7 +126,7 @@ def _parse_options(beam_flags: Sequence[str]) -> PipelineOptions:
 
 def _worker_command(layout: DatasetLayout) -> str:
     """Returns the shell command of a worker process, which is told whose it is."""
-    words = [sys.executable, "-m", "pipeline.worker", str(os.getpid())]
+    words = [sys.executable, "-P", "-m", "pipeline.worker", str(os.getpid())]
     if is_local(layout.root):
         words.append(str(Path(local_path(layout.run)).absolute()))
     return "exec " + shlex.join(words)

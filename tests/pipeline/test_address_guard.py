@@ -75,6 +75,16 @@ def test_any_text_is_a_url_or_rejected(text: str) -> None:
     assert url.user is None and url.scheme in ("http", "https")
 
 
+@given(st.text(alphabet="[]@:/?#%x1.\\ ", max_size=12))
+def test_any_punctuation_is_a_url_with_an_origin_or_rejected(text: str) -> None:
+    try:
+        url = parse_url(f"http://{text}")
+        CLOSED.check_url(url)
+    except SampleRejected:
+        return
+    assert str(url.origin()).startswith("http://")
+
+
 @given(st.text(alphabet="0123456789.xabcdef", max_size=20))
 def test_any_numeric_host_is_an_address_or_rejected(host: str) -> None:
     try:

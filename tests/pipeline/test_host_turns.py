@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
-from pipeline.host_turns import HostTurns, Turn
+from pipeline.host_turns import HostQueues, HostTurns, Turn
 from pipeline.politeness import HostMemory
 from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response, unused_port
@@ -219,3 +220,71 @@ def test_a_turn_that_is_over_ends_only_once() -> None:
     first.end()
     assert turns.is_full("host")
     assert isinstance(second, Turn)
+
+
+def download_rows(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
+    """Returns what becomes of rows that wait in a queue, as in the fetch stage."""
+    found: list[RejectReason | None] = [None] * len(urls)
+
+    async def work(queues: HostQueues, downloader: Downloader) -> None:
+        while (taken := await queues.take()) is not None:
+            try:
+                body = await downloader.download(urls[taken[1]], turn=taken[0])
+                downloader.release(body)
+            except SampleRejected as rejected:
+                found[taken[1]] = rejected.reason
+
+    async def run() -> None:
+        memory = HostMemory(config)
+        turns = HostTurns(memory, config)
+        queues = HostQueues([(origin_of(url), row) for row, url in enumerate(urls)], turns)
+        downloader = Downloader(config, memory, turns=turns)
+        await asyncio.gather(*(work(queues, downloader) for _ in range(10)))
+        await downloader.close()
+
+    asyncio.run(run())
+    return found
+
+
+def test_the_first_requests_to_a_host_keep_the_pace_that_it_asks_for(web_server: WebServer) -> None:
+    began: list[float] = []
+
+    async def note(request: Any, writer: asyncio.StreamWriter) -> None:
+        began.append(time.monotonic())
+        writer.write(response(IMAGE))
+
+    web_server.serve("/robots.txt", b"User-agent: *\nCrawl-delay: 0.5\n")
+    urls = [web_server.route(f"/{number}", note) for number in range(4)]
+    config = settings(web_server, respects_robots=True, respects_tdm=True)
+    assert download_rows(config, *urls) == [None] * 4
+    assert all(later - earlier > 0.4 for earlier, later in pairwise(sorted(began)))
+
+
+@pytest.mark.parametrize("rules", [b"", b"User-agent: *\nDisallow: /"])
+def test_a_host_whose_rules_are_not_known_gets_one_request_and_then_its_share(
+    rules: bytes, web_server: WebServer
+) -> None:
+    web_server.serve("/robots.txt", rules)
+    urls = [web_server.serve(f"/{number}", IMAGE) for number in range(30)]
+    config = settings(web_server, respects_robots=True, respects_tdm=True)
+    expected = RejectReason.ROBOTS_DISALLOWED if rules else None
+    assert download_rows(config, *urls) == [expected] * 30
+    assert web_server.paths()[:1] == ["/robots.txt"]
+
+
+def test_a_redirect_asks_a_host_for_its_rules_in_its_turn_there(web_server: WebServer) -> None:
+    busy = web_server.url("/", OTHER_HOST)
+    url = web_server.redirect("/start", web_server.url("/image", OTHER_HOST))
+    config = settings(web_server, connections_per_host=1, timeout_seconds=1.0, respects_robots=True)
+
+    async def ask() -> None:
+        memory = HostMemory(config)
+        turns = HostTurns(memory, config)
+        turns.begin(origin_of(busy))
+        downloader = Downloader(config, memory, turns=turns)
+        with pytest.raises(SampleRejected, match="no turn at"):
+            await downloader.download(url)
+        await downloader.close()
+
+    asyncio.run(ask())
+    assert web_server.paths(OTHER_HOST) == []

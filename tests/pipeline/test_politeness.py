@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config import FetchConfig
 from pipeline.download import Downloader
@@ -179,6 +181,14 @@ def test_an_opted_out_page_is_not_asked_twice(web_server: WebServer) -> None:
         (["googlebot: nofollow, aligngpt: noai"], {"noai"}),
         (["*: noindex"], {"noindex"}),
         (["unavailable_after: 2030-01-01, noindex"], {"noindex"}),
+        (["max-image-preview:large, noai, noimageai"], {"noai", "noimageai"}),
+        (["max-video-preview: -1, max-snippet:5, noindex"], {"noindex"}),
+        (["unavailable_after: Wed, 21 Oct 2026 07:28:00 GMT, noai"], {"noai"}),
+        (["unavailable_after: Wednesday, 21-Oct-26 07:28:00 GMT, noai"], {"noai"}),
+        (["unavailable_after: 2026-10-21T07:28:00Z, NoAI"], {"noai"}),
+        (["googlebot: unavailable_after: Wed, 21 Oct 2026 07:28:00 GMT, noai"], set()),
+        (["googlebot: max-snippet:5, noai, AlignGPT : max-snippet:5, noindex"], {"noindex"}),
+        (["googlebot: noai, *: max-image-preview:none, noindex"], {"noindex"}),
         ([""], set()),
     ],
 )
@@ -228,8 +238,17 @@ def test_the_first_pattern_of_tdmrep_that_matches_decides() -> None:
 def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
     assert retry_after_seconds("120") == 120
     assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert retry_after_seconds("soon") is None
-    assert retry_after_seconds(None) is None
+    for text in ("soon", "Wed, 21 Oct 99999999999 07:28:00 GMT", "\u00b2", "1 Oct 0", None):
+        assert retry_after_seconds(text) is None
+
+
+DATE_WORDS = ["Wed,", "21", "Oct", "2015", "07:28:00", "GMT", "99999999999", "-1", "0000", "+9999"]
+
+
+@given(st.lists(st.sampled_from(DATE_WORDS)).map(" ".join) | st.text(max_size=20))
+def test_any_retry_after_is_a_wait_or_says_nothing(text: str) -> None:
+    wait = retry_after_seconds(text)
+    assert wait is None or wait >= 0
 
 
 def test_the_agent_is_known_by_its_product_name() -> None:
@@ -248,7 +267,7 @@ def queues_of(rows: list[tuple[str, int]], config: FetchConfig) -> HostQueues:
 
 
 def test_no_host_gets_more_than_its_share_and_no_slot_waits_for_it() -> None:
-    config = FetchConfig(connections_per_host=2)
+    config = FetchConfig(connections_per_host=2, respects_robots=False, respects_tdm=False)
     rows = [("slow", row) for row in range(5)] + [("quick", 5)]
 
     async def take_all() -> list[tuple[int, bool]]:
@@ -327,7 +346,7 @@ def test_what_is_remembered_of_a_host_that_is_not_there_holds_nothing_of_its_con
     config = FetchConfig(timeout_seconds=5.0, retries=0)
     memory = HostMemory(config)
     assert download(config, "http://no-such-host.invalid/x.png", memory=memory) != [None]
-    rules = memory.host("http://no-such-host.invalid").rules
+    rules = memory.rules("http://no-such-host.invalid")
     assert rules is not None
     assert rules.unreachable is not None
     assert rules.unreachable.__traceback__ is None
