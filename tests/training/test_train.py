@@ -71,38 +71,6 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     assert (two / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_both_stages_learn_on_a_gpu_in_bf16(
-    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
-) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    parallel = ParallelConfig(zero_stage=2, precision="bf16")
-    assert train(tiny_config(tiny_parts, parallel=parallel), [caption_dataset], str(one))
-    config = stage_2(tiny_parts, parallel=parallel)
-    assert train(config, [conversation_dataset], str(two), init=str(one / "model"))
-    for out in (one, two):
-        losses = logged(out, "validation/loss")
-        assert losses[-1] < losses[0]
-        assert logged(out, "memory/peak_bytes")[-1] > 0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_resume_equals_no_interruption_on_a_gpu(
-    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: Any
-) -> None:
-    parallel = ParallelConfig(zero_stage=zero_stage, precision="bf16")
-    config = stage_2(tiny_parts, save_every_steps=2, keep_checkpoints=9, parallel=parallel)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert train(config, [conversation_dataset], str(whole))
-    go_back(whole, resumed, step=2)
-    assert train(config, [conversation_dataset], str(resumed))
-    assert logged(resumed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-2)
-    assert logged(resumed, "train/samples") == logged(whole, "train/samples")
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
