@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,30 @@ def test_a_corrupt_picture_can_be_skipped_and_is_counted_and_the_plan_stays(
     assert sum(logged(whole, "train/skipped_samples")) == 0
     kept = logged(skipping, "train/samples")
     assert [n + s for n, s in zip(kept, skipped, strict=True)] == logged(whole, "train/samples")
+
+
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_shard_that_is_not_there_stops_the_run_and_is_named_with_a_key(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, on_corrupt: str
+) -> None:
+    folder = shutil.copytree(conversation_dataset, tmp_path / "data")
+    (folder / "train" / "000001.tar").unlink()
+    data: dict[str, Any] = {"validation_ratio": 0.0, "on_corrupt": on_corrupt}
+    with pytest.raises(DatasetError, match=r"image of \w+ cannot be read, since .*000001\.tar"):
+        train(stage_2(tiny_parts, data=data), [str(folder)], str(tmp_path / "run"))
+
+
+def test_pictures_behind_the_end_of_a_short_shard_are_skipped(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(conversation_dataset, tmp_path / "data")
+    rows = pq.read_table(folder / "train" / "000001.parquet").to_pylist()
+    last = max(row["image_offset"] or 0 for row in rows)
+    os.truncate(folder / "train" / "000001.tar", last + 1)
+    data: dict[str, Any] = {"validation_ratio": 0.0, "on_corrupt": "skip"}
+    config = stage_2(tiny_parts, data=data, epochs=1)
+    assert train(config, [str(folder)], str(tmp_path / "run"))
+    assert sum(logged(tmp_path / "run", "train/skipped_samples")) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
