@@ -1,7 +1,7 @@
 """A run under way: what the loop calls, one method for each line of it."""
 
 import dataclasses
-import itertools
+import hashlib
 import math
 import signal
 import time
@@ -34,6 +34,17 @@ def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> floa
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def forward_seed(seed: int, step: int, row: int) -> int:
+    """Returns the seed of a forward pass, whichever process makes it.
+
+    Args:
+        step: number of the optimizer step.
+        row: number of the pass's first packed sequence among those of the step.
+    """
+    digest = hashlib.blake2b(f"{seed} {step} {row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 class Run:
@@ -109,9 +120,19 @@ class Run:
         )
         waited_for = self._timed(batches)
         for step in self.plan.steps_from(self.first_step):
-            # Random numbers follow from the step, so a resumed run draws the same.
-            torch.manual_seed(self.config.seed * 1_000_003 + step.number * 1009 + self.process)
-            yield step, itertools.islice(waited_for, self.config.accumulation(self.processes))
+            yield step, self._seeded(step.number, waited_for)
+
+    def _seeded(self, step: int, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields the batches of a step; random numbers follow from which rows they hold.
+
+        So a resumed run draws the same ones, also on another number of processes.
+        """
+        for number in range(self.config.accumulation(self.processes)):
+            batch = next(batches)
+            # As PlannedStep.share deals them out.
+            first = (number * self.processes + self.process) * self.config.data.sequences_per_device
+            torch.manual_seed(forward_seed(self.config.seed, step, first))
+            yield batch
 
     def set_learning_rate(self, step: PlannedStep) -> None:
         """Sets the rate of each group of parameters for this step."""
