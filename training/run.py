@@ -18,6 +18,7 @@ from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
 from training.errors import LossNotFinite
 from training.evaluation.validation import validation_loss
+from training.memory import resident_bytes
 from training.metrics import MetricsLog, ModelSize, RunProgress, draw_loss, peak_flops
 from training.model_folder import save_model_folder
 from training.run_folder import RunFolder
@@ -160,7 +161,9 @@ class Run:
                 f"{', '.join(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
                 "goes on from its last checkpoint"
             )
-        if not self.engine.was_step_applied():  # DeepSpeed leaves out a step that overflowed
+        norm = self._gradient_norm()
+        # DeepSpeed leaves out a step that it saw overflow; in fp32 it does not look.
+        if not self.engine.was_step_applied() or not math.isfinite(norm):
             raise LossNotFinite(
                 f"the gradient of step {step.number} is not finite, its loss was {totals.loss}; "
                 f"this process had the samples {', '.join(keys)}. Lower optimizer.learning_rate, "
@@ -175,7 +178,7 @@ class Run:
                 for level, counts in enumerate(totals.gate_histogram, start=1)
                 if totals.gate_count
             }
-            self._log.write(done, self._values(step, totals, seconds), histograms)
+            self._log.write(done, self._values(step, totals, norm, seconds), histograms)
         self._progress.advance(f"loss {totals.loss:.3f}  {totals.tokens / seconds:,.0f} tokens/s")
         is_last = done == self.plan.num_steps
         if not is_last and _is_due(done, self.config.validate_every_steps):
@@ -226,11 +229,21 @@ class Run:
                 return
             yield batch
 
-    def _values(self, step: PlannedStep, totals: Totals, seconds: float) -> dict[str, float]:
+    def _gradient_norm(self) -> float:
+        """Returns the norm of the step's gradient before it was clipped."""
         norm = self.engine.get_global_grad_norm()
+        assert norm is not None, "every ZeRO stage has one, and without ZeRO build.py notes it"
+        return float(norm)
+
+    def _values(
+        self, step: PlannedStep, totals: Totals, norm: float, seconds: float
+    ) -> dict[str, float]:
+        groups = self.engine.optimizer.param_groups
         values = {
             "train/loss": totals.loss,
-            "train/learning_rate": max(g["lr"] for g in self.engine.optimizer.param_groups),
+            "train/learning_rate": max(group["lr"] for group in groups),
+            **{f"train/{group['part']}_learning_rate": group["lr"] for group in groups},
+            "train/gradient_norm": norm,
             "train/epoch": float(step.epoch),
             "train/samples": totals.samples,
             "train/samples_checksum": totals.key_sum,
@@ -241,8 +254,8 @@ class Run:
             "speed/data_wait_ratio": totals.wait_seconds / (seconds * self.processes),
             "speed/padding_ratio": 1.0 - totals.tokens / max(1.0, totals.padded_tokens),
         }
-        if norm is not None:
-            values["train/gradient_norm"] = float(norm)
+        if (resident := resident_bytes()) is not None:
+            values["memory/resident_bytes"] = float(resident)
         if self.config.data.on_corrupt == "skip":
             values["train/skipped_samples"] = totals.skipped
         for level, loss in totals.level_losses.items():

@@ -7,11 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from schemas.errors import DatasetError
 from tests.training.test_train import logged, stage_2, tiny_config
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, ParallelConfig
 from training.errors import LossNotFinite
+from training.loss import batch_loss
 from training.train import train
 
 
@@ -93,3 +95,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     assert named and set(named) <= set(rows)
     state = json.loads((tmp_path / "checkpoints" / "step-00000001" / "run.json").read_text())
     assert state["step"] == 1
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "bf16")])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
+    tiny_parts: dict[str, str],
+    caption_dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zero_stage: Any,
+    precision: Any,
+) -> None:
+    """The losses are finite; the gradient of the fifth forward pass, of step 1, is not."""
+    passes = []
+
+    def with_infinite_gradient(*arguments: Any) -> Any:
+        loss = batch_loss(*arguments)
+        passes.append(loss)
+        if len(passes) == 5:
+            loss.total.register_hook(lambda gradient: gradient * torch.inf)
+        return loss
+
+    monkeypatch.setattr("training.train.batch_loss", with_infinite_gradient)
+    parallel = ParallelConfig(zero_stage=zero_stage, precision=precision)
+    config = replace(tiny_config(tiny_parts, parallel=parallel), save_every_steps=1)
+    with pytest.raises(LossNotFinite, match=r"gradient of step 1 is not finite, its loss was \d"):
+        train(config, [caption_dataset], str(tmp_path))
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000001\n"
