@@ -2,13 +2,16 @@
 
     python benchmarks/train.py              CPU: SmolLM2-135M and the demo's tower, about 8 minutes
     python benchmarks/train.py --quick      CPU: a tiny random model, less than three minutes
-    python benchmarks/train.py --shape 7b   one large GPU: Vicuna 7B's shape, both stages, and MFU
+    python benchmarks/train.py --shape 7b   one large GPU: Vicuna 7B's shape, both stages, and MFU;
+                                            below 120 GB half of its layers (shape 3.5b)
 
 The usual way is the Trainer of transformers at its defaults: rows of one sample each, eight in a
 batch, padded to the longest, in random order. Beside it stands the same with batches grouped by
-length. Ours packs. Every side trains one epoch of the same mixture (train_parts/mixture.py), in a
-process of its own, with the same arithmetic (fp32 on a CPU; on a GPU bf16 with activation
-checkpointing, where ours keeps fp32 weights in the optimizer and the usual side does not).
+length. Ours packs. Every side trains one epoch of the same samples (train_parts/mixture.py): in
+stage 1 projector and level vectors on captions, in stage 2 the language model too, on a mixture of
+conversations. Each has a process of its own, and the same arithmetic (fp32 on a CPU; on a GPU bf16
+with activation checkpointing, where ours keeps fp32 weights in the optimizer and the usual side
+does not). A side that fails is reported, the others go on, and the status is 1.
 """
 
 import argparse
@@ -33,16 +36,16 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
         prepare(arguments, Path(folder))
-        for stage in arguments.stages:
-            compare(arguments, Path(folder), stage)
+        results = [compare(arguments, Path(folder), stage) for stage in arguments.stages]
+    sys.exit(0 if all(results) else 1)
 
 
 def parsed_arguments() -> argparse.Namespace:
     """Returns what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model with new weights")
-    parser.add_argument("--shape", choices=("tiny", "smollm2", "7b"), default="smollm2")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of 7b cuda, else cpu")
+    parser.add_argument("--shape", choices=("tiny", "smollm2", "3.5b", "7b"), default="smollm2")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of 3.5b and 7b cuda, else cpu")
     parser.add_argument("--samples", type=int, help="of the mixture")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--stages", type=int, nargs="+", choices=(1, 2))
@@ -53,23 +56,28 @@ def parsed_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shape = "tiny"
-    is_large = arguments.shape == "7b"
+    is_large = arguments.shape in ("3.5b", "7b")
     arguments.device = arguments.device or ("cuda" if is_large else "cpu")
-    arguments.stages = arguments.stages or ((2, 1) if is_large else (2,))
+    arguments.stages = arguments.stages or ((1, 2) if is_large else (2,))
     return arguments
 
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the samples and the model's parts."""
-    from train_parts.mixture import SIZES, write_mixture
-    from train_parts.models import write_parts
+    from train_parts.mixture import SIZES, write_stage
+    from train_parts.models import fitting_shape, write_parts
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     if arguments.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it guesses
+    wanted, arguments.shape = arguments.shape, fitting_shape(arguments.shape)
+    if arguments.shape != wanted:
+        print("7b does not fit this GPU: the same width with 16 of 32 layers, 3.5b, in its place")
     size = SIZES[arguments.shape]
-    write_mixture(folder / "data", **{**size, "samples": arguments.samples or size["samples"]})
+    for stage in arguments.stages:
+        sizes = {**size, "samples": arguments.samples or size["samples"]}
+        write_stage(folder / f"stage_{stage}", stage, **sizes)
     if arguments.shape != "smollm2":
         write_parts(folder, arguments.shape, arguments.device)
         return
@@ -97,31 +105,40 @@ def run_side(arguments: argparse.Namespace) -> Found:
     return run_usual(setting, groups_by_length=arguments.side == "grouped")
 
 
-def compare(arguments: argparse.Namespace, folder: Path, stage: int) -> None:
-    """Lets the sides take turns and prints what came out."""
+def compare(arguments: argparse.Namespace, folder: Path, stage: int) -> bool:
+    """Lets the sides take turns and prints what came out; returns whether all of them did it."""
     found: dict[str, list[Found]] = {side: [] for side in arguments.sides}
-    load = os.getloadavg()[0]
-    for seed in range(arguments.rounds):
-        for side in arguments.sides:
-            found[side].append(measured(arguments, folder, stage, side, seed))
     print(
         f"stage {stage}, {arguments.shape} on {arguments.device}, {arguments.rounds} round(s) of "
-        f"one epoch; load before {load:.1f} on {os.cpu_count()} cores"
+        f"one epoch; load before {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+        flush=True,
     )
-    medians = {side: median(results) for side, results in found.items()}
-    for side, middle in medians.items():
-        for name, value in rows(middle):
-            print(f"  {SIDES[side] + ', ' + name:<70}{value:>10}")
-    if "ours" not in found:
-        return
-    for side in found.keys() - {"ours"}:
+    for seed in range(arguments.rounds):
+        for side in list(found):
+            result = measured(arguments, folder, stage, side, seed)
+            if result is None:
+                print(f"  {f'stage {stage}, ' + SIDES[side]:<70}{'FAILED':>10}", flush=True)
+                del found[side]
+                continue
+            found[side].append(result)
+            if seed == arguments.rounds - 1:  # at once: the whole may be stopped before its end
+                print_side(stage, side, median(found[side]))
+    for side in found.keys() - {"ours"} if "ours" in found else ():
         for name, key in (
             ("target tokens/s", "targets_per_second"),
             ("target tokens by processor time", "targets_per_processor_second"),
         ):
             pairs = zip(found["ours"], found[side], strict=True)
             ratio = statistics.median(ours[key] / theirs[key] for ours, theirs in pairs)
-            print(f"  {'ours : ' + SIDES[side] + ', ' + name:<70}{ratio:>10.2f}", flush=True)
+            what = f"stage {stage}, ours : {SIDES[side]}, {name}"
+            print(f"  {what:<70}{ratio:>10.2f}", flush=True)
+    return found.keys() == set(arguments.sides)
+
+
+def print_side(stage: int, side: str, middle: Found) -> None:
+    """Prints the figures of a side."""
+    for name, value in rows(middle):
+        print(f"  {f'stage {stage}, {SIDES[side]}, {name}':<70}{value:>10}", flush=True)
 
 
 def rows(middle: Found) -> list[tuple[str, str]]:
@@ -146,8 +163,8 @@ def median(results: list[Found]) -> Found:
 
 def measured(
     arguments: argparse.Namespace, folder: Path, stage: int, side: str, seed: int
-) -> Found:
-    """Returns what a side measured; ends the benchmark with its output where it fails."""
+) -> Found | None:
+    """Returns what a side measured; None where it fails, once its last words are printed."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
     if arguments.device == "cpu":
@@ -159,9 +176,9 @@ def measured(
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
         why = "killed, for memory? " if done.returncode == -9 else ""
-        sys.exit(
-            f"{side} failed ({why}{done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-        )
+        said = f"{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        print(f"{side} failed ({why}{done.returncode}):\n{said}", file=sys.stderr, flush=True)
+        return None
     found: Found = json.loads(lines[-1].removeprefix("RESULT "))
     return found
 

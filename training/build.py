@@ -40,6 +40,7 @@ def build(folder: RunFolder) -> Run:
     torch.manual_seed(config.seed)
     dataset = TrainDataset(data)
     parts = assemble(config, init)
+    check_part_rates(parts.model, config)
     attention = choose_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
@@ -92,6 +93,17 @@ GROUP_WEIGHTS = 500_000_000
 """Most weights of a group: ZeRO 1 and 2 step one at a time, with copies of all its gradients."""
 
 
+def check_part_rates(model: nn.Module, config: TrainConfig) -> None:
+    """Raises ConfigError if a part has a learning rate of its own and nothing in it learns."""
+    learning = {part.name for part in trainable_table(model) if part.num_trainable}
+    for name in config.optimizer.part_learning_rates:
+        if name not in learning:
+            raise ConfigError(
+                f"optimizer.part_learning_rates names {name!r}, of which nothing learns: take it "
+                f"out, or let it learn by train_parts; {', '.join(sorted(learning))} do"
+            )
+
+
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Returns AdamW's groups: of each part that learns, matrices apart from the rest."""
     optimizer = config.optimizer
@@ -103,7 +115,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
         others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
         for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
             for some in _of_limited_size(members):
-                groups.append({"params": some, "lr": rate, "weight_decay": decay})
+                groups.append({"params": some, "lr": rate, "weight_decay": decay, "part": part})
     return groups
 
 
@@ -134,12 +146,28 @@ def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
         eps=config.optimizer.epsilon,
         fused=has_gpu and config.parallel.offload == "none",
     )
+    if config.parallel.zero_stage == 0:
+        _clip_before_step(optimizer, config.optimizer.max_gradient_norm)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         config=deepspeed_config(config, dist.get_world_size(), has_gpu),
     )
     return engine
+
+
+def _clip_before_step(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Clips the gradient and leaves its norm where the engine looks for it.
+
+    Without ZeRO, DeepSpeed 0.19.8 clips and forgets the norm.
+    """
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)
+        optimizer._global_grad_norm = norm
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def _checkpoint_activations(model: Any) -> None:

@@ -5,14 +5,15 @@ step. The rest of a run follows from the step alone: the plan's position, the le
 the random numbers, which are drawn from (seed, step). Weights that do not learn come from where
 they came from at the start.
 
-    OUT/checkpoints/step-00000100/state-00000.safetensors   one file from each process
-    OUT/checkpoints/step-00000100/run.json                  step, configuration
-    OUT/checkpoints/latest                                  name of the newest, written last
+    OUT/checkpoints/step-00000100/state-00000-00000.safetensors  of each process, about 2 GB a file
+    OUT/checkpoints/step-00000100/run.json                       step, configuration
+    OUT/checkpoints/latest                                       name of the newest, written last
 
 A checkpoint is written aside and renamed, so whatever bears its name is whole.
 """
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -31,6 +32,8 @@ from torch import Tensor, nn
 from schemas.errors import DatasetError, StorageError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FILE_BYTES = 2 * 10**9
+"""After so many a process begins its next file: it holds no more than that in main memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +92,14 @@ def save_checkpoint(
             _remove_unfinished(folder)
             aside.mkdir(parents=True)
     _link_moments(engine)
-    mine: dict[str, Tensor] = {}
+    mine = _Share(aside, rank)
     for number, (parameter_name, parameter) in enumerate(learning_parameters(engine.module)):
         values = _full_state(engine, parameter)
         if number % processes == rank:
             for part, value in values.items():
-                mine[f"{parameter_name}:{part}"] = value.detach().float().cpu().contiguous()
+                mine.add(f"{parameter_name}:{part}", value)
     with _together(folder):
-        save_file(mine, aside / f"state-{rank:05d}.safetensors")
+        mine.finish()
     with _together(folder):
         if rank == 0:
             _commit(aside, target, state, folder)
@@ -104,6 +107,42 @@ def save_checkpoint(
                 if old != target:
                     shutil.rmtree(old)
     return target
+
+
+class _Share:
+    """Writes what one process keeps of a checkpoint, file after file."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank = folder, rank
+        self._waiting: dict[str, Tensor] = {}
+        self._num_files = 0
+        self._failure: OSError | SafetensorError | None = None
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Takes a value; a failure waits for `finish`, as the others still gather with us."""
+        self._waiting[name] = value.detach().float().cpu().contiguous()
+        if sum(tensor.nbytes for tensor in self._waiting.values()) >= FILE_BYTES:
+            self._write()
+
+    def finish(self) -> None:
+        """Writes the last file.
+
+        Raises:
+            OSError, SafetensorError: if this or an earlier one could not be written.
+        """
+        self._write()
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self) -> None:
+        path = self._folder / f"state-{self._rank:05d}-{self._num_files:05d}.safetensors"
+        try:
+            if self._waiting and self._failure is None:
+                save_file(self._waiting, path)
+        except (OSError, SafetensorError) as error:
+            self._failure = error
+        self._num_files += 1
+        self._waiting = {}
 
 
 @contextmanager
@@ -152,10 +191,9 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     parameters = dict(learning_parameters(model))
     found = set()
     with torch.no_grad():
-        for name, part, value in _stored(checkpoint):
-            if part == "weight":
-                parameters[name].copy_(value.to(parameters[name].dtype))
-                found.add(name)
+        for name, _, value in _stored(checkpoint, ("weight",)):
+            parameters[name].copy_(value.to(parameters[name].dtype))
+            found.add(name)
     if missing := parameters.keys() - found:
         raise DatasetError(f"{checkpoint} lacks {', '.join(sorted(missing)[:5])}")
 
@@ -164,7 +202,7 @@ def load_optimizer(engine: Any, checkpoint: Path, step: int) -> None:
     """Sets the fp32 weights and Adam's moments in DeepSpeed's engine, however it splits them."""
     _create_moments(engine, step)
     parameters = dict(learning_parameters(engine.module))
-    for name, part, value in _stored(checkpoint):
+    for name, part, value in _stored(checkpoint, ("weight", *MOMENTS)):
         _set_state(engine, parameters[name], part, value)
 
 
@@ -178,28 +216,39 @@ def learning_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
     values = json.dumps(dataclasses.asdict(state), indent=2)
     (aside / "run.json").write_text(values + "\n")
-    for file in aside.iterdir():
-        _sync(file)
+    for path in (*aside.iterdir(), aside):
+        _sync(path)
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
+    _sync(folder)  # so that after a loss of power no pointer stands without what it names
     pointer = folder / ".latest.tmp"
     pointer.write_text(target.name + "\n")
     _sync(pointer)
     pointer.replace(folder / "latest")
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Returns once a file, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network storage does this for files only.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
-def _stored(checkpoint: Path) -> Iterator[tuple[str, str, Tensor]]:
+def _stored(checkpoint: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, str, Tensor]]:
     """Yields (parameter, "weight" or moment, value) of a checkpoint, one in memory at a time."""
     for path in sorted(checkpoint.glob("state-*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (safe_open is no dict)
                 name, _, part = key.rpartition(":")
-                yield name, part, file.get_tensor(key)
+                if part in wanted:
+                    yield name, part, file.get_tensor(key)
 
 
 def _full_state(engine: Any, parameter: nn.Parameter) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The command `aligngpt-train`."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -206,6 +207,12 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         from training.launch import launch
 
         return launch(command.processes, arguments)
+    if isinstance(command, Pretrain | Finetune):
+        old_handler = signal.signal(signal.SIGTERM, end_before_first_step)
+        try:
+            return train_stage(command)
+        finally:
+            signal.signal(signal.SIGTERM, old_handler)
     from training.deepspeed_config import name_accelerator
 
     name_accelerator()
@@ -222,20 +229,38 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         return 0
     if isinstance(command, Evaluate):
         return evaluate(command)
-    if isinstance(command, Import | Export):
-        return exchange(command)
+    return exchange(command)
+
+
+def end_before_first_step(*_: object) -> None:
+    """Ends the process with 0: before a run hears SIGTERM itself, there is nothing to save."""
+    if is_first_process():
+        Console(stderr=True).print(
+            "stopped by SIGTERM before the first step: run the same command again to begin it"
+        )
+    sys.exit(0)
+
+
+def train_stage(command: Pretrain | Finetune) -> int:
+    """Trains, prints where to look now, and returns 0."""
     import torch
 
+    from training.deepspeed_config import name_accelerator
     from training.memory import keep_freed_memory
     from training.train import train
 
+    name_accelerator()
     if not torch.cuda.is_available():
         keep_freed_memory()
-
     is_complete = train(command.config, command.data, command.out, command.init)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print_outcome(command.out, is_complete)
     return 0
+
+
+def is_first_process() -> bool:
+    """Returns whether this is the one of the processes that speaks to the user."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def exchange(command: Import | Export) -> int:

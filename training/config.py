@@ -115,7 +115,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Highest rate, reached at the end of the warm-up; falls to 0 along a cosine."""
     part_learning_rates: dict[Part, float] = field(default_factory=dict)
-    """Other rates for single parts of the model, as projector 2e-5."""
+    """Other rates for single parts of the model that learn, as projector 2e-5."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the rate rises."""
     weight_decay: float = 0.0
@@ -132,6 +132,12 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ConfigError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        for part, rate in self.part_learning_rates.items():
+            if rate <= 0:
+                raise ConfigError(
+                    f"optimizer.part_learning_rates must be positive, got {part} {rate}; what is "
+                    "not to learn is left out of train_parts"
+                )
         if not 0.0 <= self.warmup_ratio < 1.0:
             raise ConfigError(f"optimizer.warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
 

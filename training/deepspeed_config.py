@@ -37,7 +37,8 @@ def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict
         "train_micro_batch_size_per_gpu": config.data.sequences_per_device,
         "gradient_accumulation_steps": accumulation,
         "data_types": {"grad_accum_dtype": "fp32" if sums_in_fp32 else None},
-        "gradient_clipping": config.optimizer.max_gradient_norm,
+        # Without ZeRO, build.py clips.
+        "gradient_clipping": config.optimizer.max_gradient_norm if parallel.zero_stage else 0.0,
         "bf16": {"enabled": parallel.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,

@@ -1,6 +1,8 @@
 """How a process on a CPU deals with memory."""
 
 import ctypes
+import os
+from pathlib import Path
 
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
@@ -21,3 +23,12 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 128 * 2**20))
     return all(mallopt(name, value) for name, value in settings)
+
+
+def resident_bytes() -> int | None:
+    """Returns how much main memory this process holds; None where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:  # not Linux
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """A run under way: what the loop calls, one method for each line of it."""
 
 import dataclasses
-import itertools
+import hashlib
 import math
 import signal
 import time
@@ -18,6 +18,7 @@ from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
 from training.errors import LossNotFinite
 from training.evaluation.validation import validation_loss
+from training.memory import resident_bytes
 from training.metrics import MetricsLog, ModelSize, RunProgress, draw_loss, peak_flops
 from training.model_folder import save_model_folder
 from training.run_folder import RunFolder
@@ -34,6 +35,17 @@ def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> floa
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def forward_seed(seed: int, step: int, row: int) -> int:
+    """Returns the seed of a forward pass, whichever process makes it.
+
+    Args:
+        step: number of the optimizer step.
+        row: number of the pass's first packed sequence among those of the step.
+    """
+    digest = hashlib.blake2b(f"{seed} {step} {row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 class Run:
@@ -109,9 +121,19 @@ class Run:
         )
         waited_for = self._timed(batches)
         for step in self.plan.steps_from(self.first_step):
-            # Random numbers follow from the step, so a resumed run draws the same.
-            torch.manual_seed(self.config.seed * 1_000_003 + step.number * 1009 + self.process)
-            yield step, itertools.islice(waited_for, self.config.accumulation(self.processes))
+            yield step, self._seeded(step.number, waited_for)
+
+    def _seeded(self, step: int, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields the batches of a step; random numbers follow from which rows they hold.
+
+        So a resumed run draws the same ones, also on another number of processes.
+        """
+        for number in range(self.config.accumulation(self.processes)):
+            batch = next(batches)
+            # As PlannedStep.share deals them out.
+            first = (number * self.processes + self.process) * self.config.data.sequences_per_device
+            torch.manual_seed(forward_seed(self.config.seed, step, first))
+            yield batch
 
     def set_learning_rate(self, step: PlannedStep) -> None:
         """Sets the rate of each group of parameters for this step."""
@@ -139,7 +161,9 @@ class Run:
                 f"{', '.join(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
                 "goes on from its last checkpoint"
             )
-        if not self.engine.was_step_applied():  # DeepSpeed leaves out a step that overflowed
+        norm = self._gradient_norm()
+        # DeepSpeed leaves out a step that it saw overflow; in fp32 it does not look.
+        if not self.engine.was_step_applied() or not math.isfinite(norm):
             raise LossNotFinite(
                 f"the gradient of step {step.number} is not finite, its loss was {totals.loss}; "
                 f"this process had the samples {', '.join(keys)}. Lower optimizer.learning_rate, "
@@ -154,7 +178,7 @@ class Run:
                 for level, counts in enumerate(totals.gate_histogram, start=1)
                 if totals.gate_count
             }
-            self._log.write(done, self._values(step, totals, seconds), histograms)
+            self._log.write(done, self._values(step, totals, norm, seconds), histograms)
         self._progress.advance(f"loss {totals.loss:.3f}  {totals.tokens / seconds:,.0f} tokens/s")
         is_last = done == self.plan.num_steps
         if not is_last and _is_due(done, self.config.validate_every_steps):
@@ -205,11 +229,21 @@ class Run:
                 return
             yield batch
 
-    def _values(self, step: PlannedStep, totals: Totals, seconds: float) -> dict[str, float]:
+    def _gradient_norm(self) -> float:
+        """Returns the norm of the step's gradient before it was clipped."""
         norm = self.engine.get_global_grad_norm()
+        assert norm is not None, "every ZeRO stage has one, and without ZeRO build.py notes it"
+        return float(norm)
+
+    def _values(
+        self, step: PlannedStep, totals: Totals, norm: float, seconds: float
+    ) -> dict[str, float]:
+        groups = self.engine.optimizer.param_groups
         values = {
             "train/loss": totals.loss,
-            "train/learning_rate": max(g["lr"] for g in self.engine.optimizer.param_groups),
+            "train/learning_rate": max(group["lr"] for group in groups),
+            **{f"train/{group['part']}_learning_rate": group["lr"] for group in groups},
+            "train/gradient_norm": norm,
             "train/epoch": float(step.epoch),
             "train/samples": totals.samples,
             "train/samples_checksum": totals.key_sum,
@@ -220,8 +254,8 @@ class Run:
             "speed/data_wait_ratio": totals.wait_seconds / (seconds * self.processes),
             "speed/padding_ratio": 1.0 - totals.tokens / max(1.0, totals.padded_tokens),
         }
-        if norm is not None:
-            values["train/gradient_norm"] = float(norm)
+        if (resident := resident_bytes()) is not None:
+            values["memory/resident_bytes"] = float(resident)
         if self.config.data.on_corrupt == "skip":
             values["train/skipped_samples"] = totals.skipped
         for level, loss in totals.level_losses.items():

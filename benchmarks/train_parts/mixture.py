@@ -1,7 +1,8 @@
-"""The mixture that both sides learn: captions, short questions and long conversations.
+"""What both sides learn: of stage 1 captions, of stage 2 captions, questions and conversations.
 
-All of it is from the bundled corpus and instruction samples. Half of the samples are short: "Write
-a caption" and its caption, or a bundled sample of one to four questions. The other half lists what
+Stage 1 has pictures of the corpus with their captions, and a level for each. Stage 2 is a mixture,
+all of it from the bundled corpus and instruction samples. Half of its samples are short: "Write a
+caption" and its caption, or a bundled sample of one to four questions. The other half lists what
 the corpus shows of a topic, in one to six turns; the lengths of these lists are log-normal, as
 those of instruction data are. About one sample in seven has no picture.
 """
@@ -30,31 +31,44 @@ SPREAD = 1.0
 SIZES = {
     "tiny": {"listed": 14, "most_listed": 45, "samples": 96},
     "smollm2": {"listed": 14, "most_listed": 45, "samples": 48},
+    "3.5b": {"listed": 60, "most_listed": 250, "samples": 256},
     "7b": {"listed": 60, "most_listed": 250, "samples": 256},
 }
 """Of the lists: the median number of things, the largest; and how many samples there are."""
 
 
+NUM_LEVELS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A sample of the mixture."""
+    """A sample of either stage."""
 
-    turns: list[dict[str, str]]
+    turns: list[dict[str, str]] | None
+    """None for a pair."""
     image: Path | None
+    caption: str = ""
+    alignment_level: int | None = None
 
 
-def write_mixture(folder: Path, *, samples: int, listed: int, most_listed: int) -> None:
-    """Writes the samples as a dataset of one shard.
+def write_stage(folder: Path, stage: int, *, samples: int, listed: int, most_listed: int) -> None:
+    """Writes the samples of a stage as a dataset of one shard.
 
     Args:
         samples: how many.
-        listed: median number of things in a list.
+        listed: median number of things in a list of the mixture.
         most_listed: largest number.
     """
+    write_dataset(
+        folder, list(pairs(samples) if stage == 1 else mixture(samples, listed, most_listed))
+    )
+
+
+def write_dataset(folder: Path, chosen: list[Written]) -> None:
+    """Writes samples as a dataset of one shard."""
     layout = DatasetLayout(str(folder))
     tar_path, table_path = Path(layout.train(0, "tar")), Path(layout.train(0, "parquet"))
     tar_path.parent.mkdir(parents=True)
-    chosen = list(mixture(samples, listed, most_listed))
     with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
         records = [add_sample(tar, number, sample) for number, sample in enumerate(chosen)]
     write_table(table_from_records(records, TRAIN_SCHEMA), str(table_path))
@@ -83,11 +97,26 @@ def write_mixture(folder: Path, *, samples: int, listed: int, most_listed: int) 
     Path(layout.manifest).write_text(manifest.to_json())
 
 
+def pairs(count: int) -> Iterator[Written]:
+    """Yields pictures with their captions and a level, the same ones every time."""
+    rng = random.Random(0)
+    stamps = read_stamps()
+    for number in range(count):
+        stamp = rng.choice(stamps)
+        image = EXAMPLES / "corpus" / stamp["file"]
+        yield Written(None, image, stamp["caption"], 1 + number % NUM_LEVELS)
+
+
+def read_stamps() -> list[dict[str, str]]:
+    """Returns the rows of the bundled corpus."""
+    with (EXAMPLES / "corpus" / "pairs.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
 def mixture(count: int, listed: int, most_listed: int) -> Iterator[Written]:
     """Yields the samples, the same ones every time."""
     rng = random.Random(0)
-    with (EXAMPLES / "corpus" / "pairs.tsv").open(encoding="utf-8", newline="") as file:
-        stamps = list(csv.DictReader(file, delimiter="\t"))
+    stamps = read_stamps()
     bundled = json.loads((EXAMPLES / "instructions" / "instructions.json").read_text())
     for number in range(count):
         stamp = rng.choice(stamps)
@@ -132,8 +161,8 @@ def long_conversation(
 
 def add_sample(tar: tarfile.TarFile, number: int, sample: Written) -> TrainSample:
     """Returns the sample's row; its picture goes into the tar."""
-    conversations = json.dumps(sample.turns)
-    key = pair_key(str(number), conversations)
+    conversations = None if sample.turns is None else json.dumps(sample.turns)
+    key = pair_key(str(number), conversations or sample.caption)
     where: dict[str, Any] = dict.fromkeys(
         ("url", "image_format", "width", "height", "sha256", "image_offset", "image_bytes")
     )
@@ -153,7 +182,7 @@ def add_sample(tar: tarfile.TarFile, number: int, sample: Written) -> TrainSampl
         tar.addfile(member, io.BytesIO(data))
     return TrainSample(
         key=key,
-        caption=sample.turns[0]["value"],
+        caption=sample.caption if sample.turns is None else sample.turns[0]["value"],
         conversations=conversations,
         source="mixture",
         expected_hash=None,
@@ -161,7 +190,7 @@ def add_sample(tar: tarfile.TarFile, number: int, sample: Written) -> TrainSampl
         original_height=None,
         pixel_hash=None,
         clip_score=None,
-        alignment_level=None,
+        alignment_level=sample.alignment_level,
         **where,
     )
 

@@ -30,7 +30,22 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": VOCABULARY,
     },
 }
-"""Llama's settings; 7b are those of Vicuna 7B."""
+SHAPES["3.5b"] = {**SHAPES["7b"], "num_hidden_layers": 16}
+"""Llama's settings; 7b are those of Vicuna 7B, 3.5b has half of its layers."""
+LARGE = ("3.5b", "7b")
+"""Shapes for a large GPU, in bf16."""
+BYTES_OF_7B = 120e9
+"""GPU memory below which 7b does not fit: stage 2 keeps 16 bytes for each of its 6.7 billion
+weights (weight and gradient in bf16; weight and two moments in fp32), and activations."""
+
+
+def fitting_shape(shape: str) -> str:
+    """Returns the shape, or 3.5b where the GPU is too small for 7b."""
+    if shape != "7b" or not torch.cuda.is_available():
+        return shape
+    return "7b" if torch.cuda.get_device_properties(0).total_memory >= BYTES_OF_7B else "3.5b"
+
+
 TOWERS: dict[str, dict[str, int]] = {
     "tiny": {
         "hidden_size": 64,
@@ -49,6 +64,7 @@ TOWERS: dict[str, dict[str, int]] = {
         "patch_size": 14,
     },
 }
+TOWERS["3.5b"] = TOWERS["7b"]
 """CLIP's settings; 7b are those of ViT-L/14 at 336 pixels, tiny has the demo's 49 patches."""
 
 
@@ -65,7 +81,7 @@ def write_parts(folder: Path, shape: str, device: str) -> None:
     torch.manual_seed(0)
     tokenizer = train_tokenizer()
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
-    dtype = torch.bfloat16 if shape == "7b" else torch.float32
+    dtype = torch.bfloat16 if shape in LARGE else torch.float32
     torch.set_default_dtype(dtype)
     with torch.device(device):
         model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096, **ids))

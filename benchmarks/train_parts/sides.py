@@ -1,4 +1,4 @@
-"""One epoch over the mixture by our trainer, or by the Trainer of transformers.
+"""One epoch of a stage by our trainer, or by the Trainer of transformers.
 
 Both train the same model from the same weights, with AdamW, on the same samples in the same
 arithmetic. What each side measures is what it does from the end of its first steps, in which caches
@@ -24,15 +24,17 @@ class Setting:
     """What is trained, and where."""
 
     folder: Path
-    """With `data`, `language_model` and `vision_tower`."""
+    """With `stage_1` and `stage_2`, `language_model` and `vision_tower`."""
     device: str
     shape: str
-    """tiny, smollm2 or 7b."""
+    """tiny, smollm2, 3.5b or 7b."""
     stage: int
     seed: int
 
     def config(self) -> Any:
         """Returns our configuration; the usual side takes its model, data and precision from it."""
+        from train_parts.mixture import NUM_LEVELS
+        from train_parts.models import LARGE
         from training.config import (
             DataConfig,
             ModelConfig,
@@ -40,19 +42,22 @@ class Setting:
             ParallelConfig,
             TrainConfig,
         )
+        from training.model.trainable import STAGE_1, STAGE_2
 
-        is_large = self.shape == "7b"
+        is_large = self.shape in LARGE
         tower = self.folder / "vision_tower"
         learns_all = self.stage == 2
+        # Four pairs of 576 patches and a caption are 2,360 tokens; 2,048 would hold three.
+        tokens = (2048 if learns_all else 2432) if is_large else 768
         return TrainConfig(
             model=ModelConfig(
                 language_model=str(self.folder / "language_model"),
                 vision_tower=f"timm:local-dir:{tower}" if self.shape == "smollm2" else str(tower),
-                alignment_mode="adaptive" if learns_all else "none",
+                num_levels=NUM_LEVELS,
             ),
             data=DataConfig(
-                form="conversation",
-                tokens_per_sequence=2048 if is_large else 768,
+                form="conversation" if learns_all else "caption",
+                tokens_per_sequence=tokens,
                 sequences_per_step=8 if is_large else 1,
                 sequences_per_device=4 if is_large else 1,
                 validation_ratio=0.0,
@@ -64,13 +69,13 @@ class Setting:
                 precision="bf16" if is_large else "fp32",
                 activation_checkpointing=is_large,
             ),
-            train_parts=("projector", "gate", "language_model") if learns_all else ("projector",),
+            train_parts=STAGE_2 if learns_all else STAGE_1,
             seed=self.seed,
         )
 
     def data(self) -> tuple[str, ...]:
         """Returns the dataset folders."""
-        return (str(self.folder / "data"),)
+        return (str(self.folder / f"stage_{self.stage}"),)
 
 
 @dataclasses.dataclass
@@ -210,7 +215,7 @@ def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
             return [sample for turn in turns for sample in batches[turn]]
 
     waits: list[float] = []
-    is_large = setting.shape == "7b"
+    is_large = config.parallel.precision == "bf16"
     with tempfile.TemporaryDirectory() as out:
         settings = TrainingArguments(
             output_dir=out, num_train_epochs=1, per_device_train_batch_size=ROWS,
@@ -267,6 +272,9 @@ def pad(samples: list[Any]) -> dict[str, Any]:
     images = [s.pixel_values for s in samples if s.pixel_values is not None]
     if images:
         batch["pixel_values"] = torch.cat(images)
+    levels = [s.alignment_level for s in samples if s.alignment_level is not None]
+    if levels:  # of stage 1, where each has one
+        batch["alignment_level"] = torch.tensor(levels)
     return batch
 
 

@@ -204,6 +204,11 @@ def conversation_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_parts(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> dict[str, str]:
     """Returns the folders of a random Llama and a random CLIP tower (16 patches), by flag."""
+    return write_parts(tmp_path_factory.mktemp("parts"), tiny_tokenizer)
+
+
+def write_parts(root: Path, tokenizer: Any, **settings: Any) -> dict[str, str]:
+    """Writes the parts of a tiny model; settings are of its Llama."""
     import torch
     from transformers import (
         CLIPImageProcessor,
@@ -213,22 +218,22 @@ def tiny_parts(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
         LlamaForCausalLM,
     )
 
-    root = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     llama = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **settings,
     )
     LlamaForCausalLM(llama).save_pretrained(root / "language_model")
-    tiny_tokenizer.save_pretrained(root / "language_model")
+    tokenizer.save_pretrained(root / "language_model")
     clip = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=64,

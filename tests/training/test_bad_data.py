@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from schemas.errors import DatasetError
 from tests.training.test_train import logged, stage_2, tiny_config
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, ParallelConfig
 from training.errors import LossNotFinite
+from training.loss import batch_loss
 from training.train import train
 
 
@@ -52,6 +55,30 @@ def test_a_corrupt_picture_can_be_skipped_and_is_counted_and_the_plan_stays(
     assert [n + s for n, s in zip(kept, skipped, strict=True)] == logged(whole, "train/samples")
 
 
+@pytest.mark.parametrize("on_corrupt", ["error", "skip"])
+def test_a_shard_that_is_not_there_stops_the_run_and_is_named_with_a_key(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, on_corrupt: str
+) -> None:
+    folder = shutil.copytree(conversation_dataset, tmp_path / "data")
+    (folder / "train" / "000001.tar").unlink()
+    data: dict[str, Any] = {"validation_ratio": 0.0, "on_corrupt": on_corrupt}
+    with pytest.raises(DatasetError, match=r"image of \w+ cannot be read, since .*000001\.tar"):
+        train(stage_2(tiny_parts, data=data), [str(folder)], str(tmp_path / "run"))
+
+
+def test_pictures_behind_the_end_of_a_short_shard_are_skipped(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(conversation_dataset, tmp_path / "data")
+    rows = pq.read_table(folder / "train" / "000001.parquet").to_pylist()
+    last = max(row["image_offset"] or 0 for row in rows)
+    os.truncate(folder / "train" / "000001.tar", last + 1)
+    data: dict[str, Any] = {"validation_ratio": 0.0, "on_corrupt": "skip"}
+    config = stage_2(tiny_parts, data=data, epochs=1)
+    assert train(config, [str(folder)], str(tmp_path / "run"))
+    assert sum(logged(tmp_path / "run", "train/skipped_samples")) == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
@@ -68,3 +95,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     assert named and set(named) <= set(rows)
     state = json.loads((tmp_path / "checkpoints" / "step-00000001" / "run.json").read_text())
     assert state["step"] == 1
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "bf16")])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
+    tiny_parts: dict[str, str],
+    caption_dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zero_stage: Any,
+    precision: Any,
+) -> None:
+    """The losses are finite; the gradient of the fifth forward pass, of step 1, is not."""
+    passes = []
+
+    def with_infinite_gradient(*arguments: Any) -> Any:
+        loss = batch_loss(*arguments)
+        passes.append(loss)
+        if len(passes) == 5:
+            loss.total.register_hook(lambda gradient: gradient * torch.inf)
+        return loss
+
+    monkeypatch.setattr("training.train.batch_loss", with_infinite_gradient)
+    parallel = ParallelConfig(zero_stage=zero_stage, precision=precision)
+    config = replace(tiny_config(tiny_parts, parallel=parallel), save_every_steps=1)
+    with pytest.raises(LossNotFinite, match=r"gradient of step 1 is not finite, its loss was \d"):
+        train(config, [caption_dataset], str(tmp_path))
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000001\n"

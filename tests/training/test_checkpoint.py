@@ -29,6 +29,25 @@ def test_the_newest_are_kept_and_of_older_ones_one_for_so_many_hours(tmp_path: P
     assert superseded(written[:1], 2, 0.0) == []
 
 
+def test_a_checkpoint_of_many_files_is_gone_on_from_as_one_of_a_single_file(
+    tiny_parts: dict[str, str],
+    conversation_dataset: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = stage_2(tiny_parts, save_every_steps=2, keep_checkpoints=9)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    monkeypatch.setattr("training.checkpoint.FILE_BYTES", 50_000)
+    assert train(config, [conversation_dataset], str(whole))
+    go_back(whole, resumed, step=2)
+    files = sorted((resumed / "checkpoints" / "step-00000002").glob("*.safetensors"))
+    assert len(files) > 3
+    sizes = [file.stat().st_size for file in files]
+    assert min(sizes[:-1]) >= 50_000
+    assert train(config, [conversation_dataset], str(resumed))
+    assert logged(resumed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-6)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Returns an empty file system in memory."""

@@ -22,6 +22,21 @@ LAST_TURN_DIFFERS = (
     "{{ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+ONLY_LAST_IS_MARKED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['role'] == 'assistant' and loop.last -%}"
+    "{%- generation -%}{{ message['content'] + '<|im_end|>' }}{%- endgeneration -%}"
+    "{%- else -%}{{ message['content'] + '<|im_end|>' }}{%- endif -%}{% endfor %}"
+)
+ANSWERS_ALONE_ARE_MARKED = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'] }}{% endgeneration %}{{ eos_token }}{% else %}"
+    "{{ '[' + message['content'] + ']' }}{% endif %}{% endfor %}"
+)
+DEFAULT_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +140,59 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_and_names_the_sample(
     monkeypatch.setattr(tokenizer, "chat_template", LAST_TURN_DIFFERS)
     with pytest.raises(DatasetError, match="sample k1"):
         tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+
+
+def test_a_template_that_marks_only_some_turns_is_refused_and_names_the_sample(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", ONLY_LAST_IS_MARKED)
+    with pytest.raises(DatasetError, match=r"marks 1 turns with .* sample k1 has 2"):
+        tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+
+
+def test_answers_that_begin_with_a_character_without_a_token_are_learnt(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers' mask would break off there and lose the turns behind, too."""
+    from tokenizers import normalizers
+
+    monkeypatch.setattr(tokenizer, "chat_template", ANSWERS_ALONE_ARE_MARKED)
+    backend = tokenizer.backend_tokenizer
+    monkeypatch.setattr(backend, "normalizer", normalizers.Replace("\u200b", ""))
+    turns = [("human", "<image>"), ("gpt", "\u200bit is red"), ("human", "again"), ("gpt", "red")]
+    words = tokenise(sample(turns), "conversation", tokenizer)
+    assert target_texts(tokenizer, words) == ["it is red", "red"]
+    with pytest.raises(DatasetError, match="sample k1 has no tokens"):
+        tokenise(sample([*turns[:3], ("gpt", "\u200b")]), "conversation", tokenizer)
+
+
+def test_an_empty_answer_has_no_targets_and_takes_none_from_the_others(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", ANSWERS_ALONE_ARE_MARKED)
+    turns = [("human", "<image>"), ("gpt", ""), ("gpt", "it is red"), ("gpt", "red"), ("gpt", "")]
+    words = tokenise(sample(turns), "conversation", tokenizer)
+    assert target_texts(tokenizer, words) == ["it is red", "red"]
+
+
+@pytest.mark.parametrize("system", [None, "You see stamps."])
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_vicunas_template_is_fastchats_formula(
+    tokenizer: Any, turns: int, system: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", VICUNA_V1)
+    messages = [{"role": "system", "content": system}] if system else []
+    separators = [" ", tokenizer.eos_token]
+    expected = tokenizer.bos_token + (system or DEFAULT_SYSTEM) + separators[0]
+    for turn in range(turns):
+        said = (("user", "USER", f"q{turn}"), ("assistant", "ASSISTANT", f"a{turn}"))
+        for place, (role, name, content) in enumerate(said):
+            messages.append({"role": role, "content": content})
+            expected += name + ": " + content + separators[place % 2]
+        assert tokenizer.apply_chat_template(messages, tokenize=False) == expected
+    question = [*messages, {"role": "user", "content": "q"}]
+    prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    assert prompt == expected + "USER: q ASSISTANT:"
 
 
 @pytest.mark.parametrize(

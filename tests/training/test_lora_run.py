@@ -1,4 +1,5 @@
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.test_train import command_line, go_back, logged, own_environment, stage_2
 from training.config import (
     DataConfig,
     LoraConfig,
@@ -17,6 +19,25 @@ from training.config import (
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.parts import from_parts
 from training.train import train
+
+
+@pytest.mark.slow
+def test_dropout_of_lora_is_the_same_on_two_processes_under_zero_3_as_on_one(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = {"save_every_steps": 2, "keep_checkpoints": 9}
+    config = replace(stage_2(tiny_parts, **changes), lora=LoraConfig(rank=4, dropout=0.3))
+    assert train(config, [conversation_dataset], str(one))
+    go_back(one, two, step=2)
+    # The configuration lies in the folder; the flags below must say the same.
+    words = command_line(tiny_parts, "pretrain", conversation_dataset, two)
+    words += ["--processes", "2", "--parallel.zero-stage", "3", "--data.form", "conversation"]
+    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "2"]
+    words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", "4", "--lora.dropout", "0.3"]
+    subprocess.run(words, check=True, timeout=300, env=own_environment())
+    assert logged(two, "train/loss") == pytest.approx(logged(one, "train/loss"), rel=1e-5)
+    assert logged(two, "validation/loss") == pytest.approx(logged(one, "validation/loss"), rel=1e-5)
 
 
 # DeepSpeed 0.19.8 calls what torch 2.14 has renamed.

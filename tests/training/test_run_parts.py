@@ -71,6 +71,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ParallelConfig(zero_stage=2, offload="all")
     with pytest.raises(ConfigError, match="must not be negative"):
         DataConfig(weights=(1.0, -1.0))
+    with pytest.raises(ConfigError, match=r"part_learning_rates must be positive, got gate 0\.0"):
+        OptimizerConfig(part_learning_rates={"gate": 0.0})
 
 
 def test_the_papers_recipes_have_its_numbers() -> None:
@@ -148,6 +150,8 @@ def test_flags_override_the_recipe() -> None:
     command = parse([*words, "--out", "o", "--data.sequences-per-step", "8"])
     assert command.data == ("a", "b")
     assert command.config.data.sequences_per_step == 8
+    words += ["--out", "o", "--optimizer.part-learning-rates", "projector", "2e-5"]
+    assert parse(words).config.optimizer.part_learning_rates == {"projector": 2e-5}
     assert command.config.model.language_model == "lmsys/vicuna-13b-v1.5"
 
 

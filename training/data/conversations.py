@@ -3,17 +3,20 @@
 A pair becomes `<image>` + caption + newline, and all but `<image>` is a target. A conversation
 is written by the tokenizer's chat template, and only the assistant's words and the token that
 ends them are targets. Where the template marks the assistant's words itself (`{% generation %}`)
-those marks are used; otherwise the template is rendered once more for every turn, and what a
-turn adds to the text is that turn. A template for which this does not hold is an error that
-names the sample: a target is never lost in silence.
+those marks are used, one for each of the assistant's turns; otherwise the template is rendered once
+more for every turn, and what a turn adds to the text is that turn. A template for which this does
+not hold is an error that names the sample: a target is never lost in silence.
 
 Source: arXiv:2310.03744 (the form of the pairs and the place of the picture in the first turn);
 LLaVA-NeXT's code leaves several pictures of a turn where they are.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from schemas.errors import DatasetError
 from schemas.records import IMAGE_TOKEN, ROLES
@@ -23,21 +26,24 @@ from training.model.inputs import ALIGN_TOKEN
 
 VICUNA_V1 = (
     "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}"
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
     "{% else %}A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
     "{% endif %}"
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ ' USER: ' + message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' ASSISTANT:' }}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] + ' ' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT:' }}"
     "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}"
     "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 """The conversation of Vicuna 1.5, which the paper trains with.
 
-Source: lm-sys/FastChat, `vicuna_v1.1`; separators are a space and `</s>`.
+Source: lm-sys/FastChat, `vicuna_v1.1`: a space ends the system's and the user's words, `</s>` alone
+the assistant's.
 """
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""Begins the assistant's words in a template. Source: transformers' chat_template_utils."""
 
 Message = dict[str, str]
 
@@ -124,21 +130,49 @@ def _tokenise_caption(sample: RawSample, tokenizer: Any) -> Words:
 
 def _tokenise_conversation(sample: RawSample, tokenizer: Any) -> Words:
     messages = messages_of(sample)
-    template = tokenizer.get_chat_template()
-    if "{% generation" in template or "{%- generation" in template:
-        encoded = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        is_target = [bool(mask) for mask in encoded["assistant_masks"]]
-        return Words(token_ids=list(encoded["input_ids"]), is_target=is_target)
-    text, spans = assistant_spans(messages, tokenizer, sample.key)
+    is_marked = GENERATION.search(tokenizer.get_chat_template()) is not None
+    text, spans = (marked_spans if is_marked else assistant_spans)(messages, tokenizer, sample.key)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     token_ids = list(encoded["input_ids"])
     is_target = [False] * len(token_ids)
     special = set(tokenizer.all_special_ids)
-    for start, end in spans:
-        _mark(token_ids, encoded["offset_mapping"], (start, end), special, is_target, sample.key)
+    for span in spans:
+        turn = [i for i, offsets in enumerate(encoded["offset_mapping"]) if _overlap(offsets, span)]
+        if span[0] < span[1] and not turn:
+            raise DatasetError(f"a turn of the assistant in sample {sample.key} has no tokens")
+        if not is_marked:
+            _check_whole(turn, encoded["offset_mapping"], span, sample.key)
+            turn = _through_first(turn, token_ids, special)
+        for i in turn:
+            is_target[i] = True
     return Words(token_ids=token_ids, is_target=is_target)
+
+
+def marked_spans(
+    messages: list[Message], tokenizer: Any, key: str
+) -> tuple[str, list[tuple[int, int]]]:
+    """Returns the conversation's text and the characters that the template marks in it.
+
+    Transformers' own mask of tokens is not used: it breaks off at the first turn that begins with
+    a character without a token.
+
+    Raises:
+        DatasetError: if there is not a mark for each of the assistant's turns.
+    """
+    rendered: Any = render_jinja_template(
+        conversations=[messages],
+        chat_template=tokenizer.get_chat_template(),
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    [text], [marks] = rendered
+    turns = sum(message["role"] == "assistant" for message in messages)
+    if len(marks) != turns:
+        raise DatasetError(
+            f"the chat template marks {len(marks)} turns with {{% generation %}} where sample "
+            f"{key} has {turns} of the assistant: what it does not mark would not be learnt"
+        )
+    return text, [(int(start), int(end)) for start, end in marks]
 
 
 def assistant_spans(
@@ -168,29 +202,24 @@ def assistant_spans(
     return text, spans
 
 
-def _mark(
-    token_ids: list[int],
-    offsets: list[tuple[int, int]],
-    span: tuple[int, int],
-    special: set[int],
-    is_target: list[bool],
-    key: str,
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _check_whole(
+    turn: list[int], offsets: list[tuple[int, int]], span: tuple[int, int], key: str
 ) -> None:
-    """Marks the tokens of one turn, through the first special token, which ends it."""
-    start, end = span
-    marked = 0
-    for i, (first, last) in enumerate(offsets):
-        if last <= start or first >= end:
-            continue
-        if first < start or last > end:
+    """Raises DatasetError if a token of the turn is another's as well."""
+    for first, last in (offsets[i] for i in turn):
+        if first < span[0] or last > span[1]:
             raise DatasetError(
                 f"a token of sample {key} is half the assistant's: characters {first} to {last} "
-                f"of its conversation, where the turn has {start} to {end}; mark the assistant's "
-                "words in the template with {% generation %} and {% endgeneration %}"
+                f"of its conversation, where the turn has {span[0]} to {span[1]}; mark the "
+                "assistant's words in the template with {% generation %} and {% endgeneration %}"
             )
-        is_target[i] = True
-        marked += 1
-        if token_ids[i] in special:
-            break
-    if not marked:
-        raise DatasetError(f"a turn of the assistant in sample {key} has no tokens")
+
+
+def _through_first(turn: list[int], token_ids: list[int], special: set[int]) -> list[int]:
+    """Returns the tokens of a turn through the first special one, which ends it."""
+    ends = [place for place, i in enumerate(turn) if token_ids[i] in special]
+    return turn[: ends[0] + 1] if ends else turn

@@ -132,12 +132,19 @@ def open_images(sample: RawSample) -> list[Image.Image]:
 
     Raises:
         CorruptImage: if one cannot be decoded, naming shard and key.
+        DatasetError: if the shard is not there or cannot be read, which is no sample's fault.
     """
     return [_open_image(sample, offset, length) for offset, length in sample.image_ranges]
 
 
 def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
-    data = _read_range(sample.tar, offset, length)
+    try:
+        data = _read_range(sample.tar, offset, length)
+    except OSError as error:
+        raise DatasetError(
+            f"the image of {sample.key} cannot be read, since {sample.tar} cannot ({error}): bring "
+            "the shard back, or curate again; --data.on-corrupt skip leaves out no whole shards"
+        ) from error
     try:
         if len(data) != length:
             raise EOFError(f"the file ends after {len(data)} of {length} bytes")

@@ -24,7 +24,7 @@ from training.data.conversations import tokenise
 from training.data.dataset import RawSample, TrainDataset
 from training.model.inputs import IGNORE_INDEX, Placeholders, SampleTokens, lay_out
 
-LENGTHS_VERSION = 1
+LENGTHS_VERSION = 2
 """Raised when samples are laid out differently from before."""
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]

@@ -3,7 +3,13 @@ import copy
 import pytest
 import torch
 
-from tests.training.model.tiny_models import build_model, one_row, packed_row, sample
+from tests.training.model.tiny_models import (
+    build_model,
+    one_row,
+    packed_row,
+    sample,
+    text_config,
+)
 from training.model.packed_attention import flex_attention_fault
 from training.model.segments import packed_lengths
 from training.parts import attention_to_load
@@ -70,7 +76,8 @@ def test_packed_rows_on_a_gpu_have_the_loss_and_gradient_of_sdpa(attention):
     batch = {name: tensor.cuda() for name, tensor in batch.items()}
     found = []
     for name in ("sdpa", attention):
-        model = build_model().cuda().bfloat16().train()
+        # On a GPU, flex_attention takes no heads narrower than 16.
+        model = build_model(text_config=text_config(head_dim=16)).cuda().bfloat16().train()
         model.language_model.set_attn_implementation(name)
         loss = model(**batch).loss
         loss.backward()

