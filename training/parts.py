@@ -24,6 +24,7 @@ from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.lora import LORA_RULE, add_lora
 from training.model.packed_attention import flex_attention_fault
+from training.model.packing_check import packing_fault
 from training.model.processor import AlignGPTProcessor
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
@@ -190,6 +191,25 @@ def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
         return f"sdpa: flex_attention does not work here ({fault})"
     assembled.model.language_model.set_attn_implementation("flex_attention")
     return "flex_attention"
+
+
+def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -> None:
+    """Checks that the language model keeps the samples of a packed sequence apart.
+
+    Raises:
+        ConfigError: if it does not, and there is more than one in a sequence.
+    """
+    if config.data.packing_window == 1:
+        return
+    text_config = assembled.model.config.text_config
+    fault = packing_fault(text_config)
+    if fault is not None:
+        raise ConfigError(
+            f"the language model of {init or config.model.language_model} "
+            f"({text_config.model_type}) lets the samples of a packed sequence see each other "
+            f"({fault} from those of samples alone): set data.packing_window 1, which puts one "
+            "sample in a sequence, or take another model.language_model"
+        )
 
 
 def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") -> Assembled:
