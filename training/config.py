@@ -17,7 +17,8 @@ OnCorrupt = Literal["error", "skip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What the model is made of; only read where no model folder is given to start from."""
+    """What the model is made of. With a model folder to start from, only four are read: alignment
+    mode and levels, which must be the folder's, chat template and attention."""
 
     language_model: str = "lmsys/vicuna-7b-v1.5"
     """Folder or hub name of a causal language model of transformers."""
@@ -32,7 +33,8 @@ class ModelConfig:
     vision_feature_layer: int = -2
     """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
     chat_template: Literal["tokenizer", "vicuna_v1"] = "tokenizer"
-    """How conversations are written: the tokenizer's own template, or the paper's."""
+    """How conversations are written: the tokenizer's own template (a model folder's, where one is
+    given), or the paper's."""
     attention: Attention = "auto"
     """How the language model computes attention; auto takes flex_attention on a GPU, which skips
     what packed samples do not see of each other, and sdpa elsewhere."""

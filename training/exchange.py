@@ -6,6 +6,7 @@ import torch
 
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
+from training.data.conversations import VICUNA_V1
 from training.model.published import STAGE_1_FILE, load_published, save_published, save_stage_1
 from training.parts import load_folder
 
@@ -22,7 +23,11 @@ def import_model(
     if not (Path(folder) / "config.json").is_file():
         raise ConfigError(f"{folder} is no published checkpoint: there is no config.json in it")
     model, processor = load_published(
-        folder, vision_tower=vision_tower, alignment_mode=alignment_mode, dtype=torch.bfloat16
+        folder,
+        vision_tower=vision_tower,
+        alignment_mode=alignment_mode,
+        chat_template=VICUNA_V1,
+        dtype=torch.bfloat16,
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)

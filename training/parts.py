@@ -25,7 +25,7 @@ from training.model.assemble import put_together
 from training.model.lora import LORA_RULE, add_lora
 from training.model.packed_attention import flex_attention_fault
 from training.model.packing_check import packing_fault
-from training.model.processor import AlignGPTProcessor
+from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
 
@@ -42,7 +42,16 @@ class Assembled:
     processor: AlignGPTProcessor
 
     def encoder(self, data: DataConfig) -> Encoder:
-        """Returns what turns samples into tokens for this model."""
+        """Returns what turns samples into tokens for this model.
+
+        Raises:
+            ConfigError: if they are conversations, and the tokenizer cannot write any.
+        """
+        if data.form == "conversation" and self.processor.tokenizer.chat_template is None:
+            raise ConfigError(
+                "the tokenizer has no chat template, so conversations cannot be written: set "
+                "--model.chat-template vicuna_v1, or give the tokenizer's folder a template"
+            )
         return Encoder(
             tokenizer=self.processor.tokenizer,
             placeholders=self.processor.placeholders,
@@ -162,6 +171,10 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
                 f"the model in {folder} has {name} {found}, this run wants {wanted}: "
                 f"set --model.{name.replace('_', '-')} {found}"
             )
+    if config.model.chat_template == "vicuna_v1":
+        processor: Any = parts.processor
+        processor.chat_template = processor.tokenizer.chat_template = VICUNA_V1
+        model.config.leading_bos_token_id = leading_bos_token_id(processor.tokenizer)
     return parts
 
 

@@ -151,11 +151,19 @@ class AlignGPTProcessor(ProcessorMixin):
             return_tensors: as in `__call__`.
             processor_kwargs: further arguments of `__call__`.
             kwargs: variables of the template.
+
+        Raises:
+            ConfigError: there is no template.
         """
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         flat = [flatten_messages(messages) for messages in conversations]
         template = chat_template or self.chat_template
+        if template is None:
+            raise ConfigError(
+                "the model's tokenizer has no chat template, so it cannot be asked in turns: pass "
+                "chat_template, or give the folder a chat_template.jinja"
+            )
 
         def render(messages: Conversation, prompts: bool, **more: Any) -> str:
             rendered: str = self.tokenizer.apply_chat_template(

@@ -91,6 +91,7 @@ def load_published(
     *,
     vision_tower: str | None = None,
     alignment_mode: str | None = None,
+    chat_template: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """Returns a published AlignGPT or LLaVA-1.5 model and its processor.
@@ -101,6 +102,8 @@ def load_published(
             are used where the folder holds none of the tower's own.
         alignment_mode: by default what the weights are for: `adaptive` with a gate, `global` with
             level vectors alone, `none` without.
+        chat_template: for a tokenizer that has none; where the tokenizer starts texts without
+            BOS, a template does so, too.
         dtype: of all weights.
 
     Raises:
@@ -115,6 +118,11 @@ def load_published(
         weights |= {f"vision_tower.backbone.{name}": weight for name, weight in own.items()}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     add_placeholders(tokenizer)
+    if tokenizer.chat_template is None and chat_template is not None:
+        has_bos = leading_bos_token_id(tokenizer) is not None
+        tokenizer.chat_template = (
+            chat_template if has_bos else chat_template.removeprefix("{{ bos_token }}")
+        )
     config = _config(settings, weights, tower, tokenizer, alignment_mode)
     if not config.has_gate:
         weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
