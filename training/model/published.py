@@ -24,20 +24,17 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
-from training.model.vision_tower import PretrainedTower, load_tower
+from training.model.published_config import config_of, published_settings, text_config_of
+from training.model.vision_tower import load_tower
 
 STAGE_1_FILE = "mm_projector_align.bin"
 
-_TEXT_MODELS = ("llama", "mistral", "mixtral", "gemma2", "gemma", "phi3", "phi", "qwen3", "qwen2")
 _OURS = (
     (re.compile(r"^mm_projector\.(weight|bias)$"), r"projector.layers.0.\1"),
     (re.compile(r"^mm_projector\."), "projector.layers."),
@@ -46,10 +43,6 @@ _OURS = (
     (re.compile(r"^vision_tower\.vision_tower\.(vision_model\.)?"), "vision_tower.backbone."),
 )
 _NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
-_MULTIMODAL_FIELD = re.compile(
-    r"^(mm_|tune_mm|freeze_mm|image_|use_mm|unfreeze|tokenizer_|architectures$|auto_map$|model_type$"
-    r"|transformers_version$|_name_or_path$|torch_dtype$|dtype$)"
-)
 
 
 def our_name(published_name: str) -> str | None:
@@ -101,7 +94,7 @@ def load_published(
         vision_tower: folder or name of the tower; by default what config.json names. Its weights
             are used where the folder holds none of the tower's own.
         alignment_mode: by default what the weights are for: `adaptive` with a gate, `global` with
-            level vectors alone, `none` without.
+            level vectors alone, `none` without; of a folder that we exported, its own.
         chat_template: for a tokenizer that has none; where the tokenizer starts texts without
             BOS, a template does so, too.
         dtype: of all weights.
@@ -116,14 +109,16 @@ def load_published(
     if not any(name.startswith("vision_tower.") for name in weights):
         own = tower.backbone.state_dict()
         weights |= {f"vision_tower.backbone.{name}": weight for name, weight in own.items()}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, config=text_config_of(settings), trust_remote_code=False
+    )
     add_placeholders(tokenizer)
     if tokenizer.chat_template is None and chat_template is not None:
         has_bos = leading_bos_token_id(tokenizer) is not None
         tokenizer.chat_template = (
             chat_template if has_bos else chat_template.removeprefix("{{ bos_token }}")
         )
-    config = _config(settings, weights, tower, tokenizer, alignment_mode)
+    config = config_of(settings, weights, tower, tokenizer, alignment_mode)
     if not config.has_gate:
         weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
     if not config.has_align_token:
@@ -160,17 +155,19 @@ def save_published(
         processor: its tokenizer is saved beside.
         folder: made if need be.
         vision_tower: name or folder of the tower, for the field `mm_vision_tower`.
+
+    Raises:
+        ConfigError: if the published code cannot load such a tower, or takes it for another kind.
     """
     config, folder = model.config, Path(folder)
+    settings = published_settings(config, vision_tower)
     folder.mkdir(parents=True, exist_ok=True)
     names = {name: published_name(name, config) for name in model.state_dict()}
     state = {names[name]: weight for name, weight in model.state_dict().items()}
     if config.text_config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     save_torch_state_dict(state, folder)
-    (folder / "config.json").write_text(
-        json.dumps(_published_settings(config, vision_tower), indent=2)
-    )
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
     processor.tokenizer.save_pretrained(folder)
 
 
@@ -224,58 +221,3 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise ConfigError(f"{folder} has neither *.safetensors nor pytorch_model*.bin")
     for path in pickled:
         yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-
-
-def _config(
-    settings: dict[str, Any],
-    weights: dict[str, Tensor],
-    tower: PretrainedTower,
-    tokenizer: Any,
-    alignment_mode: str | None,
-) -> AlignGPTConfig:
-    """Returns our config from a published one and the shapes of its weights."""
-    vectors, gate = weights.get("level_vectors.weight"), weights.get("gate.mlp.0.weight")
-    if alignment_mode is None:
-        alignment_mode = "none" if vectors is None else "global" if gate is None else "adaptive"
-    kind = next((name for name in _TEXT_MODELS if name in settings["model_type"]), "llama")
-    fields = {k: v for k, v in settings.items() if not _MULTIMODAL_FIELD.match(k)}
-    return AlignGPTConfig(
-        vision_config=tower.config,
-        text_config=CONFIG_MAPPING[kind](**fields),
-        vision_feature_layer=settings.get("mm_vision_select_layer", -2),
-        vision_feature_select=settings.get("mm_vision_select_feature", "patch"),
-        projector_type=settings.get("mm_projector_type", "linear"),
-        alignment_mode=alignment_mode,
-        num_levels=8 if vectors is None else vectors.shape[0],
-        gate_hidden_size=256 if gate is None else gate.shape[0],
-        gate_num_patches=None if gate is None else gate.shape[1],
-        gate_reads_answer=True,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        align_token_id=tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
-        leading_bos_token_id=leading_bos_token_id(tokenizer),
-    )
-
-
-def _published_settings(config: AlignGPTConfig, vision_tower: str) -> dict[str, Any]:
-    """Returns the published config.json of a model."""
-    text = config.text_config.to_dict()
-    name = "aligngpt" if config.has_align_token else "llava"
-    kind = text["model_type"]
-    is_llama = kind == "llama"
-    return {
-        **text,
-        "model_type": "aligngpt" if name == "aligngpt" and is_llama else f"{name}_{kind}",
-        "architectures": [
-            "AlignGPTForCausalLM" if name == "aligngpt" else f"Llava{kind.capitalize()}ForCausalLM"
-        ],
-        "mm_vision_tower": vision_tower,
-        "mm_projector_type": config.projector_type,
-        "mm_hidden_size": config.vision_hidden_size,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": config.vision_feature_select,
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "use_mm_proj": True,
-        "tune_mm_mlp_adapter": False,
-        "image_aspect_ratio": "pad",
-    }

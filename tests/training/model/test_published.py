@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
@@ -17,12 +17,10 @@ from tests.training.model.tiny_models import (
     vision_config,
 )
 from training.model.aligngpt import AlignGPTForConditionalGeneration
-from training.model.processor import AlignGPTProcessor
 from training.model.published import (
     load_published,
     load_stage_1,
     our_name,
-    save_published,
     save_stage_1,
 )
 
@@ -137,31 +135,6 @@ def test_a_published_model_computes_what_its_formulas_say(tmp_path):
     sequence = torch.cat([table[[1]], vector[None], features, table[words]])
     expected = model.language_model(inputs_embeds=sequence[None]).logits
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("mode", ["adaptive", "none"])
-@pytest.mark.parametrize("is_tied", [True, False])
-def test_export_and_import_give_the_same_model(mode, is_tied, tmp_path):
-    tokenizer = build_tokenizer(True)
-    words = text_config(vocab_size=len(tokenizer), tie_word_embeddings=is_tied)
-    model = build_model(
-        text_config=words, alignment_mode=mode,
-        image_token_id=len(tokenizer), align_token_id=len(tokenizer) + 1,
-    )  # fmt: skip
-    processor = AlignGPTProcessor(
-        image_processor=transformers.CLIPImageProcessor(), tokenizer=tokenizer, num_image_tokens=16
-    )
-    model.vision_tower.backbone.save_pretrained(tmp_path / "tower")
-    transformers.CLIPImageProcessor().save_pretrained(tmp_path / "tower")
-    save_published(model, processor, tmp_path / "out", vision_tower=str(tmp_path / "tower"))
-    names = load_file(tmp_path / "out" / "model.safetensors").keys()
-    prefix = "" if mode == "adaptive" else "model."
-    assert {f"{prefix}mm_projector.0.weight", "model.embed_tokens.weight"} <= names
-    assert f"{prefix}vision_tower.vision_tower.vision_model.embeddings.class_embedding" in names
-    loaded, _ = load_published(tmp_path / "out")
-    for name, weight in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], weight)
-    assert loaded.lm_head_is_tied() if hasattr(loaded, "lm_head_is_tied") else True
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
