@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
@@ -16,6 +14,8 @@ def import_model(
 ) -> None:
     """Writes a published AlignGPT or LLaVA-1.5 checkpoint as a model folder of ours.
 
+    The weights keep the precision that most of them are stored in.
+
     Raises:
         ConfigError: if it is no such checkpoint, or `out` is not free.
     """
@@ -27,14 +27,13 @@ def import_model(
         vision_tower=vision_tower,
         alignment_mode=alignment_mode,
         chat_template=VICUNA_V1,
-        dtype=torch.bfloat16,
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)
 
 
 def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: str) -> None:
-    """Writes a model folder under the published names.
+    """Writes a model folder under the published names, in its own precision.
 
     Args:
         form: `aligngpt` or `llava` for a whole model; `stage_1` for projector and level vectors in
@@ -45,7 +44,7 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
         ConfigError: if the form has no place for this model's alignment, or `out` is not free.
     """
     _check_free(out)
-    parts = load_folder(folder, torch.bfloat16)
+    parts = load_folder(folder, "auto")
     mode = parts.model.config.alignment_mode
     if form == "llava" and mode != "none":
         raise ConfigError(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -225,8 +225,13 @@ def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -
         )
 
 
-def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") -> Assembled:
+def load_folder(
+    folder: str, dtype: torch.dtype | Literal["auto"], attention: Attention = "sdpa"
+) -> Assembled:
     """Returns the model and processor in a folder, on the CPU.
+
+    Args:
+        dtype: of the weights; auto is what they are stored in.
 
     Raises:
         ConfigError: if it holds none.

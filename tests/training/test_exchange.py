@@ -1,8 +1,12 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 
 from schemas.errors import ConfigError
 from training.cli import run
@@ -11,33 +15,47 @@ from training.data.conversations import VICUNA_V1
 from training.parts import from_folder, from_parts, load_folder
 
 
-def model_folder(parts: dict[str, str], folder: Path, mode: AlignmentMode) -> str:
+def model_folder(
+    parts: dict[str, str],
+    folder: Path,
+    mode: AlignmentMode,
+    dtype: torch.dtype = torch.bfloat16,
+) -> str:
     config = TrainConfig(
         model=ModelConfig(**parts, alignment_mode=mode, num_levels=4, attention="eager"),
         parallel=ParallelConfig(precision="fp32"),
     )
     torch.manual_seed(0)
     assembled = from_parts(config)
-    assembled.model.bfloat16().save_pretrained(folder)
+    assembled.model.to(dtype).save_pretrained(folder)
     assembled.processor.save_pretrained(folder)
     return str(folder)
 
 
 def weights_of(folder: Path | str) -> dict[str, torch.Tensor]:
-    return dict(load_folder(str(folder), torch.bfloat16).model.state_dict())
+    return dict(load_folder(str(folder), "auto").model.state_dict())
 
 
-@pytest.mark.parametrize(("mode", "form"), [("adaptive", "aligngpt"), ("none", "llava")])
+@pytest.mark.parametrize(
+    ("mode", "form", "dtype"),
+    [
+        ("adaptive", "aligngpt", torch.bfloat16),
+        ("local", "aligngpt", torch.float16),
+        ("none", "llava", torch.float32),
+    ],
+)
 def test_what_is_exported_and_imported_again_is_the_same_model(
-    tiny_parts: dict[str, str], tmp_path: Path, mode: Any, form: str
+    tiny_parts: dict[str, str], tmp_path: Path, mode: Any, form: str, dtype: torch.dtype
 ) -> None:
-    ours = model_folder(tiny_parts, tmp_path / "ours", mode)
+    ours = model_folder(tiny_parts, tmp_path / "ours", mode, dtype)
     theirs, back = str(tmp_path / "theirs"), str(tmp_path / "back")
     tower = ["--vision-tower", tiny_parts["vision_tower"]]
     assert run(["export", ours, "--out", theirs, "--format", form, *tower]) == 0
     assert run(["import", theirs, "--out", back]) == 0
     before, after = weights_of(ours), weights_of(back)
     assert before.keys() == after.keys()
+    stored = [load_file(path) for path in Path(theirs).glob("*.safetensors")]
+    assert {w.dtype for w in [*before.values(), *after.values(), *stored[0].values()]} == {dtype}
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert load_folder(back, torch.bfloat16).model.config.alignment_mode == mode
 
@@ -69,6 +87,10 @@ def without_template(folder: str) -> str:
     """Takes the chat template out of a folder, as Vicuna's tokenizer has none."""
     for path in Path(folder).glob("chat_template*"):
         path.unlink()
+    settings = Path(folder) / "tokenizer_config.json"
+    named = json.loads(settings.read_text())
+    named.pop("chat_template", None)
+    settings.write_text(json.dumps(named))
     return folder
 
 
@@ -103,3 +125,38 @@ def test_a_folder_without_a_chat_template_is_refused_unless_one_is_set(
     assert parts.encoder(data).tokenizer.chat_template == VICUNA_V1
     assert parts.model.config.leading_bos_token_id == tokenizer.bos_token_id
     assert parts.model.config.placeholders == parts.processor.placeholders
+
+
+def test_the_sentencepiece_model_of_a_tokenizer_goes_along(
+    tiny_parts: dict[str, str], tmp_path: Path
+) -> None:
+    words = tmp_path / "words"
+    shutil.copytree(tiny_parts["language_model"], words)
+    (words / "tokenizer.model").write_bytes(b"pieces")
+    parts = {**tiny_parts, "language_model": str(words)}
+    ours = model_folder(parts, tmp_path / "ours", "adaptive")
+    shutil.rmtree(words)
+    theirs, back = str(tmp_path / "theirs"), str(tmp_path / "back")
+    tower = ["--vision-tower", tiny_parts["vision_tower"]]
+    assert run(["export", ours, "--out", theirs, *tower]) == 0
+    assert run(["import", theirs, "--out", back]) == 0
+    for folder in (ours, theirs, back):
+        assert (Path(folder) / "tokenizer.model").read_bytes() == b"pieces"
+    settings = json.loads((Path(theirs) / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "LlamaTokenizer"
+
+
+def test_a_tokenizer_without_a_sentencepiece_model_is_named_as_fast_and_said_to_be(
+    tiny_parts: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = model_folder(tiny_parts, tmp_path / "ours", "adaptive"), tmp_path / "theirs"
+    assert run(["export", ours, "--out", str(theirs)]) == 0
+    settings = json.loads((theirs / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    merges = json.loads((theirs / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges and all(isinstance(merge, str) for merge in merges)
+    assert "without tokenizer.model" in caplog.text
+    text = "what is this? a cat"
+    kind = transformers.PreTrainedTokenizerFast
+    ids = [kind.from_pretrained(folder)(text)["input_ids"] for folder in (ours, theirs)]
+    assert ids[0] == ids[1]

@@ -15,6 +15,7 @@ from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN, Placeholders, lay_out
+from training.model.tokenizer_files import copy_sentencepiece
 
 Conversation = list[dict[str, Any]]
 
@@ -43,6 +44,12 @@ class AlignGPTProcessor(ProcessorMixin):
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
         super().__init__(image_processor, tokenizer, chat_template=template)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Returns the names of the files written, among them the tokenizer's `tokenizer.model`."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        copy_sentencepiece(self.tokenizer, save_directory)
+        return saved
 
     @property
     def placeholders(self) -> Placeholders:

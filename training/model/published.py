@@ -14,8 +14,10 @@ Source: AlignGPT-VL/AlignGPT and haotian-liu/LLaVA, the state dicts of their mod
 """
 
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,10 @@ from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
 from training.model.published_config import config_of, published_settings, text_config_of
+from training.model.tokenizer_files import SLOW_CLASSES, save_for_transformers_4
 from training.model.vision_tower import load_tower
+
+logger = logging.getLogger(__name__)
 
 STAGE_1_FILE = "mm_projector_align.bin"
 
@@ -85,7 +90,7 @@ def load_published(
     vision_tower: str | None = None,
     alignment_mode: str | None = None,
     chat_template: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """Returns a published AlignGPT or LLaVA-1.5 model and its processor.
 
@@ -97,7 +102,7 @@ def load_published(
             level vectors alone, `none` without; of a folder that we exported, its own.
         chat_template: for a tokenizer that has none; where the tokenizer starts texts without
             BOS, a template does so, too.
-        dtype: of all weights.
+        dtype: of all weights; by default the one that most of the folder's weights have.
 
     Raises:
         ConfigError: weights are missing, or there are some that no part takes.
@@ -105,6 +110,7 @@ def load_published(
     folder = Path(folder)
     settings = json.loads((folder / "config.json").read_text())
     weights = {ours: weight for name, weight in _read_weights(folder) if (ours := our_name(name))}
+    dtype = dtype or most_common_dtype(weights.values())
     tower = load_tower(vision_tower or settings["mm_vision_tower"])
     if not any(name.startswith("vision_tower.") for name in weights):
         own = tower.backbone.state_dict()
@@ -168,7 +174,13 @@ def save_published(
         state.pop("lm_head.weight", None)
     save_torch_state_dict(state, folder)
     (folder / "config.json").write_text(json.dumps(settings, indent=2))
-    processor.tokenizer.save_pretrained(folder)
+    kind = config.text_config.model_type
+    if not save_for_transformers_4(processor.tokenizer, folder, kind) and kind in SLOW_CLASSES:
+        logger.warning(
+            "the tokenizer came without tokenizer.model: the published code loads %s from its "
+            "tokenizer.json; copy the language model's tokenizer.model there if it has one",
+            folder,
+        )
 
 
 def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
@@ -207,6 +219,15 @@ def _stage_1_name(name: str) -> str:
         if part in name:
             return our_name(name[name.index(part) :]) or name
     return name
+
+
+def most_common_dtype(weights: Iterable[Tensor]) -> torch.dtype:
+    """Returns the floating dtype that most of the numbers have."""
+    counts: Counter[torch.dtype] = Counter()
+    for weight in weights:
+        if weight.is_floating_point():
+            counts[weight.dtype] += weight.numel()
+    return counts.most_common(1)[0][0] if counts else torch.float32
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
