@@ -1,6 +1,7 @@
 """From text and pictures to the model's inputs, and back to text."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,8 @@ class AlignGPTProcessor(ProcessorMixin):
         """Returns the conversation as text, or with `tokenize` as the model's inputs.
 
         A message's content is a text or a list of parts: `{"type": "text", "text": ...}` and
-        `{"type": "image", "image": ...}`, a picture, path or URL (also under `path` or `url`).
+        `{"type": "image", "image": ...}`, a picture, path or URL (also under `path`, `url` or
+        `image_url`).
         A picture stands before the words of its message, several of one message stay among them
         where they are, as in training. In a conversation of several turns the gate reads what
         stands before the first answer, as in training.
@@ -259,7 +261,7 @@ def flatten_images(images: Any) -> list[Any]:
         return []
     if isinstance(images, list | tuple):
         return [picture for inner in images for picture in flatten_images(inner)]
-    return [load_image(images) if isinstance(images, str) else images]
+    return [_loaded(images)]
 
 
 def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
@@ -282,9 +284,15 @@ def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
 def _picture(part: dict[str, Any]) -> Any:
     """Returns the picture of an image part; None if the part only marks its place."""
     source = next((part[name] for name in ("image", "path", "url") if part.get(name)), None)
-    if source is None and isinstance(part.get("image_url"), dict):
-        source = part["image_url"].get("url")
-    return load_image(source) if isinstance(source, str) else source
+    if source is None:
+        source = part.get("image_url")
+        source = source.get("url") if isinstance(source, dict) else source
+    return _loaded(source)
+
+
+def _loaded(source: Any) -> Any:
+    """Returns the picture under a path or URL; a picture itself as it is."""
+    return load_image(str(source)) if isinstance(source, str | PurePath) else source
 
 
 AutoImageProcessor.register(
