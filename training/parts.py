@@ -88,7 +88,7 @@ class Assembled:
             layers=int(language.num_hidden_layers),
             hidden_size=int(language.hidden_size),
             vision_parameters=sum(p.numel() for p in model.vision_tower.parameters()),
-            vision_tokens_per_image=model.config.num_image_tokens,
+            vision_tokens_per_image=model.config.num_image_tokens * model.config.num_tiles,
         )
 
 
@@ -137,6 +137,9 @@ def from_parts(config: TrainConfig) -> Assembled:
         language_model,
         tokenizer,
         vision_feature_layer=parts.vision_feature_layer,
+        vision_feature_select=parts.vision_feature_select,
+        image_scales=list(parts.image_scales) or None,
+        gate_reads_answer=bool(parts.gate_reads_answer),
         projector_type=parts.projector,
         alignment_mode=parts.alignment_mode,
         num_levels=parts.num_levels,
@@ -171,6 +174,8 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
                 f"the model in {folder} has {name} {found}, this run wants {wanted}: "
                 f"set --model.{name.replace('_', '-')} {found}"
             )
+    if config.model.gate_reads_answer is not None:
+        model.config.gate_reads_answer = config.model.gate_reads_answer
     if config.model.chat_template == "vicuna_v1":
         processor: Any = parts.processor
         processor.chat_template = processor.tokenizer.chat_template = VICUNA_V1

@@ -112,6 +112,12 @@ class AlignGPTConfig(PreTrainedConfig):
         return max(self.image_scales) if self.image_scales else int(self.vision_config.image_size)
 
     @property
+    def num_tiles(self) -> int:
+        """Pictures of the tower's own size that it sees for one image."""
+        own = int(self.vision_config.image_size)
+        return sum((scale // own) ** 2 for scale in self.image_scales or [own])
+
+    @property
     def num_image_tokens(self) -> int:
         """Vectors of one image, P."""
         vision = self.vision_config
