@@ -31,7 +31,7 @@ class AlignGPTGeneration(GenerationMixin):
         aligned["prompt_mask"] = kwargs.pop("prompt_mask", None)
         if aligned["prompt_mask"] is None:
             numbers = number_samples(input_ids, aligned["attention_mask"], None)
-            aligned["prompt_mask"] = self.is_text(input_ids) & (numbers >= 0)
+            aligned["prompt_mask"] = self.readable(input_ids, numbers)
         if aligned["attention_mask"] is not None:
             aligned = _pad_on_the_left(aligned, aligned["attention_mask"])
         unsayable = [

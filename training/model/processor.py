@@ -35,12 +35,14 @@ class AlignGPTProcessor(ProcessorMixin):
         chat_template: str | None = None,
         num_image_tokens: int = 576,
         has_align_token: bool = True,
+        align_after_first_token: bool = False,
     ) -> None:
         add_placeholders(tokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.num_image_tokens = num_image_tokens
         self.has_align_token = has_align_token
+        self.align_after_first_token = align_after_first_token
         self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
@@ -61,6 +63,7 @@ class AlignGPTProcessor(ProcessorMixin):
             num_image_tokens=self.num_image_tokens,
             bos_token_id=leading_bos_token_id(self.tokenizer),
             has_align_token=self.has_align_token,
+            align_after_first_token=self.align_after_first_token,
         )
 
     def __call__(

@@ -143,6 +143,7 @@ def load_published(
         tokenizer=tokenizer,
         num_image_tokens=config.num_image_tokens,
         has_align_token=config.has_align_token,
+        align_after_first_token=config.align_after_first_token,
     )
     return model, processor
 

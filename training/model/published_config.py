@@ -25,8 +25,9 @@ from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import leading_bos_token_id
 from training.model.vision_tower import PretrainedTower
 
-OUR_FIELDS = ("alignment_mode", "gate_reads_answer")
-"""Fields of `AlignGPTConfig` that the published config has not; written with OUR_PREFIX."""
+OUR_FIELDS = ("alignment_mode", "gate_reads_answer", "align_after_first_token")
+"""Fields of `AlignGPTConfig` that the published config has not; written with OUR_PREFIX. Where they
+are not there, both switches are on: so the published code trains."""
 OUR_PREFIX = "aligngpt_"
 
 _TEXT_MODELS = ("llama", "mistral", "mixtral", "gemma2", "gemma", "phi3", "phi", "qwen3", "qwen2")
@@ -68,6 +69,7 @@ def config_of(
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         align_token_id=tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
         leading_bos_token_id=leading_bos_token_id(tokenizer),
+        align_after_first_token=ours["align_after_first_token"] is not False,
     )
 
 

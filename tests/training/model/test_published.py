@@ -17,6 +17,7 @@ from tests.training.model.tiny_models import (
     vision_config,
 )
 from training.model.aligngpt import AlignGPTForConditionalGeneration
+from training.model.processor import AlignGPTProcessor
 from training.model.published import (
     load_published,
     load_stage_1,
@@ -135,6 +136,38 @@ def test_a_published_model_computes_what_its_formulas_say(tmp_path):
     sequence = torch.cat([table[[1]], vector[None], features, table[words]])
     expected = model.language_model(inputs_embeds=sequence[None]).logits
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["what is <image>this", "<image>what is this"])
+def test_without_bos_a_published_model_has_its_vector_second_and_reads_from_the_second_word(
+    text, tmp_path
+):
+    folder, weights = write_folder(tmp_path, True, True, False)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    build_tokenizer(False).save_pretrained(folder)
+    model, processor = load_published(folder)
+    inputs = processor(text=text, images=picture())
+    ids = inputs["input_ids"][0]
+    assert ids[1] == model.config.align_token_id
+    is_image = ids == model.config.image_token_id
+    table = weights["model.embed_tokens.weight"]
+    words = ids[(ids != model.config.align_token_id) & ~is_image]
+    features = model.project(inputs["pixel_values"])
+    mix = model.gate(features, table[words[1:]].mean(dim=0, keepdim=True))
+    vector = model.level_vectors.mix(mix)[0]
+    sequence = torch.zeros(len(ids), WIDTH)
+    sequence[is_image] = features[0]
+    sequence[~is_image & (ids != model.config.align_token_id)] = table[words]
+    sequence[1] = vector
+    expected = model.language_model(inputs_embeds=sequence[None]).logits
+    for mask in ("prompt_mask", "attention_mask"):  # the model finds what it is not told
+        torch.testing.assert_close(model.eval()(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        del inputs[mask]
+    processor.save_pretrained(tmp_path / "ours")
+    again = AlignGPTProcessor.from_pretrained(tmp_path / "ours")
+    assert again.placeholders == processor.placeholders == model.config.placeholders
+    assert again.placeholders.align_after_first_token
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])

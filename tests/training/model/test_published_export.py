@@ -64,8 +64,9 @@ def test_what_an_exported_model_is_survives_the_import(
     levels, reads_answer, vision, scales, tmp_path
 ):
     model, folder = export(
-        tmp_path, vision, num_levels=levels, gate_reads_answer=reads_answer, image_scales=scales
-    )
+        tmp_path, vision, num_levels=levels, gate_reads_answer=reads_answer, image_scales=scales,
+        align_after_first_token=not reads_answer,
+    )  # fmt: skip
     settings = json.loads((folder / "config.json").read_text())
     assert settings["n_indicators"] == levels
     assert settings["use_s2"] == (scales is not None)
@@ -74,6 +75,7 @@ def test_what_an_exported_model_is_survives_the_import(
     loaded, processor = load_published(folder)
     fields = (
         "num_levels", "gate_reads_answer", "image_scales", "image_size", "num_image_tokens",
+        "align_after_first_token",
         "vision_feature_layer", "vision_feature_select", "projector_type", "gate_width",
     )  # fmt: skip
     for field in fields:
@@ -88,6 +90,7 @@ def test_a_config_of_the_family_code_is_read(tmp_path):
     (folder / "config.json").write_text(json.dumps({**theirs, "s2_scales": "32,16"}))
     loaded, _ = load_published(folder)
     assert (loaded.config.alignment_mode, loaded.config.gate_reads_answer) == ("adaptive", True)
+    assert loaded.config.align_after_first_token
     assert (loaded.config.num_levels, loaded.config.image_scales) == (4, [16, 32])
 
 
