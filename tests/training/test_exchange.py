@@ -160,3 +160,53 @@ def test_a_tokenizer_without_a_sentencepiece_model_is_named_as_fast_and_said_to_
     kind = transformers.PreTrainedTokenizerFast
     ids = [kind.from_pretrained(folder)(text)["input_ids"] for folder in (ours, theirs)]
     assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("names_file", [True, False])
+def test_a_stage_1_file_becomes_a_model_to_finetune(
+    tiny_parts: dict[str, str], tmp_path: Path, names_file: bool
+) -> None:
+    ours = model_folder(tiny_parts, tmp_path / "ours", "adaptive", torch.float32)
+    theirs, back = tmp_path / "theirs", str(tmp_path / "back")
+    assert run(["export", ours, "--out", str(theirs), "--format", "stage_1"]) == 0
+    settings = {"mm_vision_tower": tiny_parts["vision_tower"], "mm_vision_select_layer": -1}
+    (theirs / "config.json").write_text(json.dumps(settings))
+    source = str(theirs / "mm_projector_align.bin" if names_file else theirs)
+    words = ["--language-model", tiny_parts["language_model"]]
+    assert run(["import", source, "--out", back, *words]) == 0
+    before, after = weights_of(ours), weights_of(back)
+    assert before.keys() == after.keys()
+    kept = [name for name in before if not name.startswith("gate.")]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    config = load_folder(back, "auto").model.config
+    assert (config.alignment_mode, config.num_levels) == ("adaptive", 4)
+    assert (config.projector_type, config.vision_feature_layer) == ("mlp2x_gelu", -1)
+
+
+def test_llavas_projector_alone_becomes_a_model_without_alignment(
+    tiny_parts: dict[str, str], tmp_path: Path
+) -> None:
+    theirs, back = tmp_path / "mm_projector.bin", str(tmp_path / "back")
+    torch.save({"model.mm_projector.weight": torch.ones(32, 32),
+                "model.mm_projector.bias": torch.zeros(32)}, theirs)  # fmt: skip
+    parts = ["--language-model", tiny_parts["language_model"]]
+    parts += ["--vision-tower", tiny_parts["vision_tower"]]
+    assert run(["import", str(theirs), "--out", back, *parts]) == 0
+    model = load_folder(back, "auto").model
+    assert (model.config.alignment_mode, model.config.projector_type) == ("none", "linear")
+    assert torch.equal(model.projector.layers[0].weight, torch.ones(32, 32))
+
+
+def test_a_stage_1_file_without_its_parts_is_refused(
+    tiny_parts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"mm_projector.weight": torch.ones(2, 2)}, tmp_path / "mm_projector.bin")
+    out, words = str(tmp_path / "out"), ["--language-model", tiny_parts["language_model"]]
+    asked: list[tuple[list[str], str]] = [
+        ([str(tmp_path)], "as --language-model"),
+        ([str(tmp_path), *words], "to name a tower"),
+        ([tiny_parts["language_model"], *words], "has none of"),
+    ]
+    for arguments, message in asked:
+        assert run(["import", *arguments, "--out", out]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

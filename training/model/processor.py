@@ -243,6 +243,14 @@ def add_placeholders(tokenizer: Any) -> None:
         tokenizer.add_tokens(missing, special_tokens=True)
 
 
+def set_default_template(tokenizer: Any, chat_template: str) -> None:
+    """Gives a tokenizer without a chat template this one, without BOS if it starts texts so."""
+    if tokenizer.chat_template is None:
+        has_bos = leading_bos_token_id(tokenizer) is not None
+        bare = chat_template.removeprefix("{{ bos_token }}")
+        tokenizer.chat_template = chat_template if has_bos else bare
+
+
 def leading_bos_token_id(tokenizer: Any) -> int | None:
     """Returns the BOS with which the tokenizer, or its chat template, starts a text, or None.
 

@@ -31,15 +31,14 @@ from schemas.errors import ConfigError
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
+from training.model.processor import AlignGPTProcessor, add_placeholders, set_default_template
 from training.model.published_config import config_of, published_settings, text_config_of
 from training.model.tokenizer_files import SLOW_CLASSES, save_for_transformers_4
 from training.model.vision_tower import load_tower
 
 logger = logging.getLogger(__name__)
 
-STAGE_1_FILE = "mm_projector_align.bin"
-
+SAFE_WEIGHTS, PICKLED_WEIGHTS = "*.safetensors", "pytorch_model*.bin"
 _OURS = (
     (re.compile(r"^mm_projector\.(weight|bias)$"), r"projector.layers.0.\1"),
     (re.compile(r"^mm_projector\."), "projector.layers."),
@@ -119,11 +118,8 @@ def load_published(
         folder, config=text_config_of(settings), trust_remote_code=False
     )
     add_placeholders(tokenizer)
-    if tokenizer.chat_template is None and chat_template is not None:
-        has_bos = leading_bos_token_id(tokenizer) is not None
-        tokenizer.chat_template = (
-            chat_template if has_bos else chat_template.removeprefix("{{ bos_token }}")
-        )
+    if chat_template is not None:
+        set_default_template(tokenizer, chat_template)
     config = config_of(settings, weights, tower, tokenizer, alignment_mode)
     if not config.has_gate:
         weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
@@ -184,44 +180,6 @@ def save_published(
         )
 
 
-def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
-    """Puts the projector and level vectors of a published stage-1 file into the model.
-
-    LLaVA's `mm_projector.bin`, which has no level vectors, is read as well.
-
-    Raises:
-        ConfigError: the file has not the projector of this model, or other weights.
-    """
-    weights = torch.load(file, map_location="cpu", weights_only=True)
-    ours = {_stage_1_name(name): weight for name, weight in weights.items()}
-    wanted = {name for name, _ in model.named_parameters() if name.startswith("projector.")}
-    known = wanted | ({"level_vectors.weight"} if model.config.has_align_token else set())
-    if not wanted <= ours.keys() <= known:
-        raise ConfigError(
-            f"{file} must have {', '.join(sorted(known))}, but has {', '.join(sorted(ours))}"
-        )
-    model.load_state_dict(ours, strict=False)
-
-
-def save_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
-    """Writes projector and level vectors as a published stage-1 file."""
-    parts = ("projector.", "level_vectors.")
-    state = {
-        published_name(name, model.config): weight.detach().cpu().clone()
-        for name, weight in model.state_dict().items()
-        if name.startswith(parts)
-    }
-    torch.save(state, file)
-
-
-def _stage_1_name(name: str) -> str:
-    """Returns our name of a weight whose published name may have any prefix."""
-    for part in ("mm_projector.", "align_indicators."):
-        if part in name:
-            return our_name(name[name.index(part) :]) or name
-    return name
-
-
 def most_common_dtype(weights: Iterable[Tensor]) -> torch.dtype:
     """Returns the floating dtype that most of the numbers have."""
     counts: Counter[torch.dtype] = Counter()
@@ -231,14 +189,19 @@ def most_common_dtype(weights: Iterable[Tensor]) -> torch.dtype:
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 
+def has_weights(folder: Path) -> bool:
+    """Returns whether the folder has the weights of a whole model."""
+    return any(any(folder.glob(name)) for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS))
+
+
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yields the names and weights of a folder, from safetensors if there are some."""
-    safe = sorted(folder.glob("*.safetensors"))
+    safe = sorted(folder.glob(SAFE_WEIGHTS))
     for path in safe:
         yield from load_file(path).items()
     if safe:
         return
-    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    pickled = sorted(folder.glob(PICKLED_WEIGHTS))
     if not pickled:
         raise ConfigError(f"{folder} has neither *.safetensors nor pytorch_model*.bin")
     for path in pickled:

@@ -1,5 +1,4 @@
 import json
-import pickle
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from safetensors.torch import save_file
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
-    build_model,
     build_tokenizer,
     one_row,
     sample,
@@ -20,9 +18,7 @@ from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.processor import AlignGPTProcessor
 from training.model.published import (
     load_published,
-    load_stage_1,
     our_name,
-    save_stage_1,
 )
 
 LEVELS, WIDTH, PATCHES = 8, 16, 16
@@ -168,41 +164,6 @@ def test_without_bos_a_published_model_has_its_vector_second_and_reads_from_the_
     again = AlignGPTProcessor.from_pretrained(tmp_path / "ours")
     assert again.placeholders == processor.placeholders == model.config.placeholders
     assert again.placeholders.align_after_first_token
-
-
-@pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
-def test_a_stage_1_file_of_any_prefix_is_read_into_projector_and_level_vectors(prefix, tmp_path):
-    source, model = build_model(), build_model()
-    torch.nn.init.normal_(source.level_vectors.weight)
-    save_stage_1(source, tmp_path / "ours.bin")
-    saved = torch.load(tmp_path / "ours.bin", weights_only=True)
-    assert set(saved) == {
-        "mm_projector.0.weight", "mm_projector.0.bias", "mm_projector.2.weight",
-        "mm_projector.2.bias", "align_indicators.indicator_embs",
-    }  # fmt: skip
-    torch.save({prefix + name: weight for name, weight in saved.items()}, tmp_path / "theirs.bin")
-    load_stage_1(model, tmp_path / "theirs.bin")
-    for part in ("projector", "level_vectors"):
-        for name, weight in getattr(source, part).state_dict().items():
-            assert torch.equal(getattr(model, part).state_dict()[name], weight)
-
-
-def test_a_stage_1_file_of_other_weights_is_refused(tmp_path):
-    torch.save({"lm_head.weight": torch.zeros(1)}, tmp_path / "other.bin")
-    with pytest.raises(ConfigError, match="must have"):
-        load_stage_1(build_model(), tmp_path / "other.bin")
-
-
-class Trap:
-    def __reduce__(self):
-        return (print, ("a pickle ran code",))
-
-
-def test_a_pickle_that_would_run_code_is_not_run(tmp_path, capsys):
-    torch.save({"mm_projector.0.weight": Trap()}, tmp_path / "trap.bin")
-    with pytest.raises(pickle.UnpicklingError):
-        load_stage_1(build_model(), tmp_path / "trap.bin")
-    assert capsys.readouterr().out == ""
 
 
 def test_missing_weights_are_named(tmp_path):
