@@ -1,5 +1,6 @@
 """The model of a run, from pretrained parts or from a model folder, and what feeds it."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,11 +123,12 @@ def from_parts(config: TrainConfig) -> Assembled:
     transformers_logging.disable_progress_bar()
     parts = config.model
     with loading("model.language_model", parts.language_model):
-        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+        tokenizer = AutoTokenizer.from_pretrained(parts.language_model, trust_remote_code=False)
         language_model = AutoModelForCausalLM.from_pretrained(
             parts.language_model,
             dtype=DTYPES[config.parallel.precision],
             attn_implementation=attention_to_load(parts.attention),
+            trust_remote_code=False,
         )
     if parts.chat_template == "vicuna_v1":
         tokenizer.chat_template = VICUNA_V1
@@ -149,10 +151,13 @@ def from_parts(config: TrainConfig) -> Assembled:
 
 @contextmanager
 def loading(setting: str, name: str) -> Iterator[None]:
-    """Turns what the libraries say of a model that cannot be read into a ConfigError."""
+    """Turns what the libraries say of a model that cannot be read into a ConfigError.
+
+    Code that a folder brings along is not run: what needs it cannot be read.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"{setting} {name!r} could not be loaded ({str(error).strip()}): give the folder of a "
             "model on this machine, or the name of one on the Hugging Face hub if it can be reached"

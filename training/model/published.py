@@ -15,6 +15,7 @@ Source: AlignGPT-VL/AlignGPT and haotian-liu/LLaVA, the state dicts of their mod
 
 import json
 import logging
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -205,4 +206,22 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     if not pickled:
         raise ConfigError(f"{folder} has neither *.safetensors nor pytorch_model*.bin")
     for path in pickled:
-        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        yield from load_pickled(path).items()
+
+
+def load_pickled(path: str | Path) -> dict[str, Tensor]:
+    """Returns the tensors of a pickled file; nothing in it is run.
+
+    Raises:
+        ConfigError: it holds other things than tensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path} holds more than tensors, and nothing of it was run: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return tensors

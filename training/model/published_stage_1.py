@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import assemble
 from training.model.processor import AlignGPTProcessor
-from training.model.published import our_name, published_name
+from training.model.published import load_pickled, our_name, published_name
 from training.model.published_config import image_scales_of
 
 STAGE_1_FILE = "mm_projector_align.bin"
@@ -81,8 +81,7 @@ def assemble_stage_1(
 
 def read_stage_1(file: str | Path) -> dict[str, Tensor]:
     """Returns the file's tensors under our names."""
-    weights = torch.load(file, map_location="cpu", weights_only=True)
-    return {stage_1_name(name): weight for name, weight in weights.items()}
+    return {stage_1_name(name): weight for name, weight in load_pickled(file).items()}
 
 
 def _projector_type(weights: dict[str, Tensor]) -> str:
