@@ -18,10 +18,10 @@ from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan
 from training.deepspeed_config import deepspeed_config
-from training.evaluation.validation import validation_order
+from training.evaluation.validation import VALIDATION_WINDOW, validation_order
 from training.metrics import check_wandb, show_progress
 from training.model.trainable import trainable_table
-from training.parts import Assembled, assemble, choose_attention
+from training.parts import Assembled, assemble, check_packing, choose_attention
 from training.run import Run
 from training.run_folder import RunFolder
 
@@ -41,6 +41,7 @@ def build(folder: RunFolder) -> Run:
     dataset = TrainDataset(data)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
+    check_packing(parts, config, init)
     attention = choose_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
@@ -233,7 +234,12 @@ def _validation(
     chosen = by_key[: config.data.validation_samples]
     if not chosen:
         return None, []
-    order = validation_order(chosen, lengths, config.data.tokens_per_sequence)
+    order = validation_order(
+        chosen,
+        lengths,
+        config.data.tokens_per_sequence,
+        min(VALIDATION_WINDOW, config.data.packing_window),
+    )
     return parts.rows(dataset, encoder, config.data.on_corrupt), order
 
 

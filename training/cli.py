@@ -92,9 +92,12 @@ class Import:
     """Turn a published AlignGPT or LLaVA-1.5 checkpoint into a model folder."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    """Folder with config.json, tokenizer and weights."""
+    """Folder with config.json, tokenizer and weights; or of stage 1, with mm_projector_align.bin or
+    mm_projector.bin, or that file."""
     out: str
     """Folder to write to."""
+    language_model: str | None = None
+    """Folder or name of the language model that a file of stage 1 was trained with."""
     vision_tower: str | None = None
     """Folder or name of the tower; by default what the checkpoint's config.json names."""
     alignment_mode: AlignmentMode | None = None
@@ -269,8 +272,13 @@ def exchange(command: Import | Export) -> int:
 
     tower = command.vision_tower
     if isinstance(command, Import):
-        mode = command.alignment_mode
-        import_model(command.checkpoint, command.out, vision_tower=tower, alignment_mode=mode)
+        import_model(
+            command.checkpoint,
+            command.out,
+            language_model=command.language_model,
+            vision_tower=tower,
+            alignment_mode=command.alignment_mode,
+        )
     else:
         assert tower is not None
         export_model(command.model, command.out, form=command.form, vision_tower=tower)

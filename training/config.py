@@ -7,6 +7,7 @@ from schemas.errors import ConfigError
 
 AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
 Part = Literal["projector", "level_vectors", "gate", "language_model"]
+FeatureSelect = Literal["patch", "cls_patch"]
 SampleForm = Literal["caption", "conversation"]
 Precision = Literal["bf16", "fp32"]
 PublishedForm = Literal["aligngpt", "llava", "stage_1"]
@@ -17,7 +18,9 @@ OnCorrupt = Literal["error", "skip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What the model is made of; only read where no model folder is given to start from."""
+    """What the model is made of. With a model folder to start from, only five are read: alignment
+    mode and levels, which must be the folder's, chat template, attention and what the gate reads.
+    """
 
     language_model: str = "lmsys/vicuna-7b-v1.5"
     """Folder or hub name of a causal language model of transformers."""
@@ -31,8 +34,17 @@ class ModelConfig:
     """linear, or mlp{k}x_gelu: k linear layers with GELU between them."""
     vision_feature_layer: int = -2
     """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
+    vision_feature_select: FeatureSelect = "patch"
+    """patch, or cls_patch to keep CLIP's class token too."""
+    image_scales: tuple[int, ...] = ()
+    """Sides in pixels of the multi-scale input S2, as 384 768, each a multiple of the tower's own;
+    none: the tower's own alone."""
+    gate_reads_answer: bool | None = None
+    """Whether the gate reads the answer too in training, as in the published code; by default as
+    the model folder says, and in a new model it reads the prompt alone."""
     chat_template: Literal["tokenizer", "vicuna_v1"] = "tokenizer"
-    """How conversations are written: the tokenizer's own template, or the paper's."""
+    """How conversations are written: the tokenizer's own template (a model folder's, where one is
+    given), or the paper's."""
     attention: Attention = "auto"
     """How the language model computes attention; auto takes flex_attention on a GPU, which skips
     what packed samples do not see of each other, and sdpa elsewhere."""

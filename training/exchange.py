@@ -2,34 +2,77 @@
 
 from pathlib import Path
 
-import torch
-
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
-from training.model.published import STAGE_1_FILE, load_published, save_published, save_stage_1
-from training.parts import load_folder
+from training.data.conversations import VICUNA_V1
+from training.model.published import has_weights, load_published, save_published
+from training.model.published_stage_1 import (
+    STAGE_1_FILE,
+    STAGE_1_FILES,
+    assemble_stage_1,
+    find_stage_1,
+    save_stage_1,
+)
+from training.parts import load_folder, loading
 
 
 def import_model(
-    folder: str, out: str, *, vision_tower: str | None, alignment_mode: AlignmentMode | None
+    folder: str,
+    out: str,
+    *,
+    language_model: str | None,
+    vision_tower: str | None,
+    alignment_mode: AlignmentMode | None,
 ) -> None:
     """Writes a published AlignGPT or LLaVA-1.5 checkpoint as a model folder of ours.
+
+    The weights keep the precision that most of them are stored in.
+
+    Args:
+        folder: of the whole model; or of stage 1, or its file: projector and level vectors, to
+            which `language_model` and the tower are added.
 
     Raises:
         ConfigError: if it is no such checkpoint, or `out` is not free.
     """
     _check_free(out)
+    stage_1 = find_stage_1(folder)
+    if stage_1 is not None and language_model is not None:
+        with loading("--language-model or --vision-tower", language_model):
+            model, processor = assemble_stage_1(
+                stage_1,
+                language_model,
+                vision_tower=vision_tower,
+                alignment_mode=alignment_mode,
+                chat_template=VICUNA_V1,
+            )
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
+        return
+    if language_model is not None:
+        raise ConfigError(
+            f"--language-model is for a file of stage 1, but {folder} has none of "
+            f"{', '.join(STAGE_1_FILES)}"
+        )
+    if stage_1 is not None and not has_weights(stage_1.parent):
+        raise ConfigError(
+            f"{stage_1} is of stage 1, projector and level vectors alone: name the language model "
+            "that it was trained with as --language-model"
+        )
     if not (Path(folder) / "config.json").is_file():
         raise ConfigError(f"{folder} is no published checkpoint: there is no config.json in it")
     model, processor = load_published(
-        folder, vision_tower=vision_tower, alignment_mode=alignment_mode, dtype=torch.bfloat16
+        folder,
+        vision_tower=vision_tower,
+        alignment_mode=alignment_mode,
+        chat_template=VICUNA_V1,
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)
 
 
 def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: str) -> None:
-    """Writes a model folder under the published names.
+    """Writes a model folder under the published names, in its own precision.
 
     Args:
         form: `aligngpt` or `llava` for a whole model; `stage_1` for projector and level vectors in
@@ -40,7 +83,7 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
         ConfigError: if the form has no place for this model's alignment, or `out` is not free.
     """
     _check_free(out)
-    parts = load_folder(folder, torch.bfloat16)
+    parts = load_folder(folder, "auto")
     mode = parts.model.config.alignment_mode
     if form == "llava" and mode != "none":
         raise ConfigError(

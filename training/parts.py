@@ -1,11 +1,12 @@
 """The model of a run, from pretrained parts or from a model folder, and what feeds it."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -24,7 +25,8 @@ from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.lora import LORA_RULE, add_lora
 from training.model.packed_attention import flex_attention_fault
-from training.model.processor import AlignGPTProcessor
+from training.model.packing_check import packing_fault
+from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
 
@@ -41,7 +43,16 @@ class Assembled:
     processor: AlignGPTProcessor
 
     def encoder(self, data: DataConfig) -> Encoder:
-        """Returns what turns samples into tokens for this model."""
+        """Returns what turns samples into tokens for this model.
+
+        Raises:
+            ConfigError: if they are conversations, and the tokenizer cannot write any.
+        """
+        if data.form == "conversation" and self.processor.tokenizer.chat_template is None:
+            raise ConfigError(
+                "the tokenizer has no chat template, so conversations cannot be written: set "
+                "--model.chat-template vicuna_v1, or give the tokenizer's folder a template"
+            )
         return Encoder(
             tokenizer=self.processor.tokenizer,
             placeholders=self.processor.placeholders,
@@ -78,7 +89,7 @@ class Assembled:
             layers=int(language.num_hidden_layers),
             hidden_size=int(language.hidden_size),
             vision_parameters=sum(p.numel() for p in model.vision_tower.parameters()),
-            vision_tokens_per_image=model.config.num_image_tokens,
+            vision_tokens_per_image=model.config.num_image_tokens * model.config.num_tiles,
         )
 
 
@@ -112,11 +123,12 @@ def from_parts(config: TrainConfig) -> Assembled:
     transformers_logging.disable_progress_bar()
     parts = config.model
     with loading("model.language_model", parts.language_model):
-        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+        tokenizer = AutoTokenizer.from_pretrained(parts.language_model, trust_remote_code=False)
         language_model = AutoModelForCausalLM.from_pretrained(
             parts.language_model,
             dtype=DTYPES[config.parallel.precision],
             attn_implementation=attention_to_load(parts.attention),
+            trust_remote_code=False,
         )
     if parts.chat_template == "vicuna_v1":
         tokenizer.chat_template = VICUNA_V1
@@ -127,6 +139,9 @@ def from_parts(config: TrainConfig) -> Assembled:
         language_model,
         tokenizer,
         vision_feature_layer=parts.vision_feature_layer,
+        vision_feature_select=parts.vision_feature_select,
+        image_scales=list(parts.image_scales) or None,
+        gate_reads_answer=bool(parts.gate_reads_answer),
         projector_type=parts.projector,
         alignment_mode=parts.alignment_mode,
         num_levels=parts.num_levels,
@@ -136,10 +151,13 @@ def from_parts(config: TrainConfig) -> Assembled:
 
 @contextmanager
 def loading(setting: str, name: str) -> Iterator[None]:
-    """Turns what the libraries say of a model that cannot be read into a ConfigError."""
+    """Turns what the libraries say of a model that cannot be read into a ConfigError.
+
+    Code that a folder brings along is not run: what needs it cannot be read.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"{setting} {name!r} could not be loaded ({str(error).strip()}): give the folder of a "
             "model on this machine, or the name of one on the Hugging Face hub if it can be reached"
@@ -161,6 +179,12 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
                 f"the model in {folder} has {name} {found}, this run wants {wanted}: "
                 f"set --model.{name.replace('_', '-')} {found}"
             )
+    if config.model.gate_reads_answer is not None:
+        model.config.gate_reads_answer = config.model.gate_reads_answer
+    if config.model.chat_template == "vicuna_v1":
+        processor: Any = parts.processor
+        processor.chat_template = processor.tokenizer.chat_template = VICUNA_V1
+        model.config.leading_bos_token_id = leading_bos_token_id(processor.tokenizer)
     return parts
 
 
@@ -192,8 +216,32 @@ def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
     return "flex_attention"
 
 
-def load_folder(folder: str, dtype: torch.dtype, attention: Attention = "sdpa") -> Assembled:
+def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -> None:
+    """Checks that the language model keeps the samples of a packed sequence apart.
+
+    Raises:
+        ConfigError: if it does not, and there is more than one in a sequence.
+    """
+    if config.data.packing_window == 1:
+        return
+    text_config = assembled.model.config.text_config
+    fault = packing_fault(text_config)
+    if fault is not None:
+        raise ConfigError(
+            f"the language model of {init or config.model.language_model} "
+            f"({text_config.model_type}) lets the samples of a packed sequence see each other "
+            f"({fault} from those of samples alone): set data.packing_window 1, which puts one "
+            "sample in a sequence, or take another model.language_model"
+        )
+
+
+def load_folder(
+    folder: str, dtype: torch.dtype | Literal["auto"], attention: Attention = "sdpa"
+) -> Assembled:
     """Returns the model and processor in a folder, on the CPU.
+
+    Args:
+        dtype: of the weights; auto is what they are stored in.
 
     Raises:
         ConfigError: if it holds none.

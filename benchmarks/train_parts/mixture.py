@@ -117,7 +117,8 @@ def mixture(count: int, listed: int, most_listed: int) -> Iterator[Written]:
     """Yields the samples, the same ones every time."""
     rng = random.Random(0)
     stamps = read_stamps()
-    bundled = json.loads((EXAMPLES / "instructions" / "instructions.json").read_text())
+    written = json.loads((EXAMPLES / "instructions" / "instructions.json").read_text())
+    bundled = [one for one in written if not isinstance(one.get("image"), list)]  # one each
     for number in range(count):
         stamp = rng.choice(stamps)
         image: Path | None = EXAMPLES / "corpus" / stamp["file"]

@@ -10,8 +10,9 @@ from training.config import DataConfig, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.deepspeed_config import start_distributed
-from training.evaluation.validation import validation_loss, validation_order
+from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
 from training.metrics import show_progress
+from training.model.packing_check import packing_fault
 from training.parts import Assembled, load_folder
 from training.totals import Totals
 
@@ -39,7 +40,8 @@ def dataset_loss(
     lengths = measure_lengths(dataset, encoder, None, show_progress("tokenising", is_active=True))
     by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])
     chosen = by_key[:samples] if samples else by_key
-    order = validation_order(chosen, lengths, tokens_per_sequence)
+    window = VALIDATION_WINDOW if packing_fault(parts.model.config.text_config) is None else 1
+    order = validation_order(chosen, lengths, tokens_per_sequence, window)
     model: Any = parts.model
     model.to("cuda" if has_gpu else "cpu")
     return validation_loss(

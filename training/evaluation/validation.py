@@ -13,6 +13,9 @@ from training.data.plan import pack
 from training.loss import batch_loss
 from training.totals import RunningTotals, Totals
 
+VALIDATION_WINDOW = 64
+"""Of `validation_order`, for a language model that keeps packed samples apart."""
+
 
 def validation_loss(
     engine: Any, rows: PackedRows, order: Sequence[Rows], num_levels: int
@@ -34,14 +37,20 @@ def validation_loss(
 
 
 def validation_order(
-    samples: Sequence[int], lengths: SampleLengths, tokens_per_sequence: int
+    samples: Sequence[int],
+    lengths: SampleLengths,
+    tokens_per_sequence: int,
+    window: int = VALIDATION_WINDOW,
 ) -> list[Rows]:
     """Returns this process's share of the held-out samples, packed.
 
     Every process has as many rows as the others; some may be empty.
+
+    Args:
+        window: waiting samples among which the mates of a sequence are chosen; 1 packs none.
     """
     present = [sample for sample in samples if lengths.tokens[sample] > 0]
-    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence, window=64)
+    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence, window)
     processes, process = dist.get_world_size(), dist.get_rank()
     packed += [()] * (-len(packed) % processes)
     return [(row,) for row in packed[process::processes]]

@@ -33,6 +33,7 @@ from training.model.segments import (
     check,
     find_prompts,
     find_segments,
+    first_words,
     mean_embeddings,
     number_samples,
     packed_lengths,
@@ -315,8 +316,20 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         if prompt_mask is not None and not reads_answer:
             # without a cache, generation passes a sequence that outgrows its prompt
             return F.pad(prompt_mask.bool(), (0, input_ids.shape[1] - prompt_mask.shape[1]))
-        words = self.is_text(input_ids) & (numbers >= 0)
+        words = self.readable(input_ids, numbers)
         return words if reads_answer else find_prompts(words, labels, numbers)
+
+    def readable(self, input_ids: Tensor, numbers: Tensor) -> Tensor:
+        """Returns which tokens the gate may read, (B, T) bool: words of samples, not padding.
+
+        Args:
+            numbers: (B, T) of the token's sample in its row, -1 for padding.
+        """
+        words = self.is_text(input_ids) & (numbers >= 0)
+        has_bos = self.config.leading_bos_token_id is not None
+        if has_bos or not self.config.align_after_first_token:
+            return words
+        return words & ~first_words(words, numbers)
 
     def is_text(self, input_ids: Tensor) -> Tensor:
         """Returns which tokens are words: neither placeholder nor leading BOS."""

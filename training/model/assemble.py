@@ -1,6 +1,6 @@
 """A new model of pretrained parts."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -11,7 +11,12 @@ from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN
-from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
+from training.model.processor import (
+    AlignGPTProcessor,
+    add_placeholders,
+    leading_bos_token_id,
+    set_default_template,
+)
 from training.model.vision_tower import PretrainedTower, load_tower
 
 
@@ -19,8 +24,9 @@ def assemble(
     vision_tower: str,
     language_model: str,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     chat_template: str | None = None,
+    default_chat_template: str | None = None,
     **settings: Any,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """Returns a model of these parts with a new projector and alignment module, and its processor.
@@ -28,14 +34,19 @@ def assemble(
     Args:
         vision_tower: as `vision_tower.load_tower` takes it.
         language_model: a folder or name of a causal language model of transformers.
-        dtype: of all weights.
-        chat_template: another than the tokenizer's, or for a tokenizer that has none.
+        dtype: of all weights; auto is what the language model's are stored in.
+        chat_template: another than the tokenizer's.
+        default_chat_template: for a tokenizer that has none.
         settings: fields of `AlignGPTConfig` (`alignment_mode`, `num_levels`, `projector_type` ...).
     """
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    tokenizer = AutoTokenizer.from_pretrained(language_model, trust_remote_code=False)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    model = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    elif default_chat_template is not None:
+        set_default_template(tokenizer, default_chat_template)
+    model = AutoModelForCausalLM.from_pretrained(
+        language_model, dtype=dtype, trust_remote_code=False
+    )
     return put_together(load_tower(vision_tower), model, tokenizer, **settings)
 
 
@@ -62,5 +73,6 @@ def put_together(
         tokenizer=tokenizer,
         num_image_tokens=config.num_image_tokens,
         has_align_token=config.has_align_token,
+        align_after_first_token=config.align_after_first_token,
     )
     return model, processor

@@ -67,6 +67,9 @@ class AlignGPTConfig(PreTrainedConfig):
         align_token_id: id of `<align>`.
         leading_bos_token_id: the BOS with which the tokenizer starts a text; `<align>` stands
             after it and the gate does not read it. None where texts start without.
+        align_after_first_token: True to put `<align>` after the first token and to let the gate
+            read from the second word on, where texts start without BOS, too: what the published
+            code does, whose models of Phi and Qwen2 have no BOS.
     """
 
     model_type = "aligngpt"
@@ -86,6 +89,7 @@ class AlignGPTConfig(PreTrainedConfig):
     image_token_id: int = 32000
     align_token_id: int = 32001
     leading_bos_token_id: int | None = None
+    align_after_first_token: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -110,6 +114,12 @@ class AlignGPTConfig(PreTrainedConfig):
     def image_size(self) -> int:
         """Side in pixels of the square image that the model takes."""
         return max(self.image_scales) if self.image_scales else int(self.vision_config.image_size)
+
+    @property
+    def num_tiles(self) -> int:
+        """Pictures of the tower's own size that it sees for one image."""
+        own = int(self.vision_config.image_size)
+        return sum((scale // own) ** 2 for scale in self.image_scales or [own])
 
     @property
     def num_image_tokens(self) -> int:
@@ -145,6 +155,7 @@ class AlignGPTConfig(PreTrainedConfig):
             num_image_tokens=self.num_image_tokens,
             bos_token_id=self.leading_bos_token_id,
             has_align_token=self.has_align_token,
+            align_after_first_token=self.align_after_first_token,
         )
 
     def _check(self) -> None:

@@ -31,7 +31,7 @@ class AlignGPTGeneration(GenerationMixin):
         aligned["prompt_mask"] = kwargs.pop("prompt_mask", None)
         if aligned["prompt_mask"] is None:
             numbers = number_samples(input_ids, aligned["attention_mask"], None)
-            aligned["prompt_mask"] = self.is_text(input_ids) & (numbers >= 0)
+            aligned["prompt_mask"] = self.readable(input_ids, numbers)
         if aligned["attention_mask"] is not None:
             aligned = _pad_on_the_left(aligned, aligned["attention_mask"])
         unsayable = [
@@ -85,8 +85,8 @@ class AlignGPTGeneration(GenerationMixin):
 class WordsOnly(LogitsProcessor):
     """A processor that looks past token scores shown only the words of a sequence.
 
-    Placeholders have ids beyond the vocabulary, so there is no score to look up. The row's last
-    token stands in for them: it is in the row already.
+    Placeholders have ids beyond the vocabulary, so there is no score to look up. A word of the row
+    stands in for them: it is in the row already. A row of placeholders alone is left as it is.
     """
 
     def __init__(self, processor: LogitsProcessor, vocab_size: int) -> None:
@@ -95,9 +95,11 @@ class WordsOnly(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns the processed scores, (B, V)."""
-        words = torch.where(input_ids < self._vocab_size, input_ids, input_ids[:, -1:])
+        is_word = input_ids < self._vocab_size
+        word = torch.where(is_word, input_ids, -1).amax(dim=1, keepdim=True)  # (B, 1)
+        words = torch.where(is_word, input_ids, word.clamp(min=0))
         processed: Tensor = cast(Any, self._processor)(words, scores)
-        return processed
+        return torch.where(word >= 0, processed, scores)
 
 
 def _pad_on_the_left(tensors: dict[str, Any], attention_mask: Tensor) -> dict[str, Any]:

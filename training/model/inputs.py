@@ -6,7 +6,8 @@ A sample with images becomes, token by token,
 
 - every `<image>` of the text is repeated P times, once for each vector that the vision tower
   gives for an image; the images' vectors replace them in order;
-- one `<align>` stands straight after BOS, or first where the tokenizer adds no BOS; the
+- one `<align>` stands straight after BOS, or first where the tokenizer adds no BOS (after the first
+  token, whatever it is, where the model was trained by the published code); the
   alignment vector replaces it. A sample without images has none, nor has mode `none`;
 - both ids lie beyond the tokenizer's own words. They are replaced before the embedding lookup,
   so the language model's embedding need not know them, and they are never a target.
@@ -86,6 +87,9 @@ class Placeholders:
     """Id after which `<align>` stands; None where the tokenizer starts no text with BOS."""
     has_align_token: bool = True
     """False in mode `none`, which has no alignment vector."""
+    align_after_first_token: bool = False
+    """True to put `<align>` after the first token, BOS or not, and to leave the first word out of
+    what the gate reads, as the published code does."""
 
     def length(self, num_text_tokens: int, num_images: int) -> int:
         """Returns the tokens of a laid out sample; `num_text_tokens` counts no placeholder."""
@@ -136,7 +140,9 @@ def lay_out(
         input_ids.extend([token] * count)
         labels.extend([token if target else IGNORE_INDEX] * count)
     if image in token_ids and placeholders.has_align_token:
-        position = align_position(input_ids, placeholders.bos_token_id)
+        position = 1
+        if not placeholders.align_after_first_token:
+            position = align_position(input_ids, placeholders.bos_token_id)
         input_ids.insert(position, placeholders.align_token_id)
         labels.insert(position, IGNORE_INDEX)
     return SampleTokens(
@@ -163,4 +169,7 @@ def _prompt_mask(input_ids: list[int], labels: list[int], placeholders: Placehol
         placeholders.align_token_id,
         placeholders.bos_token_id,
     }
-    return [i < first_target and token not in left_out for i, token in enumerate(input_ids)]
+    mask = [i < first_target and token not in left_out for i, token in enumerate(input_ids)]
+    if placeholders.align_after_first_token and placeholders.bos_token_id is None and True in mask:
+        mask[mask.index(True)] = False
+    return mask

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from schemas.errors import ConfigError
 
@@ -25,6 +26,8 @@ LORA_RULE = r"language_model\..*\.lora_[AB]\."
 def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float) -> None:
     """Puts adapters beside every linear layer of the language model but its head.
 
+    GPT-2's `Conv1D` is a linear layer, too, whose matrix is transposed.
+
     Args:
         model: an AlignGPT model, not yet taken by DeepSpeed.
         rank: width of the adapters.
@@ -32,7 +35,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float) -> No
         dropout: share of an adapter's inputs that is dropped in training.
 
     Raises:
-        ConfigError: if peft is not installed.
+        ConfigError: if peft is not installed, or the model has no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -45,11 +48,21 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float) -> No
     targets = [
         name
         for name, module in language_model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
+    if not targets:
+        raise ConfigError(
+            f"lora.rank needs linear layers, but {type(language_model).__name__} has none: set "
+            "lora.rank 0"
+        )
     scale: Any = alpha  # peft takes fractions, but does not say so
     settings = LoraConfig(
-        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, bias="none"
+        r=rank,
+        lora_alpha=scale,
+        lora_dropout=dropout,
+        target_modules=targets,
+        bias="none",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in language_model.modules()),
     )
     inject_adapter_in_model(settings, language_model)
 
@@ -81,5 +94,6 @@ def merge_lora(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Ten
         own = merged[f"{name}.weight"]
         with torch.no_grad():
             change = b.float() @ a.float() * scaling[ADAPTER]
+            change = change.T if isinstance(module.base_layer, Conv1D) else change
             merged[f"{name}.weight"] = (own.float() + change).to(own.dtype)
     return merged

@@ -1,6 +1,7 @@
 """From text and pictures to the model's inputs, and back to text."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN, Placeholders, lay_out
+from training.model.tokenizer_files import copy_sentencepiece
 
 Conversation = list[dict[str, Any]]
 
@@ -33,16 +35,24 @@ class AlignGPTProcessor(ProcessorMixin):
         chat_template: str | None = None,
         num_image_tokens: int = 576,
         has_align_token: bool = True,
+        align_after_first_token: bool = False,
     ) -> None:
         add_placeholders(tokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.num_image_tokens = num_image_tokens
         self.has_align_token = has_align_token
+        self.align_after_first_token = align_after_first_token
         self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
         super().__init__(image_processor, tokenizer, chat_template=template)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Returns the names of the files written, among them the tokenizer's `tokenizer.model`."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        copy_sentencepiece(self.tokenizer, save_directory)
+        return saved
 
     @property
     def placeholders(self) -> Placeholders:
@@ -53,6 +63,7 @@ class AlignGPTProcessor(ProcessorMixin):
             num_image_tokens=self.num_image_tokens,
             bos_token_id=leading_bos_token_id(self.tokenizer),
             has_align_token=self.has_align_token,
+            align_after_first_token=self.align_after_first_token,
         )
 
     def __call__(
@@ -137,7 +148,8 @@ class AlignGPTProcessor(ProcessorMixin):
         """Returns the conversation as text, or with `tokenize` as the model's inputs.
 
         A message's content is a text or a list of parts: `{"type": "text", "text": ...}` and
-        `{"type": "image", "image": ...}`, a picture, path or URL (also under `path` or `url`).
+        `{"type": "image", "image": ...}`, a picture, path or URL (also under `path`, `url` or
+        `image_url`).
         A picture stands before the words of its message, several of one message stay among them
         where they are, as in training. In a conversation of several turns the gate reads what
         stands before the first answer, as in training.
@@ -151,11 +163,19 @@ class AlignGPTProcessor(ProcessorMixin):
             return_tensors: as in `__call__`.
             processor_kwargs: further arguments of `__call__`.
             kwargs: variables of the template.
+
+        Raises:
+            ConfigError: there is no template.
         """
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         flat = [flatten_messages(messages) for messages in conversations]
         template = chat_template or self.chat_template
+        if template is None:
+            raise ConfigError(
+                "the model's tokenizer has no chat template, so it cannot be asked in turns: pass "
+                "chat_template, or give the folder a chat_template.jinja"
+            )
 
         def render(messages: Conversation, prompts: bool, **more: Any) -> str:
             rendered: str = self.tokenizer.apply_chat_template(
@@ -223,6 +243,14 @@ def add_placeholders(tokenizer: Any) -> None:
         tokenizer.add_tokens(missing, special_tokens=True)
 
 
+def set_default_template(tokenizer: Any, chat_template: str) -> None:
+    """Gives a tokenizer without a chat template this one, without BOS if it starts texts so."""
+    if tokenizer.chat_template is None:
+        has_bos = leading_bos_token_id(tokenizer) is not None
+        bare = chat_template.removeprefix("{{ bos_token }}")
+        tokenizer.chat_template = chat_template if has_bos else bare
+
+
 def leading_bos_token_id(tokenizer: Any) -> int | None:
     """Returns the BOS with which the tokenizer, or its chat template, starts a text, or None.
 
@@ -244,7 +272,7 @@ def flatten_images(images: Any) -> list[Any]:
         return []
     if isinstance(images, list | tuple):
         return [picture for inner in images for picture in flatten_images(inner)]
-    return [load_image(images) if isinstance(images, str) else images]
+    return [_loaded(images)]
 
 
 def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
@@ -267,9 +295,15 @@ def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
 def _picture(part: dict[str, Any]) -> Any:
     """Returns the picture of an image part; None if the part only marks its place."""
     source = next((part[name] for name in ("image", "path", "url") if part.get(name)), None)
-    if source is None and isinstance(part.get("image_url"), dict):
-        source = part["image_url"].get("url")
-    return load_image(source) if isinstance(source, str) else source
+    if source is None:
+        source = part.get("image_url")
+        source = source.get("url") if isinstance(source, dict) else source
+    return _loaded(source)
+
+
+def _loaded(source: Any) -> Any:
+    """Returns the picture under a path or URL; a picture itself as it is."""
+    return load_image(str(source)) if isinstance(source, str | PurePath) else source
 
 
 AutoImageProcessor.register(

@@ -14,8 +14,11 @@ Source: AlignGPT-VL/AlignGPT and haotian-liu/LLaVA, the state dicts of their mod
 """
 
 import json
+import logging
+import pickle
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +27,19 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN
-from training.model.processor import AlignGPTProcessor, add_placeholders, leading_bos_token_id
-from training.model.vision_tower import PretrainedTower, load_tower
+from training.model.processor import AlignGPTProcessor, add_placeholders, set_default_template
+from training.model.published_config import config_of, published_settings, text_config_of
+from training.model.tokenizer_files import SLOW_CLASSES, save_for_transformers_4
+from training.model.vision_tower import load_tower
 
-STAGE_1_FILE = "mm_projector_align.bin"
+logger = logging.getLogger(__name__)
 
-_TEXT_MODELS = ("llama", "mistral", "mixtral", "gemma2", "gemma", "phi3", "phi", "qwen3", "qwen2")
+SAFE_WEIGHTS, PICKLED_WEIGHTS = "*.safetensors", "pytorch_model*.bin"
 _OURS = (
     (re.compile(r"^mm_projector\.(weight|bias)$"), r"projector.layers.0.\1"),
     (re.compile(r"^mm_projector\."), "projector.layers."),
@@ -46,10 +48,6 @@ _OURS = (
     (re.compile(r"^vision_tower\.vision_tower\.(vision_model\.)?"), "vision_tower.backbone."),
 )
 _NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
-_MULTIMODAL_FIELD = re.compile(
-    r"^(mm_|tune_mm|freeze_mm|image_|use_mm|unfreeze|tokenizer_|architectures$|auto_map$|model_type$"
-    r"|transformers_version$|_name_or_path$|torch_dtype$|dtype$)"
-)
 
 
 def our_name(published_name: str) -> str | None:
@@ -91,7 +89,8 @@ def load_published(
     *,
     vision_tower: str | None = None,
     alignment_mode: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    chat_template: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
     """Returns a published AlignGPT or LLaVA-1.5 model and its processor.
 
@@ -100,8 +99,10 @@ def load_published(
         vision_tower: folder or name of the tower; by default what config.json names. Its weights
             are used where the folder holds none of the tower's own.
         alignment_mode: by default what the weights are for: `adaptive` with a gate, `global` with
-            level vectors alone, `none` without.
-        dtype: of all weights.
+            level vectors alone, `none` without; of a folder that we exported, its own.
+        chat_template: for a tokenizer that has none; where the tokenizer starts texts without
+            BOS, a template does so, too.
+        dtype: of all weights; by default the one that most of the folder's weights have.
 
     Raises:
         ConfigError: weights are missing, or there are some that no part takes.
@@ -109,13 +110,18 @@ def load_published(
     folder = Path(folder)
     settings = json.loads((folder / "config.json").read_text())
     weights = {ours: weight for name, weight in _read_weights(folder) if (ours := our_name(name))}
+    dtype = dtype or most_common_dtype(weights.values())
     tower = load_tower(vision_tower or settings["mm_vision_tower"])
     if not any(name.startswith("vision_tower.") for name in weights):
         own = tower.backbone.state_dict()
         weights |= {f"vision_tower.backbone.{name}": weight for name, weight in own.items()}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, config=text_config_of(settings), trust_remote_code=False
+    )
     add_placeholders(tokenizer)
-    config = _config(settings, weights, tower, tokenizer, alignment_mode)
+    if chat_template is not None:
+        set_default_template(tokenizer, chat_template)
+    config = config_of(settings, weights, tower, tokenizer, alignment_mode)
     if not config.has_gate:
         weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
     if not config.has_align_token:
@@ -134,6 +140,7 @@ def load_published(
         tokenizer=tokenizer,
         num_image_tokens=config.num_image_tokens,
         has_align_token=config.has_align_token,
+        align_after_first_token=config.align_after_first_token,
     )
     return model, processor
 
@@ -152,122 +159,69 @@ def save_published(
         processor: its tokenizer is saved beside.
         folder: made if need be.
         vision_tower: name or folder of the tower, for the field `mm_vision_tower`.
+
+    Raises:
+        ConfigError: if the published code cannot load such a tower, or takes it for another kind.
     """
     config, folder = model.config, Path(folder)
+    settings = published_settings(config, vision_tower)
     folder.mkdir(parents=True, exist_ok=True)
     names = {name: published_name(name, config) for name in model.state_dict()}
     state = {names[name]: weight for name, weight in model.state_dict().items()}
     if config.text_config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     save_torch_state_dict(state, folder)
-    (folder / "config.json").write_text(
-        json.dumps(_published_settings(config, vision_tower), indent=2)
-    )
-    processor.tokenizer.save_pretrained(folder)
-
-
-def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
-    """Puts the projector and level vectors of a published stage-1 file into the model.
-
-    LLaVA's `mm_projector.bin`, which has no level vectors, is read as well.
-
-    Raises:
-        ConfigError: the file has not the projector of this model, or other weights.
-    """
-    weights = torch.load(file, map_location="cpu", weights_only=True)
-    ours = {_stage_1_name(name): weight for name, weight in weights.items()}
-    wanted = {name for name, _ in model.named_parameters() if name.startswith("projector.")}
-    known = wanted | ({"level_vectors.weight"} if model.config.has_align_token else set())
-    if not wanted <= ours.keys() <= known:
-        raise ConfigError(
-            f"{file} must have {', '.join(sorted(known))}, but has {', '.join(sorted(ours))}"
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    kind = config.text_config.model_type
+    if not save_for_transformers_4(processor.tokenizer, folder, kind) and kind in SLOW_CLASSES:
+        logger.warning(
+            "the tokenizer came without tokenizer.model: the published code loads %s from its "
+            "tokenizer.json; copy the language model's tokenizer.model there if it has one",
+            folder,
         )
-    model.load_state_dict(ours, strict=False)
 
 
-def save_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
-    """Writes projector and level vectors as a published stage-1 file."""
-    parts = ("projector.", "level_vectors.")
-    state = {
-        published_name(name, model.config): weight.detach().cpu().clone()
-        for name, weight in model.state_dict().items()
-        if name.startswith(parts)
-    }
-    torch.save(state, file)
+def most_common_dtype(weights: Iterable[Tensor]) -> torch.dtype:
+    """Returns the floating dtype that most of the numbers have."""
+    counts: Counter[torch.dtype] = Counter()
+    for weight in weights:
+        if weight.is_floating_point():
+            counts[weight.dtype] += weight.numel()
+    return counts.most_common(1)[0][0] if counts else torch.float32
 
 
-def _stage_1_name(name: str) -> str:
-    """Returns our name of a weight whose published name may have any prefix."""
-    for part in ("mm_projector.", "align_indicators."):
-        if part in name:
-            return our_name(name[name.index(part) :]) or name
-    return name
+def has_weights(folder: Path) -> bool:
+    """Returns whether the folder has the weights of a whole model."""
+    return any(any(folder.glob(name)) for name in (SAFE_WEIGHTS, PICKLED_WEIGHTS))
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yields the names and weights of a folder, from safetensors if there are some."""
-    safe = sorted(folder.glob("*.safetensors"))
+    safe = sorted(folder.glob(SAFE_WEIGHTS))
     for path in safe:
         yield from load_file(path).items()
     if safe:
         return
-    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    pickled = sorted(folder.glob(PICKLED_WEIGHTS))
     if not pickled:
         raise ConfigError(f"{folder} has neither *.safetensors nor pytorch_model*.bin")
     for path in pickled:
-        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        yield from load_pickled(path).items()
 
 
-def _config(
-    settings: dict[str, Any],
-    weights: dict[str, Tensor],
-    tower: PretrainedTower,
-    tokenizer: Any,
-    alignment_mode: str | None,
-) -> AlignGPTConfig:
-    """Returns our config from a published one and the shapes of its weights."""
-    vectors, gate = weights.get("level_vectors.weight"), weights.get("gate.mlp.0.weight")
-    if alignment_mode is None:
-        alignment_mode = "none" if vectors is None else "global" if gate is None else "adaptive"
-    kind = next((name for name in _TEXT_MODELS if name in settings["model_type"]), "llama")
-    fields = {k: v for k, v in settings.items() if not _MULTIMODAL_FIELD.match(k)}
-    return AlignGPTConfig(
-        vision_config=tower.config,
-        text_config=CONFIG_MAPPING[kind](**fields),
-        vision_feature_layer=settings.get("mm_vision_select_layer", -2),
-        vision_feature_select=settings.get("mm_vision_select_feature", "patch"),
-        projector_type=settings.get("mm_projector_type", "linear"),
-        alignment_mode=alignment_mode,
-        num_levels=8 if vectors is None else vectors.shape[0],
-        gate_hidden_size=256 if gate is None else gate.shape[0],
-        gate_num_patches=None if gate is None else gate.shape[1],
-        gate_reads_answer=True,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        align_token_id=tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
-        leading_bos_token_id=leading_bos_token_id(tokenizer),
-    )
+def load_pickled(path: str | Path) -> dict[str, Tensor]:
+    """Returns the tensors of a pickled file; nothing in it is run.
 
-
-def _published_settings(config: AlignGPTConfig, vision_tower: str) -> dict[str, Any]:
-    """Returns the published config.json of a model."""
-    text = config.text_config.to_dict()
-    name = "aligngpt" if config.has_align_token else "llava"
-    kind = text["model_type"]
-    is_llama = kind == "llama"
-    return {
-        **text,
-        "model_type": "aligngpt" if name == "aligngpt" and is_llama else f"{name}_{kind}",
-        "architectures": [
-            "AlignGPTForCausalLM" if name == "aligngpt" else f"Llava{kind.capitalize()}ForCausalLM"
-        ],
-        "mm_vision_tower": vision_tower,
-        "mm_projector_type": config.projector_type,
-        "mm_hidden_size": config.vision_hidden_size,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": config.vision_feature_select,
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "use_mm_proj": True,
-        "tune_mm_mlp_adapter": False,
-        "image_aspect_ratio": "pad",
-    }
+    Raises:
+        ConfigError: it holds other things than tensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path} holds more than tensors, and nothing of it was run: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    return tensors

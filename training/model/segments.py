@@ -109,6 +109,15 @@ def find_prompts(words: Tensor, labels: Tensor | None, sample_number: Tensor) ->
     return words & (targets_so_far == before_start)
 
 
+def first_words(words: Tensor, sample_number: Tensor) -> Tensor:
+    """Returns the first word of each sample, (B, T) bool from (B, T) words and sample numbers."""
+    so_far = words.long().cumsum(dim=-1)  # (B, T)
+    starts = torch.ones_like(words)
+    starts[:, 1:] = sample_number[:, 1:] != sample_number[:, :-1]
+    before_start = torch.where(starts, so_far - words.long(), 0).cummax(dim=-1).values
+    return words & (so_far - before_start == 1)
+
+
 def mean_embeddings(embeddings: Tensor, mask: Tensor) -> Tensor:
     """Returns the mean of the masked embeddings, (I, D) from (B, T, D) and (I, B * T).
 

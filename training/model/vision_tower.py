@@ -146,9 +146,9 @@ def load_tower(name_or_path: str) -> PretrainedTower:
         name_or_path = f"local-dir:{name_or_path}"
     if name_or_path.startswith(("timm:", "local-dir:")):
         return _load_timm_tower(name_or_path.removeprefix("timm:"))
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     vision_config = getattr(config, "vision_config", config)
-    images = AutoImageProcessor.from_pretrained(name_or_path)
+    images = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     return PretrainedTower(
         backbone=_transformers_tower(name_or_path, vision_config),
         config=vision_config,

@@ -80,6 +80,24 @@ def test_gate_has_the_shapes_of_the_published_weights():
     }
 
 
+def test_at_576_patches_the_gate_is_the_published_formula_and_resampling_changes_nothing():
+    torch.manual_seed(0)
+    gate = AlignmentGate(num_patches=576, num_levels=8).double()
+    features, text = torch.randn(2, 576, 12).double(), torch.randn(2, 12).double()
+    first, first_bias, second, second_bias = (w.detach() for w in gate.state_dict().values())
+    assert first.shape == (256, 576)
+    for row in range(2):
+        relevance = (features[row] * text[row]).sum(dim=-1)  # <image_feature_p, t>
+        hidden = (first * relevance).sum(dim=-1) + first_bias
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        logits = (second * hidden).sum(dim=-1) + second_bias
+        expected = logits.exp() / logits.exp().sum()
+        torch.testing.assert_close(gate(features, text)[row], expected)
+    # four times the patches, each four a picture's one: what resampling gives is the same again
+    finer = features.unflatten(1, (24, 24)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    torch.testing.assert_close(gate(finer.flatten(1, 2), text), gate(features, text))
+
+
 def test_at_the_trained_number_of_patches_nothing_is_resampled():
     relevance = torch.randn(2, 576)
     assert resample_relevance(relevance, 576) is relevance

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from tests.training.model.tiny_models import (
     ALIGN,
@@ -10,6 +11,7 @@ from tests.training.model.tiny_models import (
     padded_rows,
     sample,
 )
+from training.model.generation import WordsOnly
 
 TEXT_MODELS = ("llama", "qwen2", "qwen3", "mistral", "phi", "gemma")
 
@@ -80,6 +82,26 @@ def test_a_repetition_penalty_does_not_trip_over_placeholders():
     model, item = build_model(), sample(1, 9)
     said = alone(model, item, do_sample=False, repetition_penalty=1.3)
     assert (said[-5:] < VOCAB_SIZE).all()
+
+
+def test_a_repetition_penalty_takes_a_prompt_that_ends_in_an_image():
+    model, item = build_model(), sample(1, 0, num_targets=0)
+    assert item["input_ids"][-1] == IMAGE
+    assert (alone(model, item, do_sample=False, repetition_penalty=1.3)[-5:] < VOCAB_SIZE).all()
+
+
+def test_only_words_are_looked_up_for_a_repetition_penalty():
+    class Penalty(RepetitionPenaltyLogitsProcessor):
+        def __call__(self, input_ids, scores):
+            assert (input_ids < VOCAB_SIZE).all()  # transformers 5.17 reads past the scores
+            return super().__call__(input_ids, scores)
+
+    scores = torch.ones(2, VOCAB_SIZE)
+    rows = torch.tensor([[7, ALIGN, IMAGE], [ALIGN, IMAGE, IMAGE]])
+    processed = WordsOnly(Penalty(2.0), VOCAB_SIZE)(rows, scores)
+    expected = torch.ones(2, VOCAB_SIZE)
+    expected[0, 7] = 0.5
+    assert torch.equal(processed, expected)
 
 
 def test_placeholders_within_the_vocabulary_are_never_said():

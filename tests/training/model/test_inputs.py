@@ -1,9 +1,11 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from training.model.inputs import IGNORE_INDEX, Placeholders, align_position, lay_out
+from training.model.segments import first_words
 
 IMAGE, ALIGN, BOS = 100, 101, 1
 
@@ -84,3 +86,20 @@ def test_the_length_is_known_before_the_sample_is_laid_out(
 
 def test_align_position_of_an_empty_text_is_first():
     assert align_position([], BOS) == 0
+
+
+def test_as_published_the_first_token_stays_first_and_its_word_unread():
+    published = placeholders(bos_token_id=None, align_after_first_token=True)
+    tokens = lay_out([7, 5, IMAGE, 6], [False] * 3 + [True], published)
+    assert tokens.input_ids[:3] == [7, ALIGN, 5]
+    read = [t for t, mask in zip(tokens.input_ids, tokens.prompt_mask, strict=True) if mask]
+    assert read == [5]
+    with_bos = placeholders(align_after_first_token=True)
+    said = [BOS, 5, IMAGE, 6]
+    assert lay_out(said, [False] * 4, with_bos) == lay_out(said, [False] * 4, placeholders())
+
+
+def test_the_first_word_of_each_packed_sample_is_found():
+    words = torch.tensor([[False, True, True, False, True, True, False]])
+    numbers = torch.tensor([[0, 0, 0, 1, 1, 1, -1]])
+    assert first_words(words, numbers)[0].nonzero().flatten().tolist() == [1, 4]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from schemas.errors import ConfigError
 from tests.training.model.tiny_models import build_model, one_row, sample
 from training.model.lora import LORA_RULE, add_lora, has_lora, merge_lora
 from training.model.trainable import set_trainable
@@ -22,7 +23,7 @@ def stir(model):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
-@pytest.mark.parametrize("text", ["llama", "phi"])
+@pytest.mark.parametrize("text", ["llama", "phi", "gpt2"])
 def test_a_model_with_fresh_adapters_is_the_model_without(text):
     inputs = one_row(sample(1, 9))
     with torch.no_grad():
@@ -30,7 +31,7 @@ def test_a_model_with_fresh_adapters_is_the_model_without(text):
         torch.testing.assert_close(with_adapters(text)(**inputs).logits, plain)
 
 
-@pytest.mark.parametrize("text", ["llama", "phi"])
+@pytest.mark.parametrize("text", ["llama", "phi", "gpt2"])
 def test_merged_weights_make_a_plain_model_that_answers_the_same(text):
     model, plain = with_adapters(text), build_model(text=text)
     stir(model)
@@ -52,3 +53,10 @@ def test_only_adapters_of_the_language_model_learn():
     assert all(".lora_" in name for name in of_language)
     model.train()(**one_row(sample(1, 9))).loss.backward()
     assert all(model.get_parameter(name).grad is not None for name in learning)
+
+
+def test_a_language_model_without_linear_layers_is_refused():
+    model = build_model()
+    model.language_model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ConfigError, match="has none: set lora"):
+        add_lora(model, rank=2, alpha=1.0, dropout=0.0)

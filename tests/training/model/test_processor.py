@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,30 @@ def test_a_conversation_puts_pictures_before_the_words_of_their_message():
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     assert text == "<|im_start|>user\n<image>\nwhat is this?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrap"),
+    [
+        ("image", str),
+        ("image", Path),
+        ("path", Path),
+        ("url", str),
+        ("image_url", str),
+        ("image_url", lambda path: {"url": path}),
+    ],
+)
+def test_a_picture_is_named_by_path_or_url_in_any_of_the_usual_ways(kind, wrap, tmp_path):
+    _, processor = build()
+    path = tmp_path / "red.png"
+    picture().save(path)
+    part = {"type": "image_url" if kind == "image_url" else "image", kind: wrap(str(path))}
+    content = [part, {"type": "text", "text": "what"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=True, return_dict=True
+    )
+    plain = processor(text="<image>", images=path)
+    assert torch.equal(inputs["pixel_values"], plain["pixel_values"])
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])

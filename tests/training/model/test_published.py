@@ -1,15 +1,13 @@
 import json
-import pickle
 
 import pytest
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
-    build_model,
     build_tokenizer,
     one_row,
     sample,
@@ -20,10 +18,7 @@ from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.processor import AlignGPTProcessor
 from training.model.published import (
     load_published,
-    load_stage_1,
     our_name,
-    save_published,
-    save_stage_1,
 )
 
 LEVELS, WIDTH, PATCHES = 8, 16, 16
@@ -139,64 +134,36 @@ def test_a_published_model_computes_what_its_formulas_say(tmp_path):
     torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "none"])
-@pytest.mark.parametrize("is_tied", [True, False])
-def test_export_and_import_give_the_same_model(mode, is_tied, tmp_path):
-    tokenizer = build_tokenizer(True)
-    words = text_config(vocab_size=len(tokenizer), tie_word_embeddings=is_tied)
-    model = build_model(
-        text_config=words, alignment_mode=mode,
-        image_token_id=len(tokenizer), align_token_id=len(tokenizer) + 1,
-    )  # fmt: skip
-    processor = AlignGPTProcessor(
-        image_processor=transformers.CLIPImageProcessor(), tokenizer=tokenizer, num_image_tokens=16
-    )
-    model.vision_tower.backbone.save_pretrained(tmp_path / "tower")
-    transformers.CLIPImageProcessor().save_pretrained(tmp_path / "tower")
-    save_published(model, processor, tmp_path / "out", vision_tower=str(tmp_path / "tower"))
-    names = load_file(tmp_path / "out" / "model.safetensors").keys()
-    prefix = "" if mode == "adaptive" else "model."
-    assert {f"{prefix}mm_projector.0.weight", "model.embed_tokens.weight"} <= names
-    assert f"{prefix}vision_tower.vision_tower.vision_model.embeddings.class_embedding" in names
-    loaded, _ = load_published(tmp_path / "out")
-    for name, weight in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], weight)
-    assert loaded.lm_head_is_tied() if hasattr(loaded, "lm_head_is_tied") else True
-
-
-@pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
-def test_a_stage_1_file_of_any_prefix_is_read_into_projector_and_level_vectors(prefix, tmp_path):
-    source, model = build_model(), build_model()
-    torch.nn.init.normal_(source.level_vectors.weight)
-    save_stage_1(source, tmp_path / "ours.bin")
-    saved = torch.load(tmp_path / "ours.bin", weights_only=True)
-    assert set(saved) == {
-        "mm_projector.0.weight", "mm_projector.0.bias", "mm_projector.2.weight",
-        "mm_projector.2.bias", "align_indicators.indicator_embs",
-    }  # fmt: skip
-    torch.save({prefix + name: weight for name, weight in saved.items()}, tmp_path / "theirs.bin")
-    load_stage_1(model, tmp_path / "theirs.bin")
-    for part in ("projector", "level_vectors"):
-        for name, weight in getattr(source, part).state_dict().items():
-            assert torch.equal(getattr(model, part).state_dict()[name], weight)
-
-
-def test_a_stage_1_file_of_other_weights_is_refused(tmp_path):
-    torch.save({"lm_head.weight": torch.zeros(1)}, tmp_path / "other.bin")
-    with pytest.raises(ConfigError, match="must have"):
-        load_stage_1(build_model(), tmp_path / "other.bin")
-
-
-class Trap:
-    def __reduce__(self):
-        return (print, ("a pickle ran code",))
-
-
-def test_a_pickle_that_would_run_code_is_not_run(tmp_path, capsys):
-    torch.save({"mm_projector.0.weight": Trap()}, tmp_path / "trap.bin")
-    with pytest.raises(pickle.UnpicklingError):
-        load_stage_1(build_model(), tmp_path / "trap.bin")
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize("text", ["what is <image>this", "<image>what is this"])
+def test_without_bos_a_published_model_has_its_vector_second_and_reads_from_the_second_word(
+    text, tmp_path
+):
+    folder, weights = write_folder(tmp_path, True, True, False)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    build_tokenizer(False).save_pretrained(folder)
+    model, processor = load_published(folder)
+    inputs = processor(text=text, images=picture())
+    ids = inputs["input_ids"][0]
+    assert ids[1] == model.config.align_token_id
+    is_image = ids == model.config.image_token_id
+    table = weights["model.embed_tokens.weight"]
+    words = ids[(ids != model.config.align_token_id) & ~is_image]
+    features = model.project(inputs["pixel_values"])
+    mix = model.gate(features, table[words[1:]].mean(dim=0, keepdim=True))
+    vector = model.level_vectors.mix(mix)[0]
+    sequence = torch.zeros(len(ids), WIDTH)
+    sequence[is_image] = features[0]
+    sequence[~is_image & (ids != model.config.align_token_id)] = table[words]
+    sequence[1] = vector
+    expected = model.language_model(inputs_embeds=sequence[None]).logits
+    for mask in ("prompt_mask", "attention_mask"):  # the model finds what it is not told
+        torch.testing.assert_close(model.eval()(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        del inputs[mask]
+    processor.save_pretrained(tmp_path / "ours")
+    again = AlignGPTProcessor.from_pretrained(tmp_path / "ours")
+    assert again.placeholders == processor.placeholders == model.config.placeholders
+    assert again.placeholders.align_after_first_token
 
 
 def test_missing_weights_are_named(tmp_path):

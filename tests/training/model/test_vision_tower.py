@@ -148,15 +148,17 @@ def test_the_tower_stays_frozen_and_in_evaluation_mode_when_the_model_trains(tmp
     assert not tower(pictures().requires_grad_()).requires_grad
 
 
-def test_multi_scale_features_join_the_whole_image_and_its_pooled_tiles():
-    config = model_config(image_scales=[IMAGE_SIZE, 2 * IMAGE_SIZE])
+@pytest.mark.parametrize("vision", ["clip", "siglip"])
+def test_multi_scale_features_join_the_whole_image_and_its_pooled_tiles(vision):
+    config = model_config(vision=vision, image_scales=[IMAGE_SIZE, 2 * IMAGE_SIZE])
     tower, pixel_values = VisionTower(config), pictures(1, 2 * IMAGE_SIZE)
     features = tower(pixel_values)
-    assert config.image_size == 32 and config.num_image_tokens == 16
+    assert config.image_size == 32 and config.num_image_tokens == 16 and config.num_tiles == 5
     assert features.shape == (1, 16, 2 * config.vision_config.hidden_size)
 
     def plain(pixels):
-        return tower.backbone(pixels, output_hidden_states=True).hidden_states[2][:, 1:]
+        states = tower.backbone(pixels, output_hidden_states=True).hidden_states[2]
+        return states[:, tower.num_prefix_tokens :]
 
     small = F.interpolate(pixel_values, size=IMAGE_SIZE, mode="bicubic")
     torch.testing.assert_close(features[..., :8], plain(small))
@@ -173,3 +175,16 @@ def test_multi_scale_features_join_the_whole_image_and_its_pooled_tiles():
         ]
     )
     torch.testing.assert_close(features[0, :, 8:], pooled)
+
+
+def test_the_familys_siglip_at_384_and_768_gives_729_vectors_of_both_scales():
+    so400m = transformers.SiglipVisionConfig(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=2, num_attention_heads=16,
+        image_size=384, patch_size=14,
+    )  # fmt: skip
+    config = model_config(vision_config=so400m, image_scales=[384, 768])
+    assert (config.image_size, config.num_image_tokens, config.num_tiles) == (768, 27 * 27, 5)
+    with torch.device("meta"):
+        tower = VisionTower(config)
+        features = tower(torch.empty(2, 3, 768, 768))
+    assert features.shape == (2, 729, 2 * 1152) == (2, 729, config.vision_hidden_size)

@@ -65,10 +65,14 @@ def text_config(kind: str = "llama", **settings: Any) -> Any:
         "phi": transformers.PhiConfig,
         "gemma": transformers.GemmaConfig,
         "gemma2": transformers.Gemma2Config,
+        "gpt2": transformers.GPT2Config,
     }
     if kind in ("mistral", "gemma2"):
         sizes["sliding_window"] = 24
-    if kind in ("qwen2", "phi"):
+    if kind == "gpt2":
+        for name in ("intermediate_size", "num_key_value_heads"):
+            del sizes[name]
+    if kind in ("qwen2", "phi", "gpt2"):
         del sizes["head_dim"]
     return classes[kind](**{**sizes, **settings})
 
