@@ -20,8 +20,7 @@ from pipeline.storage import (
     commit_text,
     is_local,
     local_path,
-    open_read,
-    reaching_store,
+    read_bytes,
     remove,
     write_failure,
 )
@@ -203,8 +202,7 @@ def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
 
 def _read_remote(path: str) -> Holder | None:
     try:
-        with reaching_store(path), open_read(path) as file:
-            return _parse_holder(file.read().decode())
+        return _parse_holder(read_bytes(path).decode())
     except FileNotFoundError:
         return None
 

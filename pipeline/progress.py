@@ -14,7 +14,7 @@ from pipeline.storage import (
     is_local,
     list_files,
     local_path,
-    open_read,
+    read_bytes,
     remove,
 )
 from schemas.errors import Stage, StorageError
@@ -130,8 +130,7 @@ def _version(path: str) -> int:
 
 def _read_state(path: str) -> ShardState | None:
     try:
-        with open_read(path) as file:
-            values = json.load(file)
+        values = json.loads(read_bytes(path))
     except FileNotFoundError:
         return None
     return ShardState(**{**values, "stage": Stage(values["stage"])})

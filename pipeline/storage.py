@@ -178,6 +178,22 @@ def open_read(path: str) -> IO[bytes]:
         return cast(IO[bytes], filesystem.open(name, "rb"))
 
 
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a small file in one request.
+
+    What `open_read` gives fails on an object store where another writes the file anew meanwhile.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        StorageError: if the store is out of reach.
+    """
+    if is_local(path):
+        return Path(local_path(path)).read_bytes()
+    filesystem, name = file_system(path)
+    with reaching_store(path):
+        return cast(bytes, filesystem.cat_file(name))
+
+
 def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """Returns the file system of a path or URL, and the file's name there.
 

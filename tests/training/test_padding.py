@@ -46,15 +46,19 @@ def placeholders_and_tokenizer() -> tuple[Placeholders, Any]:
 def instructions() -> list[RawSample]:
     """Returns the bundled conversations."""
     found = json.loads((EXAMPLES / "instructions" / "instructions.json").read_text())
-    images = {True: ((0, 1),), False: ()}
     return [
         replace(
             PAIR,
             conversations=json.dumps(sample["conversations"]),
-            image_ranges=images["image" in sample],
+            image_ranges=((0, 1),) * number_of_images(sample),
         )
         for sample in found
     ]
+
+
+def number_of_images(sample: dict[str, Any]) -> int:
+    images = sample.get("image", [])
+    return len(images) if isinstance(images, list) else 1
 
 
 def captions() -> list[RawSample]:
