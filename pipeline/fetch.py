@@ -42,6 +42,7 @@ from pipeline.storage import (
     committed_fingerprint,
     exists,
     open_read,
+    read_json,
     remove,
 )
 from pipeline.store_files import StoreFiles
@@ -151,8 +152,7 @@ def asked_fingerprint(marker: str) -> str | None:
     """
     if not exists(marker):
         return None
-    with open_read(marker) as file:
-        values = json.load(file)
+    values = read_json(marker)
     return str(values.get("asked_fingerprint", values["fingerprint"]))
 
 
@@ -302,7 +302,8 @@ class ShardFetcher:
         self._outcomes[row][number] = outcome
         self._left[row] -= 1
         if self._left[row] == 0:
-            has_failed = first_failure(tuple(self._outcomes[row].values())) is not None
+            outcomes = self._outcomes[row].values()
+            has_failed = any(isinstance(outcome, SampleRejected) for outcome in outcomes)
             self._rejected += has_failed
             self._kept += not has_failed
         self._progress.update(self._kept, self._rejected)

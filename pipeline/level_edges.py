@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage import commit_text, exists, open_read
+from pipeline.storage import commit_text, exists, open_read, read_json
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import LevelDrift
 from schemas.shards import DatasetLayout
@@ -190,8 +190,7 @@ def read_drift(layout: DatasetLayout) -> LevelDrift | None:
     """
     if not exists(layout.edges):
         return None
-    with open_read(layout.edges) as file:
-        drift = json.load(file)["drift"]
+    drift = read_json(layout.edges)["drift"]
     return None if drift is None else LevelDrift(**drift)
 
 

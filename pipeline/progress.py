@@ -14,7 +14,7 @@ from pipeline.storage import (
     is_local,
     list_files,
     local_path,
-    read_bytes,
+    read_json,
     remove,
 )
 from schemas.errors import Stage, StorageError
@@ -130,7 +130,7 @@ def _version(path: str) -> int:
 
 def _read_state(path: str) -> ShardState | None:
     try:
-        values = json.loads(read_bytes(path))
+        values = read_json(path)
     except FileNotFoundError:
         return None
     return ShardState(**{**values, "stage": Stage(values["stage"])})

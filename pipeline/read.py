@@ -32,7 +32,14 @@ from pipeline.shuffle import (
     write_pairs_shard,
 )
 from pipeline.stages import stage_fingerprint
-from pipeline.storage import commit_text, exists, list_files, open_read, remove, remove_folder
+from pipeline.storage import (
+    commit_text,
+    exists,
+    list_files,
+    read_json,
+    remove,
+    remove_folder,
+)
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
 
@@ -215,6 +222,4 @@ def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
 def _read_json(path: str) -> dict[str, Any] | None:
     if not exists(path):
         return None
-    with open_read(path) as file:
-        values: dict[str, Any] = json.load(file)
-        return values
+    return read_json(path)

@@ -29,7 +29,7 @@ from pipeline.contents import Contents, Example, read_contents
 from pipeline.croissant import croissant_metadata
 from pipeline.figures import balance_figure, score_figure
 from pipeline.level_edges import drift_rows, read_drift
-from pipeline.storage import commit_text, list_files, open_read
+from pipeline.storage import commit_text, list_files, open_read, read_json
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason, Stage
 from schemas.manifest import Manifest, ShardEntry
@@ -195,8 +195,7 @@ def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
     """Returns what the fetch stage took, added up over its shards."""
     seconds, pairs = 0.0, 0
     for path in list_files(f"{layout.root}/fetched", "_stats.json"):
-        with open_read(path) as file:
-            stats = json.load(file)
+        stats = read_json(path)
         seconds += stats["duration"]
         pairs += stats["count"]
     if not seconds:

@@ -17,7 +17,7 @@ from pipeline.storage import (
     is_local,
     list_files,
     local_path,
-    open_read,
+    read_json,
     remove,
 )
 from schemas.columns import SCHEMA_VERSION
@@ -59,8 +59,7 @@ def stored_config(layout: DatasetLayout) -> dict[str, Any] | None:
     path = config_path(layout)
     if not exists(path):
         return None
-    with open_read(path) as file:
-        values = json.load(file)
+    values = read_json(path)
     if values.get("schema_version") != SCHEMA_VERSION:
         raise DatasetError(
             f"{layout.root} was made under schema version {values.get('schema_version')}, this "

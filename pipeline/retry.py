@@ -45,6 +45,7 @@ from pipeline.storage import (
     list_files,
     move_file,
     open_read,
+    read_json,
     remove,
     remove_folder,
 )
@@ -156,7 +157,7 @@ def begin_retry(layout: DatasetLayout, reasons: tuple[str, ...]) -> RetrySession
     """Returns the session that a job stopped in, if it was for the same reasons; else a new one."""
     path = _session_path(layout)
     if exists(path):
-        values = _read_json(path)
+        values = read_json(path)
         if tuple(values["reasons"]) == reasons:
             return RetrySession(values["token"], reasons)
     session = RetrySession(uuid.uuid4().hex, reasons)
@@ -168,7 +169,7 @@ def end_retry(layout: DatasetLayout, session: RetrySession) -> str:
     """Closes a session; returns what came of it, in words."""
     asked = gained = 0
     for path in list_files(f"{layout.root}/fetched", "_stats.json"):
-        retry = _read_json(path).get("retry")
+        retry = read_json(path).get("retry")
         if retry is not None and retry["token"] == session.token:
             asked, gained = asked + retry["asked"], gained + retry["gained"]
     remove(_session_path(layout))
@@ -177,12 +178,6 @@ def end_retry(layout: DatasetLayout, session: RetrySession) -> str:
 
 def _session_path(layout: DatasetLayout) -> str:
     return f"{layout.run}/retry.json"
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    with open_read(path) as file:
-        values: dict[str, Any] = json.load(file)
-        return values
 
 
 def retry_shard(
@@ -197,7 +192,7 @@ def retry_shard(
     Raises:
         DatasetError: if the shard's tables are not those of its pairs.
     """
-    stats = _read_json(layout.fetched(shard, "_stats.json"))
+    stats = read_json(layout.fetched(shard, "_stats.json"))
     rejections = _read_rejections(layout, shard)
     wanted = {row.key for row in rejections if session.includes(row)}
     is_done = stats.get("retry", {}).get("token") == session.token

@@ -194,6 +194,12 @@ def read_bytes(path: str) -> bytes:
         return cast(bytes, filesystem.cat_file(name))
 
 
+def read_json(path: str) -> dict[str, Any]:
+    """Returns the object in a small JSON file, as `read_bytes` reads it."""
+    values: dict[str, Any] = json.loads(read_bytes(path))
+    return values
+
+
 def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """Returns the file system of a path or URL, and the file's name there.
 
@@ -256,11 +262,10 @@ def committed_fingerprint(path: str) -> str | None:
     """Returns the fingerprint stored in a committed Parquet or JSON file; None if none stands."""
     if not exists(path):
         return None
+    if not path.endswith(".parquet"):
+        return read_json(path).get("fingerprint")
     with open_read(path) as file:
-        if path.endswith(".parquet"):
-            return file_metadata(pq.read_schema(file)).get("fingerprint")
-        values: dict[str, Any] = json.load(file)
-        return values.get("fingerprint")
+        return file_metadata(pq.read_schema(file)).get("fingerprint")
 
 
 def is_local(path: str) -> bool:

@@ -1,9 +1,8 @@
 """Images that lie in folders of an object store, read from nowhere else."""
 
-from typing import Any
+from typing import cast
 
-from fsspec.core import url_to_fs
-
+from pipeline.storage import file_system, reaching_store
 from schemas.errors import RejectReason, SampleRejected
 
 ASKED_SCHEMES = ("http", "https", "file")
@@ -26,17 +25,18 @@ class StoreFiles:
 
         Raises:
             SampleRejected: if it is not there, not below one of the folders, or too large.
+            StorageError: if the store is out of reach.
         """
         folder = next((folder for folder in self._folders if url.startswith(folder)), None)
         name = url[len(folder) :] if folder is not None else ".."
         if folder is None or ".." in name.split("/"):
             raise SampleRejected(RejectReason.FORBIDDEN_ADDRESS, "outside of fetch.allow_folders")
         # Of the folder alone: a name with `::` or another scheme in it would lead elsewhere.
-        filesystem: Any
-        filesystem, base = url_to_fs(folder)
+        filesystem, base = file_system(folder)
+        path = f"{base.rstrip('/')}/{name}"
         try:
-            path = f"{base.rstrip('/')}/{name}"
-            data: bytes = filesystem.cat_file(path, start=0, end=self._max_bytes + 1)
+            with reaching_store(folder):
+                data = cast(bytes, filesystem.cat_file(path, start=0, end=self._max_bytes + 1))
         except (FileNotFoundError, IsADirectoryError) as error:
             raise SampleRejected(RejectReason.FILE_NOT_FOUND, "no such file") from error
         if len(data) > self._max_bytes:

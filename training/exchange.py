@@ -46,27 +46,25 @@ def import_model(
                 alignment_mode=alignment_mode,
                 chat_template=VICUNA_V1,
             )
-        model.save_pretrained(out)
-        processor.save_pretrained(out)
-        return
-    if language_model is not None:
+    elif language_model is not None:
         raise ConfigError(
             f"--language-model is for a file of stage 1, but {folder} has none of "
             f"{', '.join(STAGE_1_FILES)}"
         )
-    if stage_1 is not None and not has_weights(stage_1.parent):
+    elif stage_1 is not None and not has_weights(stage_1.parent):
         raise ConfigError(
             f"{stage_1} is of stage 1, projector and level vectors alone: name the language model "
             "that it was trained with as --language-model"
         )
-    if not (Path(folder) / "config.json").is_file():
+    elif not (Path(folder) / "config.json").is_file():
         raise ConfigError(f"{folder} is no published checkpoint: there is no config.json in it")
-    model, processor = load_published(
-        folder,
-        vision_tower=vision_tower,
-        alignment_mode=alignment_mode,
-        chat_template=VICUNA_V1,
-    )
+    else:
+        model, processor = load_published(
+            folder,
+            vision_tower=vision_tower,
+            alignment_mode=alignment_mode,
+            chat_template=VICUNA_V1,
+        )
     model.save_pretrained(out)
     processor.save_pretrained(out)
 

@@ -75,7 +75,7 @@ def assemble_stage_1(
         gate_reads_answer=True,
         align_after_first_token=True,
     )
-    load_stage_1(model, file)
+    _put_stage_1(model, weights, file)
     return model, processor
 
 
@@ -98,7 +98,13 @@ def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> N
     Raises:
         ConfigError: the file has not the projector of this model, or other weights, or shapes.
     """
-    ours = read_stage_1(file)
+    _put_stage_1(model, read_stage_1(file), file)
+
+
+def _put_stage_1(
+    model: AlignGPTForConditionalGeneration, ours: dict[str, Tensor], file: str | Path
+) -> None:
+    """Puts a stage-1 file's tensors, under our names, into the model."""
     wanted = {name for name, _ in model.named_parameters() if name.startswith("projector.")}
     known = wanted | ({"level_vectors.weight"} if model.config.has_align_token else set())
     if not wanted <= ours.keys() <= known:

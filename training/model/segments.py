@@ -102,20 +102,27 @@ def find_prompts(words: Tensor, labels: Tensor | None, sample_number: Tensor) ->
     if labels is None:
         return words
     targets_so_far = (labels != IGNORE_INDEX).cumsum(dim=-1)  # (B, T)
-    starts = torch.ones_like(words)
-    starts[:, 1:] = sample_number[:, 1:] != sample_number[:, :-1]
     before = torch.where(labels != IGNORE_INDEX, targets_so_far - 1, targets_so_far)
-    before_start = torch.where(starts, before, 0).cummax(dim=-1).values
-    return words & (targets_so_far == before_start)
+    return words & (targets_so_far == _at_start(before, sample_number))
 
 
 def first_words(words: Tensor, sample_number: Tensor) -> Tensor:
     """Returns the first word of each sample, (B, T) bool from (B, T) words and sample numbers."""
     so_far = words.long().cumsum(dim=-1)  # (B, T)
-    starts = torch.ones_like(words)
-    starts[:, 1:] = sample_number[:, 1:] != sample_number[:, :-1]
-    before_start = torch.where(starts, so_far - words.long(), 0).cummax(dim=-1).values
+    before_start = _at_start(so_far - words.long(), sample_number)
     return words & (so_far - before_start == 1)
+
+
+def _at_start(counts: Tensor, sample_number: Tensor) -> Tensor:
+    """Returns for each token what `counts` is at the first token of its sample, (B, T).
+
+    Args:
+        counts: (B, T), from 0 and never falling along a row.
+        sample_number: (B, T).
+    """
+    starts = torch.ones_like(sample_number, dtype=torch.bool)
+    starts[:, 1:] = sample_number[:, 1:] != sample_number[:, :-1]
+    return torch.where(starts, counts, 0).cummax(dim=-1).values
 
 
 def mean_embeddings(embeddings: Tensor, mask: Tensor) -> Tensor:
@@ -142,9 +149,7 @@ def restart_positions(sample_index: Tensor) -> Tensor:
     """Returns positions that restart with each sample of a packed row, (B, T)."""
     places = torch.arange(sample_index.shape[1], device=sample_index.device)
     places = places.expand_as(sample_index)
-    starts = torch.ones_like(sample_index, dtype=torch.bool)
-    starts[:, 1:] = sample_index[:, 1:] != sample_index[:, :-1]
-    return places - torch.where(starts, places, 0).cummax(dim=-1).values
+    return places - _at_start(places, sample_index)
 
 
 def packed_lengths(position_ids: Tensor) -> dict[str, Any]:
