@@ -47,8 +47,8 @@ class FetchConfig:
 
     engine: Literal["aligngpt", "img2dataset"] = "aligngpt"
     """What downloads. img2dataset's own downloader does not keep our guards: docs/fetching.md."""
-    connections: int = 512
-    """Downloads at once in each worker process; each takes a file descriptor."""
+    connections: int = 1024
+    """Downloads at once in each worker process; fewer where the system lets it open fewer files."""
     connections_per_host: int = 8
     """Downloads at once from one host, in each worker process."""
     requests_per_second_per_host: float = 0.0

@@ -44,11 +44,15 @@ class Handling(StrEnum):
     """It is kept so in any size: another program has judged and resized it."""
 
 
-def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes | bytearray = b"") -> None:
-    """Writes one message."""
+def frame_head(header: dict[str, Any], data_bytes: int) -> bytes:
+    """Returns a message up to its bytes, which follow."""
     text = json.dumps(header).encode()
-    file.write(FRAME.pack(len(text), len(data)))
-    file.write(text)
+    return FRAME.pack(len(text), data_bytes) + text
+
+
+def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
+    """Writes one message."""
+    file.write(frame_head(header, len(data)))
     file.write(data)
     file.flush()
 

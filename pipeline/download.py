@@ -75,11 +75,12 @@ class Downloader:
         self._client.release(body)
 
     async def download(
-        self, text: str, is_last_of_host: bool = False, turn: Turn | None = None
+        self, asked: URL | str, is_last_of_host: bool = False, turn: Turn | None = None
     ) -> bytearray:
         """Returns the bytes that a URL leads to; `release` them once they are done with.
 
         Args:
+            asked: a URL as `parse_url` returns it, or its text.
             is_last_of_host: whether its connection need not be kept for more.
             turn: at the URL's host; ended here. Without one, it waits for its turn.
 
@@ -87,13 +88,13 @@ class Downloader:
             SampleRejected: whatever is in the way.
         """
         try:
-            return await self._download(text, is_last_of_host, turn)
+            url = parse_url(asked) if isinstance(asked, str) else asked
+            return await self._download(url, is_last_of_host, turn)
         finally:
             if turn is not None:
                 turn.end()
 
-    async def _download(self, text: str, is_last_of_host: bool, turn: Turn | None) -> bytearray:
-        url = parse_url(text)
+    async def _download(self, url: URL, is_last_of_host: bool, turn: Turn | None) -> bytearray:
         self._client.check_url(url)
         origin = str(url.origin())
         self._memory.require_available(origin)
@@ -121,18 +122,18 @@ class Downloader:
 
     async def _follow(self, url: URL, trip: _Trip, is_last: bool) -> bytearray:
         """Returns the body behind a URL and its redirects."""
-        start = str(url.origin())
+        start = trip.asked
         for hop in range(self._config.max_redirects + 1):
-            self._client.check_url(url)
-            origin = str(url.origin())
-            if origin != start:
-                self._memory.require_available(origin)
-            trip.asked = origin
+            if hop:
+                self._client.check_url(url)
+                trip.asked = str(url.origin())
+                if trip.asked != start:
+                    self._memory.require_available(trip.asked)
             await self._begin(url, trip, is_first=hop == 0)
-            answer = await self._ask_once(url, trip, is_last or origin != start)
+            answer = await self._ask_once(url, trip, is_last or trip.asked != start)
             if answer.location is None:
                 return answer.body
-            self._memory.succeeded(origin)
+            self._memory.succeeded(trip.asked)
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
@@ -186,7 +187,6 @@ class Downloader:
 
     async def _try(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
         """Returns the answer to a request, asked again as long as that can help and time is."""
-        origin = str(url.origin())
         for attempt in range(self._config.retries + 1):
             try:
                 return await self._client.ask_image(url, is_last, trip.deadline)
@@ -194,13 +194,13 @@ class Downloader:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise
                 wait = BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-                wait = max(wait, self._memory.host(origin).paused_until - time.monotonic())
+                wait = max(wait, self._memory.host(trip.asked).paused_until - time.monotonic())
                 if wait >= self._seconds_to_wait(trip):
                     raise
                 failed = SampleRejected(*rejected.args)  # without what it holds in memory
             await asyncio.sleep(wait)
             try:
-                await trip.turn.move(origin, 0.0, trip.deadline)
+                await trip.turn.move(trip.asked, 0.0, trip.deadline)
             except SampleRejected:
                 raise failed from None
         raise AssertionError("the loop returns or raises")

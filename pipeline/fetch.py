@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import apache_beam as beam
+from yarl import URL
 
 from pipeline.address_guard import parse_url, without_credentials
 from pipeline.config import FetchConfig
@@ -29,6 +30,7 @@ from pipeline.host_turns import HostQueues, HostTurns, Turn
 from pipeline.img2dataset_engine import Answer, download_with_img2dataset
 from pipeline.local_files import LocalFiles
 from pipeline.politeness import HostMemory
+from pipeline.process_settings import connections_allowed, rare_garbage_collection
 from pipeline.progress import ShardProgress
 from pipeline.stages import (
     count_reasons,
@@ -176,7 +178,9 @@ def fetch_pairs(
     fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
     kept: list[KeptPair] = []
     rejections: list[Rejection] = []
-    for pair, outcomes in zip(pairs, asyncio.run(fetcher.run()), strict=True):
+    with rare_garbage_collection():
+        found = asyncio.run(fetcher.run())
+    for pair, outcomes in zip(pairs, found, strict=True):
         failed = first_failure(outcomes)
         if failed is None:
             kept.append((pair, cast(tuple[SpooledImage, ...], outcomes)))
@@ -260,7 +264,8 @@ class ShardFetcher:
             await self._run()
 
     async def _run(self) -> None:
-        asked = [(self._origin(image), number) for number, image in enumerate(self._images)]
+        self._urls: dict[int, URL] = {}
+        asked = [(self._origin(number), number) for number in range(len(self._images))]
         turns = HostTurns(self._memory, self._config)
         self._queues = HostQueues(asked, turns)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -270,21 +275,26 @@ class ShardFetcher:
         )
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._config.connections, len(asked))):
+                for _ in range(connections_allowed(min(self._config.connections, len(asked)))):
                     group.create_task(self._work())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
             await self._downloader.close()
-            self._decoders.close()
+            await self._decoders.close()
 
-    def _origin(self, image: Pair) -> str:
+    def _origin(self, number: int) -> str:
+        """Returns the host that an image is at; its URL is kept until it is its turn."""
+        image = self._images[number]
         if not self._is_asked(image) or self._config.engine != "aligngpt":
             return NO_HOST
         try:
-            return str(parse_url(str(image.url)).origin())
+            url = parse_url(str(image.url))
+            origin = str(url.origin())
         except (SampleRejected, ValueError):
             return NO_HOST
+        self._urls[number] = url
+        return origin
 
     async def _work(self) -> None:
         """Takes images until there are none left."""
@@ -312,7 +322,8 @@ class ShardFetcher:
         """Returns where an image waits in the spool."""
         asked = self._images[number]
         if self._is_asked(asked) and number not in self._answers:
-            image = await self._download(asked, turn, is_last_of_host)
+            url = self._urls.pop(number, None) or str(asked.url)
+            image = await self._download(asked, url, turn, is_last_of_host)
         else:
             async with self._reads:
                 image = await self._read(asked, self._answers.get(number))
@@ -320,8 +331,10 @@ class ShardFetcher:
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
 
-    async def _download(self, pair: Pair, turn: Turn | None, is_last_of_host: bool) -> DecodedImage:
-        body = await self._downloader.download(str(pair.url), is_last_of_host, turn)
+    async def _download(
+        self, pair: Pair, url: URL | str, turn: Turn | None, is_last_of_host: bool
+    ) -> DecodedImage:
+        body = await self._downloader.download(url, is_last_of_host, turn)
         try:
             return await self._decoders.decode(body, pair.expected_hash)
         finally:

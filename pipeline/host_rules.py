@@ -16,10 +16,10 @@ from pipeline.politeness import (
     crawl_delay_seconds,
     groups_for,
     parse_robots,
-    parse_tdmrep,
     rules_memory_bytes,
 )
 from pipeline.responses import redirected
+from pipeline.tdmrep import parse_tdmrep
 from schemas.errors import RejectReason, SampleRejected
 
 UNANSWERED_RULES = frozenset(
@@ -88,7 +88,7 @@ class RuleKeeper:
 
     async def _ask_robots(self, base: URL) -> HostRules:
         try:
-            text = await self._ask_text(base / "robots.txt")
+            text = whole_lines(await self._ask_text(base / "robots.txt"))
         except SampleRejected as rejected:
             if rejected.reason in NO_RULES:
                 return HostRules(time.monotonic() + RULES_SECONDS, None, ())
@@ -106,11 +106,12 @@ class RuleKeeper:
 
     async def _ask_reservations(self, base: URL) -> tuple[tuple[str, bool], ...]:
         try:
-            return parse_tdmrep(await self._ask_text(base / ".well-known" / "tdmrep.json"))
+            body = await self._ask_text(base / ".well-known" / "tdmrep.json")
         except SampleRejected:
             return ()
+        return parse_tdmrep(decoded(body))
 
-    async def _ask_text(self, url: URL) -> str:
+    async def _ask_text(self, url: URL) -> bytearray:
         """Returns a small text behind a URL, asked under the same guards as an image."""
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
@@ -119,18 +120,23 @@ class RuleKeeper:
                     answer = await self._client.ask_text(url, deadline)
                     if answer.location is None:
                         self._client.release(answer.body)
-                        return decoded(answer.body)
+                        return answer.body
                     url = redirected(url, answer.location)
         except TimeoutError:
             raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
         raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
 
 
-def decoded(body: bytearray) -> str:
-    """Returns the text of a file of rules, without its byte order mark and a last line that is cut.
+def whole_lines(body: bytearray) -> str:
+    """Returns the text of a robots.txt without a last line that is cut.
 
     Half a line would say something else: `/` is half of `/private`.
     """
     if len(body) >= MAX_RULES_BYTES:
         body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+    return decoded(body)
+
+
+def decoded(body: bytearray) -> str:
+    """Returns the text of a file of rules, without its byte order mark."""
     return body.decode("utf-8-sig", "replace")

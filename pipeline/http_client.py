@@ -56,7 +56,7 @@ class HttpClient:
         self._budget = ByteBudget(config.max_buffered_bytes)
         connector = aiohttp.TCPConnector(
             limit=0,
-            resolver=resolver or CachedResolver(),
+            resolver=resolver or CachedResolver(memory.names),
             use_dns_cache=False,
             socket_factory=self._guard.open_socket,
             happy_eyeballs_delay=None,

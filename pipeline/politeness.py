@@ -1,18 +1,19 @@
 """What hosts ask of us, and what is remembered of them: opt-outs, pauses, failures."""
 
 import email.utils
+import functools
 import hashlib
-import json
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from protego import Protego
 
 from pipeline.config import FetchConfig
+from pipeline.resolver import NameCache
+from pipeline.tdmrep import is_reserved
 from schemas.errors import RejectReason, SampleRejected
 
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
@@ -59,9 +60,6 @@ MAX_CRAWL_DELAY_SECONDS = 30.0
 USER_AGENT_LINE = re.compile(r"\s*user-agent\s*:([^#]*)", re.IGNORECASE)
 USER_LINE = re.compile(r"\s*user", re.IGNORECASE)
 RULE_LINE = re.compile(r"\s*(dis)?allow\s*:", re.IGNORECASE)
-
-ENCODED = re.compile(r"%(2[4ADEade]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
-"""Percent-encoded letters, digits, `-._~` (RFC 3986's unreserved characters), `$` and `*`."""
 
 
 @dataclass(slots=True)
@@ -111,6 +109,8 @@ class HostMemory:
         self._rules: OrderedDict[str, HostRules] = OrderedDict()
         self._rules_bytes = 0
         self._opt_outs: OrderedDict[bytes, SampleRejected] = OrderedDict()
+        self.names = NameCache()
+        """What the hosts' names stand for."""
 
     def host(self, origin: str) -> Host:
         """Returns what is remembered of a host."""
@@ -219,7 +219,7 @@ def check_headers(headers: Mapping[str, str], tags: list[str], config: FetchConf
         headers: of the answer; looked up whatever their case.
         tags: all values of X-Robots-Tag.
     """
-    if config.respects_robots_tag:
+    if config.respects_robots_tag and tags:
         found = sorted(opt_outs(tags, agent_token(config.user_agent)))
         if found:
             detail = f"X-Robots-Tag: {', '.join(found)}"
@@ -228,6 +228,7 @@ def check_headers(headers: Mapping[str, str], tags: list[str], config: FetchConf
         raise SampleRejected(RejectReason.TDM_RESERVED, "TDM-Reservation: 1")
 
 
+@functools.cache
 def agent_token(user_agent: str) -> str:
     """Returns the product token that robots.txt knows us by. Source: RFC 9309, section 2.2.1."""
     return re.split(r"[/\s]", user_agent.strip(), maxsplit=1)[0]
@@ -297,60 +298,6 @@ def crawl_delay_seconds(robots: Protego | None, agent: str) -> float:
     """Returns the seconds between requests that robots.txt asks for, bounded."""
     delay = robots.crawl_delay(agent) if robots is not None else None
     return min(max(float(delay or 0.0), 0.0), MAX_CRAWL_DELAY_SECONDS)
-
-
-def parse_tdmrep(text: str) -> tuple[tuple[str, bool], ...]:
-    """Returns the patterns of a tdmrep.json and whether each is reserved; () if it is none.
-
-    Source: W3C TDM Reservation Protocol, final community group report, section 6.
-    """
-    try:
-        rules: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    if not isinstance(rules, list):
-        return ()
-    return tuple(
-        (rule["location"], str(rule.get("tdm-reservation", 0)) == "1")
-        for rule in rules[:1000]
-        if isinstance(rule, dict) and isinstance(rule.get("location"), str)
-    )
-
-
-def is_reserved(reservations: tuple[tuple[str, bool], ...], path: str) -> bool:
-    """Returns whether the first pattern that matches the path reserves it.
-
-    Unlike in robots.txt, a file's order decides: "the most specific match is the first in
-    sequence".
-
-    Source: W3C TDM Reservation Protocol, final community group report, section 6.
-    """
-    return next((reserved for pattern, reserved in reservations if matches(pattern, path)), False)
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Returns whether a path begins with a pattern of robots.txt's kind (`*`, final `$`).
-
-    Percent-encoded characters are compared as what they stand for, so that `%24` in a pattern
-    means a dollar sign; reserved ones otherwise stay encoded.
-    """
-    path = _plain(path)
-    is_whole = pattern.endswith("$")
-    pieces = [_plain(piece) for piece in pattern.removesuffix("$").split("*")]
-    if not path.startswith(pieces[0]):
-        return False
-    place = len(pieces[0])
-    for piece in pieces[1:]:
-        found = path.find(piece, place)
-        if found < 0:
-            return False
-        place = found + len(piece)
-    return not is_whole or place == len(path) or (len(pieces) > 1 and path.endswith(pieces[-1]))
-
-
-def _plain(text: str) -> str:
-    """Returns a path with what needs no percent encoding decoded, and `$` and `*`."""
-    return ENCODED.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 def retry_after_seconds(value: str | None) -> float | None:

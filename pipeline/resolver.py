@@ -16,18 +16,41 @@ LOOKUPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What was found of a name."""
+
     expires_at: float
+    """On the monotonic clock."""
     found: list[ResolveResult]
     error: str | None
+    """Why there is none."""
+
+
+class NameCache:
+    """Answers that are fresh; the longest known give way to new ones."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, Answer] = OrderedDict()
+
+    def get(self, name: str) -> Answer | None:
+        """Returns what is known of a name, None if it must be asked."""
+        answer = self._answers.get(name)
+        return None if answer is None or answer.expires_at < time.monotonic() else answer
+
+    def keep(self, name: str, answer: Answer) -> None:
+        """Remembers an answer."""
+        self._answers.pop(name, None)
+        self._answers[name] = answer
+        if len(self._answers) > MAX_NAMES:
+            self._answers.popitem(last=False)
 
 
 class CachedResolver(AbstractResolver):
     """Resolves by the system's resolver, each name once while its answer is fresh."""
 
-    def __init__(self) -> None:
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
-        self._pending: dict[str, asyncio.Task[_Answer]] = {}
+    def __init__(self, cache: NameCache) -> None:
+        self._cache = cache
+        self._pending: dict[str, asyncio.Task[Answer]] = {}
         self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
 
     async def resolve(
@@ -38,8 +61,8 @@ class CachedResolver(AbstractResolver):
         Raises:
             OSError: if the name has none.
         """
-        answer = self._answers.get(host)
-        if answer is None or answer.expires_at < time.monotonic():
+        answer = self._cache.get(host)
+        if answer is None:
             if host not in self._pending:
                 self._pending[host] = asyncio.create_task(self._ask(host))
             # Shielded: one image's deadline must not cancel the look-up that others wait for.
@@ -48,18 +71,16 @@ class CachedResolver(AbstractResolver):
             raise OSError(None, answer.error)
         return [ResolveResult(**{**result, "port": port}) for result in answer.found]
 
-    async def _ask(self, host: str) -> _Answer:
+    async def _ask(self, host: str) -> Answer:
         now = time.monotonic()
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
-            answer = _Answer(now + FOUND_SECONDS, found, None)
+            answer = Answer(now + FOUND_SECONDS, found, None)
         except (OSError, UnicodeError) as error:
-            answer = _Answer(now + FAILED_SECONDS, [], str(error)[:200])
+            answer = Answer(now + FAILED_SECONDS, [], str(error)[:200])
         finally:
             del self._pending[host]
-        self._answers[host] = answer
-        while len(self._answers) > MAX_NAMES:
-            self._answers.popitem(last=False)
+        self._cache.keep(host, answer)
         return answer
 
     async def close(self) -> None:

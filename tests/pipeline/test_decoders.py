@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -34,45 +35,107 @@ async def decode_all(pool: DecoderPool, files: list[bytes]) -> list[DecodedImage
     return await asyncio.gather(*(one(data) for data in files))
 
 
-def test_a_pool_gives_what_the_function_gives() -> None:
-    pool = DecoderPool(SETTINGS, 2, 30.0)
-    files = [image_file(name, seed) for seed, name in enumerate(FORMATS)]
-    found = asyncio.run(decode_all(pool, files))
-    pool.close()
-    for data, image in zip(files, found, strict=True):
+def decoded_by(
+    count: int, files: list[bytes], timeout_seconds: float = 30.0
+) -> list[DecodedImage | RejectReason]:
+    async def run() -> list[DecodedImage | RejectReason]:
+        pool = DecoderPool(SETTINGS, count, timeout_seconds)
+        try:
+            return await decode_all(pool, files)
+        finally:
+            await pool.close()
+
+    return asyncio.run(run())
+
+
+def slow_image() -> bytes:
+    """Returns a file that takes longer to decode than the limit of 0.2 s, which is a hang then."""
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_pool_gives_what_the_function_gives(count: int) -> None:
+    files = [image_file(name, seed) for seed in range(5) for name in FORMATS]
+    for data, image in zip(files, decoded_by(count, files), strict=True):
         expected = prepare_image(data, SETTINGS)
         assert isinstance(image, DecodedImage)
         assert (image.encoded, image.pixel_hash) == (expected.encoded, expected.pixel_hash)
 
 
-def test_a_decoder_that_dies_costs_its_image_and_is_replaced() -> None:
-    pool = DecoderPool(SETTINGS, 1, 30.0)
+def test_large_files_pass_whole_in_both_directions() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    data = file.getvalue()
+    settings = ImageSettings(resize_mode="no", image_format="png")
+
+    async def run() -> list[DecodedImage | RejectReason]:
+        pool = DecoderPool(settings, 1, 60.0)
+        try:
+            return await decode_all(pool, [data] * 4)
+        finally:
+            await pool.close()
+
+    expected = prepare_image(data, settings).encoded
+    assert len(expected) > 6_000_000
+    for image in asyncio.run(run()):
+        assert isinstance(image, DecodedImage)
+        assert image.encoded == expected
+
+
+async def killed(pool: DecoderPool) -> None:
+    """Returns when the only process of a pool was killed and the pool knows it."""
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSEGV)
+    async with asyncio.timeout(30):
+        while pool.process_ids:
+            await asyncio.sleep(0.01)
+
+
+def test_a_decoder_that_dies_with_nothing_in_hand_costs_nothing_and_is_replaced() -> None:
     good = image_file("JPEG")
 
-    async def kill_in_between() -> list[DecodedImage | RejectReason]:
-        first = await decode_all(pool, [good])
-        process = pool._idle.get()
-        assert process is not None
-        os.kill(process.pid, signal.SIGSEGV)
-        process.wait()
-        pool._idle.put(process)
-        return first + await decode_all(pool, [good]) + await decode_all(pool, [good])
+    async def run() -> list[DecodedImage | RejectReason]:
+        pool = DecoderPool(SETTINGS, 1, 30.0)
+        try:
+            first = await decode_all(pool, [good])
+            await killed(pool)
+            return first + await decode_all(pool, [good])
+        finally:
+            await pool.close()
 
-    found = asyncio.run(kill_in_between())
-    pool.close()
-    assert found[1] is RejectReason.DECODER_CRASHED
-    assert found[0] == found[2] != RejectReason.DECODER_CRASHED
+    found = asyncio.run(run())
+    assert isinstance(found[0], DecodedImage)
+    assert found[0] == found[1]
+
+
+def test_a_decoder_that_dies_at_an_image_costs_that_one() -> None:
+    large, good = slow_image(), image_file("JPEG")
+
+    async def run() -> list[DecodedImage | RejectReason]:
+        pool = DecoderPool(SETTINGS, 1, 30.0)
+        try:
+            await decode_all(pool, [good])
+            asked = asyncio.create_task(decode_all(pool, [large, *[good] * 20]))
+            await asyncio.sleep(0.05)
+            await killed(pool)
+            return await asked
+        finally:
+            await pool.close()
+
+    found = asyncio.run(run())
+    assert found[0] is RejectReason.DECODER_CRASHED
+    assert all(isinstance(image, DecodedImage) for image in found[1:])
 
 
 def test_a_decoder_that_hangs_is_ended_and_replaced() -> None:
-    # A time limit that decoding a large image cannot keep stands for a hang.
-    file = io.BytesIO()
-    Image.new("RGB", (8000, 8000)).save(file, "PNG")
-    pool = DecoderPool(SETTINGS, 1, 0.2)
-    found = asyncio.run(decode_all(pool, [file.getvalue(), image_file("JPEG")]))
-    pool.close()
-    assert found[0] is RejectReason.DECODER_CRASHED
-    assert isinstance(found[1], DecodedImage)
+    good = image_file("JPEG")
+    found = decoded_by(1, [good, slow_image(), good, slow_image(), *[good] * 20], 0.2)
+    crashed = [image for image in found if image is RejectReason.DECODER_CRASHED]
+    assert found[1] is found[3] is RejectReason.DECODER_CRASHED
+    assert len(crashed) == 2
 
 
 def test_a_file_of_the_user_named_like_ours_is_not_taken_for_it(
@@ -80,10 +143,7 @@ def test_a_file_of_the_user_named_like_ours_is_not_taken_for_it(
 ) -> None:
     (tmp_path / "pipeline.py").write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path)
-    pool = DecoderPool(SETTINGS, 1, 30.0)
-    found = asyncio.run(decode_all(pool, [image_file("JPEG")]))
-    pool.close()
-    assert isinstance(found[0], DecodedImage)
+    assert isinstance(decoded_by(1, [image_file("JPEG")])[0], DecodedImage)
 
 
 def test_a_decoder_that_cannot_start_stops_the_run_and_says_why(
@@ -91,10 +151,8 @@ def test_a_decoder_that_cannot_start_stops_the_run_and_says_why(
 ) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1 is missing')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    pool = DecoderPool(SETTINGS, 1, 30.0)
     with pytest.raises(DecoderStartError, match=r"libGL\.so\.1 is missing"):
-        asyncio.run(decode_all(pool, [image_file("JPEG")]))
-    pool.close()
+        decoded_by(1, [image_file("JPEG")])
 
 
 def test_a_decoder_that_hangs_at_its_start_stops_the_run(
@@ -103,17 +161,39 @@ def test_a_decoder_that_hangs_at_its_start_stops_the_run(
     (tmp_path / "cv2.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr("pipeline.decoders.START_SECONDS", 1)
-    pool = DecoderPool(SETTINGS, 1, 30.0)
     with pytest.raises(DecoderStartError):
-        asyncio.run(decode_all(pool, [image_file("JPEG")]))
-    pool.close()
+        decoded_by(1, [image_file("JPEG")])
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_closing_a_pool_ends_its_processes(count: int) -> None:
-    pool = DecoderPool(SETTINGS, count, 30.0)
-    asyncio.run(decode_all(pool, [image_file("JPEG")] * 6))
-    processes = [one for one in list(pool._idle.queue) if one is not None]
-    pool.close()
-    assert processes
-    assert all(process.poll() is not None for process in processes)
+    async def run() -> list[int]:
+        pool = DecoderPool(SETTINGS, count, 30.0)
+        await decode_all(pool, [image_file("JPEG")] * 20)
+        processes = pool.process_ids
+        await pool.close()
+        return processes
+
+    processes = asyncio.run(run())
+    assert len(processes) == count
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_closing_a_pool_while_its_processes_start_leaves_none() -> None:
+    def decoders() -> list[int]:
+        family = psutil.Process().children(recursive=True)
+        return [one.pid for one in family if "pipeline.decoder_process" in one.cmdline()]
+
+    async def run() -> None:
+        pool = DecoderPool(SETTINGS, 2, 30.0)
+        asked = asyncio.create_task(decode_all(pool, [image_file("JPEG")] * 20))
+        async with asyncio.timeout(30):
+            while len(decoders()) < 2:
+                await asyncio.sleep(0.01)
+        asked.cancel()
+        await pool.close()
+
+    asyncio.run(run())
+    assert decoders() == []

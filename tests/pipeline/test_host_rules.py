@@ -71,6 +71,17 @@ def test_a_byte_order_mark_does_not_undo_a_reservation(web_server: WebServer) ->
     assert download(settings(web_server), *urls) == [RejectReason.TDM_RESERVED, None]
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_the_first_rules_of_a_long_tdmrep_hold(indent: int | None, web_server: WebServer) -> None:
+    rules = [{"location": "/photos/", "tdm-reservation": 1}]
+    rules += [{"location": f"/{number}/", "tdm-reservation": 1} for number in range(20_000)]
+    text = json.dumps(rules, indent=indent)
+    assert len(text) > MAX_RULES_BYTES
+    web_server.serve("/.well-known/tdmrep.json", text.encode())
+    urls = [web_server.serve(path, IMAGE) for path in ("/photos/a", "/a")]
+    assert download(settings(web_server), *urls) == [RejectReason.TDM_RESERVED, None]
+
+
 LINES = [
     "User-agent: aligngpt",
     "user-agent : align",

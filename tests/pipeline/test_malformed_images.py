@@ -130,22 +130,27 @@ def mutated(data: bytes, mutation: Mutation, generator: np.random.Generator) -> 
     return bytes(broken)
 
 
-async def decode_all(pool: DecoderPool, files: list[bytes]) -> list[DecodedImage | SampleRejected]:
-    async def one(data: bytes) -> DecodedImage | SampleRejected:
+def decoded(files: list[bytes]) -> list[DecodedImage | SampleRejected]:
+    async def run() -> list[DecodedImage | SampleRejected]:
+        pool = DecoderPool(SETTINGS, 2, 30.0)
+        try:
+            return await asyncio.gather(*(one(pool, data) for data in files))
+        finally:
+            await pool.close()
+
+    async def one(pool: DecoderPool, data: bytes) -> DecodedImage | SampleRejected:
         try:
             return await pool.decode(data, None)
         except SampleRejected as rejected:
             return rejected
 
-    return await asyncio.gather(*(one(data) for data in files))
+    return asyncio.run(run())
 
 
 def test_every_format_of_the_corpus_is_a_picture_before_it_is_damaged() -> None:
     first, *others = pictures()
     files = files_of(first, others)
-    pool = DecoderPool(SETTINGS, 2, 30.0)
-    found = asyncio.run(decode_all(pool, list(files.values())))
-    pool.close()
+    found = decoded(list(files.values()))
     rejected = {
         name: one.detail
         for name, one in zip(files, found, strict=True)
@@ -165,9 +170,7 @@ def test_four_hundred_damaged_pictures_neither_crash_nor_hang_a_decoder() -> Non
             names.append(f"{name}, {mutation.__name__}, {number}")
             files.append(mutated(kinds[number % len(kinds)][name], mutation, generator))
     assert len(set(files)) >= 400
-    pool = DecoderPool(SETTINGS, 2, 30.0)
-    found = asyncio.run(decode_all(pool, files))
-    pool.close()
+    found = decoded(files)
     reasons = [one.reason if isinstance(one, SampleRejected) else None for one in found]
     crashed = [
         name

@@ -15,13 +15,11 @@ from pipeline.politeness import (
     HostMemory,
     agent_token,
     crawl_delay_seconds,
-    is_reserved,
-    matches,
     opt_outs,
     parse_robots,
-    parse_tdmrep,
     retry_after_seconds,
 )
+from pipeline.tdmrep import is_reserved, matches, parse_tdmrep
 from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response
 
@@ -222,6 +220,25 @@ def test_path_patterns_match_as_in_robots_txt(pattern: str, path: str, expected:
 @pytest.mark.parametrize("text", ["", "{}", "[1, 2]", "null", "[" * 100_000, '[{"x": 1}]'])
 def test_a_broken_tdmrep_reserves_nothing(text: str) -> None:
     assert not is_reserved(parse_tdmrep(text), "/a")
+
+
+JSON_RULES = st.lists(
+    st.fixed_dictionaries(
+        {"location": st.sampled_from(["/a", "/b*", "/c$"])},
+        optional={"tdm-reservation": st.just(1)},
+    ),
+    max_size=5,
+)
+
+
+@given(JSON_RULES, st.sampled_from([None, 0, 2]), st.integers(0, 400))
+def test_a_cut_tdmrep_gives_the_rules_before_the_cut(
+    rules: list[dict[str, Any]], indent: int | None, length: int
+) -> None:
+    text = json.dumps(rules, indent=indent)
+    whole, part = parse_tdmrep(text), parse_tdmrep(text[:length])
+    assert whole == tuple((rule["location"], "tdm-reservation" in rule) for rule in rules)
+    assert part == whole[: text[:length].count("}")]
 
 
 def test_the_first_pattern_of_tdmrep_that_matches_decides() -> None:

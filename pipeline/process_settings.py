@@ -1,0 +1,65 @@
+"""Settings of this process while it fetches: the files it may open, when it collects garbage."""
+
+import gc
+import logging
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+SPARE_FILES = 256
+"""Open files beside the connections: shards, decoders, look-ups of names, the runner's own."""
+
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""New objects after which cycles are looked for. Python's own 700 cost a tenth of the time."""
+
+_collecting = threading.Lock()
+_fetching = 0
+_usual_thresholds = gc.get_threshold()
+
+
+def connections_allowed(wanted: int) -> int:
+    """Returns how many connections the system grants, having asked for as many as are wanted.
+
+    A limit on open files would otherwise end as connections that fail, which no host is to blame
+    for.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if granted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    if granted >= needed:
+        return wanted
+    allowed = max(1, granted - SPARE_FILES, granted // 2)
+    logger.warning(
+        "%d connections instead of %d: the system lets a process open %d files (ulimit -Hn)",
+        allowed,
+        wanted,
+        granted,
+    )
+    return allowed
+
+
+@contextmanager
+def rare_garbage_collection() -> Iterator[None]:
+    """Makes Python look for cyclic garbage less often, and only in what is made from now on."""
+    global _fetching, _usual_thresholds
+    with _collecting:
+        if _fetching == 0:
+            _usual_thresholds = gc.get_threshold()
+            gc.freeze()
+            gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *_usual_thresholds[1:])
+        _fetching += 1
+    try:
+        yield
+    finally:
+        with _collecting:
+            _fetching -= 1
+            if _fetching == 0:
+                gc.set_threshold(*_usual_thresholds)
+                gc.unfreeze()
