@@ -46,8 +46,8 @@ class ModelConfig:
     """How conversations are written: the tokenizer's own template (a model folder's, where one is
     given), or the paper's."""
     attention: Attention = "auto"
-    """How the language model computes attention; auto takes flex_attention on a GPU, which skips
-    what packed samples do not see of each other, and sdpa elsewhere."""
+    """How the language model computes attention; auto skips what packed samples do not see of each
+    other, by flex_attention on a GPU, else by sdpa for each sample, where that gives the same."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_levels <= 127:

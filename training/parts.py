@@ -24,7 +24,7 @@ from training.metrics import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.lora import LORA_RULE, add_lora
-from training.model.packed_attention import flex_attention_fault
+from training.model.packed_attention import BY_SAMPLE, attention_fault
 from training.model.packing_check import packing_fault
 from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.trainable import set_trainable
@@ -194,26 +194,35 @@ def attention_to_load(attention: Attention) -> str:
 
 
 def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
-    """Returns the attention to train with, once the language model has it.
+    """Returns the attention to train with, once the language model has it; and what was unfit.
 
-    `auto` is flex_attention on a GPU where it gives what sdpa gives, else sdpa.
+    `auto` is the first that gives what sdpa gives: flex_attention on a GPU, sdpa sample by sample
+    where no blocks are compiled (it cuts rows at other places in each batch), or sdpa.
     """
-    attention = config.model.attention
-    if attention != "auto":
-        return attention
-    if not torch.cuda.is_available():
-        return "sdpa"
-    fault = flex_attention_fault(
-        assembled.model.config.text_config,
-        dtype=DTYPES[config.parallel.precision],
-        device=torch.device("cuda", torch.cuda.current_device()),
-        rows=config.data.sequences_per_device,
-        width=config.data.tokens_per_sequence,
-    )
-    if fault is not None:
-        return f"sdpa: flex_attention does not work here ({fault})"
-    assembled.model.language_model.set_attn_implementation("flex_attention")
-    return "flex_attention"
+    language_model = assembled.model.language_model
+    if config.model.attention != "auto":
+        language_model.set_attn_implementation(config.model.attention)  # the whole had its own
+        return config.model.attention
+    device, candidates = torch.device("cpu"), []
+    if torch.cuda.is_available():
+        device, candidates = torch.device("cuda", torch.cuda.current_device()), ["flex_attention"]
+    if not config.parallel.compile_blocks:
+        candidates.append(BY_SAMPLE)
+    faults: list[str] = []
+    for attention in candidates:
+        fault = attention_fault(
+            attention,
+            assembled.model.config.text_config,
+            dtype=DTYPES[config.parallel.precision],
+            device=device,
+            rows=config.data.sequences_per_device,
+            width=config.data.tokens_per_sequence,
+        )
+        if fault is None:
+            language_model.set_attn_implementation(attention)
+            return attention + "".join(faults)
+        faults.append(f"; {attention} does not work here ({fault})")
+    return "sdpa" + "".join(faults)
 
 
 def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -> None:

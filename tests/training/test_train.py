@@ -16,7 +16,8 @@ from torch._dynamo.utils import counters
 
 from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from training.parts import assemble
+from training.model.packed_attention import BY_SAMPLE
+from training.parts import assemble, choose_attention
 from training.train import train
 
 
@@ -43,6 +44,36 @@ def stage_2(parts: dict[str, str], **changes: Any) -> TrainConfig:
     learning = ("projector", "gate", "language_model")
     optimizer = OptimizerConfig(learning_rate=1e-3)
     return tiny_config(parts, data=data, train_parts=learning, optimizer=optimizer, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has an attention of its own")
+@pytest.mark.parametrize(
+    ("attention", "compile_blocks", "chosen"),
+    [("auto", False, BY_SAMPLE), ("auto", True, "sdpa"), ("eager", False, "eager")],
+)
+def test_attention_goes_sample_by_sample_on_a_cpu_unless_compiled_or_named(
+    tiny_parts: dict[str, str], attention: Any, compile_blocks: bool, chosen: str
+) -> None:
+    config = tiny_config(
+        tiny_parts,
+        model=ModelConfig(**tiny_parts, num_levels=4, attention=attention),
+        parallel=ParallelConfig(zero_stage=2, precision="fp32", compile_blocks=compile_blocks),
+    )
+    parts = assemble(config, None)
+    assert choose_attention(parts, config) == chosen
+    assert parts.model.language_model.config._attn_implementation == chosen
+
+
+def test_where_samples_cannot_be_taken_one_by_one_sdpa_trains_and_says_why(
+    tiny_parts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.parts.attention_fault", lambda *_, **__: "it differs")
+    config = tiny_config(tiny_parts)
+    parts = assemble(config, None)
+    said = choose_attention(parts, config)
+    assert said.startswith("sdpa; ")
+    assert "sdpa_by_sample does not work here (it differs)" in said
+    assert parts.model.language_model.config._attn_implementation == "sdpa"
 
 
 def logged(out: Path, name: str) -> list[Any]:

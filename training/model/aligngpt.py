@@ -27,6 +27,7 @@ from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
+from training.model.packed_attention import BY_SAMPLE
 from training.model.projector import Projector
 from training.model.segments import (
     Segments,
@@ -38,6 +39,7 @@ from training.model.segments import (
     number_samples,
     packed_lengths,
     restart_positions,
+    sample_bounds,
 )
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
@@ -210,8 +212,11 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         if sample_index is not None:
             position_ids = restart_positions(sample_index) if position_ids is None else position_ids
             use_cache = False  # with a cache, transformers does not look for packed samples
-            if "flash" in str(self.language_model.config._attn_implementation):
+            attention = str(self.language_model.config._attn_implementation)
+            if "flash" in attention:
                 kwargs = {**packed_lengths(position_ids), **kwargs}
+            elif attention == BY_SAMPLE:
+                kwargs["bounds_of_samples"] = sample_bounds(position_ids)
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
         targets = None if labels is None else next_targets(labels, sample_index)

@@ -173,6 +173,21 @@ def packed_lengths(position_ids: Tensor) -> dict[str, Any]:
     }
 
 
+def sample_bounds(position_ids: Tensor) -> list[list[int]]:
+    """Returns where the samples of each packed row begin, and its length.
+
+    Padding at the end of a row is a sample, too.
+
+    Args:
+        position_ids: (B, T), 0 at the start of each sample and of the padding.
+    """
+    width = position_ids.shape[1]
+    return [
+        [place for place, position in enumerate(row) if position == 0] + [width]
+        for row in position_ids.tolist()
+    ]
+
+
 def _places(mask: Tensor, size: int) -> Tensor:
     """Returns the flat indices where the mask holds, (size,), filled up with -1."""
     if size == 0:

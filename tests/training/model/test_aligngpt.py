@@ -13,6 +13,7 @@ from tests.training.model.tiny_models import (
     padded_rows,
     sample,
 )
+from training.model.packed_attention import BY_SAMPLE
 
 TEXT_MODELS = ("llama", "qwen2", "qwen3", "mistral", "phi", "gemma", "gemma2")
 MODES = ("adaptive", "local", "global", "average", "none")
@@ -117,7 +118,11 @@ def test_several_images_share_one_vector_of_their_mean_weights():
 
 @pytest.mark.parametrize(
     ("text", "attention"),
-    [*((text, "eager") for text in TEXT_MODELS), *((text, "sdpa") for text in TEXT_MODELS[:-1])],
+    [
+        *((text, "eager") for text in TEXT_MODELS),
+        *((text, "sdpa") for text in TEXT_MODELS[:-1]),
+        *((text, BY_SAMPLE) for text in TEXT_MODELS[:-1]),
+    ],
 )
 def test_packed_samples_have_the_logits_they_have_alone(text, attention):
     model, items = build_model(text), mixed_samples()

@@ -10,7 +10,7 @@ from tests.training.model.tiny_models import (
     sample,
     text_config,
 )
-from training.model.packed_attention import flex_attention_fault
+from training.model.packed_attention import BY_SAMPLE, attention_fault
 from training.model.segments import packed_lengths
 from training.parts import attention_to_load
 
@@ -43,7 +43,7 @@ def test_attention_is_sdpa_until_flex_attention_was_seen_to_work_unless_named():
 def test_flex_attention_of_packed_rows_is_that_of_sdpa(family):
     config = build_model(family).config.text_config
     where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 2, "width": 200}
-    assert flex_attention_fault(config, **where) is None
+    assert attention_fault("flex_attention", config, **where) is None
 
 
 @pytest.mark.filterwarnings("ignore:_compile flag:DeprecationWarning")
@@ -52,7 +52,53 @@ def test_a_model_that_flex_attention_cannot_train_is_told_apart():
     config = copy.deepcopy(build_model().config.text_config)
     config.attention_dropout = 0.1
     where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 1, "width": 64}
-    assert "dropout" in flex_attention_fault(config, **where)
+    assert "dropout" in attention_fault("flex_attention", config, **where)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "phi", "gemma"])
+def test_attention_by_sample_has_the_results_and_gradients_of_sdpa(family, dtype):
+    config = build_model(family).config.text_config
+    where = {"dtype": dtype, "device": torch.device("cpu"), "rows": 2, "width": 200}
+    assert attention_fault(BY_SAMPLE, config, **where) is None
+
+
+def test_a_model_that_cannot_attend_by_sample_is_told_apart():
+    config = build_model("gemma2").config.text_config
+    where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 2, "width": 200}
+    assert "scaled_dot_product" in attention_fault(BY_SAMPLE, config, **where)
+
+
+@pytest.mark.parametrize("window", [2, 4, 8, 100])
+def test_attention_by_sample_looks_back_as_far_as_a_sliding_window(window):
+    batch, _ = packed_rows()
+    del batch["labels"]
+    found = []
+    for name in ("sdpa", BY_SAMPLE):
+        model = build_model(text_config=text_config("mistral", sliding_window=window))
+        model.language_model.set_attn_implementation(name)
+        with torch.no_grad():
+            found.append(model(**batch).logits)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_by_sample_computes_no_pair_of_two_samples(monkeypatch):
+    seen = []
+    call = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, *others, **named):
+        seen.append((query.shape[2], key.shape[2], named.get("attn_mask")))
+        return call(query, key, *others, **named)
+
+    batch, rows = packed_rows()
+    model = build_model()
+    model.language_model.set_attn_implementation(BY_SAMPLE)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watched)
+    model(**batch)
+    lengths = [n for row in rows for n in [*(len(item["input_ids"]) for item in row), 5]]
+    of_samples = [one for one in seen if one[2] is None and one[0] == one[1] and one[0] in lengths]
+    assert len(of_samples) >= len(lengths) * model.config.text_config.num_hidden_layers
+    assert max(one[1] for one in seen) < batch["input_ids"].shape[1]
 
 
 @pytest.mark.gpu
@@ -63,12 +109,12 @@ def test_flex_attention_on_a_gpu_has_the_results_and_gradients_of_sdpa(width):
     config.hidden_size, config.num_attention_heads, config.num_key_value_heads = 512, 4, 2
     config.head_dim = 128
     where = {"dtype": torch.bfloat16, "device": torch.device("cuda"), "rows": 2, "width": width}
-    assert flex_attention_fault(config, **where) is None
+    assert attention_fault("flex_attention", config, **where) is None
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("attention", ["flex_attention", BY_SAMPLE, "flash_attention_2"])
 def test_packed_rows_on_a_gpu_have_the_loss_and_gradient_of_sdpa(attention):
     if attention == "flash_attention_2":
         pytest.importorskip("flash_attn")
