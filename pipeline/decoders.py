@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -97,10 +98,10 @@ class DecoderPool:
     def _hand_out(self) -> None:
         """Gives what waits to those that hold least."""
         while self._waiting and not self._is_closed:
-            decoder = min(self._decoders, key=lambda one: len(one.held))
-            if len(decoder.held) == HELD_AT_ONCE:
+            free = [one for one in self._decoders if one.has_room()]
+            if not free:
                 return
-            decoder.take(self._waiting.popleft())
+            min(free, key=lambda one: len(one.held)).take(self._waiting.popleft())
 
     async def close(self) -> None:
         """Ends the processes."""
@@ -112,23 +113,35 @@ class _Decoder(asyncio.Protocol):
     """One process, started when it is needed first and replaced when it ends."""
 
     def __init__(
-        self, message: dict[str, Any], on_free: Callable[[], None], given_back: deque[_Job]
+        self, message: dict[str, Any], on_free: Callable[[], None], waiting: deque[_Job]
     ) -> None:
-        self._message, self._on_free, self._given_back = message, on_free, given_back
+        self._message, self._on_free, self._waiting = message, on_free, waiting
         self.held: deque[_Job] = deque()
         """What it was given and has not answered, the one that it is at first."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._change: asyncio.Task[None] | None = None
         self._received = bytearray()
         self._is_closing = False
 
+    def has_room(self) -> bool:
+        """Returns whether it may be given more: what the system does not hold yet is copied."""
+        if self._transport is None:
+            return len(self.held) < HELD_AT_ONCE
+        if self._transport.is_closing():
+            return False
+        unsent = self._transport.get_write_buffer_size()
+        return len(self.held) < HELD_AT_ONCE and (unsent <= SOCKET_BYTES or not self.held)
+
     def take(self, job: _Job) -> None:
         """Has one more file decoded."""
         self.held.append(job)
+        if self._change is not None:
+            return  # it is sent, or begun with, when that is done
         if self._transport is not None:
             self._send(job)
-        elif self._change is None:
+        else:
             self._change = asyncio.create_task(self._start())
 
     def _send(self, job: _Job) -> None:
@@ -137,18 +150,24 @@ class _Decoder(asyncio.Protocol):
         transport.write(job.data)
 
     async def _start(self) -> None:
-        """Starts the process and sends it what has come meanwhile."""
+        """Starts the process and sends it what has come meanwhile.
+
+        Where that fails, nobody can look at what waits, here or in the pool.
+        """
         try:
-            self.process, ours = await asyncio.to_thread(_started, self._message)
-        except DecoderStartError as error:
+            self.process, self._line = await asyncio.to_thread(_started, self._message)
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_connection(lambda: self, sock=self._line)
+        except (DecoderStartError, OSError, RuntimeError) as error:
             self._change = None
-            held, self.held = self.held, deque()
-            for job in held:
+            for job in (*self.held, *self._waiting):
                 if not job.answer.done():
                     job.answer.set_exception(error)
+            self.held.clear()
+            self._waiting.clear()
             return
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=ours)
+        if self._transport is None:
+            return  # it has ended again, and is being buried
         self._change = None
         for job in self.held:
             self._send(job)
@@ -177,24 +196,30 @@ class _Decoder(asyncio.Protocol):
             self._on_free()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Takes note that the process has ended."""
+        """Takes note that the process has ended: what was behind its image goes to the others."""
+        if self._is_closing:
+            self._transport = None
+            return
+        with suppress(OSError):  # a write that fails leaves answers unread
+            while data := cast(socket.socket, self._line).recv(1 << 18):
+                self.data_received(data)
         self._transport = None
-        if not self._is_closing:
-            self._change = asyncio.create_task(self._bury())
+        crashed = self.held.popleft() if self.held else None
+        self._waiting.extendleft(reversed(self.held))
+        self.held.clear()
+        self._change = asyncio.create_task(self._bury(crashed))
+        self._on_free()
 
-    async def _bury(self) -> None:
-        """Says which image the process was at; those behind it go back to the pool."""
+    async def _bury(self, crashed: _Job | None) -> None:
+        """Says which image the process was at, and begins with what has come meanwhile."""
         status = await asyncio.to_thread(_end, cast("subprocess.Popen[bytes]", self.process))
         self.process = self._change = None
-        if self.held:
-            job = self.held.popleft()
+        if crashed is not None and not crashed.answer.done():
             detail = f"the decoder ended with status {status}"
-            if not job.answer.done():
-                answer = {"reason": RejectReason.DECODER_CRASHED.value, "detail": detail}
-                job.answer.set_result((answer, b""))
-        self._given_back.extendleft(reversed(self.held))
-        self.held.clear()
-        self._on_free()
+            header = {"reason": RejectReason.DECODER_CRASHED.value, "detail": detail}
+            crashed.answer.set_result((header, b""))
+        if self.held and not self._is_closing:
+            self._change = asyncio.create_task(self._start())
 
     async def close(self) -> None:
         """Ends the process."""

@@ -126,9 +126,10 @@ class Downloader:
         for hop in range(self._config.max_redirects + 1):
             if hop:
                 self._client.check_url(url)
-                trip.asked = str(url.origin())
-                if trip.asked != start:
-                    self._memory.require_available(trip.asked)
+                origin = str(url.origin())
+                if origin != start:
+                    self._memory.require_available(origin)
+                trip.asked = origin
             await self._begin(url, trip, is_first=hop == 0)
             answer = await self._ask_once(url, trip, is_last or trip.asked != start)
             if answer.location is None:

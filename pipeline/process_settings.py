@@ -12,6 +12,10 @@ logger = logging.getLogger(__name__)
 SPARE_FILES = 256
 """Open files beside the connections: shards, decoders, look-ups of names, the runner's own."""
 
+FILES_PER_CONNECTION = 4
+"""Room that is asked for where it is to be had: idle connections stay open for 10 to 20 s, and a
+runner may fetch several shards in threads of one process."""
+
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """New objects after which cycles are looked for. Python's own 700 cost a tenth of the time."""
 
@@ -27,10 +31,10 @@ def connections_allowed(wanted: int) -> int:
     for.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    needed, better = wanted + SPARE_FILES, FILES_PER_CONNECTION * wanted + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= better:
         return wanted
-    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    granted = better if hard == resource.RLIM_INFINITY else min(better, hard)
     if granted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
     if granted >= needed:

@@ -3,13 +3,14 @@ import io
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from pipeline.decoders import DecodedImage, DecoderPool, DecoderStartError
+from pipeline.decoders import DecodedImage, DecoderPool, DecoderStartError, _Decoder
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
 from scoring.images import prepare_image
@@ -62,6 +63,36 @@ def test_a_pool_gives_what_the_function_gives(count: int) -> None:
         expected = prepare_image(data, SETTINGS)
         assert isinstance(image, DecodedImage)
         assert (image.encoded, image.pixel_hash) == (expected.encoded, expected.pixel_hash)
+
+
+def test_answers_go_to_who_asked_while_a_process_is_being_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images that are given to it before and in the moment of its connection keep their order."""
+    files = [image_file("JPEG", seed) for seed in range(20)]
+    connected = _Decoder.connection_made
+    late: list[asyncio.Task[DecodedImage]] = []
+
+    async def run() -> list[DecodedImage]:
+        pool = DecoderPool(SETTINGS, 1, 30.0)
+
+        def connected_and_asked(decoder: _Decoder, transport: asyncio.BaseTransport) -> None:
+            connected(decoder, transport)
+            asked = pool.decode(files[-1], None)
+            late.append(asyncio.get_running_loop().create_task(asked))
+            decoder._on_free()
+
+        monkeypatch.setattr(_Decoder, "connection_made", connected_and_asked)
+        try:
+            first = [asyncio.create_task(pool.decode(data, None)) for data in files[:3]]
+            found = [await task for task in first]
+            return [*found, await late[0], *[await pool.decode(one, None) for one in files[3:]]]
+        finally:
+            await pool.close()
+
+    asked = [*files[:3], files[-1], *files[3:]]
+    for data, image in zip(asked, asyncio.run(run()), strict=True):
+        assert image.pixel_hash == prepare_image(data, SETTINGS).pixel_hash
 
 
 def test_large_files_pass_whole_in_both_directions() -> None:
@@ -153,6 +184,25 @@ def test_a_decoder_that_cannot_start_stops_the_run_and_says_why(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(DecoderStartError, match=r"libGL\.so\.1 is missing"):
         decoded_by(1, [image_file("JPEG")])
+
+
+def test_a_system_that_starts_no_process_leaves_no_image_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    async def run() -> list[Any]:
+        pool = DecoderPool(SETTINGS, 1, 30.0)
+        try:
+            asked = (pool.decode(image_file("JPEG"), None) for _ in range(40))
+            async with asyncio.timeout(30):
+                return await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await pool.close()
+
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    assert all(isinstance(error, OSError) for error in asyncio.run(run()))
 
 
 def test_a_decoder_that_hangs_at_its_start_stops_the_run(

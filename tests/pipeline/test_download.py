@@ -214,6 +214,17 @@ def test_a_dead_host_is_given_up_after_some_failures(web_server: WebServer) -> N
     ]
 
 
+def test_a_redirect_to_a_dead_host_does_not_revive_it(web_server: WebServer) -> None:
+    port = unused_port()
+    config = settings(web_server, allow_ports=(port, web_server.port), host_failures=3)
+    dead = f"http://{ALLOWED_HOST}:{port}/"
+    to_dead = [
+        web_server.serve(f"/{number}", b"", {"Location": dead}, status=302) for number in range(7)
+    ]
+    found = download(config, *to_dead)
+    assert found == [RejectReason.CONNECT_FAILED] * 3 + [RejectReason.HOST_UNAVAILABLE] * 4
+
+
 def test_connections_are_used_again(web_server: WebServer) -> None:
     url = web_server.serve("/x", IMAGE)
     assert download(settings(web_server), url, url, url) == [IMAGE] * 3

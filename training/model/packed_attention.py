@@ -7,7 +7,6 @@ registered here with transformers, calls sdpa once for each sample: no compiler,
 a run relies on one of them, one layer of its language model must give what sdpa gives.
 """
 
-import copy
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from training.model.packing_check import make_audible, one_of_each_kind
 from training.model.segments import sample_bounds
 
 BY_SAMPLE = "sdpa_by_sample"
@@ -99,12 +99,14 @@ def attention_fault(
         with torch.random.fork_rng(devices=devices), torch.device(device):
             torch.manual_seed(0)
             layer = AutoModelForCausalLM.from_config(
-                _one_layer(config), dtype=dtype, attn_implementation="sdpa"
-            ).train()
+                one_of_each_kind(config), dtype=dtype, attn_implementation="sdpa"
+            ).train(attention != BY_SAMPLE)  # dropout would make any two runs differ
+            if attention == BY_SAMPLE:
+                make_audible(layer)
             embeddings = torch.randn(rows, width, config.hidden_size, dtype=dtype)
-            expected = _outcome(layer, embeddings, has_gradient)
+            expected = _outcomes(layer, embeddings, has_gradient)
             layer.set_attn_implementation(attention)
-            found = _outcome(layer, embeddings, has_gradient)
+            found = _outcomes(layer, embeddings, has_gradient)
     except FAULTS as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     for ours, theirs in zip(found, expected, strict=True):
@@ -114,19 +116,18 @@ def attention_fault(
     return None
 
 
-def _one_layer(config: Any) -> Any:
-    """Returns the config of the same model with one layer and few words."""
-    small = copy.deepcopy(config)
-    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 64, None
-    if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:1]
-    return small
+def _outcomes(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor]:
+    """Returns what `_outcome` does, of packed rows and of rows that one sample fills."""
+    return [
+        tensor
+        for samples in (SAMPLES, (sum(SAMPLES),))
+        for tensor in _outcome(layer, embeddings, _positions(embeddings, samples), has_gradient)
+    ]
 
 
-def _outcome(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor]:
-    """Returns the logits of packed rows and perhaps the gradient of their squares, in fp32."""
+def _outcome(layer: Any, embeddings: Tensor, positions: Tensor, has_gradient: bool) -> list[Tensor]:
+    """Returns the logits and perhaps the gradient of their squares, in fp32."""
     inputs = embeddings.clone().requires_grad_(has_gradient)
-    positions = _positions(embeddings)
     more = {}
     if layer.config._attn_implementation == BY_SAMPLE:
         more["bounds_of_samples"] = sample_bounds(positions)
@@ -140,13 +141,18 @@ def _outcome(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor]
     return [logits.detach(), gradient.float()]
 
 
-def _positions(embeddings: Tensor) -> Tensor:
-    """Returns the positions of samples packed into rows, (B, T), other ones in every row."""
+def _positions(embeddings: Tensor, samples: tuple[int, ...]) -> Tensor:
+    """Returns the positions of samples packed into rows, (B, T), other ones in every row.
+
+    Args:
+        embeddings: (B, T, hidden size).
+        samples: lengths of a row's samples, in tenths of it.
+    """
     rows, width = embeddings.shape[:2]
     positions = []
     for row in range(rows):
-        turned = SAMPLES[row % len(SAMPLES) :] + SAMPLES[: row % len(SAMPLES)]
-        sizes = [width * tenths // sum(SAMPLES) for tenths in turned]
+        turned = samples[row % len(samples) :] + samples[: row % len(samples)]
+        sizes = [width * tenths // sum(samples) for tenths in turned]
         sizes[-1] += width - sum(sizes)
         positions.append(torch.cat([torch.arange(size) for size in sizes]))
     return torch.stack(positions).to(embeddings.device)

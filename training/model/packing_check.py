@@ -46,7 +46,7 @@ def packing_fault(config: Any) -> str | None:
     Raises:
         ConfigError: if the model cannot be run as training runs it.
     """
-    layers = _one_of_each_kind(config)
+    layers = one_of_each_kind(config)
     try:
         difference = _difference(_with_small_parts(layers))
     except FAULTS:  # some sizes belong together in some models
@@ -66,9 +66,7 @@ def _difference(config: Any) -> float:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        for weight in model.parameters():
-            if weight.ndim > 1:  # large enough that every part of a layer is heard
-                weight.normal_(std=(weight[0].numel()) ** -0.5)
+        make_audible(model)
         embeddings = torch.randn(1, sum(LENGTHS), model.get_input_embeddings().embedding_dim)
         packed = _logits(model, embeddings, torch.cat([torch.arange(n) for n in LENGTHS]))
         alone = [
@@ -106,7 +104,15 @@ def _with_small_parts(config: Any) -> Any:
     return small
 
 
-def _one_of_each_kind(config: Any) -> Any:
+def make_audible(model: torch.nn.Module) -> None:
+    """Makes a model's new weights so large that every part of a layer shows in its results."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=(weight[0].numel()) ** -0.5)
+
+
+def one_of_each_kind(config: Any) -> Any:
     """Returns the config of one layer of each of `layer_types`, with few words.
 
     Other lists that have an entry for each layer keep those of the chosen layers.

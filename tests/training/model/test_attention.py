@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 
 from tests.training.model.tiny_models import (
     build_model,
@@ -67,6 +68,26 @@ def test_a_model_that_cannot_attend_by_sample_is_told_apart():
     config = build_model("gemma2").config.text_config
     where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 2, "width": 200}
     assert "scaled_dot_product" in attention_fault(BY_SAMPLE, config, **where)
+
+
+def test_a_model_that_does_not_tell_of_its_sliding_window_is_told_apart():
+    config = transformers.Qwen2MoeConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, num_experts=2, num_experts_per_tok=1,
+        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0,
+        use_sliding_window=True, sliding_window=120, max_window_layers=1,
+    )  # fmt: skip
+    where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 1, "width": 200}
+    fault = attention_fault(BY_SAMPLE, config, **where)
+    alone = transformers.AutoModelForCausalLM.from_config(config).eval()
+    inputs = torch.randn(1, 200, 16)
+    found = []
+    for name in ("sdpa", BY_SAMPLE):
+        alone.set_attn_implementation(name)
+        more = {"bounds_of_samples": [[0, 200]]} if name == BY_SAMPLE else {}
+        with torch.no_grad():
+            found.append(alone(inputs_embeds=inputs, use_cache=False, **more).logits)
+    assert (fault is None) == torch.allclose(*found, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [2, 4, 8, 100])
