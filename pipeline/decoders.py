@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -239,11 +239,12 @@ def _started(message: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.s
     Raises:
         DecoderStartError: if it has not.
     """
-    ours, its = socket.socketpair()
-    for end in (ours, its):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-    with tempfile.TemporaryFile() as said, its:
-        try:
+    with tempfile.TemporaryFile() as said, ExitStack() as undo:
+        ours, its = socket.socketpair()
+        undo.callback(ours.close)
+        with its:
+            for end in (ours, its):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pipeline.decoder_process"],
                 stdin=its.fileno(),
@@ -251,14 +252,10 @@ def _started(message: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.s
                 stderr=said,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
-        except BaseException:
-            ours.close()
-            raise
-        its.close()
+        undo.callback(_end, process)
         try:
             _wait_for_start(ours, message)
         except (EOFError, ConnectionError, TimeoutError):
-            ours.close()
             status = _end(process)
             said.seek(0)
             lines = said.read().decode("utf-8", "replace").splitlines()
@@ -266,11 +263,8 @@ def _started(message: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.s
             raise DecoderStartError(
                 f"a decoder process did not start (status {status}): {word[:500]}"
             ) from None
-        except BaseException:
-            ours.close()
-            _end(process)
-            raise
-    ours.setblocking(False)
+        ours.setblocking(False)
+        undo.pop_all()
     return process, ours
 
 

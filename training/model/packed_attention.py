@@ -50,7 +50,6 @@ def attention_by_sample(
         bounds_of_samples: of each row, where its samples begin, and T; None if none are packed.
         sliding_window: how far a token looks back; a longer sample takes the mask.
     """
-    kwargs["sliding_window"] = sliding_window
     rows = bounds_of_samples or []
     longest = max((stop - start for row in rows for start, stop in pairwise(row)), default=0)
     if not rows or (sliding_window is not None and longest > sliding_window):

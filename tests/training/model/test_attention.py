@@ -78,16 +78,7 @@ def test_a_model_that_does_not_tell_of_its_sliding_window_is_told_apart():
         use_sliding_window=True, sliding_window=120, max_window_layers=1,
     )  # fmt: skip
     where = {"dtype": torch.float32, "device": torch.device("cpu"), "rows": 1, "width": 200}
-    fault = attention_fault(BY_SAMPLE, config, **where)
-    alone = transformers.AutoModelForCausalLM.from_config(config).eval()
-    inputs = torch.randn(1, 200, 16)
-    found = []
-    for name in ("sdpa", BY_SAMPLE):
-        alone.set_attn_implementation(name)
-        more = {"bounds_of_samples": [[0, 200]]} if name == BY_SAMPLE else {}
-        with torch.no_grad():
-            found.append(alone(inputs_embeds=inputs, use_cache=False, **more).logits)
-    assert (fault is None) == torch.allclose(*found, atol=1e-5)
+    assert "differ" in attention_fault(BY_SAMPLE, config, **where)
 
 
 @pytest.mark.parametrize("window", [2, 4, 8, 100])
