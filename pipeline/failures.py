@@ -64,8 +64,8 @@ def explained(
 
     Args:
         started: when the job began, in Unix seconds.
-        ended: worker processes that are no more. One that left a shard unfinished without a word
-            died hard: then the runner's error is only the echo.
+        ended: worker processes that ended before all others. One that left a shard unfinished
+            without a word died hard: then the runner's error is only the echo.
     """
     text = str(error)
     for kind in (ConfigError, DatasetError, StorageError):

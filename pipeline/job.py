@@ -251,6 +251,6 @@ def run_watched(
         if thread.is_alive():
             watch.end_all()
     if thread.error is not None:
-        raise explained(thread.error, layout, started, watch.gone()) from thread.error
+        raise explained(thread.error, layout, started, watch.died_first()) from thread.error
     if thread.state != PipelineState.DONE:
         raise JobFailed(f"the runner ended the job in the state {thread.state}")

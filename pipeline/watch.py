@@ -23,6 +23,7 @@ class WorkerWatch:
         self._known: dict[int, psutil.Process] = {}
         self._lost_at: float | None = None
         self._has_failed = False
+        self._died_first: list[int] = []
 
     def __enter__(self) -> "WorkerWatch":
         """Begins to listen for workers that fail, also for those that fail before they are seen."""
@@ -41,6 +42,7 @@ class WorkerWatch:
     def _note_failure(self, error: threading.ExceptHookArgs) -> None:
         if error.thread is not None and error.thread.name == WORKER_THREAD:
             self._has_failed = True
+            self._note_deaths()
         self._log_error(error)
 
     def lost(self) -> list[int] | None:
@@ -48,8 +50,7 @@ class WorkerWatch:
 
         The list is empty if one died too early to be known by its number.
         """
-        self._find_new()
-        gone = self.gone()
+        gone = self._note_deaths()
         if not gone and not self._has_failed:
             self._lost_at = None
             return None
@@ -57,9 +58,18 @@ class WorkerWatch:
         self._lost_at = self._lost_at or now
         return gone if now - self._lost_at >= GRACE_SECONDS else None
 
-    def gone(self) -> list[int]:
-        """Returns the workers that have ended, for whatever reason."""
-        return [number for number, worker in self._known.items() if not _is_alive(worker)]
+    def died_first(self) -> list[int]:
+        """Returns the workers that ended first, for whatever reason.
+
+        When one dies, Beam's runner may end the others in mid-work: these died of nothing.
+        """
+        return self._died_first
+
+    def _note_deaths(self) -> list[int]:
+        self._find_new()
+        gone = [number for number, worker in list(self._known.items()) if not _is_alive(worker)]
+        self._died_first = self._died_first or gone
+        return gone
 
     def end_all(self) -> None:
         """Ends the workers that are left, at once."""
