@@ -13,24 +13,24 @@ from rich.console import Console
 from pipeline.balance import count_stages
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
-from pipeline.duplicate_search import search_device
 from pipeline.failures import JobFailed, explained, place_of, worker_died
 from pipeline.inputs import check_inputs
 from pipeline.job_log import logging_to_folder
-from pipeline.level_edges import read_old_edges
+from pipeline.level_edges import ALL_SOURCES, read_old_edges
 from pipeline.lock import hold_folder
 from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
 from pipeline.resume import FOLDERS, guard_folder, remove_leftovers, remove_outputs
 from pipeline.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.runners import ChosenRunner, choose_runner
-from pipeline.storage import list_files
+from pipeline.storage import exists, list_files, read_json
 from pipeline.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.watch import WorkerWatch
 from schemas.errors import DatasetError, Stage
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from scoring.clip import check_model
+from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
@@ -114,11 +114,23 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
         DatasetError: if old edges cannot be read.
     """
     if Stage.LEVEL in job.stages:
-        read_old_edges(job.config.levels)
+        old = read_old_edges(job.config.levels)
+        if old is not None and ALL_SOURCES not in old.groups:
+            for source in input_names(job):
+                old.group_of(source)
     if Stage.DEDUPLICATE in job.stages and runs_here:
-        search_device(job.config.deduplicate)
+        require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
         check_model(job.config.score, runs_here=runs_here)
+
+
+def input_names(job: Job) -> list[str]:
+    """Returns what `source` will say of the pairs: the names of the files read now or before."""
+    if Stage.READ in job.stages:
+        return [file.name for file in check_inputs(job.files, job.config.read)]
+    marker = f"{DatasetLayout(job.root).run}/read.json"
+    files = read_json(marker)["files"] if exists(marker) else []
+    return [path.rstrip("/").rsplit("/", 1)[-1] for path in files]
 
 
 def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:

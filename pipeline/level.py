@@ -4,9 +4,8 @@ Every shard is counted where it lies; what is merged is a histogram of bounded s
 as `scoring.levels` describes. A pass with nothing left to find reads nothing.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import apache_beam as beam
@@ -34,7 +33,7 @@ from pipeline.stages import (
 )
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import read_table, write_table
-from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected, Stage
+from schemas.errors import DatasetError, RejectReason, SampleRejected, Stage
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
@@ -54,7 +53,7 @@ from scoring.levels import (
     refine,
 )
 
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
+PAIR_COLUMNS = [field.name for field in fields(CaptionedImage)]
 
 _NIBBLES = np.full(256, 255, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -67,7 +66,7 @@ class LevelSearch:
     fingerprint: str
     """Of the edges: the settings and all unique shards."""
     searches: dict[str, EdgeSearch]
-    """By group: by source, or all under one name."""
+    """By group: all pairs under one name and, if asked for, each source."""
     known: SavedEdges | None
     """Edges that need no search: those of a former run, or of another dataset."""
     is_saved: bool
@@ -84,7 +83,7 @@ class LevelSearch:
     def edges(self) -> SavedEdges:
         """The edges, once the search is done."""
         if self.known is not None:
-            return dataclasses.replace(self.known, fingerprint=self.fingerprint)
+            return replace(self.known, fingerprint=self.fingerprint)
         found = {group: search.edges for group, search in self.searches.items()}
         num_levels = next((edges.num_levels for edges in found.values()), 0)
         return SavedEdges(self.fingerprint, num_levels, found)
@@ -198,7 +197,9 @@ def count_shard(
     start = EdgeSearch(config.num_levels, config.top_fraction)
     unique = read_scores(layout, shard)
     counts = {}
-    for group, rows in group_rows(layout, shard, config, unique).items():
+    # Beside those of the sources, overall edges are found: new data may have other sources.
+    groups = group_rows(layout, shard, config, unique) | {ALL_SOURCES: np.arange(len(unique.keys))}
+    for group, rows in groups.items():
         group_search = search.searches.get(group, start)
         if group_search.is_done:
             continue
@@ -219,7 +220,7 @@ def refine_all(
     searches = dict(search.searches)
     for group in sorted(counts):
         searches[group] = refine(searches.get(group, start), counts[group])
-    return dataclasses.replace(search, searches=searches, passes_done=search.passes_done + 1)
+    return replace(search, searches=searches, passes_done=search.passes_done + 1)
 
 
 def tally_shard(
@@ -243,7 +244,7 @@ def save_found_edges(
     search: LevelSearch,
 ) -> SavedEdges:
     """Returns the edges, saved with what they make of the data."""
-    edges = dataclasses.replace(search.edges, num_levels=config.num_levels)
+    edges = replace(search.edges, num_levels=config.num_levels, is_per_source=config.per_source)
     if not search.is_saved:
         settings = deciding_settings(config)
         save_edges(layout.edges, edges, tallies, settings, read_old_edges(config))
@@ -356,15 +357,13 @@ def levels_of(
     """Returns the levels of a shard's unique pairs, (n,); 0 for those that are left out.
 
     Raises:
-        ConfigError: if old edges do not know one of the sources.
+        ConfigError: if there are no edges for one of the sources.
     """
     levels = np.zeros(len(unique.keys), np.int8)
     for group, rows in group_rows(layout, shard, config, unique).items():
-        if group not in edges.groups:
-            known = ", ".join(sorted(edges.groups))
-            raise ConfigError(f"levels.edges_from has no edges for {group!r}, only for {known}")
+        group_edges = edges.groups[edges.group_of(group)]
         hashes = RowHashes(unique.keys, rows)
-        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes, edges.groups[group])
+        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes, group_edges)
     levels[~at_least(unique.clip_score, config.minimum_score)] = 0
     return levels
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +18,13 @@ from scoring.config import LevelConfig
 from scoring.level_positions import position_of, score_of
 from scoring.levels import LevelEdges, population_stability_index
 
+logger = logging.getLogger(__name__)
+
 ALL_SOURCES = ""
-"""Name of the one group of pairs where the levels are not cut for each source."""
+"""Name of the group of all pairs, whatever their source."""
+
+NAMES_LISTED = 5
+"""How many sources a message names before it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +36,20 @@ class LevelTally:
     """Of each level; infinity where it is empty."""
     highest: NDArray[np.float32]
     """Of each level; minus infinity where it is empty."""
+    left_out: int
+    """Pairs of no level: below the cut or the minimum score."""
 
     @classmethod
     def of(
         cls, levels: NDArray[np.int8], score: NDArray[np.float32], num_levels: int
     ) -> "LevelTally":
-        """Returns the tally of some pairs; those of level 0 are left out."""
-        counts = np.bincount(levels, minlength=num_levels + 1)[1:].astype(np.int64)
+        """Returns the tally of some pairs; level 0 is of those that are left out."""
+        counts = np.bincount(levels, minlength=num_levels + 1).astype(np.int64)
         lowest = np.full(num_levels + 1, np.inf, np.float32)
         highest = np.full(num_levels + 1, -np.inf, np.float32)
         np.minimum.at(lowest, levels, score)
         np.maximum.at(highest, levels, score)
-        return cls(counts, lowest[1:], highest[1:])
+        return cls(counts[1:], lowest[1:], highest[1:], int(counts[0]))
 
     def plus(self, other: "LevelTally") -> "LevelTally":
         """Returns the tally of both."""
@@ -48,6 +57,7 @@ class LevelTally:
             self.counts + other.counts,
             np.minimum(self.lowest, other.lowest),
             np.maximum(self.highest, other.highest),
+            self.left_out + other.left_out,
         )
 
 
@@ -59,8 +69,27 @@ class SavedEdges:
     num_levels: int
     groups: dict[str, LevelEdges]
     """By source; of all pairs under `ALL_SOURCES`."""
+    is_per_source: bool = False
+    """Whether each source has edges of its own, beside which the overall ones only stand in."""
     cut_counts: dict[str, list[int]] = field(default_factory=dict)
-    """Pairs in each level of the data that the edges were cut in, by the same names."""
+    """By the same names, the pairs that they levelled in the data that they were cut in."""
+    cut_left_out: dict[str, int | None] = field(default_factory=dict)
+    """By the same names, the pairs of that data that got no level; None in files of before."""
+
+    def group_of(self, source: str) -> str:
+        """Returns whose edges level a source: its own, or else those of all pairs.
+
+        Raises:
+            ConfigError: if there are neither.
+        """
+        group = source if source in self.groups else ALL_SOURCES
+        if group not in self.groups:
+            raise ConfigError(
+                f"levels.edges_from has no edges for {source!r}, only for {_listed(self.groups)}, "
+                "and no overall ones, which older versions did not save: name the input files as "
+                "before, or level that dataset anew (--redo level)"
+            )
+        return group
 
 
 def edges_path(config: LevelConfig) -> str | None:
@@ -87,7 +116,7 @@ def read_old_edges(config: LevelConfig) -> SavedEdges | None:
             f"levels.edges_from: {path} has {saved.num_levels} levels, levels.num_levels is "
             f"{config.num_levels}; make them equal"
         )
-    if (ALL_SOURCES in saved.groups) == config.per_source:
+    if saved.is_per_source != config.per_source:
         raise ConfigError(
             f"levels.per_source is {config.per_source}, but the edges in {path} were cut the "
             "other way; make them equal"
@@ -119,7 +148,18 @@ def read_edges(path: str) -> SavedEdges:
             str(group["source"] or ALL_SOURCES): group.get("cut_counts", group["counts"])
             for group in values["groups"]
         }
-        return SavedEdges(str(values["fingerprint"]), num_levels, groups, cut_counts)
+        cut_left_out = {
+            str(group["source"] or ALL_SOURCES): group.get("cut_left_out")
+            for group in values["groups"]
+        }
+        return SavedEdges(
+            fingerprint=str(values["fingerprint"]),
+            num_levels=num_levels,
+            groups=groups,
+            is_per_source=bool(values["settings"]["per_source"]),
+            cut_counts=cut_counts,
+            cut_left_out=cut_left_out,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{path} is no file of level edges: {error!r}") from error
 
@@ -134,23 +174,33 @@ def save_edges(
     """Writes the edges with what they make of the data.
 
     Args:
-        tallies: by the names of the groups.
+        tallies: by source, or of all pairs.
         old: where the edges come from, if they were not cut in this data.
     """
     empty = LevelTally.of(np.empty(0, np.int8), np.empty(0, np.float32), saved.num_levels)
     total = empty
-    for tally in tallies.values():
+    levelled = dict.fromkeys(saved.groups, empty)
+    for source, tally in tallies.items():
         total = total.plus(tally)
+        group = saved.group_of(source)
+        levelled[group] = levelled[group].plus(tally)
+    strangers = sorted(tallies.keys() - saved.groups.keys())
+    if strangers:
+        logger.warning(
+            "levels.edges_from has no edges for %s: the overall ones were used", _listed(strangers)
+        )
     groups = []
     for source, edges in sorted(saved.groups.items()):
-        counts = tallies.get(source, empty).counts.tolist()
+        counts, left_out = levelled[source].counts.tolist(), levelled[source].left_out
         groups.append(
             {
                 "source": source or None,
                 "cut": _json(edges.cut or None),
                 "edges": [_json(edge) for edge in edges.edges],
                 "counts": counts,
+                "left_out": left_out,
                 "cut_counts": counts if old is None else old.cut_counts[source],
+                "cut_left_out": left_out if old is None else old.cut_left_out[source],
             }
         )
     values = {
@@ -168,18 +218,33 @@ def save_edges(
             for level in range(saved.num_levels)
         ],
         "groups": groups,
+        "sources_without_edges": strangers,
         "drift": None if old is None else dataclasses.asdict(_drift(old, total)),
     }
     commit_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _drift(old: SavedEdges, total: LevelTally) -> LevelDrift:
+    """Returns how the data moved; what is left out counts as a class if anything is, or was."""
     nothing = [0] * old.num_levels
     expected = np.array([nothing, *old.cut_counts.values()], np.int64).sum(axis=0)
+    known = [count for count in old.cut_left_out.values() if count is not None]
+    left_out = sum(known)
+    before, now = expected, total.counts
+    has_class = len(known) == len(old.groups) and left_out + total.left_out > 0
+    if has_class:
+        before, now = np.append(before, left_out), np.append(now, total.left_out)
+    elif total.left_out:
+        logger.warning(
+            "levels.edges_from does not say how many pairs were left out where the edges were "
+            "cut: the drift is that of the levels alone"
+        )
     return LevelDrift(
         expected_counts=expected.tolist(),
         counts=total.counts.tolist(),
-        population_stability_index=population_stability_index(expected, total.counts),
+        expected_left_out=left_out if has_class else None,
+        left_out=total.left_out if has_class else None,
+        population_stability_index=population_stability_index(before, now),
     )
 
 
@@ -195,22 +260,36 @@ def read_drift(layout: DatasetLayout) -> LevelDrift | None:
 
 
 def drift_rows(drift: LevelDrift | None) -> list[dict[str, Any]]:
-    """Returns, for each level, its samples and their share where the edges were cut and here."""
+    """Returns, for each class, its samples and their share where the edges were cut and here.
+
+    The classes are the levels and, first, what is below the cut, where the drift counts it.
+    """
     if drift is None:
         return []
-    expected_total, total = sum(drift.expected_counts) or 1, sum(drift.counts) or 1
+    names: list[int | str] = list(range(1, len(drift.counts) + 1))
+    expected_counts, counts = drift.expected_counts, drift.counts
+    if drift.expected_left_out is not None and drift.left_out is not None:
+        names = ["below the cut", *names]
+        expected_counts = [drift.expected_left_out, *expected_counts]
+        counts = [drift.left_out, *counts]
+    expected_total, total = sum(expected_counts) or 1, sum(counts) or 1
     return [
         {
-            "level": level,
+            "level": name,
             "expected": expected,
             "expected_ratio": expected / expected_total,
             "count": count,
             "ratio": count / total,
         }
-        for level, (expected, count) in enumerate(
-            zip(drift.expected_counts, drift.counts, strict=True), start=1
-        )
+        for name, expected, count in zip(names, expected_counts, counts, strict=True)
     ]
+
+
+def _listed(sources: Collection[str]) -> str:
+    """Returns the first of the names, and how many more there are."""
+    names = sorted(sources)
+    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return (", ".join(names[:NAMES_LISTED]) or "none") + more
 
 
 def _json(edge: int | None) -> dict[str, float | str] | None:

@@ -47,6 +47,10 @@ class LevelDrift:
     """Samples in each level where the edges were cut."""
     counts: list[int]
     """Samples in each level here, by the same edges."""
+    expected_left_out: int | None = None
+    """Pairs below the cut or the minimum score where the edges were cut; null if not saved."""
+    left_out: int | None = None
+    """Pairs below them here; null if it cannot be compared."""
     population_stability_index: float
     """0 is no difference; below 0.1 is usually called stable, above 0.25 a clear shift."""
 

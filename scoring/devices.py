@@ -16,22 +16,22 @@ _claims: dict[int, IO[bytes]] = {}
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def require_device(wanted: Device) -> None:
-    """Raises `ConfigError` if a GPU is wanted and this machine has none."""
+def require_device(wanted: Device, setting: str = "score.device") -> None:
+    """Raises `ConfigError`, which names the setting, if a GPU is wanted and there is none."""
     if wanted == "cuda" and torch.cuda.device_count() == 0:
         raise ConfigError(
-            "score.device is cuda, but this machine has no GPU that torch can use: "
+            f"{setting} is cuda, but this machine has no GPU that torch can use: "
             "set it to auto or cpu"
         )
 
 
-def claim_device(wanted: Device) -> torch.device:
+def claim_device(wanted: Device, setting: str = "score.device") -> torch.device:
     """Returns the CPU, or a GPU that no other process of this program has taken, if one is left.
 
     Raises:
         ConfigError: if a GPU is wanted and there is none.
     """
-    require_device(wanted)
+    require_device(wanted, setting)
     count = torch.cuda.device_count() if wanted != "cpu" else 0
     if count == 0:
         return torch.device("cpu")

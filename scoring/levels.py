@@ -135,14 +135,14 @@ def levels_from_edges(
 
 
 def population_stability_index(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    """Returns how far the shares of the levels moved: 0 is not at all.
+    """Returns how far the shares of the classes moved: 0 is not at all.
 
     Below 0.1 is usually called stable, above 0.25 a clear shift. Half a pair is added to every
-    level, so that an empty one is no division by zero.
+    class, so that an empty one is no division by zero.
 
     Args:
-        expected: pairs in each level when the edges were cut, (num_levels,).
-        found: pairs in each level now, (num_levels,).
+        expected: pairs in each class when the edges were cut, (c,): the levels, and what is below.
+        found: pairs in each class now, (c,).
 
     Source: Siddiqi, Credit Risk Scorecards (2006), chapter 6: sum of (q - p) ln(q / p).
     """

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -7,8 +8,10 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
+from pipeline.config import CurationConfig
+from pipeline.job import Job, check_stages
 from pipeline.level import AssignLevels, RowHashes, begin_search, key_hashes, levels_of, read_scores
-from pipeline.level_edges import ALL_SOURCES, SavedEdges, read_drift
+from pipeline.level_edges import ALL_SOURCES, SavedEdges, drift_rows, read_drift
 from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
@@ -38,6 +41,16 @@ def levels_by_key(layout, shards):
 def expected_levels(rows, num_levels):
     rows = sorted(rows, key=lambda row: (np.float32(row.score), row.key))
     return {row.key: 1 + num_levels * rank // len(rows) for rank, row in enumerate(rows)}
+
+
+def change_edges(layout, change):
+    values = json.loads(Path(layout.edges).read_text())
+    change(values["groups"])
+    Path(layout.edges).write_text(json.dumps(values))
+
+
+def forget_overall_edges(layout):
+    change_edges(layout, lambda groups: groups.remove(next(g for g in groups if not g["source"])))
 
 
 @pytest.fixture
@@ -163,6 +176,121 @@ def test_drift_is_against_the_data_that_the_edges_were_cut_in_however_often_they
     assert sum(drift.counts) == 140
     expected, found = np.full(8, 20), np.array(drift.counts)
     assert drift.population_stability_index == population_stability_index(expected, found)
+
+
+def test_drift_counts_what_falls_below_the_saved_cut(layout, tmp_path):
+    rows = some_rows(2000)
+    level(layout, write_shards(layout, [rows]), top_fraction=0.5)
+    new = DatasetLayout(str(tmp_path / "new"))
+    write_shards(new, [some_rows(400, 1), some_rows(2000, 2, mean=0.05)])
+    level(new, [0, 1], edges_from=layout.root)
+    drift = read_drift(new)
+    assert drift.expected_counts == [125] * 8
+    assert sum(drift.counts) < 240
+    expected, found = np.array([1000, *[125] * 8]), np.array([2400 - sum(drift.counts)])
+    index = population_stability_index(expected, np.append(found, drift.counts))
+    assert drift.population_stability_index == pytest.approx(index)
+    assert index > 0.5
+    below = drift_rows(drift)[0]
+    assert below["level"] == "below the cut"
+    assert (below["expected"], below["count"]) == (1000, 2400 - sum(drift.counts))
+    assert (below["expected_ratio"], below["ratio"] > 0.9) == (0.5, True)
+    passed_on = DatasetLayout(str(tmp_path / "passed_on"))
+    level(passed_on, write_shards(passed_on, [rows]), edges_from=new.root)
+    assert read_drift(passed_on).population_stability_index == 0
+
+
+def test_drift_counts_what_falls_below_the_minimum_score(layout, tmp_path):
+    rows = some_rows(400)
+    level(layout, write_shards(layout, [rows]), minimum_score=0.25)
+    new = DatasetLayout(str(tmp_path / "new"))
+    high = [row for row in rows if np.float32(row.score) >= np.float32(0.25)]
+    lower = some_rows(1600, 1, mean=-0.25)
+    level(new, write_shards(new, [high, lower]), minimum_score=0.25, edges_from=layout.root)
+    drift = read_drift(new)
+    assert drift.counts == drift.expected_counts
+    assert drift.population_stability_index > 0.25
+
+
+def test_edges_saved_without_the_number_below_the_cut_have_the_drift_of_the_levels_alone(
+    layout, tmp_path, caplog
+):
+    rows = some_rows(200)
+    level(layout, write_shards(layout, [rows]), top_fraction=0.5)
+    change_edges(layout, lambda groups: groups[0].pop("cut_left_out"))
+    new = DatasetLayout(str(tmp_path / "new"))
+    level(new, write_shards(new, [rows]), edges_from=layout.root)
+    assert read_drift(new).population_stability_index == 0
+    assert "does not say how many pairs were left out" in caplog.text
+
+
+def test_a_source_without_edges_is_levelled_by_the_overall_ones(layout, tmp_path, caplog):
+    low, high = some_rows(40, 1, 0.1, "jan.csv"), some_rows(40, 2, 0.5, "feb.csv")
+    level(layout, write_shards(layout, [low, high]), per_source=True)
+    new, other = (DatasetLayout(str(tmp_path / name)) for name in ("new", "other"))
+    march = [Row(row.name, row.score, source="mar.csv") for row in low + high]
+    january = some_rows(20, 3, 0.1, "jan.csv")
+    level(new, write_shards(new, [january, march]), per_source=True, edges_from=layout.root)
+    levels = levels_by_key(new, [0, 1])
+    assert {row.key: levels[row.key] for row in march} == expected_levels(low + high, 8)
+    assert max(levels[row.key] for row in january) == 8  # by the overall edges: 4
+    assert "has no edges for mar.csv: the overall ones were used" in caplog.text
+    saved = json.loads(Path(new.edges).read_text())
+    assert saved["sources_without_edges"] == ["mar.csv"]
+    assert {group["source"]: sum(group["counts"]) for group in saved["groups"]} == {
+        None: 80,
+        "feb.csv": 0,
+        "jan.csv": 20,
+    }
+    mixed = january + march
+    write_shards(other, [mixed[1::2], [], mixed[::2]])
+    level(other, [2, 0, 1], per_source=True, edges_from=layout.root)
+    assert levels_by_key(other, [0, 1, 2]) == levels
+    assert (
+        Path(other.edges).read_text().split('"groups"')[1]
+        == (Path(new.edges).read_text().split('"groups"')[1])
+    )
+
+
+def test_edges_passed_on_keep_those_of_every_source_and_the_overall_ones(layout, tmp_path):
+    low, high = some_rows(40, 1, 0.1, "jan.csv"), some_rows(40, 2, 0.5, "feb.csv")
+    level(layout, write_shards(layout, [low + high]), per_source=True)
+    between, last = (DatasetLayout(str(tmp_path / name)) for name in ("between", "last"))
+    april = some_rows(10, 4, 0.3, "apr.csv")
+    level(between, write_shards(between, [april]), per_source=True, edges_from=layout.root)
+    level(last, write_shards(last, [low + high]), per_source=True, edges_from=between.root)
+    assert levels_by_key(last, [0]) == levels_by_key(layout, [0])
+    drift = read_drift(last)
+    assert drift.counts == drift.expected_counts == [10] * 8
+    assert drift.population_stability_index == 0
+
+
+def test_a_source_that_edges_without_overall_ones_do_not_know_is_named(layout, tmp_path):
+    level(layout, write_shards(layout, [some_rows(20, source="jan.csv")]), per_source=True)
+    forget_overall_edges(layout)
+    new = DatasetLayout(str(tmp_path / "new"))
+    shards = write_shards(new, [some_rows(20, source="feb.csv")])
+    with pytest.raises(Exception, match=r"no edges for 'feb\.csv', only for jan\.csv, and no"):
+        level(new, shards, per_source=True, edges_from=layout.root)
+
+
+@pytest.mark.parametrize("stages", [(Stage.READ, Stage.LEVEL), (Stage.LEVEL,)])
+def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_it_starts(
+    layout, tmp_path, stages
+):
+    level(layout, write_shards(layout, [some_rows(20, source="jan.csv")]), per_source=True)
+    files = tuple(str(tmp_path / name) for name in ("jan.csv", "feb.csv"))
+    for file in files:
+        Path(file).write_text("url,caption\nhttps://example.com/a.jpg,a\n")
+    config = CurationConfig(levels=LevelConfig(per_source=True, edges_from=layout.root))
+    job = Job(root=layout.root, config=config, stages=stages, has_report=False, files=files)
+    Path(layout.run, "read.json").write_text(json.dumps({"files": files}))
+    check_stages(job, runs_here=True)
+    forget_overall_edges(layout)
+    with pytest.raises(ConfigError, match=r"no edges for 'feb\.csv', only for jan\.csv.*--redo"):
+        check_stages(job, runs_here=True)
+    Path(layout.run, "read.json").write_text(json.dumps({"files": files[:1]}))
+    check_stages(replace(job, files=files[:1]), runs_here=True)
 
 
 def test_old_edges_of_no_data_and_data_of_no_source_have_no_drift(layout, tmp_path):
