@@ -134,12 +134,12 @@ else
   run "train 7b" 240 "$PYTHON" benchmarks/train.py --shape 7b --sides ours usual
   gpu_tests 110
   score "score ViT-B-32" 35 --model ViT-B-32 --precision bf16 --batch-size 512 --pairs 20480
-  score "score ViT-L-14" 40 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 10240
+  score "score ViT-L-14" 40 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 5120 --rounds 2
   if "$PYTHON" -c 'import faiss' 2>/dev/null; then
     run "near-duplicates" 30 "$PYTHON" benchmarks/duplicates.py --device cuda
   fi
   score "score ViT-L-14 compiled" 55 --model ViT-L-14 --precision bf16 --batch-size 256 \
-    --pairs 10240 --compile-model
+    --pairs 5120 --rounds 2 --compile-model
 fi
 
 echo

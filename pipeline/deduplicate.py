@@ -51,17 +51,17 @@ class KeepBestOfDuplicates(beam.PTransform):
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the shards whose unique pairs are committed."""
-        layout, config = self._layout, self._config
+        layout, config, on_gpu = self._layout, self._config, self._on_gpu
         plan = (
             shards
             | "Survey" >> beam.Map(survey_shard, layout)
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Plan" >> beam.Map(plan_search, layout, config)
-            | "Train" >> beam.Map(train_plan, layout, config)
+            | "Train" >> on_gpu(beam.Map(train_plan, layout, config))
         )
         spilled = (
             shards
-            | "Spill" >> beam.Map(spill_shard, layout, config, AsSingleton(plan))
+            | "Spill" >> on_gpu(beam.Map(spill_shard, layout, config, AsSingleton(plan)))
             | "All spilled" >> beam.combiners.Count.Globally()
         )
         searched = (
@@ -69,7 +69,9 @@ class KeepBestOfDuplicates(beam.PTransform):
             | "Tasks" >> beam.FlatMap(tasks_of)
             | "Spread" >> beam.Reshuffle()
             | "Search"
-            >> beam.Map(search_after, layout, config, AsSingleton(plan), AsSingleton(spilled))
+            >> on_gpu(
+                beam.Map(search_after, layout, config, AsSingleton(plan), AsSingleton(spilled))
+            )
             | "All searched" >> beam.combiners.Count.Globally()
         )
         joined = plan | "Join" >> beam.Map(join_after, layout, AsSingleton(searched))
@@ -77,6 +79,12 @@ class KeepBestOfDuplicates(beam.PTransform):
         kept = unique | "All kept" >> beam.combiners.Count.Globally()
         _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
         return unique
+
+    def _on_gpu(self, step: beam.ParDo) -> beam.ParDo:
+        """Returns the step, asking for a worker with a GPU where the search must have one."""
+        if self._config.device == "cuda":
+            step = step.with_resource_hints(accelerator=self._config.accelerator)
+        return step
 
 
 def search_after(

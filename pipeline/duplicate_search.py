@@ -20,17 +20,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from pipeline.captions import caption_hashes, chosen_captions
 from pipeline.search_plan import SearchPlan, SearchTask
 from pipeline.storage import commit_file, exists, list_files, open_read
 from schemas.columns import read_table
-from schemas.errors import ConfigError
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
+from scoring.devices import claim_device
 from scoring.duplicate_cells import (
     assign_cells,
     canonical_sample,
@@ -166,17 +165,12 @@ def read_decisions(plan: SearchPlan, shard: int) -> pa.Table:
 
 
 def search_device(config: DeduplicateConfig) -> str:
-    """Returns where the cells are searched: cpu or cuda.
+    """Returns where this process searches: cpu, or the GPU that it has taken, cuda:N.
 
     Raises:
         ConfigError: if a GPU is wanted and there is none.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "deduplicate.device is cuda, but this machine has no GPU that torch can use: "
-            "set it to auto or cpu"
-        )
-    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return str(claim_device(config.device, "deduplicate.device"))
 
 
 def read_embeddings(

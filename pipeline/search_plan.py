@@ -16,7 +16,7 @@ from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
 
-NOT_DECIDING = frozenset({"device", "memory_bytes", "threads"})
+NOT_DECIDING = frozenset({"device", "accelerator", "memory_bytes", "threads"})
 EXACT_BYTES_PER_ROW = 64
 
 

@@ -42,7 +42,8 @@ class ScoreConfig:
     model: str = "ViT-L-14"
     """open_clip's name of the model, local-dir:FOLDER, or the path of a configuration (.json)."""
     pretrained: str = "openai"
-    """open_clip's tag of the checkpoint, or the path of a local file; unused with local-dir:."""
+    """open_clip's tag of the checkpoint, TAG:FILE to read its weights from a local file, or the
+    path of a file that has no tag; unused with local-dir:."""
     prompt_template: str = "{caption}"
     """What the text tower reads; {caption} stands for the pair's caption."""
     precision: Precision = "fp32"
@@ -91,6 +92,8 @@ class DeduplicateConfig:
     """Whether pairs are duplicates only if their captions agree too, but for case and spaces."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the cells are trained and searched; auto takes a GPU if there is one."""
+    accelerator: str = "type:nvidia-l4;count:1;install-nvidia-driver"
+    """Beam's resource hint for the workers that search, given when device is cuda."""
     threads: int = 0
     """Cells searched at once in each worker process; 0 takes its share of the cores."""
     memory_bytes: int = 1 << 28

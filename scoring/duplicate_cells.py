@@ -136,7 +136,15 @@ def nearest(
         cosines, places = faiss.knn(vectors, centroids, count, metric=inner)
     elif faiss.get_num_gpus() > 0:
         with _gpu_lock:
-            cosines, places = faiss.knn_gpu(_gpu(), vectors, centroids, count, metric=inner)
+            index = torch.device(device).index
+            cosines, places = faiss.knn_gpu(
+                _gpu(),
+                vectors,
+                centroids,
+                count,
+                metric=inner,
+                device=-1 if index is None else index,
+            )
     else:
         use_exact_arithmetic()
         products = torch.from_numpy(vectors).to(device) @ torch.from_numpy(centroids).to(device).T

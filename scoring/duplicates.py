@@ -43,6 +43,9 @@ ROW_STEP, COLUMN_STEP = 128, 512
 """Tiles are multiples of these, so that few shapes occur: oneDNN prepares and keeps code for each,
 about a megabyte. Source: benchmarks/duplicates.py; any shape took three times as long."""
 
+UNIT_MARGIN = 1e-3
+"""How far from 1 the length of an embedding may be; rounding to half precision moves it by less."""
+
 Cell = TypeVar("Cell")
 
 
@@ -66,16 +69,21 @@ def near_duplicate_groups(
         threshold: a cosine; above 1 every embedding is a group of its own.
         cells: number of k-means cells; 0 chooses it from n.
         probes: most cells that an embedding is searched in.
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         threads: cells searched at once; 0 takes one for each core.
+
+    Raises:
+        ValueError: if the embeddings are not of that shape and length.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
+    _check(embeddings, cells, probes, threads)
     count = len(embeddings)
     if count < 2 or threshold > 1:
         return np.arange(count, dtype=np.int64)
     hashes = content_hashes(embeddings)
     sample = canonical_sample(embeddings, hashes, sample_size(cells or cell_count(count)))
     centroids = train_cells(sample, cells or cell_count(count), seed=seed, device=device)
+    copies = _copies(embeddings, hashes)
     del sample, hashes
     homes = assign_cells(embeddings, centroids, threshold, probes, device)
 
@@ -83,8 +91,35 @@ def near_duplicate_groups(
         rows, residents = cell
         return rows[search_cell(embeddings[rows], residents, threshold, device=device)]
 
-    left, right = search_all(search, _members(homes, len(centroids)), threads)
-    return components(count, left, right)
+    found = search_all(search, _members(homes, len(centroids)), threads)
+    return components(count, *np.concatenate([copies, found], axis=1))
+
+
+def _check(embeddings: NDArray[np.float32], cells: int, probes: int, threads: int) -> None:
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings must be of shape (n, d), not {embeddings.shape}")
+    if cells < 0 or probes < 1 or threads < 0:
+        raise ValueError(
+            f"cells and threads must be at least 0 and probes at least 1, "
+            f"got {cells}, {threads} and {probes}"
+        )
+    for rows in blocks(len(embeddings), 1 << 14):
+        length = np.linalg.norm(embeddings[rows], axis=1)
+        wrong = np.flatnonzero(~(np.abs(length - 1) < UNIT_MARGIN))
+        if len(wrong):
+            raise ValueError(
+                f"embeddings must be of unit length, but row {rows.start + wrong[0]} is of length "
+                f"{length[wrong[0]]:g}"
+            )
+
+
+def _copies(embeddings: NDArray[np.float32], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Returns pairs that join the rows of equal numbers, (2, m): rounding can part them at 1."""
+    order = np.argsort(hashes, kind="stable")
+    places = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    pairs = np.stack([order[places], order[places + 1]])
+    is_equal = [bool((embeddings[left] == embeddings[right]).all()) for left, right in pairs.T]
+    return pairs[:, np.array(is_equal, np.bool_)]
 
 
 def search_all(
@@ -139,11 +174,17 @@ def search_cell(
         device=device,
     )
     vectors[:count] = torch.from_numpy(np.ascontiguousarray(embeddings))
+    order = np.arange(count)
     for rows, columns in _tiles(residents, len(vectors)):
+        if rows.start == TILE_ROWS == columns.start:
+            order = _large_groups_together(label, residents)
+            vectors[:count] = vectors[torch.from_numpy(order).to(device)]
+        if _is_one_group(label[order[rows]], label[order[columns]]):
+            continue
         left, right, values = pairs_above(vectors[rows] @ vectors[columns].T, threshold - margin)
         left, right = left + rows.start, right + columns.start
         is_new = (left < right) & (left < residents) & (right < count)
-        left, right, values = left[is_new], right[is_new], values[is_new]
+        left, right, values = order[left[is_new]], order[right[is_new]], values[is_new]
         is_new = label[left] != label[right]
         left, right, values = left[is_new], right[is_new], values[is_new]
         if must_agree is not None:
@@ -160,6 +201,24 @@ def search_cell(
             )
     joined = np.flatnonzero(label != np.arange(count))
     return np.stack([label[joined], joined])
+
+
+def _large_groups_together(label: NDArray[np.int64], residents: int) -> NDArray[np.int64]:
+    """Returns the rows ordered so that groups which fill tiles do, those at home still first.
+
+    The first tiles have met every row: a picture that is there thousands of times is one group by
+    now, and tiles within it can be left out. The rows of the first tiles stay where they are.
+    """
+    count = len(label)
+    is_small = np.bincount(label, minlength=count)[label] < TILE_COLUMNS
+    order = np.arange(count)
+    for rows in (slice(TILE_ROWS, residents), slice(residents, count)):
+        order[rows] = rows.start + np.argsort(np.where(is_small, -1, label)[rows], kind="stable")
+    return order
+
+
+def _is_one_group(here: NDArray[np.int64], there: NDArray[np.int64]) -> bool:
+    return len(there) > 0 and bool((here == here[0]).all() and (there == here[0]).all())
 
 
 def _tiles(residents: int, count: int) -> Iterator[tuple[slice, slice]]:

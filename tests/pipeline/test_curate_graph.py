@@ -8,14 +8,18 @@ from pipeline.config import CurationConfig
 from pipeline.curate import curate, name_of
 from schemas.errors import Stage
 from schemas.shards import DatasetLayout
-from scoring.config import ScoreConfig
+from scoring.config import DeduplicateConfig, ScoreConfig
+
+GPU_STEPS = {"Score", "Train", "Spill", "Search"}
 
 STAGES = [stage for stage in Stage if stage is not Stage.READ]
 
 
-def graph(device: str) -> beam.Pipeline:
+def graph(device: str, search_device: str = "cpu") -> beam.Pipeline:
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    config = CurationConfig(score=ScoreConfig(device=device, accelerator="type:nvidia-l4;count:1"))
+    config = CurationConfig(
+        score=ScoreConfig(device=device), deduplicate=DeduplicateConfig(device=search_device)
+    )
     curate(pipeline, DatasetLayout("unused"), config, STAGES, shards=range(8))
     return pipeline
 
@@ -43,11 +47,20 @@ def test_no_two_stages_are_fused_so_that_shards_spread_over_workers_anew_for_eac
     assert [part for part in parts if len(part) > 1] == []
 
 
-@pytest.mark.parametrize(("device", "asking"), [("cuda", {"Score"}), ("cpu", set())])
-def test_only_the_score_stage_asks_for_a_gpu_and_only_where_it_is_told_to(device, asking):
-    components = graph(device).to_runner_api().components
+@pytest.mark.parametrize(
+    ("score", "search", "asking"),
+    [
+        ("cpu", "auto", set()),
+        ("cuda", "auto", {"Score"}),
+        ("cpu", "cuda", {"Train", "Spill", "Search"}),
+    ],
+)
+def test_only_steps_that_use_a_gpu_ask_for_one_and_only_where_they_are_told_to(
+    score, search, asking
+):
+    components = graph(score, search).to_runner_api().components
     found = {
-        step.unique_name.split("/")[0]
+        next(part for part in step.unique_name.split("/") if part in GPU_STEPS)
         for step in components.transforms.values()
         if components.environments[step.environment_id].resource_hints
     }

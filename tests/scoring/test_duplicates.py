@@ -2,26 +2,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring import duplicate_cells
-from scoring.duplicate_cells import (
-    REACH,
-    assign_cells,
-    cell_count,
-    nearest,
-    nearest_cell,
-    train_cells,
-)
 from scoring.duplicates import (
     components,
     near_duplicate_groups,
@@ -104,6 +92,67 @@ def test_many_copies_of_one_image_are_one_group():
     assert (found[500:] == 500).all()
 
 
+def tiles_multiplied(monkeypatch):
+    """Returns the list that the shape of every product of the search goes to."""
+    shapes = []
+
+    def counted(cosines, bound):
+        shapes.append(tuple(cosines.shape))
+        return pairs_above(cosines, bound)
+
+    monkeypatch.setattr("scoring.duplicates.pairs_above", counted)
+    return shapes
+
+
+@pytest.mark.parametrize("at_home", [6000, 3500])
+def test_a_large_group_is_not_compared_with_itself_again_and_again(monkeypatch, at_home):
+    monkeypatch.setattr("scoring.duplicates.TILE_ROWS", 128)
+    monkeypatch.setattr("scoring.duplicates.TILE_COLUMNS", 512)
+    shapes = tiles_multiplied(monkeypatch)
+    one = unit(np.ones((1, 64)))
+    vectors = np.concatenate(
+        [
+            clustered(900),
+            with_copies(clustered(100), 0, 0),
+            unit(one + 0.01 * np.random.default_rng(2).standard_normal((4500, 64))),
+            with_copies(clustered(400, seed=3), 100, 0.02),
+        ]
+    )
+    vectors = vectors[np.random.default_rng(4).permutation(6000)]
+    left, right = search_cell(vectors, at_home, 0.95)
+    near = vectors.astype(np.float64) @ vectors.T.astype(np.float64) >= 0.95
+    near[at_home:, at_home:] = False
+    expected = components(6000, *np.nonzero(near))
+    assert components(6000, left, right).tolist() == expected.tolist()
+    distinct = list(range(at_home))
+    assert np.bincount(expected).max() > 4000
+    assert len(shapes) < 0.6 * sum(-(-(6144 - top) // 512) for top in distinct[::128])
+
+
+def test_copies_are_one_group_also_where_rounding_parts_them():
+    vectors = clustered(100)
+    lengths = (vectors.astype(np.float64) ** 2).sum(axis=1)
+    assert (lengths < 1).any()
+    found = near_duplicate_groups(np.concatenate([vectors, vectors]), 1.0)
+    assert found.tolist() == [*range(100), *range(100)]
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "complaint"),
+    [
+        (lambda v: v.ravel(), {}, r"shape \(n, d\), not \(400,\)"),
+        (lambda v: 3 * v, {}, "row 0 is of length 3"),
+        (lambda v: np.concatenate([v, 0 * v]), {}, "row 50 is of length 0"),
+        (lambda v: np.concatenate([v, np.nan * v]), {}, "row 50 is of length nan"),
+        (lambda v: v, {"probes": 0}, "probes at least 1"),
+        (lambda v: v, {"cells": -1}, "cells and threads must be at least 0"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(change, settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        near_duplicate_groups(change(clustered(50, 8)), 0.95, **settings)
+
+
 def test_copies_count_only_if_what_must_agree_does():
     vectors = unit(np.ones((4, 8)))
     left, right = search_cell(vectors, 4, 0.95, must_agree=np.array([1, 2, 1, 2]))
@@ -115,49 +164,6 @@ def test_a_pair_exactly_at_the_threshold_counts():
     cosine = float(vectors[0].astype(np.float64) @ vectors[1])
     assert near_duplicate_groups(vectors, cosine).tolist() == [0, 0]
     assert near_duplicate_groups(vectors, np.nextafter(cosine, 2)).tolist() == [0, 1]
-
-
-def nearest_cells(vectors, centroids):
-    cosines = vectors.astype(np.float64) @ centroids.T.astype(np.float64)
-    return cosines, np.argsort(-cosines, axis=1)
-
-
-def test_each_embedding_is_at_home_in_its_nearest_cell():
-    vectors = clustered(2000)
-    centroids = train_cells(vectors, 30)
-    homes = assign_cells(vectors, centroids, 0.95)
-    assert homes[:, 0].tolist() == nearest_cells(vectors, centroids)[1][:, 0].tolist()
-    assert (train_cells(vectors, 30) == centroids).all()
-
-
-def test_an_embedding_visits_the_cells_whose_border_is_within_reach_and_no_others():
-    vectors = clustered(1000)
-    centroids = train_cells(vectors, 20)
-    cosines, order = nearest_cells(vectors, centroids)
-    homes = assign_cells(vectors, centroids, 0.9, probes=20)
-    reach = REACH * 0.05**0.5
-    for row in range(len(vectors)):
-        home = order[row, 0]
-        widths = np.linalg.norm(centroids[home].astype(np.float64) - centroids, axis=1)
-        is_near = cosines[row, home] - cosines[row] <= reach * widths
-        assert set(homes[row][homes[row] >= 0]) == set(np.flatnonzero(is_near))
-    assert 1 < (homes >= 0).sum(axis=1).mean() < 10
-
-
-def test_an_embedding_visits_no_more_cells_than_probes(monkeypatch):
-    monkeypatch.setattr("scoring.duplicate_cells.REACH", 10.0)
-    vectors = clustered(1000)
-    centroids = train_cells(vectors, 20)
-    homes = assign_cells(vectors, centroids, 0.5, probes=3)
-    assert homes.tolist() == nearest_cells(vectors, centroids)[1][:, :3].tolist()
-
-
-def test_cells_are_the_same_with_and_without_the_table_of_their_distances(monkeypatch):
-    vectors = clustered(1000)
-    centroids = train_cells(vectors, 20)
-    with_table = assign_cells(vectors, centroids, 0.9)
-    monkeypatch.setattr("scoring.duplicate_cells.TABLE_CELLS", 1)
-    assert (assign_cells(vectors, centroids, 0.9) == with_table).all()
 
 
 def test_visitors_are_compared_with_those_at_home_only():
@@ -207,27 +213,6 @@ def test_no_product_of_the_search_is_rounded_to_tf32():
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def test_one_thread_at_a_time_uses_the_resources_of_the_gpu(monkeypatch):
-    inside = []
-
-    def knn_gpu(resources, vectors, centroids, count, metric):
-        inside.append(resources)
-        time.sleep(0.02)
-        assert len(inside) == 1
-        inside.pop()
-        return faiss.knn(vectors, centroids, count, metric=metric)
-
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
-    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
-    vectors, centroids = clustered(50), clustered(10)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: nearest(vectors, centroids, 2, "cuda")[1], range(8)))
-    expected = nearest(vectors, centroids, 2, "cpu")[1]
-    assert all((places == expected).all() for places in found)
-    duplicate_cells._gpu.cache_clear()
-
-
 @pytest.mark.parametrize("threads", [0, 3])
 def test_every_core_searches_a_cell_whatever_a_model_left_to_torch(monkeypatch, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
@@ -262,52 +247,6 @@ def test_groups_do_not_depend_on_the_number_of_threads():
     }
     assert len(found) == 1
     assert int(found.pop().split()[1]) < 6600
-
-
-def test_cells_are_where_the_embeddings_are():
-    vectors = clustered(3000, centres=30)
-    centroids = train_cells(vectors, 30)
-    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
-    at_random = vectors[np.random.default_rng(0).choice(3000, 30, replace=False)]
-    gain = (vectors @ centroids.T).max(axis=1).mean() - (vectors @ at_random.T).max(axis=1).mean()
-    assert gain > 0.1
-
-
-def test_an_embedding_between_equal_centres_is_at_home_in_the_first():
-    centroids = unit(np.eye(8))[[3, 1, 1, 2]]
-    assert nearest_cell(unit(np.eye(8))[[1, 2]], centroids, "cpu").tolist() == [1, 3]
-    assert nearest_cell(unit(np.ones((1, 8))), centroids, "cpu").tolist() == [0]
-
-
-def test_an_image_that_stands_there_often_is_one_centre_and_its_cells_are_the_same_in_any_block(
-    monkeypatch,
-):
-    vectors = clustered(1000)
-    generator = np.random.default_rng(1)
-    copies = np.repeat(vectors[:1], 1500, axis=0)
-    copies[:300] += 0.02 * generator.standard_normal((300, 64)).astype(np.float32)
-    vectors = unit(np.concatenate([vectors, copies]))
-    vectors = vectors[np.random.default_rng(0).permutation(len(vectors))]
-    centroids = train_cells(vectors, 50)
-    assert len(np.unique(centroids, axis=0)) == len(centroids) > 40
-    at_once = assign_cells(vectors, centroids, 0.9)
-    monkeypatch.setattr("scoring.duplicate_cells.BLOCK_ROWS", 1)
-    assert (assign_cells(vectors, centroids, 0.9) == at_once).all()
-
-
-def test_copies_of_one_image_alone_share_one_cell():
-    assert len(train_cells(np.repeat(clustered(1), 500, axis=0), 10)) == 1
-
-
-def test_fewer_embeddings_than_cells_share_one_cell():
-    centroids = train_cells(clustered(10), 500)
-    assert len(centroids) == 1
-    assert assign_cells(clustered(10), centroids, 0.95).tolist() == [[0]] * 10
-
-
-def test_more_embeddings_get_more_cells():
-    assert cell_count(10) == 1
-    assert cell_count(1_000_000) == 1000
 
 
 @settings(max_examples=200)
