@@ -82,17 +82,17 @@ class CaptionTokenizer:
         return lengths.astype(np.int64)
 
     def _find_truncated(self, texts: list[str], ids: torch.Tensor) -> npt.NDArray[np.bool_]:
-        """Returns which captions lose a token, by asking for one token more where it may matter."""
+        """Returns which captions lose a token, by counting the tokens before any are cut.
+
+        A caption may hold tokens of the padding's id, so that what is left does not tell.
+        """
+        if not isinstance(self._tokenizer, SimpleTokenizer):
+            return np.array(_whole_lengths(self._tokenizer, texts)) > self.context_length
         is_truncated = np.zeros(len(texts), np.bool_)
-        is_nearly_full = ids[:, -2] != self.pad_id
-        for row in is_nearly_full.nonzero().flatten().tolist():
-            if isinstance(self._tokenizer, SimpleTokenizer):
-                length = len(self._tokenizer.encode(texts[row])) + 2
-                is_truncated[row] = length > self.context_length
-            else:
-                longer = self._tokenizer([texts[row]], context_length=self.context_length + 1)
-                found = int((longer != self.pad_id).sum())
-                is_truncated[row] = found > int((ids[row] != self.pad_id).sum())
+        is_full = ids[:, -1] != self.pad_id  # it ends with the mark of the end, which is not 0
+        for row in is_full.nonzero().flatten().tolist():
+            length = len(self._tokenizer.encode(texts[row])) + 2
+            is_truncated[row] = length > self.context_length
         return is_truncated
 
     def _forget(self) -> None:
@@ -104,6 +104,17 @@ class CaptionTokenizer:
                 }
                 cache.clear()
                 cache.update(special)
+
+
+def _whole_lengths(tokenizer: HFTokenizer, texts: list[str]) -> list[int]:
+    """Returns the tokens of each text before any are cut, those at its ends with them."""
+    adds_its_own = tokenizer.tokenizer_mode == "clips"  # three: begin, end and class
+    found = tokenizer.tokenizer(
+        [tokenizer.clean_fn(text) for text in texts],
+        add_special_tokens=not adds_its_own,
+        verbose=False,
+    )
+    return [len(ids) + 3 * adds_its_own for ids in found.input_ids]
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -47,7 +48,7 @@ class Checkpoint:
     label: str
     """The name for people, without folders: the same on every machine."""
     pretrained: str
-    """The checkpoint's tag, or its file's name."""
+    """The checkpoint's tag, or the name of a file that has none."""
     weights: Path
     architecture: dict[str, Any]
     """open_clip's model configuration, with the activation that the checkpoint was trained with."""
@@ -92,28 +93,78 @@ def _from_registry(config: ScoreConfig, model: str, folder: Path | None) -> Chec
             f"{_near(model, open_clip.list_models())}. Or give local-dir:FOLDER, or the path of "
             "a model configuration (.json)"
         )
-    tag = get_pretrained_cfg(model, config.pretrained)
-    if tag:
-        architecture["quick_gelu"] = needs_quick_gelu(architecture, tag)
-        weights = _downloaded(lambda: download_pretrained(tag), f"{model} {config.pretrained}")
-        overlay = tag
+    tag, _, file = config.pretrained.partition(":")
+    settings = get_pretrained_cfg(model, tag)
+    if settings:
+        weights = _given(tag, file) if file else _published(model, tag, settings)
     elif Path(config.pretrained).is_file():
-        weights, overlay = Path(config.pretrained), {}
+        weights = Path(config.pretrained)
+        _warn_of_other_settings(model, weights)
     else:
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise ConfigError(
             f"score.pretrained {config.pretrained!r} is neither a file nor a checkpoint of "
-            f"{model}; {_near(config.pretrained, tags)}"
+            f"{model}; {_near(tag, tags)}"
         )
+    architecture, preprocessing = _with_settings(architecture, settings)
     return Checkpoint(
         model=model,
         label=model,
-        pretrained=config.pretrained if tag else weights.name,
+        pretrained=tag if settings else weights.name,
         weights=weights,
         architecture=architecture,
-        preprocessing=_preprocessing(architecture, overlay),
+        preprocessing=preprocessing,
         folder=folder,
     )
+
+
+def _given(tag: str, file: str) -> Path:
+    if not Path(file).is_file():
+        raise ConfigError(
+            f"score.pretrained {tag}:{file}: there is no file {file}; it is read as TAG:FILE, "
+            f"and {tag} alone downloads the weights"
+        )
+    return Path(file)
+
+
+def _published(model: str, tag: str, settings: dict[str, Any]) -> Path:
+    return _downloaded(
+        lambda: download_pretrained(settings),
+        f"{model} {tag}",
+        f"download them elsewhere and set score.pretrained to {tag}:FILE with the path of the file",
+    )
+
+
+def _with_settings(
+    architecture: dict[str, Any], settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a model's architecture and preprocessing under the settings of a checkpoint.
+
+    Args:
+        settings: what open_clip says of the checkpoint's tag; none for a file of its own.
+    """
+    if settings:
+        quick_gelu = needs_quick_gelu(architecture, settings)
+        architecture = {**architecture, "quick_gelu": quick_gelu}
+    return architecture, _preprocessing(architecture, settings)
+
+
+def _warn_of_other_settings(model: str, weights: Path) -> None:
+    """Warns where a file without a tag may be of a checkpoint that needs other settings."""
+    architecture = get_model_config(model)
+    plain = {"quick_gelu": False, **architecture}, _preprocessing(architecture, {})
+    others = [
+        tag
+        for tag in open_clip.list_pretrained_tags_by_model(model)
+        if _with_settings(architecture, get_pretrained_cfg(model, tag)) != plain
+    ]
+    if others:
+        warnings.warn(
+            f"score.pretrained {weights} is used with {model}'s plain activation and "
+            f"preprocessing, but {', '.join(others)} need others: if the file is one of these or "
+            f"was trained from one, set score.pretrained to TAG:FILE, as in {others[0]}:{weights}",
+            stacklevel=2,
+        )
 
 
 def needs_quick_gelu(architecture: dict[str, Any], tag: dict[str, Any]) -> bool:
@@ -147,11 +198,14 @@ def _from_folder(folder: Path) -> Checkpoint:
 
 
 def _from_hub(model: str, repository: str) -> Checkpoint:
+    remedy = "download the repository elsewhere and set score.model to local-dir:FOLDER"
     config_file = _downloaded(
-        lambda: download_pretrained_from_hf(repository, filename="open_clip_config.json"), model
+        lambda: download_pretrained_from_hf(repository, filename="open_clip_config.json"),
+        model,
+        remedy,
     )
     values = _read_json(config_file, "model_cfg")
-    weights = _downloaded(lambda: download_pretrained_from_hf(repository), model)
+    weights = _downloaded(lambda: download_pretrained_from_hf(repository), model, remedy)
     return Checkpoint(
         model=model,
         label=model,
@@ -163,13 +217,13 @@ def _from_hub(model: str, repository: str) -> Checkpoint:
     )
 
 
-def _downloaded(download: Callable[[], str], name: str) -> Path:
+def _downloaded(download: Callable[[], str], name: str, remedy: str) -> Path:
     try:
         return Path(download())
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the weights of {name} could not be downloaded ({error}): check the network, or "
-            "download them elsewhere and give score.pretrained the path of the file"
+            f"the weights of {name} could not be downloaded ({error}): check the network, "
+            f"or {remedy}"
         ) from error
 
 

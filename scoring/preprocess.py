@@ -37,6 +37,7 @@ class ImagePreprocessor:
         border = next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor))
         self._spatial = steps[:border]
         normalization = steps[-1]
+        self._white = torch.tensor(255.0)  # a tensor: a GPU multiplies by a number's reciprocal
         self._mean = torch.tensor(normalization.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(normalization.std).view(1, 3, 1, 1)
         self.height, self.width = (int(side) for side in preprocessing["size"])
@@ -51,9 +52,10 @@ class ImagePreprocessor:
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns a batch (B, height, width, 3) uint8 as (B, 3, height, width) float32."""
         if self._mean.device != pixels.device:
+            self._white = self._white.to(pixels.device)
             self._mean, self._std = self._mean.to(pixels.device), self._std.to(pixels.device)
         batch = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return batch.div_(255).sub_(self._mean).div_(self._std)
+        return batch.div_(self._white).sub_(self._mean).div_(self._std)
 
 
 def _as_image(source: ImageSource) -> Image.Image:

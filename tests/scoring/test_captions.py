@@ -1,9 +1,14 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.tokenizer import HFTokenizer
+from transformers import BertTokenizerFast
 
 from scoring import captions as captions_module
 from scoring.captions import CaptionTokenizer
@@ -26,6 +31,49 @@ def test_any_text_gets_the_tokens_that_open_clip_gives_it(texts: list[str]) -> N
 def test_truncation_begins_where_the_context_ends(words: int, is_truncated: bool) -> None:
     tokens = CaptionTokenizer(TOKENIZER, "{caption}")(["cat " * words, "! " * words])
     assert tokens.is_truncated.tolist() == [is_truncated, is_truncated]
+
+
+@pytest.mark.parametrize(
+    ("caption", "count"),
+    [
+        ("cat " * 74 + "!", 77),
+        ("cat " * 74 + "! dog", 78),
+        ("cat " * 72 + "!&??", 77),
+        ("cat " * 74 + "!&??", 79),
+        ("cat " * 74 + "!&?? dog dog dog", 82),
+    ],
+)
+def test_tokens_of_the_paddings_id_hide_no_truncation(caption: str, count: int) -> None:
+    assert TOKENIZER.encode("!&??")[0] == 0
+    assert len(TOKENIZER.encode(caption)) + 2 == count
+    tokens = CaptionTokenizer(TOKENIZER, "{caption}")([caption])
+    assert tokens.is_truncated.tolist() == [count > 77]
+
+
+@pytest.mark.parametrize(
+    ("settings", "added"),
+    [({}, 2), ({"strip_sep_token": True}, 2), ({"tokenizer_mode": "clips"}, 3)],
+)
+@pytest.mark.parametrize("pad", ["[PAD]", "[SEP]"])
+def test_padding_written_in_a_caption_hides_no_truncation_by_transformers_tokenizers(
+    tmp_path: Path, pad: str, settings: dict[str, Any], added: int
+) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    special = {"pad_token": pad, "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), **special).save_pretrained(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), context_length=12, **settings)
+    fitting = 12 - added
+    captions = [
+        "cat " * fitting,
+        "cat " * (fitting + 1),
+        "cat " * (fitting - 2) + f"{pad} {pad}",
+        "cat " * (fitting - 2) + f"{pad} {pad} {pad} dog",
+        f"{pad} " * (fitting + 1),
+    ]
+    tokens = CaptionTokenizer(tokenizer, "{caption}")(captions)
+    assert torch.equal(tokens.ids, tokenizer(captions))
+    assert tokens.is_truncated.tolist() == [False, True, False, True, True]
 
 
 def test_endless_captions_are_cut_before_they_are_tokenized() -> None:

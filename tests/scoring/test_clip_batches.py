@@ -115,3 +115,20 @@ def test_size_that_fits_into_memory_is_found_once_and_kept_for_what_comes_next(
     assert tower.sizes[8:] == [2, 2]
     assert scorer.fitted_batch_size == 2
     np.testing.assert_allclose(found.clip_score, plain.clip_score, atol=2e-6)
+
+
+def test_text_tower_sees_captions_by_length_in_batches_cut_to_their_longest(
+    tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = ClipScorer(tiny_clip.score_config(batch_size=4))
+    seen = list[torch.Tensor]()
+    encode = scorer._text_tower.encode
+    monkeypatch.setattr(scorer._text_tower, "encode", lambda ids: seen.append(ids) or encode(ids))
+    words = [13, 1, 9, 2, 14, 1, 3, 10, 1]
+    captions = ["a " * count for count in words]
+    found, _ = scorer.encode_captions(captions)
+    assert [tuple(ids.shape) for ids in seen] == [(4, 8), (4, 16), (1, 16)]
+    lengths = [int(count) for ids in seen for count in (ids != 0).sum(dim=1)]
+    assert lengths == sorted(count + 2 for count in words)
+    alone = [scorer.encode_captions([caption])[0][0] for caption in captions]
+    np.testing.assert_allclose(found, alone, atol=2e-6)

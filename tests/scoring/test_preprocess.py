@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
@@ -93,3 +94,17 @@ def test_image_that_cannot_be_decoded_stops_the_shard() -> None:
     preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(8, 8))))
     with pytest.raises(OSError, match="cannot identify image"):
         list(load_batches([b"no image"], preprocessor, 5, 2, is_pinned=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(
+    "mean_std", [(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD), ((0,) * 3, (1,) * 3)]
+)
+def test_gpu_normalizes_every_value_as_the_cpu_does_bit_for_bit(mean_std: Any) -> None:
+    mean, std = mean_std
+    preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(16, 16), mean=mean, std=std)))
+    values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    on_cpu = preprocessor.normalize(values)
+    on_gpu = preprocessor.normalize(values.cuda()).cpu()
+    assert torch.equal(on_gpu.view(torch.int32), on_cpu.view(torch.int32))
