@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
@@ -20,13 +21,19 @@ from pipeline.level_edges import ALL_SOURCES, read_old_edges
 from pipeline.lock import hold_folder
 from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
-from pipeline.resume import FOLDERS, guard_folder, remove_leftovers, remove_outputs
+from pipeline.resume import (
+    FOLDERS,
+    guard_folder,
+    refuse_foreign_folder,
+    remove_leftovers,
+    remove_outputs,
+)
 from pipeline.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.runners import ChosenRunner, choose_runner
-from pipeline.storage import exists, list_files, read_json
+from pipeline.storage import exists, is_local, list_files, local_path, read_json
 from pipeline.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.watch import WorkerWatch
-from schemas.errors import DatasetError, Stage
+from schemas.errors import ConfigError, DatasetError, Stage
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from scoring.clip import check_model
@@ -84,6 +91,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
+        if job.stages:
+            refuse_foreign_folder(layout)
         remove_leftovers(layout)
         finish_moves(layout)
         check_stages(job, runs_here=chosen.is_local)
@@ -140,9 +149,12 @@ def with_image_folders(config: CurationConfig, files: Sequence[str]) -> Curation
     read.image_folder, as an input folder of images, or by giving a LLaVA JSON that lies in it.
 
     Raises:
-        ConfigError: if one of the files cannot be read.
+        ConfigError: if one of the files cannot be read, or a folder is not there.
     """
     folders = [file.image_folder for file in check_inputs(files, config.read)] if files else []
+    for folder in folders:
+        if folder is not None and is_local(folder) and not Path(local_path(folder)).is_dir():
+            raise ConfigError(f"{folder}, where images are to be, is not a folder")
     named = sorted({folder for folder in folders if folder} - set(config.fetch.allow_folders))
     if not named:
         return config
@@ -231,7 +243,11 @@ def _run_stages(
     session: RetrySession | None,
     console: Console,
 ) -> None:
-    pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
+    try:
+        pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
+    except ValueError as error:
+        faults = " ".join(str(error).split())
+        raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
     config = with_shared_cores(job.config, chosen.workers)
     curate(pipeline, layout, config, job.stages, job.files, shards, session)
     run_watched(pipeline, layout, job.stages, console)

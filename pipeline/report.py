@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.level_edges import drift_rows, read_drift
 from pipeline.storage import commit_text, list_files, open_read, read_json
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason, Stage
-from schemas.manifest import Manifest, ShardEntry
+from schemas.manifest import Manifest, ShardEntry, StageCounts
 from schemas.shards import DatasetLayout
 
 EXAMPLES_PER_LEVEL = 8
@@ -56,6 +56,13 @@ DECIDING_PACKAGES = (
 )
 """Whose version can show in the bytes of a dataset."""
 
+HINTS = {
+    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
+    RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
+    RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
+}
+"""Reason to the setting that is behind it most often."""
+
 
 def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     """Writes manifest, report and metadata, and returns the manifest.
@@ -66,6 +73,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     stages = count_stages(layout)
     if not stages:
         raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    refuse_nothing_kept(layout, stages)
     missing = [stage.value for stage in config.stages if stage.value not in stages]
     if stages[Stage.READ.value].kept and missing:
         raise DatasetError(f"{layout.root} is not finished: run `{missing[0]}` first")
@@ -96,6 +104,24 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     commit_text(layout.report, render_report(layout, manifest, contents))
     commit_text(layout.manifest, manifest.to_json())
     return manifest
+
+
+def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]) -> None:
+    """Says which stage rejected all that it was given, and why.
+
+    Raises:
+        DatasetError: if there is such a stage.
+    """
+    for name, counts in stages.items():
+        if counts.rows_in and not counts.kept:
+            reasons = sorted(counts.rejected.items(), key=lambda item: -item[1])
+            told = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:3])
+            hint = next((HINTS[reason] for reason, _ in reasons if reason in HINTS), None)
+            raise DatasetError(
+                f"no pair is left in {layout.root}: {name} rejected all {counts.rows_in:,} "
+                f"({told}). `aligngpt-curate inspect {layout.root}` shows examples"
+                f"{f'; {hint}' if hint else ''}. Mend the cause and run again with --redo {name}"
+            )
 
 
 def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,9 @@ FOLDERS = {
     Stage.PACK: "train",
 }
 """Stage to the folder that it writes to."""
+
+OUTPUT = re.compile(r"\d{5,6}(_stats\.json|\.\w+)|(edges|index)\.json")
+"""Names of the files that stages write; nothing else is ever removed."""
 
 
 def config_path(layout: DatasetLayout) -> str:
@@ -115,6 +119,23 @@ def guard_folder(
         sections.add(SECTIONS[Stage.FETCH])
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
+
+
+def refuse_foreign_folder(layout: DatasetLayout) -> None:
+    """Keeps a new dataset out of a folder that holds something else.
+
+    Raises:
+        ConfigError: if no dataset was begun there and files stand there all the same.
+    """
+    if exists(config_path(layout)):
+        return
+    names = [path.rsplit("/", 1)[-1] for path in list_files(layout.root)]
+    foreign = [name for name in names if f"{layout.root}/{name}" != layout.run]
+    if foreign:
+        raise ConfigError(
+            f"{layout.root} holds what is not of a dataset ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}): give --out a new or empty folder"
+        )
 
 
 def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
@@ -212,7 +233,8 @@ def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
     for stage in reversed(doomed):
         for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
             for path in list_files(f"{layout.root}/{folder}"):
-                remove(path)
+                if OUTPUT.fullmatch(path.rsplit("/", 1)[-1]):
+                    remove(path)
     for state in ProgressReader(layout).read():
         if state.stage in doomed:
             remove(progress_path(layout, state.stage, state.shard))

@@ -1,5 +1,6 @@
 """Beam's runners by name: which to take, which to refuse and why."""
 
+import difflib
 import os
 import shlex
 import sys
@@ -45,6 +46,9 @@ PASSED_ON = (
     "SparkRunner",
 )
 """Runners that get the graph and the Beam flags as they are."""
+
+WITH_OWN_FLAGS = frozenset(PASSED_ON) - {"DataflowRunner"}
+"""Runners whose job server may know flags that Beam does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,7 @@ def choose_runner(
     if workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     exact = runner_name(name)
-    options = _parse_options(beam_flags)
+    options = _parse_options(beam_flags, has_flags_of_its_own=exact in WITH_OWN_FLAGS)
     if exact != LOCAL:
         if workers != 1:
             raise ConfigError(
@@ -116,11 +120,20 @@ def choose_runner(
     )
 
 
-def _parse_options(beam_flags: Sequence[str]) -> PipelineOptions:
+def _parse_options(beam_flags: Sequence[str], *, has_flags_of_its_own: bool) -> PipelineOptions:
     options = PipelineOptions(list(beam_flags))
-    unknown = [flag for flag in beam_flags if flag.startswith("--runner")]
+    named = [flag for flag in beam_flags if flag.startswith("--runner")]
+    if named:
+        raise ConfigError(f"{named[0]} after --: name the runner before it, by --runner NAME")
+    if has_flags_of_its_own:
+        return options
+    known = PipelineOptions().get_all_options()
+    unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
     if unknown:
-        raise ConfigError(f"{unknown[0]} after --: name the runner before it, by --runner NAME")
+        name = min(unknown)
+        similar = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean --{similar[0]}?" if similar else ""
+        raise ConfigError(f"Beam knows no flag --{name}, which stands after --{hint}")
     return options
 
 

@@ -39,6 +39,33 @@ def test_every_row_in_is_one_sample_or_one_rejection(curated, rows):
     assert rejected == sum(manifest.rejected.values())
 
 
+def test_a_job_that_keeps_nothing_says_which_stage_rejected_all_and_why(site, config, tmp_path):
+    pairs = write_pairs(tmp_path / "input", [(site.url("/gone.png"), "gone")] * 3)
+    closed = dataclasses.replace(config, fetch=dataclasses.replace(config.fetch, allow_ports=()))
+    said = r"fetch rejected all 1 \(forbidden_port 1\).* fetch.allow_ports .* --redo fetch"
+    with pytest.raises(DatasetError, match=said):
+        curate(closed, pairs, tmp_path / "out")
+
+
+def test_a_folder_of_images_that_is_not_there_is_refused_before_any_work(config, tmp_path):
+    read = dataclasses.replace(config.read, image_folder=str(tmp_path / "nosuch"))
+    pairs = write_pairs(tmp_path / "input", [("a.png", "a picture")])
+    with pytest.raises(ConfigError, match="nosuch, where images are to be, is not a folder"):
+        curate(dataclasses.replace(config, read=read), pairs, tmp_path / "out")
+    assert not (tmp_path / "out" / "pairs").exists()
+
+
+def test_flags_that_a_runner_misses_are_an_error_before_any_work(config, pairs, tmp_path):
+    with pytest.raises(ConfigError, match="DataflowRunner does not accept .*temp_location"):
+        curate(
+            config,
+            pairs,
+            tmp_path / "out",
+            runner="DataflowRunner",
+            beam_flags=("--project=p", "--region=europe-west1"),
+        )
+
+
 def test_every_stage_passes_on_what_it_keeps(curated):
     _, manifest, _ = curated
     kept = manifest.rows_in

@@ -6,6 +6,7 @@ from pipeline.resume import (
     as_json,
     config_from_json,
     guard_folder,
+    refuse_foreign_folder,
     remove_outputs,
     stored_config,
 )
@@ -85,6 +86,29 @@ def test_redo_removes_a_stage_and_all_after_it(layout):
         Stage.SCORE,
         Stage.DEDUPLICATE,
     ]
+
+
+def test_redo_leaves_what_the_program_did_not_write(layout):
+    own = [layout.fetched(0, end) for end in ("tar", "parquet", "_stats.json")]
+    own += [layout.pairs(0), layout.edges, layout.train(3, "tar"), layout.train_index]
+    foreign = [f"{layout.root}/{path}" for path in ("train/weights.bin", "pairs/my.tsv", "pairs/a")]
+    for path in (*own, *foreign):
+        commit_text(path, "")
+    remove_outputs(layout, Stage.READ)
+    assert [path for path in own if exists(path)] == []
+    assert all(exists(path) for path in foreign)
+
+
+def test_a_new_dataset_is_not_begun_among_other_files(layout):
+    refuse_foreign_folder(layout)
+    commit_text(f"{layout.run}/lock", "")
+    refuse_foreign_folder(layout)
+    for name in ("a.tsv", "b.tsv", "train/weights.bin", "z"):
+        commit_text(f"{layout.root}/{name}", "")
+    with pytest.raises(ConfigError, match=r"holds .* \(a.tsv, b.tsv, train, ...\): give --out a"):
+        refuse_foreign_folder(layout)
+    guard_folder(layout, CurationConfig(), [Stage.READ], FREE)
+    refuse_foreign_folder(layout)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -52,6 +52,18 @@ def test_beam_flags_reach_the_options():
     assert chosen.options.get_all_options()["job_name"] == "stamps"
 
 
+@pytest.mark.parametrize("runner", ["local", "DataflowRunner"])
+def test_a_misspelt_beam_flag_is_refused_with_what_was_meant(runner):
+    flags = ("--project", "p", "--regoin", "europe-west1")
+    with pytest.raises(ConfigError, match="--regoin, which stands after --: did you mean --region"):
+        choose_runner(runner, 1, flags, LAYOUT)
+
+
+def test_a_job_server_may_know_flags_that_beam_does_not():
+    chosen = choose_runner("FlinkRunner", 1, ("--own_flag", "1"), LAYOUT)
+    assert chosen.options.get_all_options(retain_unknown_options=True)["own_flag"] == "1"
+
+
 def test_a_runner_among_the_beam_flags_is_refused():
     with pytest.raises(ConfigError, match="name the runner before it"):
         choose_runner("local", 1, ("--runner=DaskRunner",), LAYOUT)
