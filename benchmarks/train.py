@@ -9,9 +9,11 @@ The usual way is the Trainer of transformers at its defaults: rows of one sample
 batch, padded to the longest, in random order. Beside it stands the same with batches grouped by
 length. Ours packs. Every side trains one epoch of the same samples (train_parts/mixture.py): in
 stage 1 projector and level vectors on captions, in stage 2 the language model too, on a mixture of
-conversations. Each has a process of its own, and the same arithmetic (fp32 on a CPU; on a GPU bf16
-with activation checkpointing, where ours keeps fp32 weights in the optimizer and the usual side
-does not). A side that fails is reported, the others go on, and the status is 1.
+conversations, of which half are made by this script: long answers that list captions. Each has a
+process of its own, and the same arithmetic: fp32 on a CPU; on a GPU bf16, in stage 2 with
+activation checkpointing, where ours keeps fp32 weights in the optimizer and the usual side does
+not. MFU counts the head's arithmetic for targets alone. A side that fails is reported, the others
+go on, and the status is 1.
 """
 
 import argparse
@@ -76,7 +78,9 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
         print("7b does not fit this GPU: the same width with 16 of 32 layers, 3.5b, in its place")
     size = SIZES[arguments.shape]
     for stage in arguments.stages:
-        sizes = {**size, "samples": arguments.samples or size["samples"]}
+        # Of as many pairs as conversations, whose sequences are more, half would be loaded ahead.
+        samples = arguments.samples or size["samples"] * (2 if stage == 1 else 1)
+        sizes = {**size, "samples": samples}
         write_stage(folder / f"stage_{stage}", stage, **sizes)
     if arguments.shape != "smollm2":
         write_parts(folder, arguments.shape, arguments.device)

@@ -1,5 +1,6 @@
 """The model of a run, from pretrained parts or from a model folder, and what feeds it."""
 
+import json
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -23,6 +25,7 @@ from training.data.loader import PackedRows
 from training.metrics import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
+from training.model.config import AlignGPTConfig
 from training.model.lora import LORA_RULE, add_lora
 from training.model.packed_attention import BY_SAMPLE, attention_fault
 from training.model.packing_check import packing_fault
@@ -157,7 +160,12 @@ def loading(setting: str, name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, pickle.UnpicklingError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f"{setting} {name!r} needs a package that is not installed ({str(error).strip()}): "
+            "install it, or, where an attention needs it, set --model.attention auto"
+        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"{setting} {name!r} could not be loaded ({str(error).strip()}): give the folder of a "
             "model on this machine, or the name of one on the Hugging Face hub if it can be reached"
@@ -244,6 +252,26 @@ def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -
         )
 
 
+def check_model_folder(folder: Path) -> None:
+    """Raises `ConfigError`, which says what the folder is instead, if it holds no AlignGPT."""
+    if (folder / "finished.json").is_file() or (folder / "checkpoints").is_dir():
+        raise ConfigError(
+            f"{folder} is a run: its model is {folder / 'model'}, once it is finished"
+        )
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is no model folder: there is no config.json in it. `aligngpt-train "
+            "pretrain` writes one to OUT/model"
+        )
+    kind = json.loads(path.read_text()).get("model_type")
+    if kind != AlignGPTConfig.model_type:
+        raise ConfigError(
+            f"{folder} holds a model of the kind {kind}, not {AlignGPTConfig.model_type}: "
+            "`aligngpt-train pretrain` makes one of it, given as --model.language-model"
+        )
+
+
 def load_folder(
     folder: str, dtype: torch.dtype | Literal["auto"], attention: Attention = "sdpa"
 ) -> Assembled:
@@ -253,20 +281,17 @@ def load_folder(
         dtype: of the weights; auto is what they are stored in.
 
     Raises:
-        ConfigError: if it holds none.
+        ConfigError: if it holds none that can be loaded here.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise ConfigError(
-            f"{folder} is no model folder: there is no config.json in it. `aligngpt-train "
-            "pretrain` writes one to OUT/model"
-        )
+    check_model_folder(Path(folder))
     # The parts take different names: the tower has no packed samples and no flex_attention.
     names = {
         "text_config": attention_to_load(attention),
         "vision_config": "eager" if attention == "eager" else "sdpa",
     }
     transformers_logging.disable_progress_bar()
-    model = AlignGPTForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, attn_implementation=names
-    )
-    return Assembled(model=model, processor=AlignGPTProcessor.from_pretrained(folder))
+    with loading("the model folder", folder):
+        model = AlignGPTForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation=names
+        )
+        return Assembled(model=model, processor=AlignGPTProcessor.from_pretrained(folder))

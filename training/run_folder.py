@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,6 +52,15 @@ class RunFolder:
     config: TrainConfig
     data: tuple[str, ...]
     init: str | None
+
+    def check_place(self) -> None:
+        """Raises `ConfigError` if a run cannot be written where it is to go."""
+        out = self.out
+        parent = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ConfigError(f"--out {out}: {parent} is no folder that can be written to")
+        if (out / "manifest.json").exists() or (out / "_run").exists():
+            raise ConfigError(f"--out {out} is a dataset: give the run a folder of its own")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -23,8 +23,9 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         out: the run's folder. Where it holds a run of the same configuration, that goes on.
         init: model folder to start from; None builds one from `config.model`.
     """
-    start_distributed()
     folder = RunFolder(out=Path(out), config=config, data=tuple(data), init=init)
+    folder.check_place()
+    start_distributed()
     if folder.is_finished():
         folder.check()
         return True

@@ -2,7 +2,7 @@
 
 Both train the same model from the same weights, with AdamW, on the same samples in the same
 arithmetic. What each side measures is what it does from the end of its first steps, in which caches
-fill and kernels compile, to the end of its last.
+fill and kernels compile, to the end of its last whole one.
 """
 
 import dataclasses
@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-LEFT_OUT = {"cpu": 1, "cuda": 3}
-"""First steps that are not counted."""
+LEFT_OUT = {"cpu": (1, 0), "cuda": (3, 1)}
+"""First and last steps that are not counted: the last of several sequences has what is left."""
+WORKERS = 2
+"""Of either side on a GPU. With the four batches that our loader lets each make ahead, most of
+those of the counted steps are made while steps are counted: a slow loader shows as waiting."""
 ROWS = 8
 """Rows of the usual side's batches: the Trainer's default."""
 GROUPED_BATCHES = 50
@@ -47,6 +50,9 @@ class Setting:
         is_large = self.shape in LARGE
         tower = self.folder / "vision_tower"
         learns_all = self.stage == 2
+        # A token's activations are 0.2 MB a layer: 70 GB of stage 1's 4 sequences in 32 layers, and
+        # 15 GB of frozen weights. Stage 2 has 108 GB of weights and states to keep (see models.py).
+        recomputes = is_large and learns_all
         # Four pairs of 576 patches and a caption are 2,360 tokens; 2,048 would hold three.
         tokens = (2048 if learns_all else 2432) if is_large else 768
         return TrainConfig(
@@ -61,13 +67,13 @@ class Setting:
                 sequences_per_step=8 if is_large else 1,
                 sequences_per_device=4 if is_large else 1,
                 validation_ratio=0.0,
-                workers=8 if self.device == "cuda" else 0,
+                workers=WORKERS if self.device == "cuda" else 0,
             ),
             optimizer=OptimizerConfig(learning_rate=1e-4),
             parallel=ParallelConfig(
                 zero_stage=1 if is_large else 0,
                 precision="bf16" if is_large else "fp32",
-                activation_checkpointing=is_large,
+                activation_checkpointing=recomputes,
             ),
             train_parts=STAGE_2 if learns_all else STAGE_1,
             seed=self.seed,
@@ -94,20 +100,25 @@ class Clock:
         self.wall.append(time.perf_counter())
         self.processor.append(time.process_time())
 
-    def rates(self, batches: list[dict[str, float]], left_out: int) -> dict[str, float]:
-        """Returns what the counted steps did in a second; `batches` has an entry for each."""
-        used = batches[left_out : len(self.wall)]
+    def rates(self, batches: list[dict[str, float]], device: str) -> dict[str, float]:
+        """Returns what the counted steps did in a second; `batches` has an entry for each step."""
+        first, last = LEFT_OUT[device]
+        stop = len(self.wall) - last
+        used = batches[first:stop]
         total = {name: float(sum(batch[name] for batch in used)) for name in used[0]}
-        seconds = self.wall[-1] - self.wall[left_out - 1]
-        return {
+        seconds = self.wall[stop - 1] - self.wall[first - 1]
+        processor_seconds = self.processor[stop - 1] - self.processor[first - 1]
+        found = {
             "targets_per_second": total["targets"] / seconds,
-            "targets_per_processor_second": total["targets"]
-            / (self.processor[-1] - self.processor[left_out - 1]),
+            "targets_per_processor_second": total["targets"] / processor_seconds,
             "wait_ratio": total["wait"] / seconds,
             "padding_ratio": 1 - total["tokens"] / total["padded"],
             "seconds": seconds,
             "steps": float(len(used)),
         }
+        if "worked" in total:
+            found["mfu_ratio"] = total["worked"] / seconds
+        return found
 
 
 def run_ours(setting: Setting) -> dict[str, float]:
@@ -125,7 +136,6 @@ def run_ours(setting: Setting) -> dict[str, float]:
         keep_freed_memory()  # as the command does
     config = setting.config()
     clock = Clock()
-    left_out = LEFT_OUT[setting.device]
     with tempfile.TemporaryDirectory() as out:
         start_distributed()
         run = build(RunFolder(out=Path(out), config=config, data=setting.data(), init=None))
@@ -152,15 +162,30 @@ def run_ours(setting: Setting) -> dict[str, float]:
                 "tokens": tokens,
                 "padded": tokens / (1 - line["speed/padding_ratio"]),
                 "wait": line["speed/data_wait_ratio"] * seconds,
-                "worked": line.get("speed/mfu_ratio", 0.0) * seconds,
             }
         )
-    found = clock.rates(entries, left_out)
-    if "speed/mfu_ratio" in lines[0]:
-        found["mfu_ratio"] = sum(e["worked"] for e in entries[left_out:]) / found["seconds"]
+        if "speed/mfu_ratio" in line:
+            spared = head_seconds(run.engine.module, config, tokens - entries[-1]["targets"])
+            entries[-1]["worked"] = line["speed/mfu_ratio"] * seconds - spared
+    found = clock.rates(entries, setting.device)
     if setting.device == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return found
+
+
+def head_seconds(model: Any, config: Any, tokens: float) -> float:
+    """Returns how long a GPU at its peak takes for the head's part of a step for these tokens.
+
+    The trainer's MFU has the head work on every token, but logits are made where targets follow.
+    """
+    import torch
+
+    from training.metrics import peak_flops
+
+    peak = peak_flops(torch.cuda.get_device_name())
+    assert peak is not None, "the step has an MFU"
+    per_weight = 6 if config.is_language_trained else 4
+    return float(per_weight * model.get_output_embeddings().weight.numel() * tokens / peak)
 
 
 def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
@@ -221,8 +246,9 @@ def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
             output_dir=out, num_train_epochs=1, per_device_train_batch_size=ROWS,
             learning_rate=1e-4, lr_scheduler_type="cosine", report_to=[], save_strategy="no",
             logging_strategy="no", use_cpu=setting.device == "cpu", bf16=is_large,
-            gradient_checkpointing=is_large, remove_unused_columns=False, disable_tqdm=True,
-            dataloader_num_workers=8 if setting.device == "cuda" else 0, seed=setting.seed,
+            gradient_checkpointing=config.parallel.activation_checkpointing,
+            remove_unused_columns=False, disable_tqdm=True,
+            dataloader_num_workers=config.data.workers, seed=setting.seed,
         )  # fmt: skip
         trainer = WaitingTrainer(
             model=parts.model, args=settings, train_dataset=samples, data_collator=pad,
@@ -231,7 +257,7 @@ def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
         trainer.train()
     for entry, wait in zip(entries, waits, strict=False):
         entry["wait"] = wait
-    found = clock.rates(entries, LEFT_OUT[setting.device])
+    found = clock.rates(entries, setting.device)
     if setting.device == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return found

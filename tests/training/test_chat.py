@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ def picture_file(tmp_path: Path, caption_dataset: str) -> Path:
     open_images(TrainDataset([caption_dataset])[0])[0].save(path)
     assert load_picture(str(path)).size == (32, 32)
     return path
+
+
+def test_the_end_of_the_input_ends_the_conversation(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert run(["chat", model_folder, "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.count("model: ") == 1
 
 
 def test_a_conversation_remembers_its_turns(model_folder: str) -> None:

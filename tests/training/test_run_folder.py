@@ -35,12 +35,25 @@ def test_a_second_run_is_refused_while_one_is_at_work_and_let_in_when_that_has_d
     assert train(config, [caption_dataset], str(tmp_path))
 
 
+def test_a_run_is_not_written_into_a_dataset_or_a_file(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "data" / "_run").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="data is a dataset: give the run a folder of its own"):
+        train(config, [caption_dataset], str(tmp_path / "data"))
+    for out in ("file", "file/run"):
+        with pytest.raises(ConfigError, match="file is no folder that can be written to"):
+            train(config, [caption_dataset], str(tmp_path / out))
+
+
 def test_a_first_attempt_that_was_no_good_leaves_the_folder_free(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
     good = tiny_config(tiny_parts, max_steps=1)
     bad = replace(good, model=replace(good.model, vision_tower="timm:no_such_model"))
-    with pytest.raises(RuntimeError, match="no_such_model"):
+    with pytest.raises(ConfigError, match=r"model\.vision_tower 'timm:no_such_model' could not be"):
         train(bad, [caption_dataset], str(tmp_path))
     assert train(good, [caption_dataset], str(tmp_path))
 

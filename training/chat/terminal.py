@@ -1,6 +1,7 @@
 """A conversation about pictures, in the terminal, with greedy answers."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def chat(
     form: SampleForm,
     max_new_tokens: int,
 ) -> None:
-    """Prints the model's answer, or its answers to what is typed until an empty line.
+    """Prints the model's answer, or its answers to what is typed until an empty line or the end.
 
     Raises:
         ConfigError: if there is no such picture, or a caption is asked for several.
@@ -41,8 +42,9 @@ def chat(
         return
     conversation = Conversation(parts, pictures, form, max_new_tokens)
     console.print("An empty line ends the conversation.", style="dim")
-    while question := console.input("[bold]you:[/bold] ").strip():
-        console.print(f"model: {conversation.ask(question)}", markup=False)
+    with suppress(EOFError):
+        while question := console.input("[bold]you:[/bold] ").strip():
+            console.print(f"model: {conversation.ask(question)}", markup=False)
 
 
 def load_picture(path: str) -> Image.Image:

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
-from training.model.packed_attention import BY_SAMPLE
+from training.model.packed_attention import settings_of_samples
 from training.model.projector import Projector
 from training.model.segments import (
     Segments,
@@ -37,9 +37,8 @@ from training.model.segments import (
     first_words,
     mean_embeddings,
     number_samples,
-    packed_lengths,
+    positions,
     restart_positions,
-    sample_bounds,
 )
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
@@ -181,9 +180,14 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """Returns the language model's head."""
         return cast(nn.Module, self.language_model.get_output_embeddings())
 
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the language model's head."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         sample_index: Tensor | None = None,
@@ -196,6 +200,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_gate_weights: bool = False,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> AlignGPTOutput:
         """Returns loss and logits; `training.model.inputs` documents the tensors.
@@ -205,20 +210,22 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """
         if sample_index is not None and attention_mask is not None:
             raise ConfigError("packed rows (sample_index) take no attention_mask")
-        embedded = self.embed(
-            input_ids, attention_mask, sample_index, prompt_mask, labels, pixel_values,
-            alignment_level,
-        )  # fmt: skip
+        if input_ids is not None and inputs_embeds is None:
+            embedded = self.embed(
+                input_ids, attention_mask, sample_index, prompt_mask, labels, pixel_values,
+                alignment_level,
+            )  # fmt: skip
+        elif inputs_embeds is not None and input_ids is pixel_values is alignment_level is None:
+            embedded = Embedded(inputs_embeds)
+        else:
+            raise ConfigError("give input_ids, with images and levels, or inputs_embeds alone")
         if sample_index is not None:
             position_ids = restart_positions(sample_index) if position_ids is None else position_ids
             use_cache = False  # with a cache, transformers does not look for packed samples
-            attention = str(self.language_model.config._attn_implementation)
-            if "flash" in attention:
-                kwargs = {**packed_lengths(position_ids), **kwargs}
-            elif attention == BY_SAMPLE:
-                kwargs["bounds_of_samples"] = sample_bounds(position_ids)
+            attention = self.language_model.config._attn_implementation
+            kwargs = {**settings_of_samples(attention, position_ids), **kwargs}
         elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = _positions(attention_mask)[:, -input_ids.shape[1] :]
+            position_ids = positions(attention_mask)[:, -embedded.embeddings.shape[1] :]
         targets = None if labels is None else next_targets(labels, sample_index)
         if targets is not None and self.training:
             logits_to_keep = target_columns(targets)
@@ -299,9 +306,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """Returns the images in the language model's space, (I, P, D) from (I, 3, H, W)."""
         weight = next(self.projector.parameters(), None)
         dtype = self.dtype if weight is None else weight.dtype
-        features: Tensor = self.vision_tower(pixel_values.to(dtype))
-        projected: Tensor = self.projector(features)
-        return projected
+        return cast(Tensor, self.projector(self.vision_tower(pixel_values.to(dtype))))
 
     def _align_places(self, features: Tensor, alignment_level: Tensor | None) -> int:
         """Returns how many `<align>` tokens the batch may hold."""
@@ -388,11 +393,6 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
                 vectors = self._mix(weights, features)
             total = total + vectors.mean()
         return total * 0.0
-
-
-def _positions(attention_mask: Tensor) -> Tensor:
-    """Returns positions that count the tokens and leave padding out, (B, T)."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
 AutoModelForImageTextToText.register(

@@ -174,7 +174,18 @@ class AlignGPTConfig(PreTrainedConfig):
                 f"got {self.vision_feature_select}"
             )
         check_projector_type(self.projector_type)
+        self._check_layer()
         self._check_scales()
+
+    def _check_layer(self) -> None:
+        if isinstance(self.vision_config, TimmTowerConfig):
+            return
+        layers = int(self.vision_config.num_hidden_layers)
+        if not -layers - 1 <= self.vision_feature_layer <= layers:
+            raise ConfigError(
+                f"vision_feature_layer must be in {-layers - 1}..{layers} (the tower has {layers} "
+                f"layers, and 0 is its embedding), got {self.vision_feature_layer}"
+            )
 
     def _check_scales(self) -> None:
         own = int(self.vision_config.image_size)

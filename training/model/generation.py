@@ -23,17 +23,19 @@ class AlignGPTGeneration(GenerationMixin):
         """Returns the prompts, moved to the right where they were padded there, and new tokens.
 
         Args:
-            inputs: (B, T) input ids; or pass `input_ids`.
+            inputs: (B, T) input ids; or pass `input_ids`, or `inputs_embeds` alone.
             kwargs: the model's inputs and the settings of transformers' `generate`.
         """
         input_ids = kwargs.pop("input_ids", inputs)
-        aligned = {"input_ids": input_ids, "attention_mask": kwargs.pop("attention_mask", None)}
-        aligned["prompt_mask"] = kwargs.pop("prompt_mask", None)
-        if aligned["prompt_mask"] is None:
-            numbers = number_samples(input_ids, aligned["attention_mask"], None)
-            aligned["prompt_mask"] = self.readable(input_ids, numbers)
-        if aligned["attention_mask"] is not None:
-            aligned = _pad_on_the_left(aligned, aligned["attention_mask"])
+        if input_ids is not None:
+            aligned = {"input_ids": input_ids, "attention_mask": kwargs.pop("attention_mask", None)}
+            aligned["prompt_mask"] = kwargs.pop("prompt_mask", None)
+            if aligned["prompt_mask"] is None:
+                numbers = number_samples(input_ids, aligned["attention_mask"], None)
+                aligned["prompt_mask"] = self.readable(input_ids, numbers)
+            if aligned["attention_mask"] is not None:
+                aligned = _pad_on_the_left(aligned, aligned["attention_mask"])
+            kwargs.update(aligned)
         unsayable = [
             token
             for token in (self.config.image_token_id, self.config.align_token_id)
@@ -43,7 +45,7 @@ class AlignGPTGeneration(GenerationMixin):
             settings = kwargs.get("generation_config") or self.generation_config
             others = kwargs.pop("suppress_tokens", None) or settings.suppress_tokens or []
             kwargs["suppress_tokens"] = [*others, *unsayable]
-        return cast(Any, super()).generate(**aligned, **kwargs)
+        return cast(Any, super()).generate(**kwargs)
 
     def _get_logits_processor(self: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         """Returns the processors, kept from looking up the scores of placeholders."""

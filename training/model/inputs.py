@@ -35,7 +35,9 @@ ALIGN_TOKEN = "<align>"
 class AlignGPTInputs(TypedDict, total=False):
     """The tensors of one batch, as `AlignGPTForConditionalGeneration.forward` takes them.
 
-    Only `input_ids` is always there. An absent tensor and None mean the same.
+    Only `input_ids` is always there. An absent tensor and None mean the same. (`forward` also
+    takes `inputs_embeds`, (B, T, D), in its place: what the language model is to read, as it is,
+    which is why images and levels cannot go with it.)
 
     Shapes: B rows, T tokens of a row, I images in the batch, A `<align>` tokens in the batch.
     Images and `<align>` tokens are counted in the order in which they stand, row by row.

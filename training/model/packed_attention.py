@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from training.model.packing_check import make_audible, one_of_each_kind
-from training.model.segments import sample_bounds
+from training.model.segments import packed_lengths, sample_bounds
 
 BY_SAMPLE = "sdpa_by_sample"
 
@@ -69,6 +69,13 @@ def attention_by_sample(
 
 AttentionInterface.register(BY_SAMPLE, attention_by_sample)
 AttentionMaskInterface.register(BY_SAMPLE, sdpa_mask)
+
+
+def settings_of_samples(attention: str, position_ids: Tensor) -> dict[str, Any]:
+    """Returns what an attention needs to know beside the positions of packed rows, (B, T)."""
+    if "flash" in attention:
+        return packed_lengths(position_ids)
+    return {"bounds_of_samples": sample_bounds(position_ids)} if attention == BY_SAMPLE else {}
 
 
 def attention_fault(
@@ -127,9 +134,7 @@ def _outcomes(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor
 def _outcome(layer: Any, embeddings: Tensor, positions: Tensor, has_gradient: bool) -> list[Tensor]:
     """Returns the logits and perhaps the gradient of their squares, in fp32."""
     inputs = embeddings.clone().requires_grad_(has_gradient)
-    more = {}
-    if layer.config._attn_implementation == BY_SAMPLE:
-        more["bounds_of_samples"] = sample_bounds(positions)
+    more = settings_of_samples(layer.config._attn_implementation, positions)
     with torch.set_grad_enabled(has_gradient):
         logits = layer(
             inputs_embeds=inputs, position_ids=positions, use_cache=False, **more

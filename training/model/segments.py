@@ -145,6 +145,11 @@ def number_samples(
     return attention_mask.to(input_ids.dtype) - 1
 
 
+def positions(attention_mask: Tensor) -> Tensor:
+    """Returns positions that count the tokens and leave padding out, (B, T)."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
 def restart_positions(sample_index: Tensor) -> Tensor:
     """Returns positions that restart with each sample of a packed row, (B, T)."""
     places = torch.arange(sample_index.shape[1], device=sample_index.device)
