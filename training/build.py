@@ -15,7 +15,7 @@ from schemas.errors import ConfigError
 from training.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
-from training.data.lengths import Encoder, SampleLengths, measure_lengths
+from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan
 from training.deepspeed_config import deepspeed_config
 from training.evaluation.validation import VALIDATION_WINDOW, validation_order
@@ -57,7 +57,10 @@ def build(folder: RunFolder) -> Run:
         max_steps=config.max_steps,
     )
     if plan.num_steps == 0:
-        raise ConfigError(f"{', '.join(data)}: no sample is left to train on")
+        raise ConfigError(
+            f"{', '.join(data)}: no sample is left to train on; of {len(dataset):,}, "
+            f"{int(held_out.sum()):,} are held out, {lengths.losses}"
+        )
     dataset.check_levels(config.model.num_levels)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt)
     held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
@@ -205,7 +208,7 @@ def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, .
     return np.where(held_out, 0.0, np.asarray(weights)[dataset.dataset_index])
 
 
-def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> SampleLengths:
+def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> MeasuredLengths:
     """Returns the lengths; the first process measures them, the others then read them."""
     progress = show_progress("tokenising", is_active=is_first)
     if is_first:
@@ -272,7 +275,7 @@ def _check_checkpoint(checkpoint: Path | None, fingerprint: str, folder: RunFold
 def _show(
     model: nn.Module,
     dataset: TrainDataset,
-    lengths: SampleLengths,
+    lengths: MeasuredLengths,
     held_out: np.ndarray,
     plan: TrainingPlan,
     config: TrainConfig,
@@ -283,10 +286,9 @@ def _show(
         table.add_row(part.name, f"{part.num_weights:,}", f"{part.num_trainable:,}")
     console = Console(stderr=True)
     console.print(table)
-    lost = int((lengths.tokens == 0).sum())
     console.print(
-        f"{len(dataset):,} samples, {int(held_out.sum()):,} held out, {lost:,} longer than a "
-        f"sequence before their first target and left out; {int(lengths.tokens.sum()):,} tokens, "
-        f"{int(lengths.targets.sum()):,} to learn; {plan.num_steps:,} steps of "
-        f"{config.data.sequences_per_step} x {config.data.tokens_per_sequence} tokens"
+        f"{len(dataset):,} samples, {int(held_out.sum()):,} held out, {lengths.losses}; "
+        f"{int(lengths.tokens.sum()):,} tokens, {int(lengths.targets.sum()):,} to learn; "
+        f"{plan.num_steps:,} steps of {config.data.sequences_per_step} x "
+        f"{config.data.tokens_per_sequence} tokens"
     )

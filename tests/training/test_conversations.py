@@ -2,9 +2,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
-from training.data.conversations import VICUNA_V1, tokenise
+from tests.training.conftest import CHATML
+from training.data.conversations import VICUNA_V1, messages_of, tokenise
 from training.data.dataset import RawSample
 
 LLAMA2 = (
@@ -32,6 +35,36 @@ ANSWERS_ALONE_ARE_MARKED = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}"
     "{{ message['content'] }}{% endgeneration %}{{ eos_token }}{% else %}"
     "{{ '[' + message['content'] + ']' }}{% endif %}{% endfor %}"
+)
+SPECIALS_BEFORE_THE_ANSWER = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] }}"
+    "{% if message['role'] == 'assistant' %}{{ '<|endoftext|>final' }}{% endif %}"
+    "{{ '</s>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+)
+TWO_ENDS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
+    "+ message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% else %}{{ '</s>' }}{% endif %}"
+)
+ANSWERS_ARE_CUT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "
+    "+ message['content'][:12] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+GEMMA_MARKED = GEMMA.replace(
+    "{{ '<|im_start|>' + message['role']",
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
+    "{% endgeneration %}{% endif %}{{ '<|im_start|>' + message['role']",
 )
 DEFAULT_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -103,8 +136,13 @@ def test_of_a_pair_all_but_the_picture_is_learnt(tokenizer: Any) -> None:
         (VICUNA_V1, [" it is red<|im_end|>", " red<|im_end|>"]),
         (LLAMA2, [" it is red <|im_end|>", " red <|im_end|>"]),
         (NO_END, ["it is red\n", "red\n"]),
+        (GEMMA, ["it is red<|im_end|>", "red<|im_end|>"]),
+        (
+            SPECIALS_BEFORE_THE_ANSWER,
+            ["<|endoftext|>final</s>it is red<|im_end|>", "<|endoftext|>final</s>red<|im_end|>"],
+        ),
     ],
-    ids=["chatml", "vicuna_v1", "llama2", "no_end_token"],
+    ids=["chatml", "vicuna_v1", "llama2", "no_end_token", "gemma", "specials_before"],
 )
 def test_only_the_assistants_words_and_their_end_are_learnt(
     tokenizer: Any, template: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -113,6 +151,126 @@ def test_only_the_assistants_words_and_their_end_are_learnt(
         monkeypatch.setattr(tokenizer, "chat_template", template)
     words = tokenise(sample(TWO_TURNS), "conversation", tokenizer)
     assert target_texts(tokenizer, words) == expected
+
+
+@pytest.mark.parametrize("answer", ["red", "final", "im_end", "assistant", "a\n b", "", "red \n"])
+@pytest.mark.parametrize(
+    ("template", "before"),
+    [(CHATML, ""), (TWO_ENDS, ""), (SPECIALS_BEFORE_THE_ANSWER, "<|endoftext|>final</s>")],
+    ids=["chatml", "two_ends", "specials_before"],
+)
+def test_an_answer_ends_where_the_template_ends_it(
+    tokenizer: Any, template: str, before: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    words = tokenise(sample([("human", "<image>"), ("gpt", answer)]), "conversation", tokenizer)
+    assert target_texts(tokenizer, words) == [before + answer + "<|im_end|>"]
+
+
+PIECES = ["red", "<|im_end|>", "<|im_start|>", "<", "|im_end|>", "</s", ">", "assistant", " ", "\n"]
+
+
+@pytest.mark.parametrize(
+    ("template", "around"),
+    [(None, "{}<|im_end|>"), (VICUNA_V1, " {}<|im_end|>"), (LLAMA2, " {} <|im_end|>")],
+    ids=["chatml", "vicuna_v1", "llama2"],
+)
+@given(parts=st.lists(st.sampled_from(PIECES), max_size=6))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_answer_is_learnt_whole_the_special_tokens_in_it_written_apart(
+    tokenizer: Any, template: str | None, around: str, parts: list[str]
+) -> None:
+    answer = "it" + "".join(parts)
+    turns = sample([("human", "<image>"), ("gpt", answer), ("human", "a"), ("gpt", "b")])
+    special = {"<|im_end|>": "< |im_end|>", "<|im_start|>": "< |im_start|>", "</s>": "< /s>"}
+    said = answer
+    for token, words_of_it in special.items():
+        said = said.replace(token, words_of_it)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "chat_template", template or CHATML)
+        words = tokenise(turns, "conversation", tokenizer)
+    assert target_texts(tokenizer, words) == [around.format(said), around.format("b")]
+    assert words.has_special_words == (said != answer)
+
+
+@pytest.mark.parametrize(
+    "template", [CHATML, VICUNA_V1, LLAMA2, NO_END, SPECIALS_BEFORE_THE_ANSWER]
+)
+@pytest.mark.parametrize("turn", range(5))
+def test_a_special_token_in_anyones_words_is_words(
+    tokenizer: Any, template: str, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    turns = [("system", "You see stamps."), *TWO_TURNS]
+    turns[turn] = (turns[turn][0], turns[turn][1] + " or <s> as strikethrough")
+    plain = tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+    words = tokenise(sample(turns), "conversation", tokenizer)
+    assert "or < s> as strikethrough" in tokenizer.decode(words.token_ids)
+    assert words.has_special_words and not plain.has_special_words
+
+
+def test_a_special_token_in_a_caption_is_words(tokenizer: Any) -> None:
+    words = tokenise(sample(None, caption="a <s>red</s> cat <|im_end|>"), "caption", tokenizer)
+    assert target_texts(tokenizer, words) == ["a <s>red</s> cat <|im_end|>\n"]
+    assert not set(words.token_ids[1:]) & set(tokenizer.all_special_ids)
+
+
+def test_a_template_that_cuts_answers_is_refused_and_names_the_sample(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", ANSWERS_ARE_CUT)
+    turns = [("human", "<image>"), ("gpt", "it is red and blue")]
+    with pytest.raises(DatasetError, match="does not write the assistant's words in sample k1"):
+        tokenise(sample(turns), "conversation", tokenizer)
+
+
+@pytest.mark.parametrize("template", [GEMMA, GEMMA_MARKED], ids=["by_turns", "marked"])
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([("system", "You see stamps."), *TWO_TURNS], "System role not supported"),
+        ([TWO_TURNS[0], *TWO_TURNS], "Conversation roles must alternate"),
+        ([("system", "hello"), ("gpt", "hello"), *TWO_TURNS], "System role not supported"),
+    ],
+    ids=["system", "two_questions", "system_and_answer"],
+)
+def test_a_conversation_that_the_template_refuses_is_an_error_that_names_the_sample(
+    tokenizer: Any,
+    template: str,
+    turns: list[tuple[str, str]],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    images = sum(text.count("<image>") for _, text in turns)
+    with pytest.raises(DatasetError, match=rf"refuses sample k1 \({message}.*order its turns"):
+        tokenise(sample(turns, images=images), "conversation", tokenizer)
+
+
+@pytest.mark.parametrize("template", [CHATML, VICUNA_V1, GEMMA])
+def test_an_answer_that_opens_a_conversation_is_dropped_and_counted(
+    tokenizer: Any, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    opened = tokenise(sample([("gpt", "hello"), *TWO_TURNS]), "conversation", tokenizer)
+    plain = tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+    assert (opened.token_ids, opened.is_target) == (plain.token_ids, plain.is_target)
+    assert (opened.num_dropped_turns, plain.num_dropped_turns) == (1, 0)
+
+
+def test_two_answers_that_open_a_conversation_are_an_error_that_names_the_sample(
+    tokenizer: Any,
+) -> None:
+    turns = [("gpt", "hello"), ("gpt", "hello"), *TWO_TURNS]
+    with pytest.raises(DatasetError, match="refuses sample k1"):
+        tokenise(sample(turns), "conversation", tokenizer)
+
+
+@pytest.mark.parametrize("value", [None, 7, ["red"]])
+def test_words_that_are_not_text_are_an_error_that_names_the_sample(value: Any) -> None:
+    bad = sample([("human", "<image>"), ("gpt", value)])
+    with pytest.raises(DatasetError, match=r"sample k1 .* value of turn 1 is .*, not text"):
+        messages_of(bad)
 
 
 def test_the_picture_stands_first_in_its_turn(tokenizer: Any) -> None:
@@ -201,6 +359,7 @@ def test_vicunas_template_is_fastchats_formula(
         (sample([("human", "hello"), ("gpt", "hi")]), "1 pictures"),
         (sample([("human", "<image>"), ("gpt", "hi")], image=False), "0 pictures"),
         (sample([("human", "<image> hello")]), "no turn of the assistant"),
+        (sample([("gpt", "hello"), ("human", "<image>")]), "no turn of the assistant"),
         (sample([("robot", "<image>"), ("gpt", "hi")]), "no valid conversations"),
         (sample(None), "no conversations"),
     ],

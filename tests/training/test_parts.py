@@ -58,10 +58,13 @@ def test_a_folder_that_holds_something_else_is_named_as_what_it_is(
     (tmp_path / "checkpoints").mkdir()
     config = tiny_config(tiny_parts)
     language_model = tiny_parts["language_model"]
-    for load in (lambda folder: load_folder(folder, torch.float32), lambda f: from_folder(f, config)):
+    for load in (
+        lambda folder: load_folder(folder, torch.float32),
+        lambda f: from_folder(f, config),
+    ):
         with pytest.raises(ConfigError, match="is a run: its model is .*/model, once it is"):
             load(str(tmp_path))
         with pytest.raises(ConfigError, match="a model of the kind llama, not aligngpt"):
             load(language_model)
-        with pytest.raises(ConfigError, match="no config.json"):
+        with pytest.raises(ConfigError, match=r"no config\.json"):
             load(str(tmp_path / "nosuch"))

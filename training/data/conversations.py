@@ -7,15 +7,24 @@ those marks are used, one for each of the assistant's turns; otherwise the templ
 more for every turn, and what a turn adds to the text is that turn. A template for which this does
 not hold is an error that names the sample: a target is never lost in silence.
 
+In a conversation special tokens are the template's alone: one in someone's words is written apart
+(`< s>`), and the sample counted, since part of a text cannot be tokenised apart from the rest with
+every tokenizer. A caption is tokenised by itself, and a special token in it is words.
+
 Source: arXiv:2310.03744 (the form of the pairs and the place of the picture in the first turn);
-LLaVA-NeXT's code leaves several pictures of a turn where they are.
+LLaVA's code (`preprocess_v1`) drops a first turn that is not the user's; LLaVA-NeXT's code leaves
+several pictures of a turn where they are.
 """
 
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from schemas.errors import DatasetError
@@ -44,6 +53,11 @@ the assistant's.
 """
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """Begins the assistant's words in a template. Source: transformers' chat_template_utils."""
+MARK_THEM = (
+    "mark the assistant's words in the template with {% generation %} and {% endgeneration %}"
+)
+PRIVATE_USE = range(0xE000, 0xF900)
+"""Characters without a meaning. Source: the Unicode standard, section 23.5."""
 
 Message = dict[str, str]
 
@@ -56,6 +70,10 @@ class Words:
     """With BOS where the tokenizer or its template gives one; a picture is one `<image>`."""
     is_target: list[bool]
     """Of each token, whether it is learnt."""
+    num_dropped_turns: int = 0
+    """Turns that are not in the tokens: 1 where a conversation opens with an answer."""
+    has_special_words: bool = False
+    """Whether someone's words held a special token, which is written apart."""
 
 
 def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
@@ -81,26 +99,44 @@ def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
 
 
 def messages_of(sample: RawSample) -> list[Message]:
-    """Returns a sample's turns as chat templates want them; a pair is a question and an answer.
+    """Returns a conversation's turns as chat templates want them.
 
-    A picture stands first in the turn that names it; of several in one turn, each stays where it
-    is named.
+    An answer that opens the conversation answers nothing and is dropped. A picture stands first in
+    the turn that names it; of several in one turn, each stays where it is named.
 
     Raises:
-        DatasetError: if the turns are not LLaVA's.
+        DatasetError: if the sample is a pair, or the turns are not LLaVA's.
     """
+    turns = _turns(sample)
+    messages = [_message(role, text) for role, text in turns[_num_dropped(turns) :]]
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DatasetError(
+            f"sample {sample.key} has no turn of the assistant ('gpt') that answers another's"
+        )
+    return messages
+
+
+def _turns(sample: RawSample) -> list[tuple[str, str]]:
+    """Returns the role and the words of each turn."""
     if sample.conversations is None:
         raise DatasetError(
             f"sample {sample.key} has no conversations: it is a pair, for --data.form caption"
         )
     try:
-        turns = json.loads(sample.conversations)
-        pairs = [(ROLES[turn["from"]], str(turn["value"])) for turn in turns]
+        turns = [(ROLES[turn["from"]], turn["value"]) for turn in json.loads(sample.conversations)]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise DatasetError(f"sample {sample.key} has no valid conversations: {error!r}") from error
-    if not any(role == "assistant" for role, _ in pairs):
-        raise DatasetError(f"sample {sample.key} has no turn of the assistant ('gpt')")
-    return [_message(role, text) for role, text in pairs]
+    for number, (_, words) in enumerate(turns):
+        if not isinstance(words, str):
+            raise DatasetError(
+                f"sample {sample.key} has no valid conversations: the value of turn {number} is "
+                f"{json.dumps(words)[:80]}, not text; put text there, or leave the sample out"
+            )
+    return turns
+
+
+def _num_dropped(turns: list[tuple[str, str]]) -> int:
+    return 1 if turns and turns[0][0] == "assistant" else 0
 
 
 def _message(role: str, text: str) -> Message:
@@ -124,28 +160,72 @@ def _tokenise_caption(sample: RawSample, tokenizer: Any) -> Words:
     if start and start[-1] == tokenizer.eos_token_id:
         start.pop()
     caption = _without_placeholders(sample.caption).strip() + "\n"
-    said = tokenizer(caption, add_special_tokens=False)["input_ids"]
+    said = tokenizer(caption, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return Words(token_ids=[*start, *said], is_target=[False] * len(start) + [True] * len(said))
 
 
 def _tokenise_conversation(sample: RawSample, tokenizer: Any) -> Words:
-    messages = messages_of(sample)
+    special = _special_tokens(tokenizer)
+    said = messages_of(sample)
+    messages = [{**one, "content": _written_apart(one["content"], special)} for one in said]
     is_marked = GENERATION.search(tokenizer.get_chat_template()) is not None
     text, spans = (marked_spans if is_marked else assistant_spans)(messages, tokenizer, sample.key)
+    ends = [] if is_marked else answer_ends(messages, text, tokenizer, sample.key)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids = list(encoded["input_ids"])
+    token_ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
     is_target = [False] * len(token_ids)
-    special = set(tokenizer.all_special_ids)
-    for span in spans:
-        turn = [i for i, offsets in enumerate(encoded["offset_mapping"]) if _overlap(offsets, span)]
+    for number, span in enumerate(spans):
+        turn = [i for i, place in enumerate(offsets) if _overlap(place, span)]
         if span[0] < span[1] and not turn:
             raise DatasetError(f"a turn of the assistant in sample {sample.key} has no tokens")
         if not is_marked:
-            _check_whole(turn, encoded["offset_mapping"], span, sample.key)
-            turn = _through_first(turn, token_ids, special)
+            _check_whole(turn, offsets, span, sample.key)
+            behind = [i for i in turn if offsets[i][0] >= ends[number]]
+            closing = [i for i in behind if token_ids[i] in special.values()]
+            if closing:  # what follows it begins the next turn
+                turn = turn[: turn.index(closing[0]) + 1]
         for i in turn:
             is_target[i] = True
-    return Words(token_ids=token_ids, is_target=is_target)
+    return Words(
+        token_ids=token_ids,
+        is_target=is_target,
+        num_dropped_turns=_num_dropped(_turns(sample)),
+        has_special_words=messages != said,
+    )
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Returns the tokens that are not words, with their ids; `<image>` is the loader's own."""
+    added = tokenizer.added_tokens_decoder.items()
+    special = {token.content: token_id for token_id, token in added if token.special}
+    special |= zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return {token: token_id for token, token_id in special.items() if token != IMAGE_TOKEN}
+
+
+def _written_apart(text: str, special: Iterable[str]) -> str:
+    """Returns the text with a space in each special token, so that it is words: `< s>`."""
+    for token in sorted(special, key=len, reverse=True):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Turns what a chat template says of a conversation into a DatasetError."""
+    try:
+        yield
+    except (TemplateError, ValueError) as error:
+        raise DatasetError(
+            f"the chat template refuses sample {key} ({error}): order its turns as the template "
+            "wants them, leave the sample out, or take another template, as "
+            "--model.chat-template vicuna_v1"
+        ) from error
+
+
+def _render(messages: list[Message], tokenizer: Any, key: str, **settings: Any) -> str:
+    with _naming(key):
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **settings)
+    return text
 
 
 def marked_spans(
@@ -157,14 +237,16 @@ def marked_spans(
     a character without a token.
 
     Raises:
-        DatasetError: if there is not a mark for each of the assistant's turns.
+        DatasetError: if there is not a mark for each of the assistant's turns, or the template
+            refuses the conversation.
     """
-    rendered: Any = render_jinja_template(
-        conversations=[messages],
-        chat_template=tokenizer.get_chat_template(),
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
+    with _naming(key):
+        rendered: Any = render_jinja_template(
+            conversations=[messages],
+            chat_template=tokenizer.get_chat_template(),
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
     [text], [marks] = rendered
     turns = sum(message["role"] == "assistant" for message in messages)
     if len(marks) != turns:
@@ -181,25 +263,49 @@ def assistant_spans(
     """Returns the conversation's text and the characters in it that are the assistant's turns.
 
     Raises:
-        DatasetError: if the template does not write a conversation turn after turn.
+        DatasetError: if the template does not write a conversation turn after turn, or refuses
+            this one.
     """
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = _render(messages, tokenizer, key)
     spans = []
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(
-            messages[:turn], tokenize=False, add_generation_prompt=True
-        )
-        after = tokenizer.apply_chat_template(messages[: turn + 1], tokenize=False)
+        before = _render(messages[:turn], tokenizer, key, add_generation_prompt=True)
+        after = _render(messages[: turn + 1], tokenizer, key)
         if not (text.startswith(after) and after.startswith(before)):
             raise DatasetError(
                 f"the chat template does not write turn {turn} of sample {key} as a continuation "
-                "of the turns before it, so the assistant's words cannot be told apart; mark them "
-                "in the template with {% generation %} and {% endgeneration %}"
+                f"of those before it, so the assistant's words cannot be told apart; {MARK_THEM}"
             )
         spans.append((len(before), len(after)))
     return text, spans
+
+
+def answer_ends(messages: list[Message], text: str, tokenizer: Any, key: str) -> list[int]:
+    """Returns where in the conversation's text each answer ends and the template goes on.
+
+    The template is rendered with a character after each answer that is nowhere in the text.
+
+    Raises:
+        DatasetError: if the template does not write the answers as they are.
+    """
+    mark = next(character for character in map(chr, PRIVATE_USE) if character not in text)
+    marked = []
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant":
+            said = content.rstrip()
+            content = said + mark + content[len(said) :]
+        marked.append({**message, "content": content})
+    pieces = _render(marked, tokenizer, key).split(mark)
+    turns = sum(message["role"] == "assistant" for message in messages)
+    if "".join(pieces) != text or len(pieces) != turns + 1:
+        raise DatasetError(
+            f"the chat template does not write the assistant's words in sample {key} as they are, "
+            f"so their end cannot be told; {MARK_THEM}"
+        )
+    return list(accumulate(len(piece) for piece in pieces[:-1]))
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -214,12 +320,5 @@ def _check_whole(
         if first < span[0] or last > span[1]:
             raise DatasetError(
                 f"a token of sample {key} is half the assistant's: characters {first} to {last} "
-                f"of its conversation, where the turn has {span[0]} to {span[1]}; mark the "
-                "assistant's words in the template with {% generation %} and {% endgeneration %}"
+                f"of its conversation, where the turn has {span[0]} to {span[1]}; {MARK_THEM}"
             )
-
-
-def _through_first(turn: list[int], token_ids: list[int], special: set[int]) -> list[int]:
-    """Returns the tokens of a turn through the first special one, which ends it."""
-    ends = [place for place, i in enumerate(turn) if token_ids[i] in special]
-    return turn[: ends[0] + 1] if ends else turn
