@@ -15,6 +15,7 @@ from rich.text import Text
 from schemas.errors import ConfigError, DatasetError, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.errors import LossNotFinite
+from training.launch import EarlySigterm, launch
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 STATUS_FAILED = 1
@@ -207,11 +208,9 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     is_launched = "RANK" in os.environ
     if isinstance(command, Pretrain | Finetune) and command.processes > 1 and not is_launched:
-        from training.launch import launch
-
         return launch(command.processes, arguments)
     if isinstance(command, Pretrain | Finetune):
-        old_handler = signal.signal(signal.SIGTERM, end_before_first_step)
+        old_handler = signal.signal(signal.SIGTERM, EarlySigterm())
         try:
             return train_stage(command)
         finally:
@@ -233,15 +232,6 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if isinstance(command, Evaluate):
         return evaluate(command)
     return exchange(command)
-
-
-def end_before_first_step(*_: object) -> None:
-    """Ends the process with 0: before a run hears SIGTERM itself, there is nothing to save."""
-    if is_first_process():
-        Console(stderr=True).print(
-            "stopped by SIGTERM before the first step: run the same command again to begin it"
-        )
-    sys.exit(0)
 
 
 def train_stage(command: Pretrain | Finetune) -> int:
@@ -334,7 +324,9 @@ def print_commands() -> None:
 
 def print_error(message: str) -> None:
     """Prints a message in red where errors go."""
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))
+    text = Text.assemble(("error: ", "bold red"), (message, "red"))
+    # A path or a key that is cut in two cannot be looked for.
+    Console(stderr=True).print(text, soft_wrap=True)
 
 
 if __name__ == "__main__":

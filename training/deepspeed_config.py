@@ -1,13 +1,14 @@
 """DeepSpeed's JSON, filled in from our configuration, and DeepSpeed started as it should be."""
 
 import os
+import signal
 import warnings
 from datetime import timedelta
 from typing import Any
 
 from schemas.errors import ConfigError
 from training.config import TrainConfig
-from training.launch import free_port
+from training.launch import end_together, free_port
 
 LONGEST_WAIT = timedelta(hours=12)
 """For the first process, which tokenises and writes while the others wait; ten minutes, the usual
@@ -68,6 +69,7 @@ def start_distributed() -> None:
 
     Raises:
         ConfigError: if there are more processes on this machine than GPUs.
+        SystemExit: in all processes, if one was asked to stop.
     """
     import torch
 
@@ -94,6 +96,7 @@ def start_distributed() -> None:
             )
         torch.cuda.set_device(local_rank)
         deepspeed.init_distributed("nccl", timeout=LONGEST_WAIT)
-        return
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)
+    else:
+        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)
+    end_together(signal.getsignal(signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""Several training processes on this machine, one for each GPU or share of its cores."""
+"""Several training processes on this machine, and how they end together."""
 
 import ctypes
 import os
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+
+from rich.console import Console
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux's prctl(2)."""
@@ -53,6 +55,48 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+class EarlySigterm:
+    """Handles SIGTERM until a run does; so far there is nothing to save.
+
+    A process alone ends at once. One of several would leave the others in a collective, so it
+    notes that it was asked, and ends with them in `end_together`.
+    """
+
+    def __init__(self) -> None:
+        self.was_asked = False
+
+    def __call__(self, *_: object) -> None:
+        """Ends this process with 0, or notes that it was asked to end."""
+        self.was_asked = True
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            _end_before_first_step()
+
+
+def end_together(handler: object) -> None:
+    """Ends all processes with 0 if one was asked to; they must call this together.
+
+    Args:
+        handler: of SIGTERM, as `signal.getsignal` gives it; only an `EarlySigterm` was asked.
+    """
+    import torch
+    import torch.distributed as dist
+
+    was_asked = isinstance(handler, EarlySigterm) and handler.was_asked
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    votes = torch.tensor(float(was_asked), device=device)
+    dist.all_reduce(votes)
+    if votes.item() > 0:
+        _end_before_first_step()
+
+
+def _end_before_first_step() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        Console(stderr=True).print(
+            "stopped by SIGTERM before the first step: run the same command again to begin it"
+        )
+    sys.exit(0)
+
+
 def free_port() -> int:
     """Returns a port of this machine that nothing listens on."""
     with socket.socket() as server:
@@ -64,7 +108,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     """Returns the status of the first process that fails, once the others had time to follow."""
     failed_at = None
     status = 0
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:
         time.sleep(0.1)
         failures = [child.returncode for child in children if child.returncode]
         if failures and failed_at is None:

@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
 from training.errors import LossNotFinite
 from training.evaluation.validation import validation_loss
+from training.launch import end_together
 from training.memory import resident_bytes
 from training.metrics import MetricsLog, ModelSize, RunProgress, draw_loss, peak_flops
 from training.model_folder import save_model_folder
@@ -87,12 +89,21 @@ class Run:
             "training", plan.num_steps, first_step, is_active=self.is_first_process
         )
         self._rates = [group["lr"] for group in engine.optimizer.param_groups]
-        self._old_handler: Any = None
+        self._held = ExitStack()
 
     def __enter__(self) -> "Run":
-        """Starts to listen for SIGTERM and to show progress."""
-        self._old_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        self._progress.__enter__()
+        """Starts to listen for SIGTERM and to show progress.
+
+        Raises:
+            SystemExit: in all processes, if one was asked to stop before.
+        """
+        with ExitStack() as held:
+            old_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
+            held.callback(signal.signal, signal.SIGTERM, old_handler)
+            held.callback(self._log.close)
+            end_together(old_handler)
+            held.enter_context(self._progress)
+            self._held = held.pop_all()
         return self
 
     def __exit__(
@@ -101,10 +112,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the log; SIGTERM means again what it did."""
-        self._progress.__exit__()
-        self._log.close()
-        signal.signal(signal.SIGTERM, self._old_handler)
+        """Ends the data workers and closes the log; SIGTERM means again what it did."""
+        self._held.close()
 
     def steps(self) -> Iterator[tuple[PlannedStep, Iterator[Batch]]]:
         """Yields the steps that are left, each with this process's batches."""
@@ -119,6 +128,7 @@ class Run:
             workers=data.workers,
             pin_memory=self.engine.device.type == "cuda",
         )
+        self._held.enter_context(closing(batches))
         waited_for = self._timed(batches)
         for step in self.plan.steps_from(self.first_step):
             yield step, self._seeded(step.number, waited_for)

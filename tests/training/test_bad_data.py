@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from schemas.errors import DatasetError
-from tests.training.test_train import logged, stage_2, tiny_config
+from tests.training.test_train import (
+    command_line,
+    logged,
+    own_environment,
+    stage_2,
+    tiny_config,
+)
 from training.config import OptimizerConfig, ParallelConfig
 from training.errors import LossNotFinite
 from training.loss import batch_loss
@@ -37,6 +44,23 @@ def test_a_corrupt_picture_stops_the_run_and_is_named_with_its_shard(
     config = stage_2(tiny_parts, data={"validation_ratio": 0.0, "workers": workers})
     with pytest.raises(DatasetError, match=f"{key} in .*000001.tar cannot be decoded"):
         train(config, [folder], str(tmp_path / "run"))
+
+
+def test_a_corrupt_picture_ends_the_command_and_its_workers_and_is_named_in_one_line(
+    tiny_parts: dict[str, str], damaged: tuple[str, str], tmp_path: Path
+) -> None:
+    folder, key = damaged
+    words = command_line(tiny_parts, "pretrain", folder, tmp_path / "run")
+    words += ["--data.form", "conversation", "--data.workers", "2"]
+    words += ["--train-parts", "projector", "gate", "language_model"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=200, env=own_environment(), check=False
+    )
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.endswith(line + "\n")
+    assert line.startswith(f"error: the image of {key} in {folder}/train/000001.tar cannot be")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_corrupt_picture_can_be_skipped_and_is_counted_and_the_plan_stays(

@@ -1,8 +1,10 @@
 """Batches in the order of the plan, decoded ahead by worker processes."""
 
 import logging
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,28 +175,62 @@ class PackedRows(Dataset[Batch]):
         )
 
 
+class _BatchOrError(Dataset[Batch | DatasetError]):
+    """Gives a batch, or why there is none.
+
+    What a worker process raises arrives as another exception, its message a traceback; what it
+    returns arrives as it is.
+    """
+
+    def __init__(self, rows: PackedRows) -> None:
+        self._rows = rows
+
+    def __getitem__(self, rows: Rows) -> Batch | DatasetError:
+        try:
+            return self._rows[rows]
+        except DatasetError as error:
+            return error
+
+
 def load_batches(
     rows: PackedRows, order: Sequence[Rows], *, workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    """Yields the batches of `order`, in this order, whatever the number of workers."""
+) -> Generator[Batch, None, None]:
+    """Yields the batches of `order`, in this order, whatever the number of workers.
+
+    The workers end with the last batch, or when the generator is closed.
+
+    Raises:
+        DatasetError: if a sample cannot be read; the message names it.
+    """
     loader = DataLoader(
-        rows,
+        _BatchOrError(rows),
         sampler=order,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_hear_sigterm_of_parent_only,
         # Of its own: it would draw from the numbers of the step at which a run begins.
         generator=torch.Generator(),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, DatasetError):
+            raise batch
+        yield batch
 
 
-def _ignore_sigterm(worker: int) -> None:
+def _hear_sigterm_of_parent_only(worker: int) -> None:
     """Lets a worker live when the whole process group is asked to stop.
 
-    The loop then finishes its step and saves. A worker ends when the loop is done with it, or
-    is gone.
+    The main process then finishes its step and saves. Where it ends without ending its workers
+    first, Python sends them SIGTERM from there and waits for them: that one they obey.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    """Ends this process as soon as its parent sends SIGTERM."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
