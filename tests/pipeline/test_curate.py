@@ -56,7 +56,7 @@ def test_a_folder_of_images_that_is_not_there_is_refused_before_any_work(config,
 
 
 def test_flags_that_a_runner_misses_are_an_error_before_any_work(config, pairs, tmp_path):
-    with pytest.raises(ConfigError, match="DataflowRunner does not accept .*temp_location"):
+    with pytest.raises(ConfigError, match=r"DataflowRunner does not accept .*temp_location"):
         curate(
             config,
             pairs,

@@ -1,4 +1,3 @@
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -6,35 +5,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.test_lengths import make_encoder
 from training.config import DataConfig
 from training.data.collate import EncodedSample, collate
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, TrainingPlan, load_batches
-from training.model.inputs import IGNORE_INDEX, Placeholders, SampleTokens
-from training.model.processor import add_placeholders
+from training.model.inputs import IGNORE_INDEX, SampleTokens
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_tokenizer: Any) -> Encoder:
     return make_encoder(tiny_tokenizer, 128)
-
-
-def make_encoder(tiny_tokenizer: Any, tokens_per_sequence: int) -> Encoder:
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    add_placeholders(tokenizer)
-    placeholders = Placeholders(
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        align_token_id=tokenizer.convert_tokens_to_ids("<align>"),
-        num_image_tokens=4,
-        bos_token_id=None,
-    )
-    return Encoder(
-        tokenizer=tokenizer,
-        placeholders=placeholders,
-        form="conversation",
-        tokens_per_sequence=tokens_per_sequence,
-    )
 
 
 def encoded(key: str, length: int, *, has_image: bool, level: int | None) -> EncodedSample:

@@ -62,7 +62,7 @@ def test_a_folder_that_holds_something_else_is_named_as_what_it_is(
         lambda folder: load_folder(folder, torch.float32),
         lambda f: from_folder(f, config),
     ):
-        with pytest.raises(ConfigError, match="is a run: its model is .*/model, once it is"):
+        with pytest.raises(ConfigError, match=r"is a run: its model is .*/model, once it is"):
             load(str(tmp_path))
         with pytest.raises(ConfigError, match="a model of the kind llama, not aligngpt"):
             load(language_model)
