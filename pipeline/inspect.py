@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.contents import Contents, LevelContents, read_contents
@@ -76,12 +76,14 @@ def reasons_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Tabl
     table = Table(title="Rejected", title_justify="left")
     for name in ("stage", "reason"):
         table.add_column(name, no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    # Rich takes room from columns that may wrap before any other; the cells still do not wrap.
+    table.add_column("for example")
     for stage, counts in stages.items():
         examples = _rejected_examples(layout, Stage(stage), set(counts.rejected))
         for reason, count in sorted(counts.rejected.items(), key=lambda item: -item[1]):
-            table.add_row(stage, reason, f"{count:,}", examples.get(reason, ""))
+            example = Text(examples.get(reason, ""), no_wrap=True, overflow="ellipsis")
+            table.add_row(stage, reason, f"{count:,}", example)
     return table
 
 
@@ -129,14 +131,14 @@ def examples_table(contents: Contents) -> Table:
     """Returns a few samples of each level."""
     table = Table(title="Examples", title_justify="left")
     for name in ("level", "score"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("caption", overflow="ellipsis")
-    table.add_column("key")
+    table.add_column("key", no_wrap=True)
     for level, examples in contents.examples.items():
         for example in examples:
             row = example.row
             score = "-" if row["clip_score"] is None else f"{row['clip_score']:.4f}"
-            caption = _plain(row["caption"])
+            caption = Text(_short(row["caption"]))
             table.add_row("-" if level is None else str(level), score, caption, row["key"])
     return table
 
@@ -168,18 +170,18 @@ def _rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) ->
                 row = table.slice(int(found[0]), 1).to_pylist()[0]
                 text = row["detail"] or ""
                 place = row["url"] or row["caption"] or ""
-                examples[reason] = _plain(f"{place}: {text}" if place else text)
+                examples[reason] = _short(f"{place}: {text}" if place else text)
         if set(examples) == wanted:
             break
     return examples
 
 
-def _plain(text: str) -> str:
-    """Returns a text on one line, without what rich would read as markup."""
-    short = " ".join(text.split())
-    if len(short) > CAPTION_CHARACTERS:
-        short = short[: CAPTION_CHARACTERS - 1] + "…"
-    return escape(short)
+def _short(text: str) -> str:
+    """Returns a text on one line, its beginning if it is long."""
+    line = " ".join(text.split())
+    if len(line) > CAPTION_CHARACTERS:
+        line = line[: CAPTION_CHARACTERS - 1] + "…"
+    return line
 
 
 def _shards_line(packed: list[str], contents: Contents) -> str:

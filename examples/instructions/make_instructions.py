@@ -8,6 +8,7 @@ image folder of both files is `examples/`.
     python examples/instructions/make_instructions.py
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -207,6 +208,9 @@ def which_of_two(stamps: list[dict[str, str]], split: str, chance: random.Random
 
 def main() -> None:
     """Rebuilds both files beside this script."""
+    argparse.ArgumentParser(
+        description="Rebuilds the bundled instruction samples and their shapes, beside this script."
+    ).parse_args()
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     seen: set[bytes] = set()

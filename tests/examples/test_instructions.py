@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -75,3 +77,11 @@ def test_every_kind_is_there_and_yes_is_as_frequent_as_no(split: str) -> None:
     answers = Counter(turns[1]["value"] for turns in asked)
     assert abs(answers["Yes"] - answers["No"]) <= 1
     assert answers.total() == len(asked)
+
+
+def test_asking_the_script_for_help_rewrites_nothing() -> None:
+    before = {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))}
+    script = [sys.executable, str(FOLDER / "make_instructions.py"), "--help"]
+    said = subprocess.run(script, check=True, capture_output=True, text=True).stdout
+    assert "Rebuilds the bundled instruction samples" in said
+    assert {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))} == before

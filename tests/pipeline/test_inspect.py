@@ -4,15 +4,16 @@ import shutil
 import pytest
 from rich.console import Console
 
-from pipeline.inspect import inspect_dataset
+from pipeline.contents import Contents, Example
+from pipeline.inspect import examples_table, inspect_dataset
 from schemas.errors import DatasetError
 from tests.datasets import write_dataset
 from tests.pipeline.test_report import packed, write_drift
 
 
-def shown(root) -> str:
+def shown(root, width: int = 160) -> str:
     output = io.StringIO()
-    inspect_dataset(str(root), Console(file=output, width=160))
+    inspect_dataset(str(root), Console(file=output, width=width))
     return output.getvalue()
 
 
@@ -75,3 +76,29 @@ def test_no_table_of_rejections_is_shown_where_nothing_was_rejected(tmp_path):
     assert "for example" in shown(tmp_path)
     shutil.rmtree(tmp_path / "rejected")
     assert "for example" not in shown(tmp_path)
+
+
+def test_in_80_columns_stage_reason_rows_and_key_stay_whole(tmp_path):
+    packed(tmp_path)
+    wide, narrow = shown(tmp_path), shown(tmp_path, width=80)
+    assert max(map(len, narrow.splitlines())) <= 80
+
+    def cells(text: str, title: str, columns: slice) -> list[list[str]]:
+        lines = text.partition(f"{title} ")[2].splitlines()
+        table = lines[: next(i for i, line in enumerate(lines) if line.startswith("└"))]
+        rows = [line.strip("│").split("│") for line in table if line.startswith("│")]
+        return [[cell.strip() for cell in row[columns]] for row in rows]
+
+    rejected = cells(narrow, "Rejected", slice(3))
+    assert ["fetch", "http_status"] in [row[:2] for row in rejected]
+    assert rejected == cells(wide, "Rejected", slice(3))
+    keys = [row for row in cells(narrow, "Examples", slice(3, 4)) if row != [""]]
+    assert keys == cells(wide, "Examples", slice(3, 4))
+
+
+def test_captions_are_shown_as_they_are_not_as_markup():
+    row = {"clip_score": 0.5, "caption": "[bold]a\ncat[/]", "key": "k"}
+    output = io.StringIO()
+    table = examples_table(Contents(examples={1: [Example("0.parquet", row)]}))
+    Console(file=output, width=80).print(table)
+    assert "[bold]a cat[/]" in output.getvalue()
