@@ -12,8 +12,7 @@ stage 1 projector and level vectors on captions, in stage 2 the language model t
 conversations, of which half are made by this script: long answers that list captions. Each has a
 process of its own, and the same arithmetic: fp32 on a CPU; on a GPU bf16, in stage 2 with
 activation checkpointing, where ours keeps fp32 weights in the optimizer and the usual side does
-not. MFU counts the head's arithmetic for targets alone. A side that fails is reported, the others
-go on, and the status is 1.
+not. A side that fails is reported, the others go on, and the status is 1.
 """
 
 import argparse

@@ -83,11 +83,13 @@ class Assembled:
         """Returns what the arithmetic of a step is counted from."""
         model = self.model
         language = model.config.text_config
-        embedding = model.get_input_embeddings().weight.numel()  # type: ignore[operator]
-        is_tied = bool(language.tie_word_embeddings)
-        parameters = sum(p.numel() for p in model.language_model.parameters())
+        embedding: Any = model.get_input_embeddings()
+        head: Any = model.get_output_embeddings()
+        parameters = {id(p): p.numel() for p in model.language_model.parameters()}
+        outside = {id(embedding.weight), id(head.weight)}
         return ModelSize(
-            language_parameters=parameters - (0 if is_tied else embedding),
+            language_parameters=sum(n for key, n in parameters.items() if key not in outside),
+            head_parameters=head.weight.numel(),
             is_language_trained=config.is_language_trained,
             layers=int(language.num_hidden_layers),
             hidden_size=int(language.hidden_size),

@@ -281,7 +281,9 @@ class Run:
         peak = peak_flops(torch.cuda.get_device_name())
         if peak is not None and totals.tokens:
             mean_square = totals.squared_lengths / totals.tokens
-            flops = self._size.step_flops(int(totals.tokens), mean_square, int(totals.images))
+            flops = self._size.step_flops(
+                int(totals.tokens), int(totals.targets), mean_square, int(totals.images)
+            )
             values["speed/mfu_ratio"] = flops / seconds / (peak * self.processes)
         return values
 

@@ -165,27 +165,11 @@ def run_ours(setting: Setting) -> dict[str, float]:
             }
         )
         if "speed/mfu_ratio" in line:
-            spared = head_seconds(run.engine.module, config, tokens - entries[-1]["targets"])
-            entries[-1]["worked"] = line["speed/mfu_ratio"] * seconds - spared
+            entries[-1]["worked"] = line["speed/mfu_ratio"] * seconds
     found = clock.rates(entries, setting.device)
     if setting.device == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return found
-
-
-def head_seconds(model: Any, config: Any, tokens: float) -> float:
-    """Returns how long a GPU at its peak takes for the head's part of a step for these tokens.
-
-    The trainer's MFU has the head work on every token, but logits are made where targets follow.
-    """
-    import torch
-
-    from training.metrics import peak_flops
-
-    peak = peak_flops(torch.cuda.get_device_name())
-    assert peak is not None, "the step has an MFU"
-    per_weight = 6 if config.is_language_trained else 4
-    return float(per_weight * model.get_output_embeddings().weight.numel() * tokens / peak)
 
 
 def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
