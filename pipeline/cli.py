@@ -236,4 +236,6 @@ def print_commands() -> None:
 
 def print_error(message: str) -> None:
     """Prints a message in red where errors go."""
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (message, "red")))
+    text = Text.assemble(("error: ", "bold red"), (message, "red"))
+    # A path or a key that is cut in two cannot be looked for.
+    Console(stderr=True).print(text, soft_wrap=True)

@@ -23,7 +23,9 @@ from pipeline.progress import forget_unfinished
 from pipeline.report import write_report
 from pipeline.resume import (
     FOLDERS,
+    config_path,
     guard_folder,
+    has_output,
     refuse_foreign_folder,
     remove_leftovers,
     remove_outputs,
@@ -86,13 +88,16 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
     job = replace(job, config=with_image_folders(job.config, job.files))
+    if Stage.READ not in job.stages and not exists(layout.root):
+        raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
+    if not job.stages and not exists(config_path(layout)):
+        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    refuse_foreign_folder(layout)
     with hold_folder(layout) as left_behind, logging_to_folder(layout):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
-        if job.stages:
-            refuse_foreign_folder(layout)
         remove_leftovers(layout)
         finish_moves(layout)
         check_stages(job, runs_here=chosen.is_local)
@@ -204,7 +209,7 @@ def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
     """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
     stages = list(Stage)
     before = stages[stages.index(stage) - 1]
-    if stage is Stage.PACK and not list_files(f"{layout.root}/{FOLDERS[Stage.SCORE]}"):
+    if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
         return Stage.FETCH
     return before
 

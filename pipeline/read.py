@@ -41,7 +41,7 @@ from pipeline.storage import (
     remove_folder,
 )
 from schemas.errors import Stage
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, is_stage_file
 
 PARTITION_BYTES = 64 * 1024 * 1024
 """Aimed-at size of a partition: what a worker holds in memory two or three times over."""
@@ -213,7 +213,9 @@ def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
         is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
         for path in list_files(f"{layout.root}/{folder}"):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
-            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
+            if number is None or not is_stage_file(path):
+                continue
+            if int(number[0]) >= (max(shards, 1) if is_read else shards):
                 remove(path)
     if shards == 0:
         remove(layout.pairs(0))

@@ -23,7 +23,7 @@ from pipeline.storage import (
 )
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError, Stage
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, is_stage_file
 
 SECTIONS = {
     Stage.READ: "read",
@@ -45,8 +45,11 @@ FOLDERS = {
 }
 """Stage to the folder that it writes to."""
 
-OUTPUT = re.compile(r"\d{5,6}(_stats\.json|\.\w+)|(edges|index)\.json")
-"""Names of the files that stages write; nothing else is ever removed."""
+SYSTEM_FOLDERS = ("lost+found",)
+"""What a new disk holds."""
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+"""Names of files that were being written. Source: `pipeline.storage.commit_file`."""
 
 
 def config_path(layout: DatasetLayout) -> str:
@@ -129,13 +132,25 @@ def refuse_foreign_folder(layout: DatasetLayout) -> None:
     """
     if exists(config_path(layout)):
         return
-    names = [path.rsplit("/", 1)[-1] for path in list_files(layout.root)]
-    foreign = [name for name in names if f"{layout.root}/{name}" != layout.run]
+    foreign = [path for path in list_files(layout.root) if not _is_of_dataset(layout, path)]
     if foreign:
+        names = ", ".join(path.rsplit("/", 1)[-1] for path in foreign[:3])
         raise ConfigError(
-            f"{layout.root} holds what is not of a dataset ({', '.join(foreign[:3])}"
+            f"{layout.root} holds what is not of a dataset ({names}"
             f"{', ...' if len(foreign) > 3 else ''}): give --out a new or empty folder"
         )
+
+
+def _is_of_dataset(layout: DatasetLayout, path: str) -> bool:
+    """Returns whether a new dataset may find this in its folder: a disk for a stage, too."""
+    name = path.removeprefix(f"{layout.root}/")
+    if name in FOLDERS.values():
+        return all(map(is_stage_file, _without_system(list_files(path))))
+    return path == layout.run or name in ("rejected", *SYSTEM_FOLDERS)
+
+
+def _without_system(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if path.rsplit("/", 1)[-1] not in SYSTEM_FOLDERS]
 
 
 def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
@@ -162,7 +177,7 @@ def _difference(name: str, stored: Any, wanted: Any) -> str:
 
 def has_output(layout: DatasetLayout, stage: Stage) -> bool:
     """Returns whether the stage has written anything into the folder."""
-    return bool(list_files(f"{layout.root}/{FOLDERS[stage]}"))
+    return any(map(is_stage_file, list_files(f"{layout.root}/{FOLDERS[stage]}")))
 
 
 def config_from_json(values: dict[str, Any]) -> CurationConfig:
@@ -220,7 +235,8 @@ def remove_leftovers(layout: DatasetLayout) -> None:
     """Removes the half-written files of a job that was killed: nobody writes when a job begins."""
     if is_local(layout.root):
         for path in Path(local_path(layout.root)).rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
@@ -233,7 +249,7 @@ def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
     for stage in reversed(doomed):
         for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
             for path in list_files(f"{layout.root}/{folder}"):
-                if OUTPUT.fullmatch(path.rsplit("/", 1)[-1]):
+                if is_stage_file(path):
                     remove(path)
     for state in ProgressReader(layout).read():
         if state.stage in doomed:

@@ -253,6 +253,8 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
         if not filesystem.exists(name):
             return []
         entries = filesystem.ls(name, detail=False)
+    # A store may hold an object by the name of the folder itself, of no bytes.
+    entries = [entry for entry in entries if entry.strip("/") != name.strip("/")]
     names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
     visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
     return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]

@@ -59,6 +59,8 @@ def read_manifest(layout: DatasetLayout) -> Manifest:
     Raises:
         DatasetError: if there is none, or of another schema version.
     """
+    if not exists(layout.root):
+        raise DatasetError(f"there is no folder {layout.root}")
     if not exists(layout.manifest):
         raise DatasetError(f"{layout.root} has no manifest.json: run `report` or `curate` first")
     with open_read(layout.manifest) as file:

@@ -1,8 +1,16 @@
 """Names on disk: the folders of a dataset, its shards and the members of a shard."""
 
+import re
 from dataclasses import dataclass
 
 from schemas.errors import Stage
+
+STAGE_FILE = re.compile(r"\d{5,}(_stats\.json|\.\w+)|(edges|index)\.json")
+
+
+def is_stage_file(path: str) -> bool:
+    """Returns whether a file in a stage's folder is named as those that stages write."""
+    return STAGE_FILE.fullmatch(path.rsplit("/", 1)[-1]) is not None
 
 
 @dataclass(frozen=True, slots=True)

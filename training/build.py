@@ -1,6 +1,8 @@
 """Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
 
 import hashlib
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DatasetError
 from training.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
@@ -19,6 +21,7 @@ from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measu
 from training.data.loader import PackedRows, TrainingPlan
 from training.deepspeed_config import deepspeed_config
 from training.evaluation.validation import VALIDATION_WINDOW, validation_order
+from training.launch import EarlySigterm, end_together
 from training.metrics import check_wandb, show_progress
 from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble, check_packing, choose_attention
@@ -208,12 +211,36 @@ def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, .
     return np.where(held_out, 0.0, np.asarray(weights)[dataset.dataset_index])
 
 
+class _AskedToStop(Exception):
+    """SIGTERM came while samples were tokenised."""
+
+
 def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> MeasuredLengths:
-    """Returns the lengths; the first process measures them, the others then read them."""
+    """Returns the lengths; the first process measures them, the others then read them.
+
+    Raises:
+        ConfigError, DatasetError: in all processes, if the samples are not to be trained on.
+        SystemExit: in all processes, if one was asked to stop.
+    """
     progress = show_progress("tokenising", is_active=is_first)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def until_asked(numbers: Iterable[int], total: int) -> Iterator[int]:
+        for number in progress(numbers, total):
+            if isinstance(handler, EarlySigterm) and handler.was_asked:
+                raise _AskedToStop
+            yield number
+
+    outcome: list[Exception | None] = [None]
     if is_first:
-        measured = measure_lengths(dataset, encoder, None, progress)
-    dist.barrier()
+        try:
+            measured = measure_lengths(dataset, encoder, None, until_asked)
+        except (ConfigError, DatasetError, _AskedToStop) as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, src=0)
+    end_together(handler)
+    if outcome[0] is not None:
+        raise outcome[0]
     return measured if is_first else measure_lengths(dataset, encoder, None, progress)
 
 

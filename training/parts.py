@@ -256,22 +256,27 @@ def check_packing(assembled: Assembled, config: TrainConfig, init: str | None) -
 
 def check_model_folder(folder: Path) -> None:
     """Raises `ConfigError`, which says what the folder is instead, if it holds no AlignGPT."""
-    if (folder / "finished.json").is_file() or (folder / "checkpoints").is_dir():
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON that can be read: {error}") from error
+    kind = config.get("model_type")
+    if kind == AlignGPTConfig.model_type:
+        return
+    if {"config", "data"} <= config.keys() or (folder / "checkpoints").is_dir():
         raise ConfigError(
             f"{folder} is a run: its model is {folder / 'model'}, once it is finished"
         )
-    path = folder / "config.json"
-    if not path.is_file():
+    if not config:
         raise ConfigError(
             f"{folder} is no model folder: there is no config.json in it. `aligngpt-train "
             "pretrain` writes one to OUT/model"
         )
-    kind = json.loads(path.read_text()).get("model_type")
-    if kind != AlignGPTConfig.model_type:
-        raise ConfigError(
-            f"{folder} holds a model of the kind {kind}, not {AlignGPTConfig.model_type}: "
-            "`aligngpt-train pretrain` makes one of it, given as --model.language-model"
-        )
+    raise ConfigError(
+        f"{folder} holds a model of the kind {kind}, not {AlignGPTConfig.model_type}: "
+        "`aligngpt-train pretrain` makes one of it, given as --model.language-model"
+    )
 
 
 def load_folder(

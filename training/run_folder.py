@@ -56,10 +56,15 @@ class RunFolder:
     def check_place(self) -> None:
         """Raises `ConfigError` if a run cannot be written where it is to go."""
         out = self.out
-        parent = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
+        try:
+            parent = next(path for path in (out, *out.absolute().parents) if path.exists())
+            can_write = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+            is_dataset = (out / "manifest.json").exists() or (out / "_run").exists()
+        except OSError as error:
+            raise ConfigError(f"--out {out}: {error.strerror}") from error
+        if not can_write:
             raise ConfigError(f"--out {out}: {parent} is no folder that can be written to")
-        if (out / "manifest.json").exists() or (out / "_run").exists():
+        if is_dataset:
             raise ConfigError(f"--out {out} is a dataset: give the run a folder of its own")
 
     @contextmanager

@@ -24,7 +24,8 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         init: model folder to start from; None builds one from `config.model`.
     """
     folder = RunFolder(out=Path(out), config=config, data=tuple(data), init=init)
-    folder.check_place()
+    if not folder.is_finished():
+        folder.check_place()
     start_distributed()
     if folder.is_finished():
         folder.check()

@@ -131,3 +131,18 @@ def test_every_recipe_is_a_valid_configuration(name):
 def test_every_configuration_that_cannot_be_parsed_is_an_error_of_the_command_line():
     with pytest.raises(ConfigError, match="no command"):
         parse(["--out"])
+
+
+@pytest.mark.parametrize("command", [["pack", "--out"], ["report", "--out"], ["verify"]])
+def test_a_folder_that_is_not_there_is_said_to_be_and_not_made(command, tmp_path, capsys):
+    folder = tmp_path / "nosuch"
+    assert run([*command, str(folder)]) != 0
+    assert f"there is no folder {folder}" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_report_of_a_folder_that_is_no_dataset_leaves_it_as_it_is(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(["report", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no dataset" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

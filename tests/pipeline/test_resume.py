@@ -6,7 +6,9 @@ from pipeline.resume import (
     as_json,
     config_from_json,
     guard_folder,
+    has_output,
     refuse_foreign_folder,
+    remove_leftovers,
     remove_outputs,
     stored_config,
 )
@@ -97,11 +99,24 @@ def test_redo_leaves_what_the_program_did_not_write(layout):
     remove_outputs(layout, Stage.READ)
     assert [path for path in own if exists(path)] == []
     assert all(exists(path) for path in foreign)
+    assert not has_output(layout, Stage.READ)
+
+
+def test_only_half_written_files_of_ours_are_removed(layout):
+    ours = f"{layout.root}/pairs/.00000.parquet.{'a' * 32}.tmp"
+    theirs = f"{layout.root}/.draft.tmp"
+    for path in (ours, theirs):
+        commit_text(path, "")
+    remove_leftovers(layout)
+    assert exists(theirs) and not exists(ours)
 
 
 def test_a_new_dataset_is_not_begun_among_other_files(layout):
     refuse_foreign_folder(layout)
     commit_text(f"{layout.run}/lock", "")
+    refuse_foreign_folder(layout)
+    for name in ("fetched/lost+found/x", "fetched/00000.tar", "rejected/read/00000.parquet"):
+        commit_text(f"{layout.root}/{name}", "")
     refuse_foreign_folder(layout)
     for name in ("a.tsv", "b.tsv", "train/weights.bin", "z"):
         commit_text(f"{layout.root}/{name}", "")

@@ -56,6 +56,8 @@ def test_a_folder_that_holds_something_else_is_named_as_what_it_is(
     tiny_parts: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text("{")
     config = tiny_config(tiny_parts)
     language_model = tiny_parts["language_model"]
     for load in (
@@ -68,3 +70,5 @@ def test_a_folder_that_holds_something_else_is_named_as_what_it_is(
             load(language_model)
         with pytest.raises(ConfigError, match=r"no config\.json"):
             load(str(tmp_path / "nosuch"))
+        with pytest.raises(ConfigError, match=r"config\.json is no JSON that can be read"):
+            load(str(tmp_path / "cut"))
