@@ -11,7 +11,6 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.commands import (
     COMMANDS,
@@ -31,6 +30,7 @@ from pipeline.recipes import RECIPES, laion_pairs
 from pipeline.resume import config_from_json, stored_config
 from schemas.errors import ConfigError, DatasetError, Stage, StorageError
 from schemas.shards import DatasetLayout
+from schemas.terminal import print_error
 
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
@@ -232,10 +232,3 @@ def print_commands() -> None:
         "aligngpt-curate COMMAND --help",
         highlight=False,
     )
-
-
-def print_error(message: str) -> None:
-    """Prints a message in red where errors go."""
-    text = Text.assemble(("error: ", "bold red"), (message, "red"))
-    # A path or a key that is cut in two cannot be looked for.
-    Console(stderr=True).print(text, soft_wrap=True)

@@ -6,6 +6,7 @@ only shard numbers and descriptions of tasks flow between them.
 """
 
 import dataclasses
+import functools
 
 import apache_beam as beam
 import numpy as np
@@ -31,7 +32,7 @@ from pipeline.search_plan import (
     search_folder,
     survey_shard,
 )
-from pipeline.stages import is_committed, rejection, write_rejections
+from pipeline.stages import is_committed, on_accelerator, rejection, write_rejections
 from pipeline.storage import commit_file, committed_fingerprint, open_read, remove
 from schemas.columns import read_table, write_table
 from schemas.errors import RejectReason, SampleRejected, Stage
@@ -51,7 +52,8 @@ class KeepBestOfDuplicates(beam.PTransform):
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the shards whose unique pairs are committed."""
-        layout, config, on_gpu = self._layout, self._config, self._on_gpu
+        layout, config = self._layout, self._config
+        on_gpu = functools.partial(on_accelerator, config=config)
         plan = (
             shards
             | "Survey" >> beam.Map(survey_shard, layout)
@@ -79,12 +81,6 @@ class KeepBestOfDuplicates(beam.PTransform):
         kept = unique | "All kept" >> beam.combiners.Count.Globally()
         _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
         return unique
-
-    def _on_gpu(self, step: beam.ParDo) -> beam.ParDo:
-        """Returns the step, asking for a worker with a GPU where the search must have one."""
-        if self._config.device == "cuda":
-            step = step.with_resource_hints(accelerator=self._config.accelerator)
-        return step
 
 
 def search_after(

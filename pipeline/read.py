@@ -39,9 +39,10 @@ from pipeline.storage import (
     read_json,
     remove,
     remove_folder,
+    stage_files,
 )
 from schemas.errors import Stage
-from schemas.shards import DatasetLayout, is_stage_file
+from schemas.shards import DatasetLayout
 
 PARTITION_BYTES = 64 * 1024 * 1024
 """Aimed-at size of a partition: what a worker holds in memory two or three times over."""
@@ -211,11 +212,9 @@ def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     folders = [*SHARD_FOLDERS, *(f"rejected/{stage.value}" for stage in Stage)]
     for folder in folders:
         is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
-        for path in list_files(f"{layout.root}/{folder}"):
+        for path in stage_files(f"{layout.root}/{folder}"):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
-            if number is None or not is_stage_file(path):
-                continue
-            if int(number[0]) >= (max(shards, 1) if is_read else shards):
+            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
                 remove(path)
     if shards == 0:
         remove(layout.pairs(0))

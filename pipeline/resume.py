@@ -20,10 +20,11 @@ from pipeline.storage import (
     local_path,
     read_json,
     remove,
+    stage_files,
 )
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError, Stage
-from schemas.shards import DatasetLayout, is_stage_file
+from schemas.shards import DatasetLayout
 
 SECTIONS = {
     Stage.READ: "read",
@@ -145,12 +146,9 @@ def _is_of_dataset(layout: DatasetLayout, path: str) -> bool:
     """Returns whether a new dataset may find this in its folder: a disk for a stage, too."""
     name = path.removeprefix(f"{layout.root}/")
     if name in FOLDERS.values():
-        return all(map(is_stage_file, _without_system(list_files(path))))
+        of_system = [f"{path}/{folder}" for folder in SYSTEM_FOLDERS]
+        return set(list_files(path)) <= {*stage_files(path), *of_system}
     return path == layout.run or name in ("rejected", *SYSTEM_FOLDERS)
-
-
-def _without_system(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if path.rsplit("/", 1)[-1] not in SYSTEM_FOLDERS]
 
 
 def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
@@ -177,7 +175,7 @@ def _difference(name: str, stored: Any, wanted: Any) -> str:
 
 def has_output(layout: DatasetLayout, stage: Stage) -> bool:
     """Returns whether the stage has written anything into the folder."""
-    return any(map(is_stage_file, list_files(f"{layout.root}/{FOLDERS[stage]}")))
+    return bool(stage_files(f"{layout.root}/{FOLDERS[stage]}"))
 
 
 def config_from_json(values: dict[str, Any]) -> CurationConfig:
@@ -248,9 +246,8 @@ def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
     doomed = stages[stages.index(first) :]
     for stage in reversed(doomed):
         for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
-            for path in list_files(f"{layout.root}/{folder}"):
-                if is_stage_file(path):
-                    remove(path)
+            for path in stage_files(f"{layout.root}/{folder}"):
+                remove(path)
     for state in ProgressReader(layout).read():
         if state.stage in doomed:
             remove(progress_path(layout, state.stage, state.shard))

@@ -6,6 +6,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.scored_shard import NOT_DECIDING, read_provenance, score_shard
+from pipeline.stages import on_accelerator
 from schemas.shards import DatasetLayout
 from scoring.config import ScoreConfig
 
@@ -23,9 +24,7 @@ class ScoreShards(beam.PTransform):
     def expand(self, shards: Any) -> Any:
         """Returns the numbers of the shards, once they are scored."""
         scored = beam.ParDo(_ScoreShard(self._layout, self._config))
-        if self._config.device == "cuda":
-            scored = scored.with_resource_hints(accelerator=self._config.accelerator)
-        return shards | "Score" >> scored
+        return shards | "Score" >> on_accelerator(scored, self._config)
 
 
 class _ScoreShard(beam.DoFn):

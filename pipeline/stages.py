@@ -11,6 +11,7 @@ from schemas.columns import SCHEMA_VERSION, table_from_records, write_table
 from schemas.errors import RejectReason, SampleRejected, Stage
 from schemas.records import REJECTION_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
+from scoring.config import DeduplicateConfig, ScoreConfig
 
 
 def deciding_settings(config: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -45,6 +46,13 @@ def stage_fingerprint(stage: Stage, settings: dict[str, Any], upstream: Sequence
 def is_committed(marker: str, fingerprint: str) -> bool:
     """Returns whether the file that a stage writes last stands, with this fingerprint."""
     return committed_fingerprint(marker) == fingerprint
+
+
+def on_accelerator(step: Any, config: ScoreConfig | DeduplicateConfig) -> Any:
+    """Returns a step of the graph, asking for workers with a GPU where it must have one."""
+    if config.device == "cuda":
+        step = step.with_resource_hints(accelerator=config.accelerator)
+    return step
 
 
 def rejection(pair: CaptionedImage, rejected: SampleRejected, **more: Any) -> Rejection:

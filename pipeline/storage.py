@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 
 from schemas.columns import file_metadata
 from schemas.errors import StorageError
+from schemas.shards import is_stage_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_LEAVE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -258,6 +259,11 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
     visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
     return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]
+
+
+def stage_files(folder: str) -> list[str]:
+    """Returns the paths in a stage's folder that are named as stages name theirs, sorted."""
+    return [path for path in list_files(folder) if is_stage_file(path)]
 
 
 def committed_fingerprint(path: str) -> str | None:

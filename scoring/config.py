@@ -10,6 +10,9 @@ from schemas.records import ImageFormat
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
+ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
+"""A GPU as Beam's resource hints name it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
@@ -52,7 +55,7 @@ class ScoreConfig:
     """Whether torch.compile speeds up the image tower, at the price of a slow start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a GPU if there is one."""
-    accelerator: str = "type:nvidia-l4;count:1;install-nvidia-driver"
+    accelerator: str = ACCELERATOR
     """Beam's resource hint for the workers that score, given when device is cuda."""
     batch_size: int = 64
     """Pairs scored at once. Batches are formed by position, so it is part of the result."""
@@ -92,7 +95,7 @@ class DeduplicateConfig:
     """Whether pairs are duplicates only if their captions agree too, but for case and spaces."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the cells are trained and searched; auto takes a GPU if there is one."""
-    accelerator: str = "type:nvidia-l4;count:1;install-nvidia-driver"
+    accelerator: str = ACCELERATOR
     """Beam's resource hint for the workers that search, given when device is cuda."""
     threads: int = 0
     """Cells searched at once in each worker process; 0 takes its share of the cores."""

@@ -117,9 +117,11 @@ def _copies(embeddings: NDArray[np.float32], hashes: NDArray[np.uint64]) -> NDAr
     """Returns pairs that join the rows of equal numbers, (2, m): rounding can part them at 1."""
     order = np.argsort(hashes, kind="stable")
     places = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    pairs = np.stack([order[places], order[places + 1]])
-    is_equal = [bool((embeddings[left] == embeddings[right]).all()) for left, right in pairs.T]
-    return pairs[:, np.array(is_equal, np.bool_)]
+    left, right = order[places], order[places + 1]
+    is_equal = np.empty(len(places), np.bool_)
+    for rows in blocks(len(places), 1 << 13):
+        is_equal[rows] = (embeddings[left[rows]] == embeddings[right[rows]]).all(axis=1)
+    return np.stack([left[is_equal], right[is_equal]])
 
 
 def search_all(

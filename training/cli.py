@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from schemas.errors import ConfigError, DatasetError, StorageError
+from schemas.terminal import print_error
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.errors import LossNotFinite
 from training.launch import EarlySigterm, launch
@@ -320,13 +320,6 @@ def print_commands() -> None:
         "Each command explains its options: aligngpt-train COMMAND --help",
         highlight=False,
     )
-
-
-def print_error(message: str) -> None:
-    """Prints a message in red where errors go."""
-    text = Text.assemble(("error: ", "bold red"), (message, "red"))
-    # A path or a key that is cut in two cannot be looked for.
-    Console(stderr=True).print(text, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         init: model folder to start from; None builds one from `config.model`.
     """
     folder = RunFolder(out=Path(out), config=config, data=tuple(data), init=init)
-    if not folder.is_finished():
-        folder.check_place()
-    start_distributed()
     if folder.is_finished():
         folder.check()
         return True
+    folder.check_place()
+    start_distributed()
     with folder.locked(), build(folder) as run:
         if run.first_step == 0:
             run.validate(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_kills import wait_for
+from tests.training.test_kills import at_work, wait_for
 from tests.training.test_train import command_line, logged, own_environment
 from training.launch import free_port
 
@@ -73,16 +73,9 @@ def test_sigterm_for_the_whole_process_group_saves_and_ends_well(
 ) -> None:
     out = tmp_path / "run"
     words = command_line(tiny_parts, "pretrain", caption_dataset, out)
-    words += ["--epochs", "5000", "--data.workers", "2"]
-    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
-        try:
-            wait_for(
-                lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2
-            )
-            os.killpg(run.pid, signal.SIGTERM)
-            assert run.wait(timeout=200) == 0
-        finally:
-            run.kill()
+    with at_work([*words, "--epochs", "5000", "--data.workers", "2"], out) as run:
+        os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait(timeout=200) == 0
     step = int((out / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
     assert step == len(logged(out, "train/loss"))
 

@@ -2,7 +2,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,18 +70,24 @@ def test_processes_whose_launcher_is_killed_save_and_end(
 ) -> None:
     out = tmp_path / "run"
     words = command_line(tiny_parts, "pretrain", caption_dataset, out)
-    words += ["--epochs", "5000", "--processes", "2"]
-    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as launcher:
+    with at_work([*words, "--epochs", "5000", "--processes", "2"], out) as launcher:
+        launcher.kill()
+        wait_for((out / "checkpoints" / "latest").exists)
+        wait_for(lambda: not is_at_work(launcher.pid))
+
+
+@contextmanager
+def at_work(words: list[str], out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process group of its own, some steps into its run; killed at the end."""
+    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
         try:
             wait_for(
                 lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2
             )
-            launcher.kill()
-            wait_for((out / "checkpoints" / "latest").exists)
-            wait_for(lambda: not is_at_work(launcher.pid))
+            yield run
         finally:
-            if is_at_work(launcher.pid):
-                os.killpg(launcher.pid, signal.SIGKILL)
+            if is_at_work(run.pid):
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:

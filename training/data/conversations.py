@@ -107,11 +107,14 @@ def messages_of(sample: RawSample) -> list[Message]:
     Raises:
         DatasetError: if the sample is a pair, or the turns are not LLaVA's.
     """
-    turns = _turns(sample)
+    return _messages(_turns(sample), sample.key)
+
+
+def _messages(turns: list[tuple[str, str]], key: str) -> list[Message]:
     messages = [_message(role, text) for role, text in turns[_num_dropped(turns) :]]
     if not any(message["role"] == "assistant" for message in messages):
         raise DatasetError(
-            f"sample {sample.key} has no turn of the assistant ('gpt') that answers another's"
+            f"sample {key} has no turn of the assistant ('gpt') that answers another's"
         )
     return messages
 
@@ -166,7 +169,8 @@ def _tokenise_caption(sample: RawSample, tokenizer: Any) -> Words:
 
 def _tokenise_conversation(sample: RawSample, tokenizer: Any) -> Words:
     special = _special_tokens(tokenizer)
-    said = messages_of(sample)
+    turns = _turns(sample)
+    said = _messages(turns, sample.key)
     messages = [{**one, "content": _written_apart(one["content"], special)} for one in said]
     is_marked = GENERATION.search(tokenizer.get_chat_template()) is not None
     text, spans = (marked_spans if is_marked else assistant_spans)(messages, tokenizer, sample.key)
@@ -189,22 +193,30 @@ def _tokenise_conversation(sample: RawSample, tokenizer: Any) -> Words:
     return Words(
         token_ids=token_ids,
         is_target=is_target,
-        num_dropped_turns=_num_dropped(_turns(sample)),
+        num_dropped_turns=_num_dropped(turns),
         has_special_words=messages != said,
     )
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Returns the tokens that are not words, with their ids; `<image>` is the loader's own."""
+    """Returns the tokens that are not words, the longest first, with their ids.
+
+    `<image>` is left out: it is the loader's own.
+    """
     added = tokenizer.added_tokens_decoder.items()
     special = {token.content: token_id for token_id, token in added if token.special}
     special |= zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return {token: token_id for token, token_id in special.items() if token != IMAGE_TOKEN}
+    special.pop(IMAGE_TOKEN, None)
+    return {token: special[token] for token in sorted(special, key=len, reverse=True)}
 
 
 def _written_apart(text: str, special: Iterable[str]) -> str:
-    """Returns the text with a space in each special token, so that it is words: `< s>`."""
-    for token in sorted(special, key=len, reverse=True):
+    """Returns the text with a space in each special token, so that it is words: `< s>`.
+
+    Args:
+        special: the longest first: one may hold another.
+    """
+    for token in special:
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
