@@ -122,14 +122,7 @@ def mixture(count: int, listed: int, most_listed: int) -> Iterator[Written]:
     for number in range(count):
         stamp = rng.choice(stamps)
         image: Path | None = EXAMPLES / "corpus" / stamp["file"]
-        if number % 4 == 0:
-            yield Written(turn("<image>\nWrite a caption.", stamp["caption"]), image)
-        elif number % 4 == 1:
-            asked = rng.choice(bundled)
-            has_image = "image" in asked
-            image = EXAMPLES / asked["image"] if has_image else None
-            yield Written(asked["conversations"], image)
-        else:
+        if is_made(number):
             length = min(most_listed, max(2, round(rng.lognormvariate(0, SPREAD) * listed)))
             turns = long_conversation(rng, stamp["topic"], stamps, length)
             if number % 8 == 7:
@@ -137,6 +130,28 @@ def mixture(count: int, listed: int, most_listed: int) -> Iterator[Written]:
             else:
                 turns[0] = {**turns[0], "value": "<image>\n" + turns[0]["value"]}
             yield Written(turns, image)
+        elif number % 4 == 0:
+            yield Written(turn("<image>\nWrite a caption.", stamp["caption"]), image)
+        else:
+            asked = rng.choice(bundled)
+            has_image = "image" in asked
+            image = EXAMPLES / asked["image"] if has_image else None
+            yield Written(asked["conversations"], image)
+
+
+def is_made(number: int) -> bool:
+    """Returns whether a sample of the mixture is a list that this script makes."""
+    return number % 4 > 1
+
+
+def made_ratio(count: int, listed: int, most_listed: int) -> float:
+    """Returns the share of the answers' characters in the mixture that this script makes."""
+    characters = {True: 0, False: 0}
+    for number, sample in enumerate(mixture(count, listed, most_listed)):
+        for said in sample.turns or []:
+            if said["from"] == "gpt":
+                characters[is_made(number)] += len(said["value"])
+    return characters[True] / sum(characters.values())
 
 
 def turn(question: str, answer: str) -> list[dict[str, str]]:
