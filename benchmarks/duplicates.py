@@ -39,7 +39,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.duplicate_search import (
+from pipeline.deduplicate.plan import plan_search, survey_shard
+from pipeline.deduplicate.search import (
     join_groups,
     read_decisions,
     search_task,
@@ -48,14 +49,13 @@ from pipeline.duplicate_search import (
     train_plan,
     unit_length,
 )
-from pipeline.search_plan import plan_search, survey_shard
-from pipeline.storage import commit_file
 from schemas.columns import write_table
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.storage import commit_file
 from scoring.config import DeduplicateConfig
-from scoring.duplicate_cells import PROBES
-from scoring.duplicates import components, exact_cosines, near_duplicate_groups, pairs_above
+from scoring.duplicates.cells import PROBES
+from scoring.duplicates.search import components, exact_cosines, near_duplicate_groups, pairs_above
 
 WIDTH = 512
 THRESHOLD = 0.95

@@ -42,7 +42,7 @@ from fetch_parts.server import HOSTS, photographs, serve
 from fetch_parts.sides import our_command, run_ours, stored_images, their_command, write_pairs
 
 from scoring.config import ImageSettings
-from scoring.images import prepare_image
+from scoring.images.prepare import prepare_image
 
 DISTINCT = 200
 LATENCY_SECONDS = 0.5

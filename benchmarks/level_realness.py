@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import pair_key
-from scoring.clip import ClipScorer
+from scoring.clip.scorer import ClipScorer
 from scoring.config import ImageSettings, ScoreConfig
-from scoring.images import prepare_image
-from scoring.levels import assign_levels
+from scoring.images.prepare import prepare_image
+from scoring.levels.edges import assign_levels
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -19,7 +19,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from scoring.levels import (
+from scoring.levels.edges import (
     EdgeSearch,
     count_cells,
     levels_from_edges,

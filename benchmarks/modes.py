@@ -35,10 +35,10 @@ from training.config import (
 )
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
-from training.deepspeed_config import start_distributed
+from training.engine.deepspeed import start_distributed
+from training.engine.memory import keep_freed_memory
 from training.evaluation.validation import validation_loss, validation_order
-from training.memory import keep_freed_memory
-from training.metrics import show_progress
+from training.metrics.progress import show_progress
 from training.parts import Assembled, load_folder
 from training.recipes import ablation, demo_finetune, demo_pretrain
 from training.train import train

@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.train_parts.mixture import SIZES, made_ratio
-from tests.training.test_padding import (
+from tests.training.data.test_padding import (
     captions,
     demo_tokenizer,
     instructions,

@@ -20,11 +20,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.balance import count_stages
 from pipeline.config import ReadConfig
-from pipeline.read import ReadPairs
-from schemas.errors import Stage
+from pipeline.read.transform import ReadPairs
+from pipeline.report.balance import count_stages
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 
 WORDS = ("a", "red", "small", "photo", "of", "the", "house", "with", "cat", "and", "summer", "in")
 GROUP_ROWS = 100_000

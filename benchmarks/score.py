@@ -32,15 +32,15 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.fetched_images import read_images
-from pipeline.scored_shard import score_shard
-from pipeline.storage import remove
+from pipeline.dataset.tars import read_images
+from pipeline.score.shard import score_shard
 from schemas.columns import table_from_records, write_table
 from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key
 from schemas.shards import DatasetLayout
-from scoring.clip import ClipScorer, shared_scorer
+from schemas.storage import remove
+from scoring.clip.preprocess import load_batches
+from scoring.clip.scorer import ClipScorer, shared_scorer
 from scoring.config import ScoreConfig
-from scoring.preprocess import load_batches
 
 WORDS = ("a", "photo", "of", "the", "red", "old", "dog", "cat", "truck", "tree", "on", "water")
 DISTINCT_IMAGES = 256

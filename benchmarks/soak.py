@@ -32,10 +32,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pipeline.balance import check_balance, count_stages
-from pipeline.progress import ProgressReader
-from schemas.errors import Stage
+from pipeline.dataset.progress import ProgressReader
+from pipeline.report.balance import check_balance, count_stages
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from tests.web_server import Request, WebServer, response, unused_port
 
 CORPUS = Path(__file__).parent.parent / "examples" / "corpus"

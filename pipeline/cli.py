@@ -26,11 +26,12 @@ from pipeline.commands import (
     Verify,
 )
 from pipeline.config import CurationConfig
+from pipeline.dataset.guard import config_from_json, stored_config
 from pipeline.recipes import RECIPES, laion_pairs
-from pipeline.resume import config_from_json, stored_config
-from schemas.errors import ConfigError, DatasetError, Stage, StorageError
+from schemas.command_line import print_error
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
-from schemas.terminal import print_error
+from schemas.stages import Stage
 
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
@@ -141,12 +142,12 @@ def base_config(command: type, recipe: str | None, out: str | None) -> CurationC
 def execute(command: Command, beam_flags: Sequence[str]) -> int:
     """Returns the exit status of a parsed command."""
     if isinstance(command, Inspect):
-        from pipeline.inspect import inspect_dataset
+        from pipeline.report.inspect import inspect_dataset
 
         inspect_dataset(command.dataset)
         return 0
     if isinstance(command, Verify):
-        from pipeline.verify import verify_dataset
+        from pipeline.report.verify import verify_dataset
 
         try:
             Console().print(str(verify_dataset(command.dataset)), highlight=False)
@@ -156,8 +157,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return 0
     if isinstance(command, Rescore):
         return rescore(command)
-    from pipeline.failures import JobFailed
-    from pipeline.job import Job, run_job
+    from pipeline.job.failures import JobFailed
+    from pipeline.job.run import Job, run_job
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:
@@ -170,7 +171,7 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
 
 def rescore(command: Rescore) -> int:
     """Returns 0 if the sample's scores are reproduced, 1 if they are not."""
-    from pipeline.rescore import rescore_dataset
+    from pipeline.score.rescore import rescore_dataset
 
     report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
     print(report)
@@ -180,7 +181,7 @@ def rescore(command: Rescore) -> int:
 def job_settings(command: Command) -> dict[str, Any]:
     """Returns what a command asks of the job."""
     if isinstance(command, Retry):
-        from pipeline.retry import retry_settings
+        from pipeline.fetch.retry import retry_settings
 
         chosen = {"runner": command.runner, "workers": command.workers}
         return retry_settings(command.dataset, command.reasons) | chosen

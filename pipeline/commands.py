@@ -7,7 +7,7 @@ import tyro
 
 from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
 from pipeline.recipes import RecipeName, laion_pairs
-from schemas.errors import Stage
+from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
 
 StageName = Literal["read", "fetch", "score", "deduplicate", "level", "pack"]

@@ -5,8 +5,9 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.errors import ConfigError, Stage
+from schemas.errors import ConfigError
 from schemas.records import ImageFormat
+from schemas.stages import Stage
 from scoring.config import (
     DeduplicateConfig,
     ImageSettings,

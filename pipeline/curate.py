@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from pipeline.config import CurationConfig
-from pipeline.deduplicate import KeepBestOfDuplicates
-from pipeline.fetch import NOT_DECIDING as FETCH_NOT_DECIDING
-from pipeline.fetch import FetchShards
-from pipeline.level import AssignLevels
-from pipeline.pack import PackShards
-from pipeline.read import ReadPairs
-from pipeline.retry import RetrySession, RetryShards
-from pipeline.score import NOT_DECIDING as SCORE_NOT_DECIDING
-from pipeline.score import ScoreShards
-from pipeline.search_plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
-from schemas.errors import Stage
+from pipeline.deduplicate.plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
+from pipeline.deduplicate.transform import KeepBestOfDuplicates
+from pipeline.fetch.retry import RetrySession
+from pipeline.fetch.shard import NOT_DECIDING as FETCH_NOT_DECIDING
+from pipeline.fetch.transform import FetchShards, RetryShards
+from pipeline.level.transform import AssignLevels
+from pipeline.pack.transform import PackShards
+from pipeline.read.transform import ReadPairs
+from pipeline.score.transform import NOT_DECIDING as SCORE_NOT_DECIDING
+from pipeline.score.transform import ScoreShards
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 
 NOT_DECIDING = {
     Stage.FETCH: frozenset(FETCH_NOT_DECIDING),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas.columns import SCHEMA_VERSION, arrow_schema
-from schemas.errors import RejectReason, Stage
+from schemas.errors import RejectReason
 from schemas.manifest import LevelDrift, Manifest, ShardEntry, StageCounts
 from schemas.records import (
     FetchedSample,
@@ -20,6 +20,7 @@ from schemas.records import (
     TrainSample,
     UniqueSample,
 )
+from schemas.stages import Stage
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "schema.md"
 

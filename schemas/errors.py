@@ -1,17 +1,8 @@
 """Why a sample is not in the dataset, and why a run does not start."""
 
-from enum import Enum, StrEnum
+from enum import Enum
 
-
-class Stage(StrEnum):
-    """The stages of the curation job, in their order."""
-
-    READ = "read"
-    FETCH = "fetch"
-    SCORE = "score"
-    DEDUPLICATE = "deduplicate"
-    LEVEL = "level"
-    PACK = "pack"
+from schemas.stages import Stage
 
 
 class RejectReason(Enum):
@@ -99,3 +90,7 @@ class DatasetError(Exception):
 
 class StorageError(Exception):
     """A file could not be written: the message says which, what stands in the way, what to do."""
+
+
+class LossNotFinite(Exception):
+    """The loss or its gradient became infinite or NaN; the message names the step's samples."""

@@ -24,7 +24,6 @@ MORE_IMAGE = pa.struct(
 )
 """What is known of an image after a sample's first one; named as the columns of the first are."""
 
-
 ROLES = {
     "human": "user",
     "user": "user",

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from schemas.errors import Stage
+from schemas.stages import Stage
 
 STAGE_FILE = re.compile(r"\d{5,}(_stats\.json|\.\w+)|(edges|index)\.json")
 

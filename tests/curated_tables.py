@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import commit_file
 from schemas.columns import table_from_records, write_table
 from schemas.records import (
     FETCHED_SCHEMA,
@@ -20,6 +19,7 @@ from schemas.records import (
     pair_key,
 )
 from schemas.shards import DatasetLayout
+from schemas.storage import commit_file
 
 
 @dataclass(frozen=True)

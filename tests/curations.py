@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import CurationConfig
-from pipeline.job import Job, run_job
-from schemas.errors import Stage
+from pipeline.job.run import Job, run_job
 from schemas.manifest import Manifest
+from schemas.stages import Stage
 
 ROOT = Path(__file__).parent.parent
 CORPUS = ROOT / "examples" / "corpus"

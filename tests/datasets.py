@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.stages import rejection, write_rejections
+from pipeline.dataset.rejections import rejection, write_rejections
 from schemas.columns import table_from_records, write_table
-from schemas.errors import RejectReason, SampleRejected, Stage
+from schemas.errors import RejectReason, SampleRejected
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
@@ -27,6 +27,7 @@ from schemas.records import (
     pair_key,
 )
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 
 TURNS = '[{"from":"human","value":"Hello"},{"from":"gpt","value":"Hi."}]'
 

@@ -11,11 +11,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import ConfigError, DatasetError, StorageError
-from schemas.terminal import print_error
+from schemas.command_line import print_error
+from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
-from training.errors import LossNotFinite
-from training.launch import EarlySigterm, launch
+from training.engine.launch import EarlySigterm, launch
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 STATUS_FAILED = 1
@@ -215,7 +214,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
             return train_stage(command)
         finally:
             signal.signal(signal.SIGTERM, old_handler)
-    from training.deepspeed_config import name_accelerator
+    from training.engine.deepspeed import name_accelerator
 
     name_accelerator()
     if isinstance(command, Chat):
@@ -238,8 +237,8 @@ def train_stage(command: Pretrain | Finetune) -> int:
     """Trains, prints where to look now, and returns 0."""
     import torch
 
-    from training.deepspeed_config import name_accelerator
-    from training.memory import keep_freed_memory
+    from training.engine.deepspeed import name_accelerator
+    from training.engine.memory import keep_freed_memory
     from training.train import train
 
     name_accelerator()

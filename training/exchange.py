@@ -5,14 +5,14 @@ from pathlib import Path
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
-from training.model.published import has_weights, load_published, save_published
-from training.model.published_stage_1 import (
+from training.model.published.stage_1 import (
     STAGE_1_FILE,
     STAGE_1_FILES,
     assemble_stage_1,
     find_stage_1,
     save_stage_1,
 )
+from training.model.published.weights import has_weights, load_published, save_published
 from training.parts import load_folder, loading
 
 

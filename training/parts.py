@@ -22,13 +22,13 @@ from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder
 from training.data.loader import PackedRows
-from training.metrics import ModelSize
+from training.metrics.flops import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.config import AlignGPTConfig
 from training.model.lora import LORA_RULE, add_lora
-from training.model.packed_attention import BY_SAMPLE, attention_fault
-from training.model.packing_check import packing_fault
+from training.model.packing.attention import BY_SAMPLE, attention_fault
+from training.model.packing.check import packing_fault
 from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower

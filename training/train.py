@@ -1,6 +1,6 @@
 """The training loop, for both stages. Read this first.
 
-`build` (training/build.py) puts a run together: model, plan, batches, DeepSpeed's engine, and
+`build` (training/run/build.py) puts a run together: model, plan, batches, DeepSpeed's engine, and
 where an earlier run stopped. Then every step is forward, backward, step; validating, saving and
 logging are one call each. All processes run the same collectives at every step.
 """
@@ -8,11 +8,11 @@ logging are one call each. All processes run the same collectives at every step.
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.build import build
 from training.config import TrainConfig
-from training.deepspeed_config import start_distributed
+from training.engine.deepspeed import start_distributed
 from training.loss import batch_loss
-from training.run_folder import RunFolder
+from training.run.build import build
+from training.run.folder import RunFolder
 
 
 def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None = None) -> bool:

@@ -10,8 +10,15 @@ from typing import Any
 import cv2
 
 from scoring.config import ImageSettings
-from scoring.images import decode, encode, hash_pixels, prepare_image, read_header, scaled_size
-from scoring.scaling import resize_reduced
+from scoring.images.prepare import (
+    decode,
+    encode,
+    hash_pixels,
+    prepare_image,
+    read_header,
+    scaled_size,
+)
+from scoring.images.scaling import resize_reduced
 
 SETTINGS = ImageSettings(image_size=256)
 

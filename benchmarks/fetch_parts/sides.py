@@ -17,10 +17,10 @@ PAIRS_PER_SHARD = 10_000
 
 def write_pairs(root: str, urls: list[str]) -> None:
     """Writes the shards of pairs that ours reads."""
-    from pipeline.storage import commit_file
     from schemas.columns import table_from_records, write_table
     from schemas.records import PAIR_SCHEMA, Pair, pair_key
     from schemas.shards import DatasetLayout
+    from schemas.storage import commit_file
 
     pairs = [
         Pair(
@@ -44,8 +44,8 @@ def write_pairs(root: str, urls: list[str]) -> None:
 def run_ours(root: str, settings: dict[str, Any]) -> None:
     """Fetches the shards of a dataset one after the other, as one worker of the pipeline does."""
     from pipeline.config import FetchConfig
-    from pipeline.fetch import fetch_shard
-    from pipeline.politeness import HostMemory
+    from pipeline.fetch.hosts.memory import HostMemory
+    from pipeline.fetch.shard import fetch_shard
     from schemas.shards import DatasetLayout
 
     config = FetchConfig(**settings)

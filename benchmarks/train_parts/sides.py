@@ -125,12 +125,12 @@ def run_ours(setting: Setting) -> dict[str, float]:
     """Returns the rates of our trainer: the loop of training/train.py with a clock in it."""
     import torch
 
-    from training.build import build
-    from training.deepspeed_config import start_distributed
+    from training.engine.deepspeed import start_distributed
+    from training.engine.memory import keep_freed_memory
     from training.loss import batch_loss
-    from training.memory import keep_freed_memory
-    from training.metrics import read_metrics
-    from training.run_folder import RunFolder
+    from training.metrics.log import read_metrics
+    from training.run.build import build
+    from training.run.folder import RunFolder
 
     if setting.device == "cpu":
         keep_freed_memory()  # as the command does

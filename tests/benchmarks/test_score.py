@@ -6,7 +6,7 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks.score import Ready, count_flops, kernel_seconds, print_limit
-from scoring.clip import ClipScorer
+from scoring.clip.scorer import ClipScorer
 
 TEXTS, TOKENS = 3, 16
 IMAGES, PATCHES = 2, 16

@@ -6,10 +6,11 @@ import pytest
 
 from pipeline.cli import COMMANDS, job_settings, parse, run, split_beam_flags
 from pipeline.config import CurationConfig
+from pipeline.dataset.guard import guard_folder
 from pipeline.recipes import RECIPES
-from pipeline.resume import guard_folder
-from schemas.errors import ConfigError, Stage
+from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from scoring.config import LevelConfig, ScoreConfig
 
 

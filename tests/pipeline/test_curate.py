@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
-from pipeline.job import Job, run_job
-from pipeline.verify import verify_dataset
-from schemas.errors import ConfigError, DatasetError, Stage
+from pipeline.job.run import Job, run_job
+from pipeline.report.verify import verify_dataset
+from schemas.errors import ConfigError, DatasetError
+from schemas.stages import Stage
 from scoring.config import LevelConfig
 from tests.curations import (
     INSTRUCTIONS,

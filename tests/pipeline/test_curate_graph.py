@@ -6,8 +6,8 @@ from apache_beam.runners.portability.fn_api_runner import translations
 
 from pipeline.config import CurationConfig
 from pipeline.curate import curate, name_of
-from schemas.errors import Stage
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, ScoreConfig
 
 GPU_STEPS = {"Score", "Train", "Spill", "Search"}

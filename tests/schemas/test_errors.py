@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from schemas.errors import RejectReason, SampleRejected, Stage
+from schemas.errors import RejectReason, SampleRejected
+from schemas.stages import Stage
 
 
 @pytest.mark.parametrize("reason", RejectReason)

@@ -1,5 +1,5 @@
-from schemas.errors import Stage
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 
 
 def test_every_kind_of_file_has_its_place():

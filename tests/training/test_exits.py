@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.test_kills import at_work, wait_for
 from tests.training.test_train import command_line, logged, own_environment
-from training.launch import free_port
+from training.engine.launch import free_port
 
 RUN = "import sys\nfrom training.cli import run\nsys.exit(run(sys.argv[1:]))\n"
 FIFTH_PASS_FAILS = """
@@ -35,9 +35,9 @@ training.data.loader.open_images = fails
 """
 SECOND_PROCESS_IS_SLOW = """
 import os, pathlib, time
-import training.build
+import training.run.build
 
-make = training.build.Run
+make = training.run.build.Run
 
 def slow(**parts):
     run = make(**parts)
@@ -46,7 +46,7 @@ def slow(**parts):
         time.sleep(12)
     return run
 
-training.build.Run = slow
+training.run.build.Run = slow
 """
 
 

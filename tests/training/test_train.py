@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from training.model.packed_attention import BY_SAMPLE
+from training.model.packing.attention import BY_SAMPLE
 from training.parts import assemble, choose_attention
 from training.train import train
 

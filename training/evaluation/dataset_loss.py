@@ -9,12 +9,12 @@ import torch
 from training.config import DataConfig, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
-from training.deepspeed_config import start_distributed
+from training.engine.deepspeed import start_distributed
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
-from training.metrics import show_progress
-from training.model.packing_check import packing_fault
+from training.metrics.progress import show_progress
+from training.metrics.totals import Totals
+from training.model.packing.check import packing_fault
 from training.parts import Assembled, load_folder
-from training.totals import Totals
 
 
 def dataset_loss(

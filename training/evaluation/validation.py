@@ -11,7 +11,7 @@ from training.data.lengths import SampleLengths
 from training.data.loader import PackedRows, Rows, load_batches
 from training.data.plan import pack
 from training.loss import batch_loss
-from training.totals import RunningTotals, Totals
+from training.metrics.totals import RunningTotals, Totals
 
 VALIDATION_WINDOW = 64
 """Of `validation_order`, for a language model that keeps packed samples apart."""

@@ -27,9 +27,8 @@ from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
-from training.model.packed_attention import settings_of_samples
-from training.model.projector import Projector
-from training.model.segments import (
+from training.model.packing.attention import settings_of_samples
+from training.model.packing.segments import (
     Segments,
     check,
     find_prompts,
@@ -40,6 +39,7 @@ from training.model.segments import (
     positions,
     restart_positions,
 )
+from training.model.projector import Projector
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
 

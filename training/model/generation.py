@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.utils import GenerationMixin
 
-from training.model.segments import number_samples
+from training.model.packing.segments import number_samples
 
 
 class AlignGPTGeneration(GenerationMixin):

@@ -13,7 +13,7 @@ from tests.training.model.tiny_models import (
     padded_rows,
     sample,
 )
-from training.model.packed_attention import BY_SAMPLE
+from training.model.packing.attention import BY_SAMPLE
 
 TEXT_MODELS = ("llama", "qwen2", "qwen3", "mistral", "phi", "gemma", "gemma2")
 MODES = ("adaptive", "local", "global", "average", "none")

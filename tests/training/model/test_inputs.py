@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from training.model.inputs import IGNORE_INDEX, Placeholders, align_position, lay_out
-from training.model.segments import first_words
+from training.model.packing.segments import first_words
 
 IMAGE, ALIGN, BOS = 100, 101, 1
 

@@ -9,12 +9,12 @@ import torch
 import transformers
 
 from schemas.errors import ConfigError
-from tests.training.model.test_published import write_folder
+from tests.training.model.published.test_weights import write_folder
 from tests.training.model.tiny_models import build_model, build_tokenizer, text_config
 from training.cli import run
 from training.config import ModelConfig, TrainConfig
-from training.model.published import load_published
-from training.model.published_stage_1 import load_stage_1
+from training.model.published.stage_1 import load_stage_1
+from training.model.published.weights import load_published
 from training.model.vision_tower import load_tower
 from training.parts import from_parts
 

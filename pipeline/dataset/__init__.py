@@ -1,0 +1,1 @@
+"""What all stages share of a dataset on disk: its guard, commits, tars and progress."""

@@ -1,0 +1,254 @@
+"""The guard of a dataset's folder: two configurations are never mixed in it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CurationConfig
+from pipeline.dataset.progress import ProgressReader, progress_path
+from schemas.columns import SCHEMA_VERSION
+from schemas.errors import ConfigError, DatasetError
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import (
+    commit_text,
+    committed_fingerprint,
+    exists,
+    is_local,
+    list_files,
+    local_path,
+    read_json,
+    remove,
+    stage_files,
+)
+
+SECTIONS = {
+    Stage.READ: "read",
+    Stage.FETCH: "fetch",
+    Stage.SCORE: "score",
+    Stage.DEDUPLICATE: "deduplicate",
+    Stage.LEVEL: "levels",
+    Stage.PACK: "pack",
+}
+"""Stage to the part of the configuration that is its own."""
+
+FOLDERS = {
+    Stage.READ: "pairs",
+    Stage.FETCH: "fetched",
+    Stage.SCORE: "scored",
+    Stage.DEDUPLICATE: "unique",
+    Stage.LEVEL: "levelled",
+    Stage.PACK: "train",
+}
+"""Stage to the folder that it writes to."""
+
+SYSTEM_FOLDERS = ("lost+found",)
+"""What a new disk holds."""
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+"""Names of files that were being written. Source: `schemas.storage.commit_file`."""
+
+
+def config_path(layout: DatasetLayout) -> str:
+    """Returns where the configuration that made a dataset is recorded."""
+    return f"{layout.run}/config.json"
+
+
+def stored_config(layout: DatasetLayout) -> dict[str, Any] | None:
+    """Returns the configuration that the folder was made with, as JSON; None if it is new.
+
+    Raises:
+        DatasetError: if it is of another schema version.
+    """
+    path = config_path(layout)
+    if not exists(path):
+        return None
+    values = read_json(path)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise DatasetError(
+            f"{layout.root} was made under schema version {values.get('schema_version')}, this "
+            f"program writes version {SCHEMA_VERSION}: use another --out"
+        )
+    config: dict[str, Any] = values["config"]
+    return config
+
+
+def guard_folder(
+    layout: DatasetLayout,
+    config: CurationConfig,
+    stages: Sequence[Stage],
+    not_deciding: Mapping[Stage, Collection[str]],
+) -> None:
+    """Records the configuration, if it fits what lies in the folder.
+
+    Args:
+        stages: those that are to run.
+        not_deciding: settings of a stage that change how it works but not what it makes; they may
+            differ.
+
+    Raises:
+        ConfigError: if one of the stages has output that was made with other settings.
+    """
+    wanted = as_json(config)
+    stored = stored_config(layout) or wanted
+    conflicts: list[str] = []
+    redo: Stage | None = None
+    for stage in stages:
+        section = SECTIONS[stage]
+        differing = [
+            _difference(f"{section}.{name}", stored[section].get(name), value)
+            for name, value in wanted[section].items()
+            if name not in not_deciding.get(stage, ()) and stored[section].get(name) != value
+        ]
+        if differing and has_output(layout, stage):
+            conflicts += differing
+            redo = redo or stage
+    if stored["is_scored"] != wanted["is_scored"] and has_output(layout, Stage.PACK):
+        conflicts.append(_difference("is_scored", stored["is_scored"], wanted["is_scored"]))
+        redo = redo or Stage.PACK
+    if redo is not None:
+        raise ConfigError(
+            f"{layout.root} was made with other settings:\n  "
+            + "\n  ".join(conflicts)
+            + "\nUse the same settings to go on, another --out to begin anew, or --redo "
+            f"{redo.value} to remove what {redo.value} and the stages after it made"
+        )
+    sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
+    if Stage.READ in stages and not has_output(layout, Stage.FETCH):
+        # Which folders images may come from follows from the input: fetch, run alone, needs it.
+        sections.add(SECTIONS[Stage.FETCH])
+    merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
+    commit_text(config_path(layout), _record(merged))
+
+
+def refuse_foreign_folder(layout: DatasetLayout) -> None:
+    """Keeps a new dataset out of a folder that holds something else.
+
+    Raises:
+        ConfigError: if no dataset was begun there and files stand there all the same.
+    """
+    if exists(config_path(layout)):
+        return
+    foreign = [path for path in list_files(layout.root) if not _is_of_dataset(layout, path)]
+    if foreign:
+        names = ", ".join(path.rsplit("/", 1)[-1] for path in foreign[:3])
+        raise ConfigError(
+            f"{layout.root} holds what is not of a dataset ({names}"
+            f"{', ...' if len(foreign) > 3 else ''}): give --out a new or empty folder"
+        )
+
+
+def _is_of_dataset(layout: DatasetLayout, path: str) -> bool:
+    """Returns whether a new dataset may find this in its folder: a disk for a stage, too."""
+    name = path.removeprefix(f"{layout.root}/")
+    if name in FOLDERS.values():
+        of_system = [f"{path}/{folder}" for folder in SYSTEM_FOLDERS]
+        return set(list_files(path)) <= {*stage_files(path), *of_system}
+    return path == layout.run or name in ("rejected", *SYSTEM_FOLDERS)
+
+
+def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
+    """Keeps a shard's pairs from being replaced by others once their images are fetched.
+
+    Args:
+        fingerprint: of the rows that would be written.
+
+    Raises:
+        ConfigError: if there are other rows, with images.
+    """
+    standing = committed_fingerprint(layout.pairs(shard))
+    if standing not in (None, fingerprint) and exists(layout.fetched(shard, "_stats.json")):
+        raise ConfigError(
+            f"{layout.root} was made from other rows than --pairs has now (first seen to differ: "
+            f"shard {shard:05d}): use the same input to go on, another --out to begin anew, or "
+            "--redo read to remove all that was made"
+        )
+
+
+def _difference(name: str, stored: Any, wanted: Any) -> str:
+    return f"{name} was {json.dumps(stored)} there, this run has {json.dumps(wanted)}"
+
+
+def has_output(layout: DatasetLayout, stage: Stage) -> bool:
+    """Returns whether the stage has written anything into the folder."""
+    return bool(stage_files(f"{layout.root}/{FOLDERS[stage]}"))
+
+
+def config_from_json(values: dict[str, Any]) -> CurationConfig:
+    """Returns the configuration that was recorded as JSON.
+
+    Raises:
+        DatasetError: if this program does not know one of its settings.
+    """
+    defaults = CurationConfig()
+    parts: dict[str, Any] = {}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            parts[name] = value
+            continue
+        settings = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+        }
+        try:
+            parts[name] = dataclasses.replace(getattr(defaults, name), **settings)
+        except (AttributeError, TypeError) as error:
+            raise DatasetError(
+                f"the folder was made with settings that this program does not know ({error}): "
+                "use another --out"
+            ) from error
+    return CurationConfig(**parts)
+
+
+def as_json(config: CurationConfig) -> dict[str, Any]:
+    """Returns a configuration as JSON holds it: tuples become lists."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
+
+
+def _record(config: dict[str, Any]) -> str:
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "aligngpt_version": version("aligngpt"),
+        "code_sha256": code_sha256(),
+        "config": config,
+    }
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def code_sha256() -> str:
+    """Returns the hash of the program's own source: which code made a dataset."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for package in ("schemas", "scoring", "pipeline"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def remove_leftovers(layout: DatasetLayout) -> None:
+    """Removes the half-written files of a job that was killed: nobody writes when a job begins."""
+    if is_local(layout.root):
+        for path in Path(local_path(layout.root)).rglob(".*.tmp"):
+            if LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
+    """Removes what a stage and all stages after it made, the markers of completeness first."""
+    croissant = f"{layout.root}/croissant.json"
+    for path in (layout.manifest, layout.report, croissant, layout.train_index):
+        remove(path)
+    stages = list(Stage)
+    doomed = stages[stages.index(first) :]
+    for stage in reversed(doomed):
+        for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
+            for path in stage_files(f"{layout.root}/{folder}"):
+                remove(path)
+    for state in ProgressReader(layout).read():
+        if state.stage in doomed:
+            remove(progress_path(layout, state.stage, state.shard))

@@ -1,0 +1,150 @@
+"""How far the job is: workers leave small files, the terminal adds them up, on every runner."""
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from schemas.errors import StorageError
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import (
+    commit_text,
+    is_local,
+    list_files,
+    local_path,
+    read_json,
+    remove,
+)
+
+
+class ShardProgress:
+    """Says how many of a shard's rows a stage has done, at most once in a while.
+
+    The file is also the worker's sign of life: it names the host and the process.
+    """
+
+    def __init__(self, layout: DatasetLayout, stage: Stage, shard: int, total: int) -> None:
+        self._path = progress_path(layout, stage, shard)
+        self._stage, self._shard, self._total = stage, shard, total
+        self._pause_seconds = 0.5 if is_local(layout.root) else 10.0
+        self._written_at = -1e9
+        self._state = "running"
+        self._kept = self._rejected = 0
+
+    def update(self, kept: int, rejected: int) -> None:
+        """Takes the rows done so far, kept and rejected."""
+        self._kept, self._rejected = kept, rejected
+        if time.monotonic() - self._written_at >= self._pause_seconds:
+            self._write()
+
+    def __enter__(self) -> "ShardProgress":
+        """Announces that the work on the shard has begun."""
+        self._write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Announces that the work has ended, well or not."""
+        self._state = "done" if kind is None else "failed"
+        self._write()
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        values = {
+            "stage": self._stage.value,
+            "shard": self._shard,
+            "total": self._total,
+            "kept": self._kept,
+            "rejected": self._rejected,
+            "state": self._state,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "time_unix_seconds": time.time(),
+        }
+        # A full disk must fail at the file that the work is for; this one only tells of it.
+        with suppress(StorageError):
+            commit_text(self._path, json.dumps(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardState:
+    """What a progress file says."""
+
+    stage: Stage
+    shard: int
+    total: int
+    kept: int
+    rejected: int
+    state: str
+    """running, done or failed."""
+    host: str
+    process: int
+    time_unix_seconds: float
+
+    @property
+    def rows_done(self) -> int:
+        """Rows that the stage has decided on."""
+        return self.kept + self.rejected
+
+
+class ProgressReader:
+    """Reads the progress files of a folder again and again, each only when it may have changed."""
+
+    def __init__(self, layout: DatasetLayout) -> None:
+        self._folder = f"{layout.run}/progress"
+        self._known: dict[str, tuple[int, ShardState]] = {}
+
+    def read(self) -> list[ShardState]:
+        """Returns the state of every shard that any stage has begun, by stage and shard."""
+        for path in list_files(self._folder, ".json"):
+            version = _version(path)
+            known = self._known.get(path)
+            if known is None or version != known[0] or (version == 0 and known[1].state != "done"):
+                state = _read_state(path)
+                if state is not None:
+                    self._known[path] = (version, state)
+        return [state for _, state in sorted(self._known.values(), key=_by_stage_and_shard)]
+
+
+def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
+    return list(Stage).index(item[1].stage), item[1].shard
+
+
+def _version(path: str) -> int:
+    """Returns the time of a local file's last change, in nanoseconds; 0 where it is unknown."""
+    if not is_local(path):
+        return 0
+    try:
+        return Path(local_path(path)).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _read_state(path: str) -> ShardState | None:
+    try:
+        values = read_json(path)
+    except FileNotFoundError:
+        return None
+    return ShardState(**{**values, "stage": Stage(values["stage"])})
+
+
+def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
+    """Removes the progress of shards that were not finished; returns what it said of them."""
+    unfinished = [state for state in ProgressReader(layout).read() if state.state != "done"]
+    for state in unfinished:
+        remove(progress_path(layout, state.stage, state.shard))
+    return unfinished
+
+
+def progress_path(layout: DatasetLayout, stage: Stage, shard: int) -> str:
+    """Returns the path of a shard's progress in a stage."""
+    return f"{layout.run}/progress/{stage.value}-{shard:05d}.json"

@@ -1,0 +1,111 @@
+"""The images of a fetched shard, streamed from its tar in the order of its table."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from schemas.errors import DatasetError
+from schemas.shards import DatasetLayout, image_member
+from schemas.storage import open_read
+
+BLOCK_BYTES = 512
+REGULAR_FILE = (b"0", b"\0")
+
+
+def read_images(
+    layout: DatasetLayout,
+    shard: int,
+    keys: Sequence[str],
+    image_formats: Sequence[str | None],
+) -> Iterator[bytes]:
+    """Yields the encoded image of each row, of several the first, one in memory at a time.
+
+    Args:
+        keys: of the rows, all of the table or some, in its order.
+
+    Raises:
+        DatasetError: if the tar does not hold the table's images in the table's order.
+    """
+    names = []
+    for key, image_format in zip(keys, image_formats, strict=True):
+        if image_format is None:
+            raise DatasetError(
+                f"{layout.fetched(shard, 'tar')}: pair {key} has no image, so that it cannot be "
+                "scored: instruction samples go from fetch to pack"
+            )
+        names.append(image_member(key, image_format))
+    return read_members(layout, shard, names)
+
+
+def read_members(layout: DatasetLayout, shard: int, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the content of members of a fetched shard's tar, one in memory at a time.
+
+    Args:
+        names: in their order in the tar.
+
+    Raises:
+        DatasetError: if the tar does not hold them in this order.
+    """
+    path = layout.fetched(shard, "tar")
+    with open_read(path) as file:
+        members = _members(file, path)
+        for name in names:
+            size = next((size for member, size in members if member == name), None)
+            if size is None:
+                raise DatasetError(
+                    f"{path} does not hold {name} where its table says: fetch shard {shard} again"
+                )
+            content = file.read(size)
+            if len(content) != size:
+                raise DatasetError(f"{path} ends within {name}: fetch shard {shard} again")
+            yield content
+
+
+def _members(file: IO[bytes], path: str) -> Iterator[tuple[str, int]]:
+    """Yields name and size of the tar's members, the file standing at the content of each.
+
+    Ten times as quick as `tarfile`, whose Python code would hold up a fast GPU. It reads what the
+    fetch stage writes: USTAR, regular files, names of at most 100 bytes.
+
+    Source: POSIX.1-2017, pax, "ustar Interchange Format".
+    """
+    while True:
+        header = file.read(BLOCK_BYTES)
+        if len(header) < BLOCK_BYTES or not header.strip(b"\0"):
+            return
+        if header[156:157] not in REGULAR_FILE or header[257:262] != b"ustar":
+            raise DatasetError(f"{path} is not a tar that the fetch stage wrote")
+        start = file.tell()
+        size = int(header[124:136].rstrip(b"\0 "), 8)
+        yield header[:100].rstrip(b"\0").decode(), size
+        file.seek(start + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
+
+
+def _empty_header() -> bytes:
+    member = tarfile.TarInfo()
+    member.mode = 0o444
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+EMPTY_HEADER = _empty_header()
+"""Of an empty file without a name."""
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file that depends on nothing but its name and bytes.
+
+    The same bytes as `tarfile.TarFile.addfile` writes, in a quarter of the time.
+
+    Args:
+        name: at most 100 ASCII characters.
+
+    Source: POSIX.1-2017, pax, "ustar Interchange Format".
+    """
+    header = bytearray(EMPTY_HEADER)
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = b"%011o" % len(data)
+    header[148:156] = b" " * 8
+    header[148:155] = b"%06o\0" % sum(header)
+    padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+    tar.fileobj.write(b"".join((header, data, padding)))
+    tar.offset += len(header) + len(data) + len(padding)

@@ -1,0 +1,1 @@
+"""The deduplicate stage: the best scored pair of every group of duplicates stays."""

@@ -1,0 +1,173 @@
+"""Keeps the best scored pair of every group of duplicates.
+
+Pairs are duplicates if the pixels of their images are equal, or if their image embeddings are
+close; groups are joined over all shards. `pipeline.deduplicate.search` has the steps of the search;
+only shard numbers and descriptions of tasks flow between them.
+"""
+
+import dataclasses
+import functools
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton
+from fsspec.core import url_to_fs
+
+from pipeline.dataset.commits import is_committed, on_accelerator
+from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.deduplicate.plan import (
+    SearchPlan,
+    SearchTask,
+    kept_fingerprint,
+    plan_search,
+    search_folder,
+    survey_shard,
+)
+from pipeline.deduplicate.search import (
+    join_groups,
+    read_decisions,
+    search_task,
+    spill_shard,
+    tasks_of,
+    train_plan,
+)
+from schemas.columns import read_table, write_table
+from schemas.errors import RejectReason, SampleRejected
+from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, UNIQUE_SCHEMA, CaptionedImage, Rejection
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import commit_file, committed_fingerprint, open_read, remove
+from scoring.config import DeduplicateConfig
+
+PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
+
+
+class KeepBestOfDuplicates(beam.PTransform):
+    """Writes `unique/` from `scored/`: shard numbers in, shard numbers out."""
+
+    def __init__(self, layout: DatasetLayout, config: DeduplicateConfig) -> None:
+        super().__init__()
+        self._layout, self._config = layout, config
+
+    def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
+        """Returns the shards whose unique pairs are committed."""
+        layout, config = self._layout, self._config
+        on_gpu = functools.partial(on_accelerator, config=config)
+        plan = (
+            shards
+            | "Survey" >> beam.Map(survey_shard, layout)
+            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Plan" >> beam.Map(plan_search, layout, config)
+            | "Train" >> on_gpu(beam.Map(train_plan, layout, config))
+        )
+        spilled = (
+            shards
+            | "Spill" >> on_gpu(beam.Map(spill_shard, layout, config, AsSingleton(plan)))
+            | "All spilled" >> beam.combiners.Count.Globally()
+        )
+        searched = (
+            plan
+            | "Tasks" >> beam.FlatMap(tasks_of)
+            | "Spread" >> beam.Reshuffle()
+            | "Search"
+            >> on_gpu(
+                beam.Map(search_after, layout, config, AsSingleton(plan), AsSingleton(spilled))
+            )
+            | "All searched" >> beam.combiners.Count.Globally()
+        )
+        joined = plan | "Join" >> beam.Map(join_after, layout, AsSingleton(searched))
+        unique = shards | "Keep" >> beam.Map(unique_shard, layout, AsSingleton(joined))
+        kept = unique | "All kept" >> beam.combiners.Count.Globally()
+        _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
+        return unique
+
+
+def search_after(
+    task: SearchTask,
+    layout: DatasetLayout,
+    config: DeduplicateConfig,
+    plan: SearchPlan,
+    spilled: int,
+) -> SearchTask:
+    """Returns the task once it is done; `spilled` makes it wait until all shards are spilled."""
+    del spilled
+    return search_task(task, layout, config, plan)
+
+
+def join_after(plan: SearchPlan, layout: DatasetLayout, searched: int) -> SearchPlan:
+    """Returns the plan once groups are joined; `searched` makes it wait for all searches."""
+    del searched
+    return join_groups(plan, layout)
+
+
+def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
+    """Returns the shard once its pairs that do not give way to a better one are committed."""
+    upstream = committed_fingerprint(layout.scored(shard)) or ""
+    fingerprint = kept_fingerprint(plan.fingerprint, upstream)
+    marker = layout.unique(shard)
+    if plan.is_done or is_committed(marker, fingerprint):
+        return shard
+    remove(marker)
+    with open_read(layout.scored(shard)) as file:
+        scored = read_table(file, SCORED_SCHEMA, ["key", "clip_score"])
+    decisions = read_decisions(plan, shard)
+    with ShardProgress(layout, Stage.DEDUPLICATE, shard, len(scored)) as progress:
+        rejected = decisions.filter(pc.invert(decisions["is_kept"]))
+        rejections = _rejections(layout, shard, scored, rejected)
+        write_rejections(layout, Stage.DEDUPLICATE, shard, rejections, fingerprint)
+        counts = np.zeros(len(scored), np.int32)
+        counts[decisions["row"].to_numpy()] = decisions["duplicate_count"].to_numpy()
+        kept = np.setdiff1d(np.arange(len(scored)), rejected["row"].to_numpy())
+        table = pa.table(
+            {**_columns(scored.take(pa.array(kept))), "duplicate_count": counts[kept]},
+            schema=UNIQUE_SCHEMA,
+        )
+        with commit_file(marker) as file:
+            write_table(table, file, {"fingerprint": fingerprint})
+        progress.update(len(kept), len(rejections))
+    return shard
+
+
+def remove_search_files(kept: int, layout: DatasetLayout) -> int:
+    """Returns the number of shards, once the files of the search are gone."""
+    filesystem, name = url_to_fs(search_folder(layout))
+    if filesystem.exists(name):
+        filesystem.rm(name, recursive=True)
+    return kept
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return {name: table[name] for name in table.column_names}
+
+
+def _rejections(
+    layout: DatasetLayout, shard: int, scored: pa.Table, rejected: pa.Table
+) -> list[Rejection]:
+    if not len(rejected):
+        return []
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA, PAIR_COLUMNS)
+    losers = scored.take(rejected["row"])
+    places = pc.index_in(losers["key"].combine_chunks(), value_set=fetched["key"].combine_chunks())
+    rows = zip(
+        fetched.take(places).to_pylist(),
+        losers["clip_score"].to_pylist(),
+        rejected["kept_key"].to_pylist(),
+        rejected["is_exact"].to_pylist(),
+        strict=True,
+    )
+    rejections = []
+    for pair, score, kept_key, is_exact in rows:
+        if is_exact:
+            reason, like = RejectReason.EXACT_DUPLICATE, "the same pixels as"
+        else:
+            reason, like = RejectReason.NEAR_DUPLICATE, "nearly the same image as"
+        detail = f"{like} {kept_key}, which scored no lower"
+        rejected_pair = SampleRejected(reason, detail)
+        rejections.append(
+            rejection(CaptionedImage(**pair), rejected_pair, kept_key=kept_key, clip_score=score)
+        )
+    return rejections

@@ -1,0 +1,1 @@
+"""The fetch stage: the pairs of a shard become images."""

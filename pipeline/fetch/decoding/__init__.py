@@ -1,0 +1,1 @@
+"""Bytes become images, in processes of their own."""

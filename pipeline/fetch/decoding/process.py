@@ -1,0 +1,159 @@
+"""The process that decodes: what a hostile file can break is this, not the worker.
+
+Started as `python -P -m pipeline.fetch.decoding.process`: no file of the user stands in for ours.
+It reads jobs from its standard input and answers on its standard output, each a frame of a JSON
+header and bytes. The first answer says that it has started.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+import warnings
+from enum import StrEnum
+from typing import IO, Any
+
+import cv2
+from PIL import Image
+
+from schemas.errors import RejectReason, SampleRejected
+from scoring.config import ImageSettings
+from scoring.images.prepare import PreparedImage, prepare_image
+
+FRAME = struct.Struct(">II")
+"""Length of the header and of the bytes that follow it."""
+
+BASE_MEMORY_BYTES = 4 * 1024**3
+BYTES_PER_PIXEL = 32
+"""Decoded RGBA, its copies and an encoder's, generously."""
+
+
+class Handling(StrEnum):
+    """What is done with an image that can be decoded."""
+
+    FETCHED = "fetched"
+    """It is encoded anew: what the web sends may hold anything."""
+    STORED = "stored"
+    """It comes from a dataset and is kept as it is where it fits."""
+    FINAL = "final"
+    """It is kept so in any size: another program has judged and resized it."""
+
+
+def frame_head(header: dict[str, Any], data_bytes: int) -> bytes:
+    """Returns a message up to its bytes, which follow."""
+    text = json.dumps(header).encode()
+    return FRAME.pack(len(text), data_bytes) + text
+
+
+def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
+    """Writes one message."""
+    file.write(frame_head(header, len(data)))
+    file.write(data)
+    file.flush()
+
+
+def read_frame(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Returns one message.
+
+    Raises:
+        EOFError: if the other side is gone.
+    """
+    head = file.read(FRAME.size)
+    if len(head) < FRAME.size:
+        raise EOFError
+    header_bytes, data_bytes = FRAME.unpack(head)
+    text, data = file.read(header_bytes), file.read(data_bytes)
+    if len(text) < header_bytes or len(data) < data_bytes:
+        raise EOFError
+    return json.loads(text), data
+
+
+def check_hash(data: bytes, expected_hash: str | None) -> None:
+    """Raises `SampleRejected` if the bytes do not have the hash, given as algorithm:hex."""
+    if expected_hash is None:
+        return
+    algorithm, _, wanted = expected_hash.partition(":")
+    if algorithm not in ("md5", "sha1", "sha256", "sha512"):
+        detail = f"unknown algorithm {algorithm[:20]!r}: use md5:, sha256: or sha512:"
+        raise SampleRejected(RejectReason.HASH_MISMATCH, detail)
+    found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    if found != wanted.strip().lower():
+        raise SampleRejected(RejectReason.HASH_MISMATCH, f"{algorithm} is {found}")
+
+
+def answer(
+    data: bytes, job: dict[str, Any], settings: ImageSettings
+) -> tuple[dict[str, Any], bytes]:
+    """Returns the message that tells what became of a file."""
+    try:
+        check_hash(data, job["expected_hash"])
+        if job["handling"] == Handling.FINAL:
+            settings = dataclasses.replace(
+                settings, resize_mode="no", min_side=0, max_aspect_ratio=math.inf
+            )
+        is_stored = job["handling"] != Handling.FETCHED
+        image: PreparedImage = prepare_image(data, settings, is_stored)
+    except SampleRejected as rejected:
+        return {"reason": rejected.reason.value, "detail": rejected.detail}, b""
+    header = {
+        "width": image.width,
+        "height": image.height,
+        "original_width": image.original_width,
+        "original_height": image.original_height,
+        "pixel_hash": image.pixel_hash,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    return header, image.encoded
+
+
+def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
+    """Answers jobs until there are no more.
+
+    Each job has an alarm that ends the process, wherever in a C library it may hang.
+    """
+    start, _ = read_frame(jobs)
+    settings = ImageSettings(**start["settings"])
+    memory = BASE_MEMORY_BYTES + BYTES_PER_PIXEL * settings.max_pixels
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    write_frame(answers, {"is_ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says from now on is about images
+    os.dup2(2, 1)
+    while True:
+        try:
+            job, data = read_frame(jobs)
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, start["timeout_seconds"])
+        header, encoded = answer(data, job, settings)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        write_frame(answers, header, encoded)
+
+
+def start_message(settings: ImageSettings, timeout_seconds: float) -> dict[str, Any]:
+    """Returns the first message that the process expects."""
+    return {"settings": dataclasses.asdict(settings), "timeout_seconds": timeout_seconds}
+
+
+def main() -> None:
+    """Serves on the standard streams; what C libraries print goes to standard error."""
+    cv2.setNumThreads(1)
+    warnings.simplefilter("ignore")
+    Image.init()  # loads the decoders now, not on the first image's time
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        serve(sys.stdin.buffer, answers)
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

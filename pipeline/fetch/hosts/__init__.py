@@ -1,0 +1,1 @@
+"""What is owed to hosts: their rules, their turns, their reservations."""

@@ -1,0 +1,261 @@
+"""Whose turn it is at a host: so many requests at once, and no more often than its rate allows."""
+
+import asyncio
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pipeline.config import FetchConfig
+from pipeline.fetch.hosts.memory import HostMemory
+from pipeline.fetch.hosts.robots import MAX_CRAWL_DELAY_SECONDS
+from schemas.errors import RejectReason, SampleRejected
+
+
+@dataclass(slots=True)
+class _Host:
+    active: int = 0
+    next_at: float = 0.0
+    """When the next request may begin, on the monotonic clock."""
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    """Redirected requests that wait for one of those at work to end."""
+
+
+class HostTurns:
+    """Counts the requests at work at each host, first ones and redirected ones alike."""
+
+    def __init__(self, memory: HostMemory, config: FetchConfig) -> None:
+        self._memory, self._limit = memory, config.connections_per_host
+        self._timeout_seconds = config.timeout_seconds
+        self._has_rules = config.respects_robots or config.respects_tdm
+        self._hosts: dict[str, _Host] = {}
+        self.on_free: Callable[[str], None] | None = None
+        """Told of a host that has room again."""
+
+    def is_full(self, origin: str) -> bool:
+        """Returns whether a host is asked as much at once as may be.
+
+        A host whose rules are not known gets one request, which asks for them: they may slow it.
+        """
+        is_known = not self._has_rules or self._memory.has_rules(origin)
+        return self._host(origin).active >= (self._limit if is_known else 1)
+
+    def start_at(self, origin: str) -> float:
+        """Returns when a host may be asked again, on the monotonic clock."""
+        paused_until = self._memory.host(origin).paused_until
+        if paused_until - time.monotonic() > self._timeout_seconds:
+            paused_until = 0.0  # too long to wait for: what asks it is rejected right away
+        return max(self._host(origin).next_at, paused_until)
+
+    def begin(self, origin: str) -> "Turn":
+        """Returns a turn that begins now; the caller has seen that it may."""
+        self._host(origin).active += 1
+        self._reserve(origin)
+        return Turn(self, origin)
+
+    async def wait(
+        self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
+    ) -> "Turn":
+        """Returns a turn at a host once it may begin.
+
+        Args:
+            patience_seconds: for other requests to end. A wait for the host's rate is bounded by
+                `wait_for_rate` alone.
+            deadline: of the caller, moved by the wait for the rate.
+
+        Raises:
+            SampleRejected: RATE_LIMITED, if that takes too long.
+        """
+        host = self._host(origin)
+        if host.active < self._limit:
+            host.active += 1
+        else:
+            await self._wait_for_room(host, origin, patience_seconds)
+        turn = Turn(self, origin)
+        try:
+            await self.wait_for_rate(origin, deadline)
+        except BaseException:
+            turn.end()
+            raise
+        return turn
+
+    async def _wait_for_room(self, host: _Host, origin: str, patience_seconds: float) -> None:
+        room = asyncio.get_running_loop().create_future()
+        host.waiting.append(room)
+        try:
+            await asyncio.wait({room}, timeout=max(patience_seconds, 0.0))
+            if not room.done():
+                raise no_turn(origin)
+        except BaseException:
+            if room.done():
+                self.end(origin)
+            else:
+                host.waiting.remove(room)
+            raise
+
+    async def wait_for_rate(self, origin: str, deadline: asyncio.Timeout | None = None) -> None:
+        """Returns when one more request of a turn may begin.
+
+        The wait is ours, not the host's: it does not count against an image's time, or no redirect
+        at a host with a crawl delay above that time could ever be followed.
+
+        Args:
+            deadline: of the caller, moved by the wait.
+
+        Raises:
+            SampleRejected: RATE_LIMITED, if so many wait already that it takes more than
+                `MAX_CRAWL_DELAY_SECONDS`, or the time between two requests if that is longer.
+        """
+        wait = self.start_at(origin) - time.monotonic()
+        between = self._memory.host(origin).seconds_between_requests
+        if wait > max(between, MAX_CRAWL_DELAY_SECONDS):
+            raise no_turn(origin)
+        self._reserve(origin)
+        if wait > 0:
+            if deadline is not None:
+                deadline.reschedule((deadline.when() or 0.0) + wait)
+            await asyncio.sleep(wait)
+
+    def end(self, origin: str) -> None:
+        """Takes note that a turn is over; who waits for room gets it first."""
+        host = self._host(origin)
+        while host.waiting:
+            room = host.waiting.popleft()
+            if not room.done():
+                room.set_result(None)
+                return
+        host.active -= 1
+        self.offer(origin)
+
+    def offer(self, origin: str) -> None:
+        """Lets rows of a host that wait in a queue begin, as far as they may."""
+        if self.on_free is not None:
+            self.on_free(origin)
+
+    def _reserve(self, origin: str) -> None:
+        start = max(self.start_at(origin), time.monotonic())
+        self._host(origin).next_at = start + self._memory.host(origin).seconds_between_requests
+
+    def _host(self, origin: str) -> _Host:
+        return self._hosts.setdefault(origin, _Host())
+
+
+def no_turn(origin: str) -> SampleRejected:
+    """Returns the rejection of an image for which a host had no room, or too many wait for it."""
+    return SampleRejected(RejectReason.RATE_LIMITED, f"no turn at {origin} within the image's time")
+
+
+class Turn:
+    """One request at work at a host; redirects move it to another. End it when done."""
+
+    def __init__(self, turns: HostTurns, origin: str) -> None:
+        self._turns = turns
+        self._origin: str | None = origin
+
+    async def move(
+        self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
+    ) -> None:
+        """Returns when the next request may begin, at this host or another.
+
+        Args:
+            patience_seconds: for other requests to end.
+            deadline: of the caller, moved by the wait for the host's rate.
+
+        Raises:
+            SampleRejected: RATE_LIMITED, if that takes too long.
+        """
+        if origin == self._origin:
+            await self._turns.wait_for_rate(origin, deadline)
+            return
+        self.end()  # nobody waits for a host while keeping another: no ring of waiting can form
+        await self._turns.wait(origin, patience_seconds, deadline)
+        self._origin = origin
+
+    def end(self) -> None:
+        """Takes note that the request is over."""
+        origin, self._origin = self._origin, None
+        if origin is not None:
+            self._turns.end(origin)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The rows of one host that wait."""
+
+    rows: deque[int] = field(default_factory=deque)
+    is_listed: bool = False
+
+
+class HostQueues:
+    """Hands out rows so that no host gets more than its share and no slot waits for a host."""
+
+    def __init__(self, rows: Iterable[tuple[str, int]], turns: HostTurns) -> None:
+        self._turns = turns
+        self._queues: dict[str, _Queue] = {}
+        for origin, row in rows:
+            self._queues.setdefault(origin, _Queue()).rows.append(row)
+        self._ready: deque[str] = deque()
+        self._later: list[tuple[float, str]] = []
+        self._waiting = sum(len(queue.rows) for queue in self._queues.values())
+        self._changed = asyncio.Event()
+        turns.on_free = self._freed
+        for origin in self._queues:
+            self._list(origin)
+
+    async def take(self) -> tuple[Turn | None, int, bool] | None:
+        """Returns a turn at a host, the row to ask of it and whether that is its last.
+
+        None at the end; no turn for a row that asks no host.
+        """
+        while self._waiting:
+            now = time.monotonic()
+            while self._later and self._later[0][0] <= now:
+                self._ready.append(heapq.heappop(self._later)[1])
+            if self._ready:
+                handed_out = self._hand_out(self._ready.popleft())
+                if handed_out is not None:
+                    return handed_out
+                continue
+            pause = self._later[0][0] - now if self._later else None
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), pause)
+            except TimeoutError:
+                continue
+        self._changed.set()
+        return None
+
+    def _hand_out(self, origin: str) -> tuple[Turn | None, int, bool] | None:
+        queue = self._queues[origin]
+        queue.is_listed = False
+        if origin and (
+            self._turns.is_full(origin) or self._turns.start_at(origin) > time.monotonic()
+        ):
+            self._list(origin)  # a redirected request came first
+            return None
+        row = queue.rows.popleft()
+        self._waiting -= 1
+        turn = self._turns.begin(origin) if origin else None
+        self._list(origin)
+        if self._ready or not self._waiting:
+            self._changed.set()
+        return turn, row, not queue.rows
+
+    def _freed(self, origin: str) -> None:
+        if origin in self._queues:
+            self._list(origin)
+            self._changed.set()
+
+    def _list(self, origin: str) -> None:
+        """Puts the host where it will be taken from as soon as it may be asked."""
+        queue = self._queues[origin]
+        is_full = bool(origin) and self._turns.is_full(origin)
+        if queue.is_listed or not queue.rows or is_full:
+            return
+        queue.is_listed = True
+        start_at = self._turns.start_at(origin) if origin else 0.0
+        if start_at > time.monotonic():
+            heapq.heappush(self._later, (start_at, origin))
+        else:
+            self._ready.append(origin)

@@ -1,0 +1,1 @@
+"""Images over HTTP: guarded, polite, within limits."""

@@ -1,0 +1,250 @@
+"""One HTTP request: guarded, within its limits of bytes, judged by its headers."""
+
+import asyncio
+import functools
+import ssl
+import time
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from pipeline.config import FetchConfig
+from pipeline.fetch.hosts.memory import HostMemory
+from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
+from pipeline.fetch.http.addresses import AddressGuard
+from pipeline.fetch.http.budgets import ByteBudget, paused
+from pipeline.fetch.http.resolver import CachedResolver
+from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
+from schemas.errors import RejectReason, SampleRejected
+from scoring.images.prepare import SNIFFED_BYTES, require_image
+
+MAX_RULES_BYTES = 500 * 1024
+"""Bytes of robots.txt that are read. Source: RFC 9309, section 2.5."""
+
+FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""What the client raises when a request fails."""
+
+CHUNK_BYTES = 64 * 1024
+MAX_ROOM_SECONDS = 300.0
+"""How long an answer may wait in all until decoders have made room for its bytes."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+PAUSING_STATUS = frozenset({429, 503})
+"""Answers by which a host asks to be left alone."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one request brought: a body, or where to go on."""
+
+    body: bytearray
+    location: str | None = None
+
+
+class HttpClient:
+    """Asks for images and for texts within one event loop; close it when done."""
+
+    def __init__(
+        self, config: FetchConfig, memory: HostMemory, resolver: AbstractResolver | None
+    ) -> None:
+        self._config, self._memory = config, memory
+        self._guard = AddressGuard(config.allow_networks, config.allow_ports)
+        self._budget = ByteBudget(config.max_buffered_bytes)
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            resolver=resolver or CachedResolver(memory.names),
+            use_dns_cache=False,
+            socket_factory=self._guard.open_socket,
+            happy_eyeballs_delay=None,
+            ssl=tls_context(config.ca_file),
+            keepalive_timeout=10.0,
+        )
+        contact = f" (+{config.contact})" if config.contact else ""
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.timeout_seconds),
+            headers={
+                "User-Agent": config.user_agent + contact,
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=2 * CHUNK_BYTES,
+        )
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._session.close()
+
+    def check_url(self, url: URL) -> None:
+        """Raises `SampleRejected` unless the URL may be asked."""
+        self._guard.check_url(url)
+
+    def release(self, body: bytearray) -> None:
+        """Takes note that the body of an answer is no longer held in memory."""
+        self._budget.release(len(body))
+
+    async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Answer:
+        """Returns the answer to a request for an image.
+
+        Args:
+            is_last: whether the connection need not be kept for more.
+            deadline: of the caller, moved by waits for room in memory.
+
+        Raises:
+            SampleRejected: whatever is in the way.
+        """
+        return await self._ask(url, self._config.max_bytes, deadline, is_last, is_image=True)
+
+    async def ask_text(self, url: URL, deadline: asyncio.Timeout) -> Answer:
+        """Returns the answer to a request for a small text, under the same guards.
+
+        A long one is cut after `MAX_RULES_BYTES`.
+
+        Raises:
+            SampleRejected: whatever is in the way.
+        """
+        return await self._ask(url, MAX_RULES_BYTES, deadline, is_last=False, is_image=False)
+
+    async def _ask(
+        self, url: URL, max_bytes: int, deadline: asyncio.Timeout, is_last: bool, is_image: bool
+    ) -> Answer:
+        """Returns the answer to one request."""
+        headers = {"Connection": "close"} if is_last else None
+        body = bytearray()
+        try:
+            async with self._session.get(url, allow_redirects=False, headers=headers) as response:
+                self._heed_pause(response)
+                if is_image:
+                    self._check_opt_out(url, response)
+                if response.status in REDIRECTS:
+                    return Answer(body, response.headers.get("Location", ""))
+                _check_status(response)
+                if is_image and (response.content_length or 0) > max_bytes:
+                    raise too_many(max_bytes)
+                try:
+                    body = await self._read(response, max_bytes, deadline, is_image)
+                except BaseException:
+                    response.close()
+                    raise
+            return Answer(body)
+        except BaseException as error:
+            self._budget.release(len(body))
+            if isinstance(error, FAILURES) and not isinstance(error, TimeoutError):
+                raise failure(error) from error
+            raise
+
+    def _heed_pause(self, response: aiohttp.ClientResponse) -> None:
+        """Takes note whether the host wants to be left alone for a while."""
+        origin = str(response.url.origin())
+        if response.status not in PAUSING_STATUS:
+            self._memory.accepted(origin)
+            return
+        wait = retry_after_seconds(response.headers.get("Retry-After"))
+        if wait is None:
+            self._memory.refused(origin)
+        else:
+            self._memory.pause(origin, wait)
+
+    def _check_opt_out(self, url: URL, response: aiohttp.ClientResponse) -> None:
+        """Raises `SampleRejected` if the page opts out, whatever else its answer says."""
+        tags = response.headers.getall("X-Robots-Tag", [])
+        try:
+            check_headers(response.headers, tags, self._config)
+        except SampleRejected as rejected:
+            self._memory.keep_opt_out(str(url), rejected)
+            raise
+
+    async def _read(
+        self,
+        response: aiohttp.ClientResponse,
+        max_bytes: int,
+        deadline: asyncio.Timeout,
+        is_image: bool,
+    ) -> bytearray:
+        """Returns the body, decompressed, held in the budget; of a text its first bytes.
+
+        What comes over the line counts as well: packed data can go on without giving a byte.
+        """
+        unpack = Unpacker(response.headers.get("Content-Encoding", ""))
+        body = bytearray()
+        raw_bytes, patience = 0, MAX_ROOM_SECONDS
+        is_sniffed, is_cut = not is_image, False
+        try:
+            async for chunk in response.content.iter_any():
+                if unpack.has_ended:
+                    break  # what follows is not of the image; the connection is given up
+                piece = unpack(chunk, max_bytes + 1 - len(body))
+                raw_bytes += len(chunk) - unpack.trailing_bytes
+                if not is_image:
+                    piece = piece[: max_bytes - len(body)]
+                patience -= await self._grow(len(piece), id(body), deadline, patience)
+                body += piece
+                if not is_sniffed and len(body) >= SNIFFED_BYTES:
+                    require_image(bytes(body[:SNIFFED_BYTES]))
+                    is_sniffed = True
+                is_cut = not is_image and max(raw_bytes, len(body)) >= max_bytes
+                if is_cut:
+                    break
+                if max(raw_bytes, len(body)) > max_bytes:
+                    raise too_many(max_bytes)
+            if not is_sniffed:
+                require_image(bytes(body))
+            if not (is_cut or unpack.is_complete):
+                raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
+        except BaseException:
+            self._budget.abandon(len(body), id(body))
+            raise
+        self._budget.finish(len(body), id(body))
+        return body
+
+    async def _grow(
+        self, amount: int, holder: int, deadline: asyncio.Timeout, patience_seconds: float
+    ) -> float:
+        """Returns the seconds until there was room for more bytes, which cost an image no time.
+
+        Raises:
+            SampleRejected: RATE_LIMITED, if our decoders are too slow; no host is to blame.
+        """
+        if self._budget.has_room(amount):
+            await self._budget.grow(amount, holder)
+            return 0.0
+        before = time.monotonic()
+        try:
+            with paused(deadline):
+                async with asyncio.timeout(patience_seconds):
+                    await self._budget.grow(amount, holder)
+        except TimeoutError:
+            detail = f"no room in memory within {MAX_ROOM_SECONDS:g} s: the decoders are slow"
+            raise SampleRejected(RejectReason.RATE_LIMITED, detail) from None
+        return time.monotonic() - before
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status == 200:
+        return
+    detail = f"HTTP {status}"
+    wait = retry_after_seconds(response.headers.get("Retry-After"))
+    if status in PAUSING_STATUS and wait is not None:
+        detail += f", asked to wait {wait:.0f} s"
+    if status == 429:
+        raise SampleRejected(RejectReason.RATE_LIMITED, detail, status)
+    if status in PASSING_STATUS or status >= 500:
+        raise SampleRejected(RejectReason.SERVER_ERROR, detail, status)
+    raise SampleRejected(RejectReason.HTTP_STATUS, detail, status)
+
+
+@functools.cache
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Returns the TLS settings of this process: made once, since it is slow."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context

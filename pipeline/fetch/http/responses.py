@@ -1,0 +1,105 @@
+"""What a server's answer means: where it leads, what it holds, why it failed."""
+
+import ssl
+import zlib
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from pipeline.fetch.http.addresses import parse_url
+from schemas.errors import RejectReason, SampleRejected
+
+PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504})
+"""Answers after which the same request may succeed later."""
+
+
+class Unpacker:
+    """Undoes a Content-Encoding, never producing more than is wanted."""
+
+    def __init__(self, encoding: str) -> None:
+        name = encoding.strip().lower()
+        if name in ("", "identity"):
+            self._inflate = None
+        elif name in ("gzip", "x-gzip", "deflate"):
+            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        else:
+            detail = f"Content-Encoding {name[:30]!r} was not asked for"
+            raise SampleRejected(RejectReason.BAD_RESPONSE, detail)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what was packed has come to its end."""
+        return self._inflate is None or self._inflate.eof
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether what was packed says of itself that nothing follows."""
+        return self._inflate is not None and self._inflate.eof
+
+    @property
+    def trailing_bytes(self) -> int:
+        """Number of bytes that came behind that end."""
+        return len(self._inflate.unused_data) if self._inflate is not None else 0
+
+    def __call__(self, chunk: bytes, wanted: int) -> bytes:
+        """Returns up to `wanted` bytes out of a chunk of the body."""
+        if self._inflate is None:
+            return chunk
+        try:
+            return self._inflate.decompress(chunk, max(wanted, 1))
+        except zlib.error as error:
+            raise SampleRejected(RejectReason.BAD_RESPONSE, f"gzip: {error}") from error
+
+
+def redirected(url: URL, location: str) -> URL:
+    """Returns where a redirect leads.
+
+    Raises:
+        SampleRejected: BAD_REDIRECT.
+    """
+    try:
+        if not location:
+            raise ValueError("no Location")
+        return parse_url(str(url.join(URL(location))))
+    except (ValueError, IndexError, SampleRejected) as error:  # yarl's own slip, too
+        detail = "no Location" if not location else "Location is not a URL"
+        raise SampleRejected(RejectReason.BAD_REDIRECT, detail) from error
+
+
+def too_many(max_bytes: int) -> SampleRejected:
+    """Returns the rejection of a body that is too large."""
+    return SampleRejected(RejectReason.TOO_MANY_BYTES, f"more than {max_bytes} bytes")
+
+
+def failure(error: Exception) -> SampleRejected:
+    """Returns what a client's error means for the sample."""
+    detail = _detail(error)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return SampleRejected(RejectReason.DNS_FAILED, detail)
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return SampleRejected(RejectReason.TLS_FAILED, detail)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return SampleRejected(RejectReason.INCOMPLETE_RESPONSE, detail)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        cause = error.__cause__
+        is_cut = cause is None or isinstance(cause, OSError) or "Not enough data" in str(cause)
+        reason = RejectReason.INCOMPLETE_RESPONSE if is_cut else RejectReason.BAD_RESPONSE
+        return SampleRejected(reason, detail)
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return SampleRejected(RejectReason.BAD_RESPONSE, detail)
+    if isinstance(error, aiohttp.InvalidURL | UnicodeError):
+        return SampleRejected(RejectReason.INVALID_URL, detail)
+    if isinstance(error, OSError):
+        return SampleRejected(RejectReason.CONNECT_FAILED, detail)
+    return SampleRejected(RejectReason.BAD_RESPONSE, detail)
+
+
+def _detail(error: Exception) -> str:
+    """Returns what happened, the same text each time (aiohttp's names an object's address)."""
+    cause: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    return f"{type(error).__name__}: {cause}"[:200]

@@ -1,0 +1,58 @@
+"""Images that lie in local folders, read from nowhere else."""
+
+import os
+import stat
+from pathlib import Path
+
+from pipeline.fetch.store_files import is_store
+from schemas.errors import RejectReason, SampleRejected
+
+
+class LocalFiles:
+    """Reads files below the folders that the configuration allows."""
+
+    def __init__(self, folders: tuple[str, ...], max_bytes: int) -> None:
+        local = (folder.removeprefix("file://") for folder in folders if not is_store(folder))
+        self._folders = tuple(Path(folder).resolve() for folder in local)
+        self._max_bytes = max_bytes
+
+    def read(self, url: str) -> bytearray:
+        """Returns a file's bytes. A relative path starts from each of the folders in turn.
+
+        Raises:
+            SampleRejected: if it is not there, not allowed or too large.
+        """
+        if not self._folders:
+            detail = "paths are read only below fetch.allow_folders"
+            raise SampleRejected(RejectReason.FORBIDDEN_SCHEME, detail)
+        path = self._find(url[len("file://") :] if url.lower().startswith("file://") else url)
+        try:
+            # Resolved already; O_NOFOLLOW and O_NONBLOCK guard against what is put there since.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            detail = os.strerror(error.errno or 0) if isinstance(error, OSError) else "bad path"
+            raise SampleRejected(RejectReason.FILE_NOT_FOUND, detail) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise SampleRejected(RejectReason.FILE_NOT_FOUND, "not a regular file")
+        with os.fdopen(descriptor, "rb") as file:
+            data = bytearray(file.read(self._max_bytes + 1))
+        if len(data) > self._max_bytes:
+            raise SampleRejected(RejectReason.TOO_MANY_BYTES, f"more than {self._max_bytes} bytes")
+        return data
+
+    def _find(self, text: str) -> Path:
+        """Returns the real path of a file below one of the folders."""
+        is_inside = False
+        for folder in self._folders:
+            try:
+                path = (folder / text).resolve()
+                if path.is_relative_to(folder):
+                    is_inside = True
+                    if path.exists():
+                        return path
+            except (OSError, ValueError, RuntimeError):
+                continue
+        if is_inside:
+            raise SampleRejected(RejectReason.FILE_NOT_FOUND, "no such file")
+        raise SampleRejected(RejectReason.FORBIDDEN_ADDRESS, "outside of fetch.allow_folders")

@@ -1,0 +1,149 @@
+"""A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
+
+import dataclasses
+import json
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pipeline.dataset.tars import add_member
+from pipeline.fetch.decoding.pool import DecodedImage
+from schemas.columns import table_from_records, write_table
+from schemas.errors import SampleRejected
+from schemas.records import (
+    FETCHED_SCHEMA,
+    MORE_IMAGE,
+    CaptionedImage,
+    FetchedSample,
+    ImageFormat,
+    Pair,
+)
+from schemas.storage import commit_file
+
+PAIR_COLUMNS = tuple(field.name for field in dataclasses.fields(CaptionedImage))
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledImage:
+    """An image that waits for its turn in the tar."""
+
+    offset: int
+    length: int
+    image: DecodedImage
+    """Its `encoded` is empty: the bytes are in the spool."""
+
+
+Outcome = SpooledImage | SampleRejected
+"""Of an image that was asked for: where it waits, or why it is not there."""
+
+KeptPair = tuple[Pair, tuple[SpooledImage, ...]]
+"""A pair with its images, in their order; none for text alone."""
+
+Fetched = tuple[FetchedSample, tuple[bytes, ...]]
+"""A sample with its encoded images, in their order; none for text alone."""
+
+
+def write_samples(
+    samples: Iterable[Fetched],
+    tar_path: str,
+    table_path: str,
+    fingerprint: str,
+) -> None:
+    """Writes the tar and the table of a fetched shard, the same bytes for the same samples.
+
+    Args:
+        samples: in the order of their keys.
+    """
+    rows = []
+    with (
+        commit_file(tar_path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for sample, images in samples:
+            rows.append(sample)
+            for name, image in zip(sample.image_members, images, strict=True):
+                add_member(tar, name, image)
+            add_member(tar, f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
+            add_member(tar, f"{sample.key}.json", sample_json(sample))
+    with commit_file(table_path) as file:
+        write_table(table_from_records(rows, FETCHED_SCHEMA), file, {"fingerprint": fingerprint})
+
+
+def read_spool(
+    kept: Iterable[KeptPair], spool: IO[bytes], image_format: ImageFormat
+) -> Iterator[Fetched]:
+    """Yields the samples of pairs that were fetched, those of one in memory at a time."""
+    for pair, spooled in kept:
+        images = []
+        for place in spooled:
+            spool.seek(place.offset)
+            images.append(spool.read(place.length))
+        yield fetched_sample(pair, spooled, image_format), tuple(images)
+
+
+def fetched_sample(
+    pair: Pair, spooled: tuple[SpooledImage, ...], image_format: ImageFormat
+) -> FetchedSample:
+    """Returns the row of a pair whose images were fetched, or that is text alone."""
+    image = spooled[0].image if spooled else None
+    more = [
+        {name: getattr(place.image, name) for name in MORE_IMAGE.names} for place in spooled[1:]
+    ]
+    return FetchedSample(
+        **{name: getattr(pair, name) for name in PAIR_COLUMNS},
+        image_format=image_format if image else None,
+        width=image.width if image else None,
+        height=image.height if image else None,
+        original_width=image.original_width if image else None,
+        original_height=image.original_height if image else None,
+        sha256=image.sha256 if image else None,
+        pixel_hash=image.pixel_hash if image else None,
+        more_images=more or None,
+    )
+
+
+def sample_json(sample: FetchedSample) -> bytes:
+    """Returns what a sample's json member holds: our fields, and img2dataset's of success."""
+    values = {name: getattr(sample, name) for name in FETCHED_SCHEMA.names}
+    values |= {"status": "success", "error_message": None}
+    return json.dumps(values, sort_keys=True).encode()
+
+
+def shard_stats(reasons: dict[str, int], successes: int, started_at: float) -> dict[str, Any]:
+    """Returns a shard's statistics, in img2dataset's fields and ours.
+
+    Args:
+        reasons: how many pairs were rejected for each reason.
+        started_at: Unix time.
+    """
+    ended_at = time.time()
+    of_images = sum(count for reason, count in reasons.items() if reason in IMAGE_REASONS)
+    rejected = sum(reasons.values())
+    return {
+        "count": successes + rejected,
+        "successes": successes,
+        "failed_to_download": rejected - of_images,
+        "failed_to_resize": of_images,
+        "duration": ended_at - started_at,
+        "start_time": started_at,
+        "end_time": ended_at,
+        "status_dict": {"success": successes, **reasons},
+        "kept": successes,
+        "rejected": reasons,
+    }
+
+
+IMAGE_REASONS = frozenset(
+    {
+        "not_an_image",
+        "decode_failed",
+        "decoder_crashed",
+        "too_many_pixels",
+        "too_many_frames",
+        "too_small",
+        "too_elongated",
+    }
+)
+"""Reasons that img2dataset counts as a failure to resize."""

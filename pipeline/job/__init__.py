@@ -1,0 +1,1 @@
+"""A job from its lock to its summary: runners, workers, logs."""

@@ -1,0 +1,290 @@
+"""A curation job from its lock to its summary: what stands around the graph."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.runners.runner import PipelineState
+from rich.console import Console
+
+from pipeline.config import CurationConfig
+from pipeline.curate import NOT_DECIDING, curate
+from pipeline.dataset.guard import (
+    FOLDERS,
+    config_path,
+    guard_folder,
+    has_output,
+    refuse_foreign_folder,
+    remove_leftovers,
+    remove_outputs,
+)
+from pipeline.dataset.progress import forget_unfinished
+from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
+from pipeline.job.failures import JobFailed, explained, place_of, worker_died
+from pipeline.job.lock import hold_folder
+from pipeline.job.log import logging_to_folder
+from pipeline.job.runners import ChosenRunner, choose_runner
+from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
+from pipeline.job.watch import WorkerWatch
+from pipeline.level.edges import ALL_SOURCES, read_old_edges
+from pipeline.read.inputs import check_inputs
+from pipeline.report.balance import count_stages
+from pipeline.report.write import write_report
+from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Manifest
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import exists, is_local, list_files, local_path, read_json
+from scoring.clip.scorer import check_model
+from scoring.devices import require_device
+
+PAUSE_SECONDS = 0.25
+"""Between two looks at the job's thread and workers."""
+
+MARKERS = {
+    Stage.READ: ".parquet",
+    Stage.FETCH: "_stats.json",
+    Stage.SCORE: ".parquet",
+    Stage.DEDUPLICATE: ".parquet",
+    Stage.LEVEL: ".parquet",
+}
+"""Stage to the end of the name of the file that it writes last for a shard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to do, where and by whom."""
+
+    root: str
+    """Folder or fsspec URL of the dataset."""
+    config: CurationConfig
+    stages: tuple[Stage, ...]
+    """In their order, without gaps; empty for the report alone."""
+    has_report: bool
+    """Whether manifest and report are written when the stages are done."""
+    files: tuple[str, ...] = ()
+    """Where the pairs are, if they are read."""
+    runner: str = "local"
+    workers: int = 1
+    beam_flags: tuple[str, ...] = ()
+    redo: Stage | None = None
+    """Remove first what this stage and the stages after it made."""
+    retry: tuple[str, ...] | None = None
+    """Ask again for what was rejected for these reasons, for every retryable one if empty."""
+
+
+def run_job(job: Job, console: Console) -> Manifest | None:
+    """Returns the manifest, if the job writes one, when all of its stages are done.
+
+    Raises:
+        ConfigError: before any work, if the job cannot start.
+        DatasetError: if the folder does not hold what the stages need.
+        JobFailed: if a stage or a worker failed.
+    """
+    layout = DatasetLayout(job.root)
+    started = time.monotonic()
+    chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    job = replace(job, config=with_image_folders(job.config, job.files))
+    if Stage.READ not in job.stages and not exists(layout.root):
+        raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
+    if not job.stages and not exists(config_path(layout)):
+        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    refuse_foreign_folder(layout)
+    with hold_folder(layout) as left_behind, logging_to_folder(layout):
+        if left_behind is not None:
+            console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
+        for state in forget_unfinished(layout):
+            console.print(f"  it had not finished {place_of(state)}")
+        remove_leftovers(layout)
+        finish_moves(layout)
+        check_stages(job, runs_here=chosen.is_local)
+        if job.redo is not None:
+            remove_outputs(layout, job.redo)
+        guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        if job.stages:
+            shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
+            session = None if job.retry is None else begin_retry(layout, job.retry)
+            _run_stages(job, layout, chosen, shards, session, console)
+            if session is not None:
+                console.print(end_retry(layout, session))
+        manifest = write_report(layout, job.config) if job.has_report else None
+        stages = manifest.stages if manifest is not None else count_stages(layout)
+    console.print(summary_table(stages))
+    console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
+    return manifest
+
+
+def check_stages(job: Job, *, runs_here: bool) -> None:
+    """Raises what a stage would only find out when its turn comes, hours after the start.
+
+    Args:
+        runs_here: whether the stages will run on this machine, so that their devices must be here.
+
+    Raises:
+        ConfigError: if the model cannot be loaded, old edges do not fit, or a GPU is not there.
+        DatasetError: if old edges cannot be read.
+    """
+    if Stage.LEVEL in job.stages:
+        old = read_old_edges(job.config.levels)
+        if old is not None and ALL_SOURCES not in old.groups:
+            for source in input_names(job):
+                old.group_of(source)
+    if Stage.DEDUPLICATE in job.stages and runs_here:
+        require_device(job.config.deduplicate.device, "deduplicate.device")
+    if Stage.SCORE in job.stages:
+        check_model(job.config.score, runs_here=runs_here)
+
+
+def input_names(job: Job) -> list[str]:
+    """Returns what `source` will say of the pairs: the names of the files read now or before."""
+    if Stage.READ in job.stages:
+        return [file.name for file in check_inputs(job.files, job.config.read)]
+    marker = f"{DatasetLayout(job.root).run}/read.json"
+    files = read_json(marker)["files"] if exists(marker) else []
+    return [path.rstrip("/").rsplit("/", 1)[-1] for path in files]
+
+
+def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:
+    """Returns the configuration with leave to read images from the folders that the input names.
+
+    A path in a row is read only below a folder that the person who runs the job has named: as
+    read.image_folder, as an input folder of images, or by giving a LLaVA JSON that lies in it.
+
+    Raises:
+        ConfigError: if one of the files cannot be read, or a folder is not there.
+    """
+    folders = [file.image_folder for file in check_inputs(files, config.read)] if files else []
+    for folder in folders:
+        if folder is not None and is_local(folder) and not Path(local_path(folder)).is_dir():
+            raise ConfigError(f"{folder}, where images are to be, is not a folder")
+    named = sorted({folder for folder in folders if folder} - set(config.fetch.allow_folders))
+    if not named:
+        return config
+    allowed = (*config.fetch.allow_folders, *named)
+    return replace(config, fetch=replace(config.fetch, allow_folders=allowed))
+
+
+def with_shared_cores(config: CurationConfig, workers: int) -> CurationConfig:
+    """Returns the configuration with decoders and searches for one worker of several here.
+
+    Args:
+        workers: processes that share this machine's cores; 0 if each has a machine of its own.
+    """
+    if workers < 2:
+        return config
+    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    fetch, search = config.fetch, config.deduplicate
+    return replace(
+        config,
+        fetch=replace(fetch, decode_processes=fetch.decode_processes or share),
+        deduplicate=replace(search, threads=search.threads or share),
+    )
+
+
+def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
+    """Returns the shards that a stage starts from.
+
+    Raises:
+        DatasetError: if the stage before it has not done all of them.
+    """
+    before = stage_before(layout, stage)
+    wanted = _committed(layout, Stage.READ)
+    if not wanted:
+        raise DatasetError(f"{layout.root} has no pairs: run `read` or `curate` first")
+    ready = _committed(layout, before)
+    missing = sorted(wanted - ready)
+    if missing:
+        raise DatasetError(
+            f"{stage.value} needs what {before.value} makes, which is missing for "
+            f"{len(missing)} of {len(wanted)} shards (the first: {missing[0]:05d}): "
+            f"run `{before.value}` first"
+        )
+    return sorted(wanted)
+
+
+def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
+    """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
+    stages = list(Stage)
+    before = stages[stages.index(stage) - 1]
+    if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
+        return Stage.FETCH
+    return before
+
+
+def _committed(layout: DatasetLayout, stage: Stage) -> set[int]:
+    suffix = MARKERS[stage]
+    names = [
+        path.rsplit("/", 1)[-1].removesuffix(suffix)
+        for path in list_files(f"{layout.root}/{FOLDERS[stage]}", suffix)
+    ]
+    return {int(name) for name in names if name.isdecimal()}
+
+
+class _PipelineThread(threading.Thread):
+    """Runs the pipeline, so that the main thread can watch it; keeps the error it ended with."""
+
+    def __init__(self, pipeline: beam.Pipeline) -> None:
+        super().__init__(name="pipeline", daemon=True)
+        self._pipeline = pipeline
+        self.error: BaseException | None = None
+        self.state: str = PipelineState.UNKNOWN
+
+    def run(self) -> None:
+        try:
+            result = self._pipeline.run()
+            self.state = result.wait_until_finish() or result.state
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
+            self.error = error
+
+
+def _run_stages(
+    job: Job,
+    layout: DatasetLayout,
+    chosen: ChosenRunner,
+    shards: Sequence[int],
+    session: RetrySession | None,
+    console: Console,
+) -> None:
+    try:
+        pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
+    except ValueError as error:
+        faults = " ".join(str(error).split())
+        raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
+    config = with_shared_cores(job.config, chosen.workers)
+    curate(pipeline, layout, config, job.stages, job.files, shards, session)
+    run_watched(pipeline, layout, job.stages, console)
+
+
+def run_watched(
+    pipeline: beam.Pipeline, layout: DatasetLayout, stages: Sequence[Stage], console: Console
+) -> None:
+    """Runs a pipeline to its end, shows its progress and looks after its workers.
+
+    Raises:
+        JobFailed: if a stage failed or a worker died; the workers that are left are ended.
+        ConfigError: if a worker found that the configuration cannot work.
+        DatasetError: if a worker found that the folder does not hold what it needs.
+    """
+    started = time.time()
+    thread = _PipelineThread(pipeline)
+    watch = WorkerWatch()
+    try:
+        with watch, ProgressDisplay(layout, stages, console) as display:
+            thread.start()
+            while thread.is_alive():
+                thread.join(PAUSE_SECONDS)
+                display.refresh()
+                lost = watch.lost()
+                if lost is not None and thread.is_alive():
+                    raise worker_died(layout, lost)
+    finally:
+        if thread.is_alive():
+            watch.end_all()
+    if thread.error is not None:
+        raise explained(thread.error, layout, started, watch.died_first()) from thread.error
+    if thread.state != PipelineState.DONE:
+        raise JobFailed(f"the runner ended the job in the state {thread.state}")

@@ -1,0 +1,1 @@
+"""The level stage: scores are cut into alignment levels."""

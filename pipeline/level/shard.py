@@ -1,0 +1,327 @@
+"""The levels of a shard's unique pairs: counted, tallied and written."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
+from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.level.edges import (
+    ALL_SOURCES,
+    LevelTally,
+    SavedEdges,
+    read_edges,
+    read_old_edges,
+    save_edges,
+)
+from schemas.columns import read_table, write_table
+from schemas.errors import DatasetError, RejectReason, SampleRejected
+from schemas.records import (
+    FETCHED_SCHEMA,
+    LEVELLED_SCHEMA,
+    UNIQUE_SCHEMA,
+    CaptionedImage,
+    Rejection,
+)
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import commit_file, committed_fingerprint, open_read, remove
+from scoring.config import LevelConfig
+from scoring.levels.edges import (
+    EdgeSearch,
+    Histogram,
+    count_cells,
+    levels_from_edges,
+    merge_histograms,
+    refine,
+)
+
+PAIR_COLUMNS = [field.name for field in fields(CaptionedImage)]
+
+
+_NIBBLES = np.full(256, 255, np.uint8)
+
+
+_NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSearch:
+    """What is known of the edges after some passes over the shards."""
+
+    fingerprint: str
+    """Of the edges: the settings and all unique shards."""
+    searches: dict[str, EdgeSearch]
+    """By group: all pairs under one name and, if asked for, each source."""
+    known: SavedEdges | None
+    """Edges that need no search: those of a former run, or of another dataset."""
+    is_saved: bool
+    """Whether this dataset's file of edges already stands."""
+    passes_done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to find."""
+        searches = self.searches.values()
+        return self.known is not None or (self.passes_done > 0 and all(s.is_done for s in searches))
+
+    @property
+    def edges(self) -> SavedEdges:
+        """The edges, once the search is done."""
+        if self.known is not None:
+            return replace(self.known, fingerprint=self.fingerprint)
+        found = {group: search.edges for group, search in self.searches.items()}
+        num_levels = next((edges.num_levels for edges in found.values()), 0)
+        return SavedEdges(self.fingerprint, num_levels, found)
+
+
+def add_histograms(first: Histogram, second: Histogram) -> Histogram:
+    """Returns the sum of two histograms of one pass."""
+    return merge_histograms([first, second])
+
+
+def unique_fingerprint(shard: int, layout: DatasetLayout) -> tuple[int, str]:
+    """Returns the shard with the fingerprint of its unique pairs.
+
+    Raises:
+        DatasetError: if they are not there.
+    """
+    fingerprint = committed_fingerprint(layout.unique(shard))
+    if fingerprint is None:
+        raise DatasetError(f"{layout.unique(shard)} is missing: deduplicate the dataset first")
+    return shard, fingerprint
+
+
+def begin_search(
+    shards: list[tuple[int, str]], layout: DatasetLayout, config: LevelConfig
+) -> LevelSearch:
+    """Returns the search before its first pass, or with the edges if they are known.
+
+    Args:
+        shards: all shards of the dataset with the fingerprints of their unique pairs.
+
+    Raises:
+        ConfigError: if old edges are asked for and are not there or do not fit.
+    """
+    old = read_old_edges(config)
+    settings = deciding_settings(config, leave_out=["edges_from"])
+    groups = None if old is None else {name: repr(edges) for name, edges in old.groups.items()}
+    upstream = [f"{shard}:{fingerprint}" for shard, fingerprint in sorted(shards)]
+    fingerprint = stage_fingerprint(Stage.LEVEL, {**settings, "old_edges": groups}, upstream)
+    if is_committed(layout.edges, fingerprint):
+        return LevelSearch(fingerprint, {}, read_edges(layout.edges), is_saved=True)
+    remove(layout.edges)
+    return LevelSearch(fingerprint, {}, old, is_saved=False)
+
+
+def count_shard(
+    shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
+) -> dict[str, Histogram]:
+    """Returns the shard's histogram of the next pass for each group that still needs it."""
+    if search.is_done:
+        return {}
+    start = EdgeSearch(config.num_levels, config.top_fraction)
+    unique = read_scores(layout, shard)
+    counts = {}
+    # Beside those of the sources, overall edges are found: new data may have other sources.
+    groups = group_rows(layout, shard, config, unique) | {ALL_SOURCES: np.arange(len(unique.keys))}
+    for group, rows in groups.items():
+        group_search = search.searches.get(group, start)
+        if group_search.is_done:
+            continue
+        scores = unique.clip_score[rows]
+        is_levelled = at_least(scores, config.minimum_score)
+        hashes = RowHashes(unique.keys, rows[is_levelled])
+        counts[group] = count_cells(group_search, scores[is_levelled], hashes)
+    return counts
+
+
+def refine_all(
+    counts: dict[str, Histogram], config: LevelConfig, search: LevelSearch
+) -> LevelSearch:
+    """Returns what is known once a pass over all shards has found `counts`."""
+    if search.is_done:
+        return search
+    start = EdgeSearch(config.num_levels, config.top_fraction)
+    searches = dict(search.searches)
+    for group in sorted(counts):
+        searches[group] = refine(searches.get(group, start), counts[group])
+    return replace(search, searches=searches, passes_done=search.passes_done + 1)
+
+
+def tally_shard(
+    shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
+) -> dict[str, LevelTally]:
+    """Returns how many pairs of the shard have which level, for each group."""
+    if search.is_saved:
+        return {}
+    unique = read_scores(layout, shard)
+    levels = levels_of(layout, shard, config, search.edges, unique)
+    return {
+        group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
+        for group, rows in group_rows(layout, shard, config, unique).items()
+    }
+
+
+def save_found_edges(
+    tallies: dict[str, LevelTally],
+    layout: DatasetLayout,
+    config: LevelConfig,
+    search: LevelSearch,
+) -> SavedEdges:
+    """Returns the edges, saved with what they make of the data."""
+    edges = replace(search.edges, num_levels=config.num_levels, is_per_source=config.per_source)
+    if not search.is_saved:
+        settings = deciding_settings(config)
+        save_edges(layout.edges, edges, tallies, settings, read_old_edges(config))
+    return edges
+
+
+def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: SavedEdges) -> int:
+    """Returns the shard once the levels of its unique pairs are committed."""
+    _, upstream = unique_fingerprint(shard, layout)
+    fingerprint = stage_fingerprint(Stage.LEVEL, {"edges": edges.fingerprint}, [upstream])
+    marker = layout.levelled(shard)
+    if is_committed(marker, fingerprint):
+        return shard
+    remove(marker)
+    unique = read_scores(layout, shard)
+    with ShardProgress(layout, Stage.LEVEL, shard, len(unique.keys)) as progress:
+        levels = levels_of(layout, shard, config, edges, unique)
+        rejections = _rejections(layout, shard, config, unique, levels)
+        write_rejections(layout, Stage.LEVEL, shard, rejections, fingerprint)
+        kept = np.flatnonzero(levels)
+        table = pa.table(
+            {
+                "key": unique.keys.take(kept),
+                "clip_score": unique.clip_score[kept],
+                "alignment_level": levels[kept],
+            },
+            schema=LEVELLED_SCHEMA,
+        )
+        with commit_file(marker) as file:
+            write_table(table, file, {"fingerprint": fingerprint})
+        progress.update(len(kept), len(rejections))
+    return shard
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueScores:
+    """What levelling needs of a shard."""
+
+    keys: pa.Array
+    clip_score: NDArray[np.float32]
+
+
+class RowHashes:
+    """The first 64 bits of the keys of some rows, read from their digits only when asked for.
+
+    Few pairs tie with an edge; reading all keys would take longer than all else.
+    """
+
+    def __init__(self, keys: pa.Array, rows: NDArray[np.intp]) -> None:
+        self._keys, self._rows = keys, rows
+
+    def __getitem__(self, places: NDArray[np.intp], /) -> NDArray[np.uint64]:
+        """Returns the hashes of those of the rows that stand at these places."""
+        return key_hashes(self._keys.take(pa.array(self._rows[places])))
+
+
+def read_scores(layout: DatasetLayout, shard: int) -> UniqueScores:
+    """Returns the keys and scores of a shard's unique pairs."""
+    with open_read(layout.unique(shard)) as file:
+        table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
+    keys = table["key"].combine_chunks()
+    return UniqueScores(keys, table["clip_score"].to_numpy().astype(np.float32, copy=False))
+
+
+def key_hashes(keys: pa.Array) -> NDArray[np.uint64]:
+    """Returns the first 16 hex digits of the keys as numbers, (n,).
+
+    Raises:
+        DatasetError: if a key is no hexadecimal number of 32 digits.
+    """
+    text = np.frombuffer("".join(keys.to_pylist()).encode(), np.uint8)
+    if len(text) != 32 * len(keys):
+        raise DatasetError("a key does not have 32 hexadecimal digits")
+    digits = _NIBBLES[text.reshape(-1, 32)[:, :16]]
+    if digits.max(initial=0) > 15:
+        raise DatasetError("a key is no hexadecimal number")
+    values = digits[:, 0::2] << 4 | digits[:, 1::2]
+    return np.ascontiguousarray(values).view(">u8").reshape(-1).astype(np.uint64)
+
+
+def group_rows(
+    layout: DatasetLayout, shard: int, config: LevelConfig, unique: UniqueScores
+) -> dict[str, NDArray[np.intp]]:
+    """Returns the rows of each group of pairs that is levelled by itself."""
+    if not config.per_source:
+        return {ALL_SOURCES: np.arange(len(unique.keys))}
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA, ["key", "source"])
+    places = pc.index_in(unique.keys, value_set=fetched["key"].combine_chunks())
+    sources = fetched["source"].combine_chunks().take(places).dictionary_encode()
+    codes = sources.indices.to_numpy()
+    names = sources.dictionary.to_pylist()
+    return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+
+
+def at_least(scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.bool_]:
+    """Returns which scores are not below the minimum, (n,); compared in float32 as stored."""
+    if minimum is None:
+        return np.ones(len(scores), np.bool_)
+    return scores >= np.float32(minimum)
+
+
+def levels_of(
+    layout: DatasetLayout,
+    shard: int,
+    config: LevelConfig,
+    edges: SavedEdges,
+    unique: UniqueScores,
+) -> NDArray[np.int8]:
+    """Returns the levels of a shard's unique pairs, (n,); 0 for those that are left out.
+
+    Raises:
+        ConfigError: if there are no edges for one of the sources.
+    """
+    levels = np.zeros(len(unique.keys), np.int8)
+    for group, rows in group_rows(layout, shard, config, unique).items():
+        group_edges = edges.groups[edges.group_of(group)]
+        hashes = RowHashes(unique.keys, rows)
+        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes, group_edges)
+    levels[~at_least(unique.clip_score, config.minimum_score)] = 0
+    return levels
+
+
+def _rejections(
+    layout: DatasetLayout,
+    shard: int,
+    config: LevelConfig,
+    unique: UniqueScores,
+    levels: NDArray[np.int8],
+) -> list[Rejection]:
+    left_out = np.flatnonzero(levels == 0)
+    if not len(left_out):
+        return []
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        fetched = read_table(file, FETCHED_SCHEMA, PAIR_COLUMNS)
+    keys = unique.keys.take(left_out)
+    rows = fetched.take(pc.index_in(keys, value_set=fetched["key"].combine_chunks()))
+    is_high_enough = at_least(unique.clip_score, config.minimum_score)
+    rejections = []
+    for place, values in zip(left_out.tolist(), rows.to_pylist(), strict=True):
+        score = float(unique.clip_score[place])
+        if is_high_enough[place]:
+            reason = RejectReason.BELOW_TOP_FRACTION
+            detail = f"scored {score:.6f}, below the best scored pairs that are kept"
+        else:
+            reason = RejectReason.BELOW_MINIMUM_SCORE
+            detail = f"scored {score:.6f}, the minimum is {config.minimum_score}"
+        rejected = SampleRejected(reason, detail)
+        rejections.append(rejection(CaptionedImage(**values), rejected, clip_score=score))
+    return rejections

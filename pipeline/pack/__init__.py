@@ -1,0 +1,1 @@
+"""The pack stage: train shards of equal size."""

@@ -1,0 +1,72 @@
+"""Which rows of which shards make each train shard."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from pipeline.config import PackConfig
+from schemas.errors import DatasetError
+from schemas.shards import DatasetLayout
+from schemas.storage import (
+    open_read,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of rows of one shard of pairs, as it goes into a train shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainShardPlan:
+    """What a train shard is made of."""
+
+    shard: int
+    pieces: tuple[Piece, ...]
+    has_levels: bool
+
+    @property
+    def samples(self) -> int:
+        """How many samples it will hold."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+
+def plan_train_shards(
+    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+) -> list[TrainShardPlan]:
+    """Returns what each train shard is made of: all rows, in the order of shards and keys."""
+    room, number = config.samples_per_shard, 0
+    plans: list[TrainShardPlan] = []
+    pieces: list[Piece] = []
+    for shard in sorted(shards):
+        start, rows = 0, _count_rows(_rows_path(layout, shard, has_levels))
+        while start < rows:
+            stop = min(rows, start + room)
+            pieces.append(Piece(shard, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                plans.append(_plan(number, pieces, has_levels))
+                room, number, pieces = config.samples_per_shard, number + 1, []
+    return [*plans, _plan(number, pieces, has_levels)] if pieces else plans
+
+
+def _plan(number: int, pieces: Sequence[Piece], has_levels: bool) -> TrainShardPlan:
+    return TrainShardPlan(shard=number, pieces=tuple(pieces), has_levels=has_levels)
+
+
+def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:
+    return layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
+
+
+def _count_rows(path: str) -> int:
+    try:
+        with open_read(path) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing: run the stage that makes it first") from error

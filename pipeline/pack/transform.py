@@ -1,0 +1,43 @@
+"""Pack: from fetched shards and their levels to `train/`, WebDataset shards of exact size.
+
+A plan made from the counts of the shards says which rows of which shards make each train shard.
+Each is then written in one pass over a contiguous range, image by image; nothing is shuffled.
+"""
+
+import apache_beam as beam
+
+from pipeline.config import PackConfig
+from pipeline.pack.plan import plan_train_shards
+from pipeline.pack.shard import pack_shard, write_index
+from schemas.shards import DatasetLayout
+
+
+class PackShards(beam.PTransform):
+    """Packs the shards whose numbers come in; the numbers of the train shards go out."""
+
+    def __init__(self, layout: DatasetLayout, config: PackConfig, has_levels: bool) -> None:
+        super().__init__()
+        self._layout, self._config, self._has_levels = layout, config, has_levels
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Waits for all shards, since the plan is made from their counts, and packs."""
+        layout, config, has_levels = self._layout, self._config, self._has_levels
+        one = shards.pipeline | beam.Create([None])
+        packed = (
+            one
+            | "Plan"
+            >> beam.FlatMap(
+                lambda _, all_shards: plan_train_shards(layout, all_shards, config, has_levels),
+                beam.pvalue.AsIter(shards),
+            )
+            | "SpreadPlans" >> beam.Reshuffle()
+            | "PackShard" >> beam.Map(lambda plan: pack_shard(layout, plan, config))
+        )
+        return (
+            one
+            | "Index"
+            >> beam.FlatMap(
+                lambda _, counts: write_index(layout, counts), beam.pvalue.AsIter(packed)
+            )
+            | "SpreadTrainShards" >> beam.Reshuffle()
+        )

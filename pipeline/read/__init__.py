@@ -1,0 +1,1 @@
+"""The read stage: inputs of any form become shards of pairs."""

@@ -1,0 +1,253 @@
+"""One reader for each input format: from a part of a file to batches of raw rows."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.config import ReadConfig
+from pipeline.read.columns import CAPTION_NAMES, PATH_NAMES, InputColumns
+from pipeline.read.inputs import (
+    METADATA_NAMES,
+    InputFile,
+    InputFormat,
+    InputSplit,
+    walk_files,
+)
+from pipeline.read.rows import (
+    IMAGE_SUFFIXES,
+    RAW_SCHEMA,
+    RawRow,
+    excerpt,
+    rejected_row,
+    row_of_record,
+    row_or_reason,
+    storable,
+)
+from pipeline.read.tar_rows import read_tar
+from pipeline.read.texts import (
+    CsvRows,
+    MalformedLine,
+    damaged,
+    iterate_json,
+    lines_of_range,
+    open_text,
+    split_tsv,
+)
+from schemas.errors import RejectReason, SampleRejected
+from schemas.storage import open_read
+
+BATCH_ROWS = 32_768
+
+
+def read_split(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:
+    """Yields the rows of a part of an input file as tables of `RAW_SCHEMA`.
+
+    Raises:
+        ConfigError: if the file turns out to be damaged further on than its beginning.
+    """
+    try:
+        if split.file.format is InputFormat.PARQUET:
+            yield from _read_parquet(split, config)
+        else:
+            yield from _in_batches(_read_rows(split, config))
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        raise damaged(split.file.path, error) from error
+
+
+def _read_rows(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
+    file = split.file
+    if file.format is InputFormat.URL_LIST:
+        for line in _lines(split):
+            yield row_or_reason(_row_of_line, line)
+    elif file.format is InputFormat.JSON_LINES:
+        for line in _lines(split):
+            yield row_or_reason(_row_of_json, line, file, config)
+    elif file.format is InputFormat.JSON_LIST:
+        with open_text(file.path) as text:
+            for value in iterate_json(text):
+                yield row_or_reason(row_of_record, value, file.columns, config.as_captions)
+    elif file.format is InputFormat.IMAGE_FOLDER:
+        yield from _read_folder(file.path)
+    elif file.format is InputFormat.TAR:
+        yield from read_tar(file.path, file.table, config)
+    else:
+        yield from _read_fields(split, config)
+
+
+def _lines(split: InputSplit) -> Iterator[str]:
+    """Yields the lines of a part of a file that are not empty."""
+    if split.file.path.endswith(".gz"):
+        with open_text(split.file.path) as text:
+            yield from (line.rstrip("\r\n") for line in text if line.strip())
+    else:
+        lines = lines_of_range(split.file.path, split.start, split.stop)
+        yield from (line for line in lines if line.strip())
+
+
+def _row_of_line(line: str) -> RawRow:
+    url, _, caption = storable(line).partition("\t")
+    return RawRow(url, caption)
+
+
+def _row_of_json(line: str, file: InputFile, config: ReadConfig) -> RawRow:
+    return row_of_record(json.loads(line), file.columns, config.as_captions)
+
+
+def _read_fields(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
+    """Yields the rows of a CSV or TSV file."""
+    file = split.file
+    if file.format is InputFormat.CSV:
+        with open_text(file.path, newline="") as text:
+            yield from _rows_of_fields(CsvRows(text), None, file, config)
+    else:
+        header = config.column_names or _tsv_header(file.path)
+        has_header = split.start == 0 and not config.column_names
+        rows = islice(split_tsv(_lines(split)), int(has_header), None)
+        yield from _rows_of_fields(rows, list(header), file, config)
+
+
+def _tsv_header(path: str) -> tuple[str, ...]:
+    with open_text(path) as text:
+        return tuple(next(split_tsv(text), []))
+
+
+def _rows_of_fields(
+    rows: Iterator[list[str]], header: list[str] | None, file: InputFile, config: ReadConfig
+) -> Iterator[RawRow]:
+    if header is None:
+        header = list(config.column_names) or next(rows)
+    while True:
+        try:
+            fields = next(rows)
+        except StopIteration:
+            return
+        except MalformedLine as error:
+            yield rejected_row(RejectReason.MALFORMED_ROW, f"the row cannot be parsed: {error}")
+            continue
+        yield row_or_reason(_row_of_fields, fields, header, file, config)
+
+
+def _row_of_fields(
+    fields: list[str], header: list[str], file: InputFile, config: ReadConfig
+) -> RawRow:
+    if len(fields) != len(header):
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW,
+            f"it has {len(fields)} fields, the header {len(header)}: {excerpt(' '.join(fields))}",
+        )
+    values: dict[str, Any] = dict(zip(header, fields, strict=True))
+    if file.columns.conversations is not None and not values[file.columns.conversations]:
+        values[file.columns.conversations] = None
+    return row_of_record(values, file.columns, config.as_captions)
+
+
+def _read_folder(folder: str) -> Iterator[RawRow]:
+    """Yields the images below a folder, with the captions that stand beside them."""
+    files = walk_files(folder)
+    names = set(files)
+    tabled = _captions_of_tables([name for name in files if name.endswith(METADATA_NAMES)])
+    for path in files:
+        if path.lower().endswith(IMAGE_SUFFIXES):
+            yield row_or_reason(_row_of_image, path, folder, names, tabled)
+
+
+def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, Any]) -> RawRow:
+    stem = path.rsplit(".", 1)[0]
+    caption: Any = tabled.get(path)
+    if caption is None and f"{stem}.txt" in names:
+        with open_text(f"{stem}.txt") as text:
+            caption = " ".join(text.read().split())
+    if caption is None and f"{stem}.json" in names:
+        with open_text(f"{stem}.json") as text:
+            values = json.load(text)
+        caption = _first_named(values, CAPTION_NAMES) if isinstance(values, dict) else None
+    values = {"path": path[len(folder.rstrip("/")) + 1 :], "caption": caption}
+    columns = InputColumns(url="path", caption="caption", conversations=None, hashes=())
+    return row_of_record(values, columns, as_captions=False)
+
+
+def _captions_of_tables(paths: list[str]) -> dict[str, Any]:
+    """Returns image path to caption or captions, from the metadata tables of an image folder."""
+    captions: dict[str, Any] = {}
+    for path in paths:
+        folder = path.rsplit("/", 1)[0]
+        for row in _records_of_table(path):
+            name = _first_named(row, PATH_NAMES)
+            caption = _first_named(row, CAPTION_NAMES)
+            if name and caption:
+                captions[f"{folder}/{name}"] = caption
+    return captions
+
+
+def _records_of_table(path: str) -> Iterator[dict[str, Any]]:
+    if path.endswith(".parquet"):
+        with open_read(path) as file:
+            yield from pq.read_table(file).to_pylist()
+        return
+    with open_text(path, newline="") as text:
+        if path.endswith(".jsonl"):
+            yield from (value for value in iterate_json(text) if isinstance(value, dict))
+            return
+        rows = CsvRows(text)
+        header = next(rows, [])
+        yield from (dict(zip(header, fields, strict=False)) for fields in rows)
+
+
+def _first_named(values: dict[str, Any], names: tuple[str, ...]) -> Any:
+    lowered = {name.strip().lower(): value for name, value in values.items()}
+    return next((lowered[name] for name in names if lowered.get(name)), None)
+
+
+def _read_parquet(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:
+    columns = split.file.columns
+    names = [columns.url, columns.caption, columns.conversations, *columns.hashes]
+    wanted = [name for name in names if name is not None]
+    with open_read(split.file.path) as file:
+        parquet = pq.ParquetFile(file)
+        groups = list(range(split.start, split.stop))
+        for batch in parquet.iter_batches(
+            BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False
+        ):
+            yield _raw_table(pa.Table.from_batches([batch]), split.file, config)
+
+
+def _raw_table(table: pa.Table, file: InputFile, config: ReadConfig) -> pa.Table:
+    """Returns a batch of a Parquet file as raw rows: whole columns where they are plain text."""
+    columns = file.columns
+    url, caption = columns.url, columns.caption
+    is_plain = columns.conversations is None and not columns.hashes and url and caption
+    if is_plain and all(_is_text(table[name].type) for name in (url, caption)):
+        nulls = pa.nulls(table.num_rows, pa.string())
+        return pa.table(
+            dict.fromkeys(RAW_SCHEMA.names, nulls)
+            | {"url": _as_string(table[url]), "caption": _as_string(table[caption])},
+            schema=RAW_SCHEMA,
+        )
+    rows = (
+        row_or_reason(row_of_record, value, file.columns, config.as_captions)
+        for value in table.to_pylist()
+    )
+    return next(_in_batches(rows, table.num_rows))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _as_string(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.cast(column, pa.string())
+
+
+def _in_batches(rows: Iterable[RawRow], size: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        columns = zip(*batch, strict=True)
+        arrays = [pa.array(column, pa.string()) for column in columns]
+        yield pa.table(arrays, schema=RAW_SCHEMA)

@@ -1,0 +1,317 @@
+"""The input files of a curation: found, recognised, checked before work starts, and split."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import braceexpand
+from fsspec.core import url_to_fs
+
+from pipeline.config import ReadConfig
+from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
+from pipeline.read.rows import IMAGE_SUFFIXES, without_credentials
+from pipeline.read.tar_rows import absolute, check_tar
+from pipeline.read.tar_table import table_beside
+from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv
+from schemas.errors import ConfigError
+from schemas.storage import exists, is_local, list_files, open_read
+
+BYTES_OF_SHARD_PER_ROW_BYTE = 32
+"""Length of a tar over that of its rows, roughly: images of 10 KB, rows of 300 bytes."""
+
+SPLIT_BYTES = 64 * 1024 * 1024
+"""Length of the byte ranges that line-based files are cut into, to be read side by side."""
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+class InputFormat(StrEnum):
+    """The kinds of input that can be read."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    TSV = "tsv"
+    JSON_LINES = "jsonl"
+    URL_LIST = "txt"
+    JSON_LIST = "json"
+    IMAGE_FOLDER = "folder"
+    TAR = "tar"
+
+
+SUFFIXES = {
+    ".parquet": InputFormat.PARQUET,
+    ".csv": InputFormat.CSV,
+    ".csv.gz": InputFormat.CSV,
+    ".tsv": InputFormat.TSV,
+    ".tsv.gz": InputFormat.TSV,
+    ".jsonl": InputFormat.JSON_LINES,
+    ".jsonl.gz": InputFormat.JSON_LINES,
+    ".ndjson": InputFormat.JSON_LINES,
+    ".json": InputFormat.JSON_LIST,
+    ".json.gz": InputFormat.JSON_LIST,
+    ".txt": InputFormat.URL_LIST,
+    ".txt.gz": InputFormat.URL_LIST,
+    ".tar": InputFormat.TAR,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """An input that was opened, recognised and found readable."""
+
+    path: str
+    format: InputFormat
+    columns: InputColumns
+    image_folder: str | None
+    """What relative image paths start from; None if only URLs are expected."""
+    identity: str
+    """Changes when the content does."""
+    estimated_bytes: int
+    """Of its rows, uncompressed: decides how many partitions are made."""
+    table: str | None = None
+    """Of a tar: path of the table beside it."""
+
+    @property
+    def name(self) -> str:
+        """Name without its folder: what `source` says of a row."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSplit:
+    """A part of an input file that is read by one worker."""
+
+    number: int
+    file: InputFile
+    start: int
+    """First row group of a Parquet file, first byte of a file of lines, otherwise 0."""
+    stop: int
+    """After the last one."""
+    rows: int
+    """How many rows it holds, 0 if that is not known beforehand."""
+
+
+def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
+    """Returns the input files that paths, globs and fsspec URLs stand for, sorted by path.
+
+    Raises:
+        ConfigError: if there is none, or one is missing, damaged, of an unknown format or
+            without the columns that are needed.
+    """
+    if not files:
+        raise ConfigError("--pairs names no input: give at least one file, folder or glob")
+    paths = {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+    for tar in [path for path in paths if path.endswith(".tar")]:
+        # img2dataset's table and statistics belong to the tar, also where a glob matches them. A
+        # table without keys is no such one: its rows are read for themselves.
+        name = tar[: -len(".tar")]
+        belonging = {f"{name}_stats.json"}
+        if f"{name}.parquet" in paths and table_beside(tar):
+            belonging.add(f"{name}.parquet")
+        paths -= belonging
+    return [_check_file(path, config) for path in sorted(paths)]
+
+
+def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
+    """Returns the parts that the files are read in."""
+    splits: list[InputSplit] = []
+    for file in files:
+        for start, stop, rows in _parts(file):
+            splits.append(
+                InputSplit(number=len(splits), file=file, start=start, stop=stop, rows=rows)
+            )
+    return splits
+
+
+def is_input(path: str) -> bool:
+    """Returns whether a file's name has an ending that can be read."""
+    return any(path.lower().endswith(suffix) for suffix in SUFFIXES)
+
+
+def format_of(path: str) -> InputFormat:
+    """Returns the format that a file's ending stands for.
+
+    Raises:
+        ConfigError: if it is none that can be read.
+    """
+    for suffix, kind in SUFFIXES.items():
+        if path.lower().endswith(suffix):
+            return kind
+    raise ConfigError(
+        f"{path} is of no known format: allowed are {', '.join(SUFFIXES)} and folders of images"
+    )
+
+
+def walk_files(folder: str) -> list[str]:
+    """Returns the paths of all visible files below a folder, at any depth, sorted."""
+    filesystem, name = url_to_fs(folder)
+    prefix = name.rstrip("/") + "/"
+    found = [entry for entry in filesystem.find(name) if "/." not in entry[len(prefix) - 1 :]]
+    return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
+
+
+def _unbraced(pattern: str) -> list[str]:
+    """Returns the patterns that braces stand for: {00000..00099}, {a,b}."""
+    if without_credentials(pattern) != pattern:
+        raise ConfigError(
+            f"--pairs {without_credentials(pattern)} is given with credentials, which would be "
+            "recorded: leave them to the environment or to fsspec's configuration"
+        )
+    if "{" not in pattern or exists(pattern):
+        return [pattern]
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise ConfigError(f"{pattern} has braces that do not match: {error}") from error
+
+
+def _expand(pattern: str) -> list[str]:
+    filesystem, name = url_to_fs(pattern)
+    if not any(character in pattern for character in "*?[") or filesystem.exists(name):
+        if not filesystem.exists(name):
+            raise ConfigError(f"{pattern} does not exist: give a file, a folder or a glob")
+        return [pattern]
+    prefix = "" if is_local(pattern) else pattern.split("://", 1)[0] + "://"
+    found = [prefix + entry for entry in filesystem.glob(name)]
+    inputs = [path for path in found if is_input(path)]
+    if not inputs:
+        others = f"; it matches {found[0]}, which is of no known format" if found else ""
+        raise ConfigError(f"{pattern} matches no input file{others}")
+    return inputs
+
+
+def _check_file(path: str, config: ReadConfig) -> InputFile:
+    filesystem, name = url_to_fs(path)
+    if filesystem.isdir(name):
+        return _check_folder(path)
+    kind = format_of(path)
+    size = filesystem.size(name) or 0
+    if kind is InputFormat.TAR:
+        return _check_shard(path, f"{size} {filesystem.ukey(name)}", size, config)
+    try:
+        found = _found_columns(path, kind, config)
+    except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
+    has_header = kind not in (InputFormat.CSV, InputFormat.TSV) or bool(config.column_names)
+    columns = URL_LIST_COLUMNS
+    if kind is not InputFormat.URL_LIST:
+        columns = map_columns(path, found, config, has_header)
+    return InputFile(
+        path=path,
+        format=kind,
+        columns=columns,
+        image_folder=_image_folder(path, columns, config),
+        identity=f"{path} {size} {filesystem.ukey(name)}",
+        estimated_bytes=_estimate_bytes(path, kind, size),
+    )
+
+
+def _check_folder(path: str) -> InputFile:
+    files = walk_files(path)
+    if not any(file.lower().endswith(IMAGE_SUFFIXES) for file in files):
+        first = next((file for file in list_files(path) if is_input(file)), None)
+        advice = f"; to read its tables, give a glob such as {path}/*" if first else ""
+        raise ConfigError(f"the folder {path} holds no images{advice}")
+    filesystem, _ = url_to_fs(path)
+    identity = hashlib.blake2b(digest_size=16)
+    for file in files:
+        identity.update(f"{file} {filesystem.ukey(url_to_fs(file)[1])}\n".encode())
+    return InputFile(
+        path=path,
+        format=InputFormat.IMAGE_FOLDER,
+        columns=InputColumns(url="file_name", caption="caption", conversations=None, hashes=()),
+        image_folder=path,
+        identity=identity.hexdigest(),
+        estimated_bytes=200 * len(files),
+    )
+
+
+def _check_shard(path: str, state: str, size: int, config: ReadConfig) -> InputFile:
+    """Returns an existing WebDataset shard.
+
+    Args:
+        state: changes when the tar does.
+    """
+    table = check_tar(path, size, config)
+    if table is not None:
+        filesystem, name = url_to_fs(table)
+        state += f" {filesystem.ukey(name)}"
+    return InputFile(
+        path=path,
+        format=InputFormat.TAR,
+        columns=InputColumns(url="url", caption="caption", conversations=None, hashes=()),
+        image_folder=None,
+        identity=f"{absolute(path)} {state}",
+        estimated_bytes=size // BYTES_OF_SHARD_PER_ROW_BYTE,
+        table=table,
+    )
+
+
+def _image_folder(path: str, columns: InputColumns, config: ReadConfig) -> str | None:
+    if config.image_folder is not None or columns.conversations is None:
+        return config.image_folder
+    return path.rsplit("/", 1)[0] if "/" in path else "."
+
+
+def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str]:
+    if kind is InputFormat.PARQUET:
+        with open_read(path) as file:
+            return list(pq.read_schema(file).names)
+    if kind is InputFormat.URL_LIST:
+        return ["url", "caption"]
+    with open_text(path, newline="" if kind is InputFormat.CSV else "\n") as text:
+        if kind is InputFormat.JSON_LIST:
+            return field_names(islice(iterate_json(text), 100))
+        if kind is InputFormat.JSON_LINES:
+            rows = []
+            for line in islice((line for line in text if line.strip()), 100):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:
+                    continue
+            return field_names(rows)
+        if config.column_names:
+            return list(config.column_names)
+        split = split_csv if kind is InputFormat.CSV else split_tsv
+        return next(iter(split(text)), [])
+
+
+def _estimate_bytes(path: str, kind: InputFormat, size: int) -> int:
+    if kind is InputFormat.PARQUET:
+        with open_read(path) as file:
+            metadata = pq.ParquetFile(file).metadata
+            groups = range(metadata.num_row_groups)
+            return sum(metadata.row_group(group).total_byte_size for group in groups)
+    return size * 4 if path.endswith(".gz") else size
+
+
+def _parts(file: InputFile) -> list[tuple[int, int, int]]:
+    """Returns (start, stop, rows) of the parts of a file."""
+    if file.format is InputFormat.PARQUET:
+        return _row_group_parts(file.path)
+    lines = (InputFormat.TSV, InputFormat.JSON_LINES, InputFormat.URL_LIST)
+    if file.format in lines and not file.path.endswith(".gz"):
+        size = file.estimated_bytes
+        starts = range(0, max(size, 1), SPLIT_BYTES)
+        return [(start, min(start + SPLIT_BYTES, size), 0) for start in starts]
+    return [(0, 1, 0)]
+
+
+def _row_group_parts(path: str) -> list[tuple[int, int, int]]:
+    with open_read(path) as file:
+        metadata = pq.ParquetFile(file).metadata
+    parts: list[tuple[int, int, int]] = []
+    start = rows = size = 0
+    for group in range(metadata.num_row_groups):
+        rows += cast(int, metadata.row_group(group).num_rows)
+        size += cast(int, metadata.row_group(group).total_byte_size)
+        if size >= SPLIT_BYTES or group == metadata.num_row_groups - 1:
+            parts.append((start, group + 1, rows))
+            start, rows, size = group + 1, 0, 0
+    return parts

@@ -1,0 +1,335 @@
+"""From what an input file says to a clean pair with its key, or to a reason against it."""
+
+import json
+import os.path
+import posixpath
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.dataset.captions import stored_captions
+from pipeline.read.columns import InputColumns
+from schemas.columns import arrow_schema
+from schemas.errors import RejectReason, SampleRejected
+from schemas.records import IMAGE_TOKEN, ROLES, Pair, json_text, pair_key
+from schemas.storage import is_local, local_path
+
+RAW_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
+    + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions", "more_urls")]
+)
+"""A row as a format's reader found it; `reason` is set where it could not make it out."""
+
+
+class RawRow(NamedTuple):
+    """One row of `RAW_SCHEMA`."""
+
+    url: str | None = None
+    caption: str | None = None
+    conversations: str | None = None
+    expected_hash: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    tar_member: str | None = None
+    captions: str | None = None
+    """Several as JSON, as `stored_captions` makes them; `caption` is then the first."""
+    more_urls: str | None = None
+    """Those after `url` as a JSON list, where a sample has several images."""
+
+
+ROW_SCHEMA = pa.schema(
+    [pa.field(field.name, pa.string()) for field in arrow_schema(Pair)]
+    + [("reason", pa.string()), ("detail", pa.string())]
+)
+"""A pair with its key, or a rejected row where `reason` is not empty."""
+
+CLEAN_URL = r"^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?([/?#][^\x00-\x20\x7f]*)?$"
+"""What most URLs look like: no credentials, nothing to mend. The others are looked at singly."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
+DETAIL_CHARACTERS = 200
+
+MOST_IMAGES = 100
+"""Images that one sample may have: more fit into no language model's sequence."""
+
+_CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
+
+
+def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table:
+    """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys."""
+    url = pc.utf8_trim_whitespace(raw["url"])
+    caption = pc.utf8_trim_whitespace(pc.fill_null(raw["caption"], ""))
+    is_good = pc.and_(pc.is_null(raw["reason"]), pc.not_equal(caption, ""))
+    is_good = pc.and_(
+        is_good, pc.fill_null(pc.match_substring_regex(url, CLEAN_URL), False)
+    ).to_pylist()
+    urls, captions = url.to_pylist(), caption.to_pylist()
+    reasons, details = raw["reason"].to_pylist(), raw["detail"].to_pylist()
+    conversations, more_urls = raw["conversations"].to_pylist(), raw["more_urls"].to_pylist()
+    for row, good in enumerate(is_good):
+        if reasons[row] or (good and more_urls[row] is None):
+            if not good:
+                urls[row] = without_credentials(urls[row])
+            continue
+        try:
+            urls[row] = _checked_url(urls[row], conversations[row], image_folder)
+            more_urls[row] = _checked_more(more_urls[row], image_folder)
+            if not captions[row]:
+                raise SampleRejected(RejectReason.MISSING_CAPTION, "the row has no caption")
+        except SampleRejected as rejected:
+            urls[row], more_urls[row] = without_credentials(urls[row]), None
+            reasons[row], details[row] = rejected.reason.value, rejected.detail
+    texts = zip(conversations, raw["captions"].to_pylist(), captions, details, strict=True)
+    keys = [
+        pair_key(_key_url(url, more), next((text for text in found if text), ""))
+        for url, more, found in zip(urls, more_urls, texts, strict=True)
+    ]
+    return pa.table(
+        {
+            "key": keys,
+            "url": pa.array(urls, pa.string()),
+            "more_urls": pa.array(more_urls, pa.string()),
+            "caption": pa.array(captions, pa.string()),
+            "captions": raw["captions"],
+            "conversations": raw["conversations"],
+            "source": pa.repeat(pa.scalar(source), len(keys)),
+            "expected_hash": raw["expected_hash"],
+            "tar_member": raw["tar_member"],
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.array(details, pa.string()),
+        },
+        schema=ROW_SCHEMA,
+    )
+
+
+def _key_url(url: str | None, more_urls: str | None) -> str:
+    """Returns what a pair's key is made of beside its text; no URL holds a line break."""
+    if more_urls is None:
+        return url or ""
+    return "\n".join((url or "", *json.loads(more_urls)))
+
+
+def _checked_more(more_urls: str | None, folder: str | None) -> str | None:
+    """Returns the URLs or paths after the first as they are stored."""
+    if more_urls is None:
+        return None
+    return json_text([_checked_url(url, None, folder) for url in json.loads(more_urls)])
+
+
+def _checked_url(url: str | None, conversations: str | None, folder: str | None) -> str | None:
+    """Returns the URL or path as it is stored; None for a conversation without an image."""
+    if not url:
+        if conversations is not None:
+            return None
+        raise SampleRejected(RejectReason.MISSING_URL, "the row has no url")
+    if any(ord(character) < 32 or ord(character) == 127 for character in url):
+        raise SampleRejected(RejectReason.BAD_URL, "it holds control characters")
+    if "://" in url:
+        return _checked_address(url)
+    if folder is None or url.startswith(("//", "data:")):
+        raise SampleRejected(
+            RejectReason.BAD_URL, "it is no URL; for paths of images, set read.image_folder"
+        )
+    return image_path(folder, url)
+
+
+def _checked_address(url: str) -> str:
+    """Returns a URL without credentials; its scheme is left for the fetch stage to judge."""
+    url = without_credentials(url) or ""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise SampleRejected(RejectReason.BAD_URL, str(error)) from error
+    if not host and parts.scheme.lower() in ("http", "https"):
+        raise SampleRejected(RejectReason.BAD_URL, "it names no host")
+    return urlunsplit(parts)
+
+
+def image_path(folder: str, name: str) -> str:
+    """Returns the path of an image that is named relative to a folder, or below it.
+
+    Raises:
+        SampleRejected: if the name leads out of the folder.
+    """
+    if not is_local(folder):
+        return folder.rstrip("/") + posixpath.normpath("/" + name)
+    base = os.path.abspath(local_path(folder))  # noqa: PTH100 (resolve() would follow links)
+    joined = os.path.normpath(f"{base}/{name}")
+    if not joined.startswith(base.rstrip("/") + "/"):
+        raise SampleRejected(RejectReason.BAD_URL, "the path leads out of the image folder")
+    return joined
+
+
+def without_credentials(url: str | None) -> str | None:
+    """Returns a URL without user name and password, whatever else is wrong with it."""
+    if not url or "@" not in url:
+        return url
+    return _CREDENTIALS.sub(lambda match: f"{match.group(1) or ''}//", url)
+
+
+def named_hash(name: str, value: Any) -> str | None:
+    """Returns a hash as `algorithm:hex`; None if the row gives none.
+
+    Raises:
+        SampleRejected: if it is no such hash.
+    """
+    if value is None or value == "":
+        return None
+    digits = str(value).strip().lower()
+    if not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS[name.lower()]}}}", digits):
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {name} is no hash: {digits[:40]!r}")
+    return f"{name.lower()}:{digits}"
+
+
+def storable(text: str) -> str:
+    """Returns a text as it is.
+
+    Raises:
+        SampleRejected: if it is not valid Unicode and so cannot be stored.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"it is not valid UTF-8: {excerpt(text)}"
+        ) from error
+    return text
+
+
+def excerpt(text: str) -> str:
+    """Returns the beginning of a text in a form that can be stored and shown."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return repr(shown[:DETAIL_CHARACTERS])
+
+
+def row_or_reason(make: Callable[..., RawRow], found: Any, *more: Any) -> RawRow:
+    """Returns the row that `make` makes of what was found, or one that says why it cannot."""
+    try:
+        return make(found, *more)
+    except SampleRejected as rejected:
+        return rejected_row(rejected.reason, rejected.detail)
+    except (ValueError, RecursionError):
+        detail = f"the row cannot be parsed: {excerpt(str(found))}"
+        return rejected_row(RejectReason.MALFORMED_ROW, detail)
+
+
+def rejected_row(reason: RejectReason, detail: str) -> RawRow:
+    """Returns a row that says nothing but why it cannot be used."""
+    return RawRow(reason=reason.value, detail=detail)
+
+
+def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRow:
+    """Returns the row that a JSON object or a mapping of columns to values stands for.
+
+    Raises:
+        SampleRejected: if a value is of the wrong kind.
+    """
+    if not isinstance(value, dict):
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"the row is no object: {excerpt(str(value))}"
+        )
+    url, *more = _urls(value, columns.url)
+    expected = next(
+        (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
+    )
+    is_pair = columns.conversations is None or value.get(columns.conversations) is None
+    if more and (is_pair or as_captions):
+        raise SampleRejected(
+            RejectReason.SEVERAL_IMAGES, f"its {columns.url} is a list of {1 + len(more)}"
+        )
+    if is_pair:
+        caption, captions = _captions(value, columns.caption)
+        return RawRow(url, caption, None, expected, captions=captions)
+    num_images = 1 + len(more) if url else 0
+    turns, answer = conversation_text(value[columns.conversations], num_images)
+    turns, answer = storable(turns), storable(answer)
+    more_urls = json_text(more) if more else None
+    return RawRow(url, answer, None if as_captions else turns, expected, more_urls=more_urls)
+
+
+def _urls(value: dict[str, Any], column: str | None) -> list[str | None]:
+    """Returns where the images are, of text alone [None]."""
+    found = value.get(column) if column is not None else None
+    if not isinstance(found, list) or len(found) < 2:
+        return [_text(value, column)]
+    if len(found) > MOST_IMAGES:
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"it has {len(found)} images, more than {MOST_IMAGES}"
+        )
+    urls = [_text({"url": url}, "url") for url in found]
+    if not all(url and url.strip() for url in urls):
+        raise SampleRejected(RejectReason.MISSING_URL, f"an entry of its {column} is empty")
+    return [str(url).strip() for url in urls]
+
+
+def _captions(value: dict[str, Any], column: str | None) -> tuple[str | None, str | None]:
+    """Returns the caption, of a list the first, and the list as it is stored if it has several."""
+    found = value.get(column) if column is not None else None
+    if not isinstance(found, list):
+        return _text(value, column), None
+    texts = [_text({"caption": text}, "caption") for text in found]
+    return stored_captions([text for text in texts if text])
+
+
+def _text(value: dict[str, Any], column: str | None) -> str | None:
+    found = value.get(column) if column is not None else None
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if found is None:
+        return None
+    if isinstance(found, list):
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is a list of {len(found)}")
+    if isinstance(found, bool | dict):
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is no text")
+    return storable(str(found))
+
+
+def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
+    """Returns LLaVA's turns as canonical JSON, and the first answer.
+
+    Raises:
+        SampleRejected: if they are no such turns, or speak of other images than there are.
+    """
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)
+        except ValueError as error:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW, "its conversations are not JSON"
+            ) from error
+    if not isinstance(turns, list) or not turns:
+        raise SampleRejected(RejectReason.MALFORMED_ROW, "its conversations are no list of turns")
+    for turn in turns:
+        is_turn = isinstance(turn, dict) and all(
+            isinstance(turn.get(name), str) for name in ("from", "value")
+        )
+        if not is_turn:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW, "a turn of its conversations lacks from or value"
+            )
+        if turn["from"] not in ROLES:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW,
+                f"a turn of its conversations is from {excerpt(turn['from'])}, not one of "
+                f"{', '.join(ROLES)}",
+            )
+    asked = [turn["value"] for turn in turns if ROLES[turn["from"]] == "user"]
+    spoken_of = sum(text.count(IMAGE_TOKEN) for text in asked)
+    if spoken_of and not num_images:
+        raise SampleRejected(
+            RejectReason.MISSING_URL, "its conversations speak of an image, the row has none"
+        )
+    if spoken_of != num_images:
+        raise SampleRejected(
+            RejectReason.IMAGE_COUNT_MISMATCH,
+            f"its user's turns hold {spoken_of} times {IMAGE_TOKEN}, the row has {num_images} "
+            "images",
+        )
+    answer = next((t["value"] for t in turns if ROLES[t["from"]] == "assistant"), "")
+    return json_text([{"from": turn["from"], "value": turn["value"]} for turn in turns]), answer

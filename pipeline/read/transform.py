@@ -1,0 +1,226 @@
+"""Read: from input files to `pairs/`, shards of key-sorted pairs of exact size.
+
+A sort in pieces, with only references in Beam:
+
+1. each part of an input becomes *runs*: Arrow files of its cleaned rows, one batch for each
+   partition of the keys;
+2. each partition is gathered from all runs, sorted by key and freed of duplicate rows;
+3. the counts of the partitions say which rows of which partitions make each shard.
+
+So a shard's content depends on the set of input rows alone: not on their order or files, nor on
+the number of partitions or workers. What is done is found again when a stopped job is repeated.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.config import ReadConfig
+from pipeline.dataset.commits import stage_fingerprint
+from pipeline.dataset.progress import ShardProgress
+from pipeline.read.formats import read_split
+from pipeline.read.inputs import InputFile, InputSplit, check_inputs, plan_splits
+from pipeline.read.rows import clean_rows
+from pipeline.read.shuffle import (
+    RunWriter,
+    ShardRange,
+    plan_shards,
+    sort_partition,
+    write_pairs_shard,
+)
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import (
+    commit_text,
+    exists,
+    list_files,
+    read_json,
+    remove,
+    remove_folder,
+    stage_files,
+)
+
+PARTITION_BYTES = 64 * 1024 * 1024
+"""Aimed-at size of a partition: what a worker holds in memory two or three times over."""
+
+MAX_PARTITIONS = 4096
+
+SHARD_FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled")
+
+
+class ReadPairs(beam.PTransform):
+    """Reads the input files into shards of pairs and gives the shards' numbers."""
+
+    def __init__(self, layout: DatasetLayout, config: ReadConfig, files: Sequence[str]) -> None:
+        super().__init__()
+        self._layout, self._config, self._files = layout, config, tuple(files)
+
+    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
+        """Checks the inputs, which stops a run that cannot succeed, and builds the graph."""
+        reading = Reading.of(self._layout, self._config, check_inputs(self._files, self._config))
+        one = start | beam.Create([None])
+        spilled = (
+            one
+            | "Split" >> beam.FlatMap(lambda _: reading.splits())
+            | "SpreadSplits" >> beam.Reshuffle()
+            | "Spill" >> beam.Map(reading.spill)
+        )
+        sorted_ = (
+            one
+            | "Partition"
+            >> beam.FlatMap(lambda _, done: reading.partitions(done), beam.pvalue.AsIter(spilled))
+            | "SpreadPartitions" >> beam.Reshuffle()
+            | "Sort" >> beam.Map(reading.sort)
+        )
+        written = (
+            one
+            | "Cut"
+            >> beam.FlatMap(lambda _, counts: reading.ranges(counts), beam.pvalue.AsIter(sorted_))
+            | "SpreadShards" >> beam.Reshuffle()
+            | "Write" >> beam.Map(reading.write)
+        )
+        return one | "Finish" >> beam.FlatMap(
+            lambda _, shards: reading.finish(shards), beam.pvalue.AsIter(written)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One reading of given inputs into a dataset: its steps, each of which can be repeated."""
+
+    layout: DatasetLayout
+    config: ReadConfig
+    files: tuple[InputFile, ...]
+    fingerprint: str
+    """Of the inputs and the configuration; what was done under it is not done again."""
+    num_partitions: int
+
+    @classmethod
+    def of(cls, layout: DatasetLayout, config: ReadConfig, files: Sequence[InputFile]) -> "Reading":
+        """Returns the reading of these files under this configuration."""
+        total_bytes = sum(file.estimated_bytes for file in files)
+        return cls(
+            layout=layout,
+            config=config,
+            files=tuple(files),
+            fingerprint=stage_fingerprint(
+                Stage.READ, dataclasses.asdict(config), [file.identity for file in files]
+            ),
+            num_partitions=min(1 + total_bytes // PARTITION_BYTES, MAX_PARTITIONS),
+        )
+
+    @property
+    def folder(self) -> str:
+        """Where the work in between lies until all shards are written."""
+        return f"{self.layout.run}/read/{self.fingerprint}"
+
+    @property
+    def marker(self) -> str:
+        """File that says that all shards are written, and from what."""
+        return f"{self.layout.run}/read.json"
+
+    def splits(self) -> list[InputSplit]:
+        """Returns the parts to read: none if the shards stand already."""
+        return [] if self.is_done() else plan_splits(self.files)
+
+    def is_done(self) -> bool:
+        """Returns whether these inputs stand as shards already."""
+        marker = _read_json(self.marker)
+        if marker is None or marker["fingerprint"] != self.fingerprint:
+            return False
+        standing = list_files(f"{self.layout.root}/pairs", ".parquet")
+        return set(standing) == {self.layout.pairs(shard) for shard in range(marker["shards"])}
+
+    def spill(self, split: InputSplit) -> int:
+        """Writes the runs of a part of the input and returns its number."""
+        done = f"{self.folder}/runs/{split.number:05d}.json"
+        if exists(done):
+            return split.number
+        writer = RunWriter(f"{self.folder}/runs/{split.number:05d}", self.num_partitions)
+        with ShardProgress(self.layout, Stage.READ, split.number, split.rows) as progress:
+            kept = rejected = 0
+            for raw in read_split(split, self.config):
+                rows = clean_rows(raw, split.file.name, split.file.image_folder)
+                writer.add(rows)
+                bad = rows.num_rows - rows["reason"].null_count
+                kept, rejected = kept + rows.num_rows - bad, rejected + bad
+                progress.update(kept, rejected)
+        commit_text(done, json.dumps({"runs": writer.finish()}))
+        return split.number
+
+    def partitions(self, spilled: Iterable[int]) -> Iterator[int]:
+        """Yields the partitions to sort, once all parts are spilled."""
+        if sum(1 for _ in spilled):
+            yield from range(self.num_partitions)
+
+    def sort(self, partition: int) -> tuple[int, int, int]:
+        """Sorts a partition; returns its number, its pairs and its rejected rows."""
+        done = f"{self.folder}/sorted/{partition:05d}.json"
+        counts = _read_json(done)
+        if counts is None:
+            runs = [
+                run
+                for path in list_files(f"{self.folder}/runs", ".json")
+                for run in (_read_json(path) or {})["runs"]
+            ]
+            kept, rejected = sort_partition(runs, partition, f"{self.folder}/sorted")
+            counts = {"kept": kept, "rejected": rejected}
+            commit_text(done, json.dumps(counts))
+        return partition, counts["kept"], counts["rejected"]
+
+    def ranges(self, sorted_counts: Iterable[tuple[int, int, int]]) -> Iterator[ShardRange]:
+        """Yields what each shard is made of, once all partitions are sorted."""
+        counts = sorted(sorted_counts)
+        if counts:
+            yield from plan_shards(
+                [kept for _, kept, _ in counts],
+                [rejected for _, _, rejected in counts],
+                self.config.pairs_per_shard,
+            )
+
+    def write(self, shard: ShardRange) -> tuple[int, int, int]:
+        """Writes a shard; returns its number, its pairs and its rejected rows."""
+        kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted")
+        return shard.shard, kept, rejected
+
+    def finish(self, written: Iterable[tuple[int, int, int]]) -> list[int]:
+        """Returns the numbers of all shards, once they are written; cleans up behind them."""
+        shards = sorted(written)
+        marker = _read_json(self.marker)
+        if not shards and self.is_done() and marker is not None:
+            return list(range(marker["shards"]))
+        numbers = [shard for shard, kept, _ in shards if kept]
+        remove_stale_shards(self.layout, len(numbers))
+        balance = {
+            "fingerprint": self.fingerprint,
+            "files": [file.path for file in self.files],
+            "shards": len(numbers),
+            "kept": sum(kept for _, kept, _ in shards),
+            "rejected": sum(rejected for _, _, rejected in shards),
+        }
+        commit_text(self.marker, json.dumps(balance, indent=2) + "\n")
+        remove_folder(f"{self.layout.run}/read")
+        return numbers
+
+
+def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
+    """Removes what an earlier, longer input left in shards that no longer exist."""
+    folders = [*SHARD_FOLDERS, *(f"rejected/{stage.value}" for stage in Stage)]
+    for folder in folders:
+        is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
+        for path in stage_files(f"{layout.root}/{folder}"):
+            number = re.match(r"\d+", path.rsplit("/", 1)[-1])
+            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
+                remove(path)
+    if shards == 0:
+        remove(layout.pairs(0))
+
+
+def _read_json(path: str) -> dict[str, Any] | None:
+    if not exists(path):
+        return None
+    return read_json(path)

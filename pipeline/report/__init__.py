@@ -1,0 +1,1 @@
+"""The report stage, and what looks into a dataset: manifest, page, inspect, verify."""

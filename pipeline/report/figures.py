@@ -1,0 +1,141 @@
+"""The figures of the report, drawn as SVG."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from pipeline.report.contents import SCORE_CELLS, LevelContents
+from schemas.manifest import StageCounts
+
+WIDTH = 920
+BARS = 80
+LEFT, RIGHT, TOP, BOTTOM = 92, 900, 26, 206
+"""The sides of the histogram's plot; its axes and the levels' numbers lie around it."""
+
+
+def balance_figure(stages: Mapping[str, StageCounts]) -> Markup:
+    """Returns the way of the rows through the stages: a bar each, what is kept and what is not."""
+    row_height, left, right = 34, 118, 250
+    total = max((counts.rows_in for counts in stages.values()), default=0) or 1
+    scale = (WIDTH - left - right) / total
+    parts = []
+    for index, (stage, counts) in enumerate(stages.items()):
+        top = index * row_height + 4
+        kept, lost = counts.kept * scale, (counts.rows_in - counts.kept) * scale
+        rejected = sum(counts.rejected.values())
+        loss = f", {rejected:,} rejected" if rejected else ""
+        label = f"{counts.kept:,} kept{loss}"
+        middle = top + 17
+        parts.append(
+            f'<text x="{left - 12}" y="{middle}" class="name">{escape(stage)}</text>'
+            f'<rect x="{left}" y="{top}" width="{kept:.2f}" height="24" class="kept"/>'
+            f'<rect x="{left + kept:.2f}" y="{top}" width="{lost:.2f}" height="24" class="lost"/>'
+            f'<text x="{left + kept + lost + 10:.2f}" y="{middle}">{label}</text>'
+        )
+    return _svg(parts, len(stages) * row_height, "rows kept and rejected, stage by stage")
+
+
+def score_figure(score_counts: NDArray[np.int64], levels: Sequence[LevelContents]) -> Markup | None:
+    """Returns the histogram of the scores with the edges of the levels; None without scores."""
+    used = np.flatnonzero(score_counts)
+    if not len(used):
+        return None
+    first = int(used[0])
+    per_bar = max(1, -(-int(used[-1] - first + 1) // BARS))
+    bars = _bars(score_counts[first : int(used[-1]) + 1], per_bar)
+    low = first / SCORE_CELLS * 2 - 1
+    high = (first + len(bars) * per_bar) / SCORE_CELLS * 2 - 1
+    step = (RIGHT - LEFT) / len(bars)
+    scale = (BOTTOM - TOP) / max(bars)
+
+    def place(score: float) -> float:
+        return LEFT + (score - low) / (high - low) * (RIGHT - LEFT)
+
+    parts = _level_bands(levels, place) + _count_axis(max(bars), scale)
+    parts += [
+        f'<rect x="{LEFT + index * step:.2f}" y="{BOTTOM - bar * scale:.2f}" '
+        f'width="{max(step - 1, 0.5):.2f}" height="{bar * scale:.2f}" class="bar"/>'
+        for index, bar in enumerate(bars)
+    ]
+    parts += _score_axis(low, high, place)
+    return _svg(parts, BOTTOM + 44, "pairs by CLIP score, with the edges of the levels")
+
+
+def round_ticks(low: int, high: int, most: int) -> range:
+    """Returns round numbers from `low` to `high`: every one, second, fifth, tenth and so on.
+
+    Args:
+        low: The first number that may be returned.
+        high: The last one.
+        most: How many at most, 3 or more.
+    """
+    for step in (digit * 10**power for power in itertools.count() for digit in (1, 2, 5)):
+        ticks = range(-(-low // step) * step, high + 1, step)
+        if len(ticks) <= most:
+            break
+    return ticks
+
+
+def _bars(cells: NDArray[np.int64], per_bar: int) -> list[int]:
+    padded = np.zeros(-(-len(cells) // per_bar) * per_bar, np.int64)
+    padded[: len(cells)] = cells
+    totals: list[int] = padded.reshape(-1, per_bar).sum(axis=1).tolist()
+    return totals
+
+
+def _score_axis(low: float, high: float, place: Callable[[float], float]) -> list[str]:
+    ticks = round_ticks(round(low * 1000), round(high * 1000), 10)
+    decimals = 3 if ticks.step < 10 else 2
+    return [
+        f'<line x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}" class="axis"/>',
+        *(
+            f'<text x="{place(tick / 1000):.2f}" y="{BOTTOM + 18}" class="tick">'
+            f"{tick / 1000:.{decimals}f}</text>"
+            for tick in ticks
+        ),
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" class="title">CLIP score</text>',
+    ]
+
+
+def _count_axis(highest: int, scale: float) -> list[str]:
+    middle = (TOP + BOTTOM) / 2
+    parts = [
+        f'<text x="12" y="{middle}" transform="rotate(-90 12 {middle})" class="title">pairs</text>'
+    ]
+    for tick in round_ticks(0, highest, 7):
+        y = BOTTOM - tick * scale
+        parts.append(
+            f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y:.2f}" y2="{y:.2f}" class="axis"/>'
+            f'<text x="{LEFT - 8}" y="{y + 4:.2f}" class="count">{tick:,}</text>'
+        )
+    return parts
+
+
+def _level_bands(levels: Sequence[LevelContents], place: Callable[[float], float]) -> list[str]:
+    parts = []
+    for level in levels:
+        if level.lowest_score is None or level.highest_score is None:
+            continue
+        left, right = place(level.lowest_score), place(level.highest_score)
+        kind = "odd" if level.level % 2 else "even"
+        parts.append(
+            f'<rect x="{left:.2f}" y="{TOP - 8}" width="{max(right - left, 1):.2f}" '
+            f'height="{BOTTOM - TOP + 8}" class="band {kind}"/>'
+            f'<line x1="{left:.2f}" x2="{left:.2f}" y1="{TOP - 8}" y2="{BOTTOM}" class="edge"/>'
+            f'<text x="{(left + right) / 2:.2f}" y="{TOP - 12}" class="tick">{level.level}</text>'
+        )
+    if parts:
+        parts.append(f'<text x="{LEFT - 8}" y="{TOP - 12}" class="count">level</text>')
+    return parts
+
+
+def _svg(parts: Sequence[str], height: int, title: str) -> Markup:
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        + "".join(parts)
+        + "</svg>"
+    )

@@ -1,0 +1,193 @@
+"""Inspect: what is in a dataset, finished or not, as tables in the terminal."""
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.level.edges import drift_rows, read_drift
+from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
+from pipeline.report.contents import Contents, LevelContents, read_contents
+from schemas.columns import file_metadata, read_table
+from schemas.errors import DatasetError
+from schemas.manifest import LevelDrift, StageCounts
+from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import list_files, open_read
+
+EXAMPLES_PER_LEVEL = 3
+CAPTION_CHARACTERS = 72
+
+
+def inspect_dataset(root: str, console: Console | None = None) -> None:
+    """Prints what a dataset holds, from its Parquet files alone.
+
+    Raises:
+        DatasetError: if there is no dataset at `root`.
+    """
+    console = console or Console()
+    layout = DatasetLayout(root)
+    stages = count_stages(layout)
+    if not stages:
+        raise DatasetError(
+            f"{root} is no dataset: it has no pairs/ folder; make one with `aligngpt-curate curate`"
+        )
+    packed = stage_tables(layout, Stage.PACK)
+    contents = read_contents(packed, None, EXAMPLES_PER_LEVEL)
+    levels = list(contents.levels.values()) if packed else _levels_before_pack(layout)
+    console.print(stages_table(layout, stages))
+    if any(counts.rejected for counts in stages.values()):
+        console.print(reasons_table(layout, stages))
+    if levels:
+        console.print(levels_table(levels))
+    drift = read_drift(layout)
+    if drift is not None:
+        console.print(drift_table(drift))
+    if Stage.SCORE.value in stages:
+        console.print(
+            f"{count_truncated_captions(layout):,} of {stages[Stage.SCORE.value].kept:,} scored "
+            "captions were longer than the model's context."
+        )
+    if packed:
+        console.print(sizes_table(contents))
+        console.print(examples_table(contents))
+        console.print(_shards_line(packed, contents))
+    else:
+        console.print("Not packed yet: no train shards.")
+
+
+def stages_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Table:
+    """Returns the balance of the stages, and how many of their shards are done."""
+    table = Table(title="Stages", title_justify="left")
+    table.add_column("stage")
+    for name in ("shards done", "rows in", "kept", "rejected"):
+        table.add_column(name, justify="right")
+    for stage, counts in stages.items():
+        rejected = sum(counts.rejected.values())
+        shards = len(stage_tables(layout, Stage(stage)))
+        numbers = (shards, counts.rows_in, counts.kept, rejected)
+        table.add_row(stage, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def reasons_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Table:
+    """Returns why rows were rejected, by stage, with an example of each reason."""
+    table = Table(title="Rejected", title_justify="left")
+    for name in ("stage", "reason"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    # Rich takes room from columns that may wrap before any other; the cells still do not wrap.
+    table.add_column("for example")
+    for stage, counts in stages.items():
+        examples = _rejected_examples(layout, Stage(stage), set(counts.rejected))
+        for reason, count in sorted(counts.rejected.items(), key=lambda item: -item[1]):
+            example = Text(examples.get(reason, ""), no_wrap=True, overflow="ellipsis")
+            table.add_row(stage, reason, f"{count:,}", example)
+    return table
+
+
+def levels_table(levels: list[LevelContents]) -> Table:
+    """Returns the levels with their counts and score ranges."""
+    table = Table(title="Alignment levels", title_justify="left")
+    for name in ("level", "samples", "lowest score", "mean score", "highest score"):
+        table.add_column(name, justify="right")
+    for level in levels:
+        scores = (level.lowest_score, level.mean_score, level.highest_score)
+        shown = ["-" if score is None else f"{score:.4f}" for score in scores]
+        table.add_row(str(level.level), f"{level.count:,}", *shown)
+    return table
+
+
+def drift_table(drift: LevelDrift) -> Table:
+    """Returns the levels' samples here and in the data that their edges were cut in."""
+    index = f"{drift.population_stability_index:.4f}"
+    table = Table(
+        title=f"Drift against old edges: population stability index {index}", title_justify="left"
+    )
+    for name in ("level", "samples where cut", "of all", "samples here", "of all"):
+        table.add_column(name, justify="right")
+    for row in drift_rows(drift):
+        shares = [f"{100 * row[name]:.1f} %" for name in ("expected_ratio", "ratio")]
+        table.add_row(
+            str(row["level"]), f"{row['expected']:,}", shares[0], f"{row['count']:,}", shares[1]
+        )
+    return table
+
+
+def sizes_table(contents: Contents) -> Table:
+    """Returns how many images have which size."""
+    table = Table(title="Images", title_justify="left")
+    table.add_column("longest side, pixels")
+    table.add_column("images", justify="right")
+    for name, count in contents.sizes:
+        table.add_row(name, f"{count:,}")
+    if contents.texts_alone:
+        table.add_row("text alone", f"{contents.texts_alone:,}")
+    return table
+
+
+def examples_table(contents: Contents) -> Table:
+    """Returns a few samples of each level."""
+    table = Table(title="Examples", title_justify="left")
+    for name in ("level", "score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("caption", overflow="ellipsis")
+    table.add_column("key", no_wrap=True)
+    for level, examples in contents.examples.items():
+        for example in examples:
+            row = example.row
+            score = "-" if row["clip_score"] is None else f"{row['clip_score']:.4f}"
+            caption = Text(_short(row["caption"]))
+            table.add_row("-" if level is None else str(level), score, caption, row["key"])
+    return table
+
+
+def _levels_before_pack(layout: DatasetLayout) -> list[LevelContents]:
+    levels: dict[int, LevelContents] = {}
+    for path in stage_tables(layout, Stage.LEVEL):
+        with open_read(path) as file:
+            table = read_table(file, LEVELLED_SCHEMA, columns=["clip_score", "alignment_level"])
+        scores = np.asarray(table["clip_score"].to_numpy(), np.float64)
+        numbers = np.asarray(table["alignment_level"].to_numpy())
+        for number in np.unique(numbers).tolist():
+            level = levels.setdefault(number, LevelContents(number))
+            level.add(scores[numbers == number])
+    return [levels[number] for number in sorted(levels)]
+
+
+def _rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) -> dict[str, str]:
+    """Returns reason to what happened to the first row that was rejected for it."""
+    examples: dict[str, str] = {}
+    if not wanted:
+        return examples
+    for path in list_files(f"{layout.root}/rejected/{stage.value}", ".parquet"):
+        with open_read(path) as file:
+            table = read_table(file, REJECTION_SCHEMA, ["reason", "detail", "url", "caption"])
+        for reason in wanted - set(examples):
+            found = np.flatnonzero(np.asarray(table["reason"].to_pylist()) == reason)
+            if len(found):
+                row = table.slice(int(found[0]), 1).to_pylist()[0]
+                text = row["detail"] or ""
+                place = row["url"] or row["caption"] or ""
+                examples[reason] = _short(f"{place}: {text}" if place else text)
+        if set(examples) == wanted:
+            break
+    return examples
+
+
+def _short(text: str) -> str:
+    """Returns a text on one line, its beginning if it is long."""
+    line = " ".join(text.split())
+    if len(line) > CAPTION_CHARACTERS:
+        line = line[: CAPTION_CHARACTERS - 1] + "…"
+    return line
+
+
+def _shards_line(packed: list[str], contents: Contents) -> str:
+    size = 0
+    for path in packed:
+        with open_read(path) as file:
+            size += int(file_metadata(pq.read_schema(file))["tar_bytes"])
+    return f"{len(packed):,} train shards, {contents.samples:,} samples, {size:,} bytes of tar."

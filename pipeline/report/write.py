@@ -1,0 +1,271 @@
+"""Report: `manifest.json` for programs, `report.html` for people, `croissant.json` for catalogues.
+
+All three are made from what the stages left on disk; nothing is counted while the job runs.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.config import CurationConfig
+from pipeline.level.edges import drift_rows, read_drift
+from pipeline.report.balance import (
+    check_balance,
+    count_stages,
+    count_truncated_captions,
+    stage_tables,
+    total_rejections,
+)
+from pipeline.report.contents import Contents, Example, read_contents
+from pipeline.report.croissant import croissant_metadata
+from pipeline.report.figures import balance_figure, score_figure
+from schemas.columns import file_metadata
+from schemas.errors import DatasetError, RejectReason
+from schemas.manifest import Manifest, ShardEntry, StageCounts
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import commit_text, list_files, open_read, read_json
+
+EXAMPLES_PER_LEVEL = 8
+EXAMPLES_WITHOUT_LEVELS = 24
+THUMBNAIL_PIXELS = 176
+
+RETRYABLE = frozenset(reason.value for reason in RejectReason if reason.is_retryable)
+
+DECIDING_PACKAGES = (
+    "apache-beam",
+    "faiss-gpu",
+    "numpy",
+    "open_clip_torch",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "simplejpeg",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+"""Whose version can show in the bytes of a dataset."""
+
+HINTS = {
+    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
+    RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
+    RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
+}
+"""Reason to the setting that is behind it most often."""
+
+
+def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
+    """Writes manifest, report and metadata, and returns the manifest.
+
+    Raises:
+        DatasetError: if a stage is not done, so that the counts do not balance.
+    """
+    stages = count_stages(layout)
+    if not stages:
+        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    refuse_nothing_kept(layout, stages)
+    missing = [stage.value for stage in config.stages if stage.value not in stages]
+    if stages[Stage.READ.value].kept and missing:
+        raise DatasetError(f"{layout.root} is not finished: run `{missing[0]}` first")
+    check_balance(layout, stages)
+    num_levels = config.levels.num_levels if config.is_scored else None
+    wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
+    contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
+    counts = list(stages.values())
+    manifest = Manifest(
+        aligngpt_version=_version("aligngpt"),
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
+        versions={name: _version(name) for name in DECIDING_PACKAGES},
+        model=_model_identity(layout) if config.is_scored else None,
+        rows_in=counts[0].rows_in,
+        kept=counts[-1].kept,
+        rejected=total_rejections(counts),
+        stages=stages,
+        num_levels=num_levels,
+        level_edges=[level.as_dict() for level in contents.levels.values()] or None,
+        level_drift=read_drift(layout),
+        truncated_captions=(
+            count_truncated_captions(layout) if Stage.SCORE.value in stages else None
+        ),
+        samples_per_shard=config.pack.samples_per_shard,
+        shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
+    )
+    commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest))
+    commit_text(layout.report, render_report(layout, manifest, contents))
+    commit_text(layout.manifest, manifest.to_json())
+    return manifest
+
+
+def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]) -> None:
+    """Says which stage rejected all that it was given, and why.
+
+    Raises:
+        DatasetError: if there is such a stage.
+    """
+    for name, counts in stages.items():
+        if counts.rows_in and not counts.kept:
+            reasons = sorted(counts.rejected.items(), key=lambda item: -item[1])
+            told = ", ".join(f"{reason} {number:,}" for reason, number in reasons[:3])
+            hint = next((HINTS[reason] for reason, _ in reasons if reason in HINTS), None)
+            raise DatasetError(
+                f"no pair is left in {layout.root}: {name} rejected all {counts.rows_in:,} "
+                f"({told}). `aligngpt-curate inspect {layout.root}` shows examples"
+                f"{f'; {hint}' if hint else ''}. Mend the cause and run again with --redo {name}"
+            )
+
+
+def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:
+    """Returns the report as one page of HTML that needs no other file."""
+    template = files("pipeline.report.write").joinpath("report.jinja").read_text()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    return environment.from_string(template).render(
+        manifest=manifest,
+        name=layout.root.rstrip("/").rsplit("/", 1)[-1],
+        balance=balance_figure(manifest.stages),
+        scores=score_figure(contents.score_counts, list(contents.levels.values())),
+        reasons=_reason_rows(manifest),
+        politeness=politeness_rows(manifest),
+        levels=list(contents.levels.values()),
+        drift=drift_rows(manifest.level_drift),
+        sizes=contents.sizes,
+        texts_alone=contents.texts_alone,
+        galleries=[
+            (level, [_card(example) for example in examples])
+            for level, examples in contents.examples.items()
+        ],
+        fetching=_fetching(layout),
+        tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
+        config=json.dumps(manifest.config, indent=2),
+    )
+
+
+POLITENESS = (
+    ("robots.txt", "respects_robots", RejectReason.ROBOTS_DISALLOWED),
+    ("robots.txt that cannot be reached", "respects_robots", RejectReason.ROBOTS_UNREACHABLE),
+    ("X-Robots-Tag", "respects_robots_tag", RejectReason.OPTED_OUT_BY_HEADER),
+    ("TDM-Reservation, tdmrep.json", "respects_tdm", RejectReason.TDM_RESERVED),
+)
+"""What a host can ask of us: the rule, the setting that follows it, the reason that tells of it."""
+
+
+def politeness_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Returns, for every rule that hosts make, whether it was followed and what it left out."""
+    fetch = manifest.config["fetch"]
+    return [
+        {
+            "rule": rule,
+            "setting": f"fetch.{setting}",
+            "is_followed": bool(fetch[setting]),
+            "count": manifest.rejected.get(reason.value, 0),
+        }
+        for rule, setting, reason in POLITENESS
+    ]
+
+
+def _reason_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "stage": stage,
+            "reason": reason,
+            "count": count,
+            "ratio": count / manifest.rows_in,
+            "is_retryable": reason in RETRYABLE,
+        }
+        for stage, counts in manifest.stages.items()
+        for reason, count in counts.rejected.items()
+    ]
+    return sorted(rows, key=lambda row: -row["count"])
+
+
+def _card(example: Example) -> dict[str, Any]:
+    """Returns what a sample's card in the contact sheet shows."""
+    row = example.row
+    turns = json.loads(row["conversations"]) if row["conversations"] else []
+    return {
+        "thumbnail": _thumbnail(example),
+        "caption": row["caption"],
+        "question": turns[0]["value"].replace("<image>", "").strip() if turns else None,
+        "clip_score": row["clip_score"],
+        "size": f"{row['width']} x {row['height']}" if row["width"] else "text alone",
+    }
+
+
+def _thumbnail(example: Example) -> str | None:
+    """Returns a small JPEG of a sample's image, as base64."""
+    row = example.row
+    if row["image_offset"] is None:
+        return None
+    with open_read(example.path.removesuffix(".parquet") + ".tar") as file:
+        file.seek(row["image_offset"])
+        data = file.read(row["image_bytes"])
+    with Image.open(io.BytesIO(data)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    output = io.BytesIO()
+    small.save(output, "JPEG", quality=80)
+    return base64.b64encode(output.getvalue()).decode()
+
+
+def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
+    """Returns what the fetch stage took, added up over its shards."""
+    seconds, pairs = 0.0, 0
+    for path in list_files(f"{layout.root}/fetched", "_stats.json"):
+        stats = read_json(path)
+        seconds += stats["duration"]
+        pairs += stats["count"]
+    if not seconds:
+        return None
+    return {"seconds": seconds, "pairs_per_second": pairs / seconds}
+
+
+def _model_identity(layout: DatasetLayout) -> dict[str, str] | None:
+    """Returns which model made the scores, as the scored files say."""
+    for path in stage_tables(layout, Stage.SCORE):
+        with open_read(path) as file:
+            model = file_metadata(pq.read_schema(file)).get("model")
+        if model is not None:
+            return {name: str(value) for name, value in json.loads(model).items()}
+    return None
+
+
+def _shard_entry(path: str) -> ShardEntry:
+    with open_read(path) as file:
+        data = file.read()
+    parquet = pq.ParquetFile(io.BytesIO(data))
+    stored = file_metadata(parquet.schema_arrow)
+    return ShardEntry(
+        name=path.rsplit("/", 1)[-1].removesuffix(".parquet"),
+        samples=parquet.metadata.num_rows,
+        tar_bytes=int(stored["tar_bytes"]),
+        tar_sha256=stored["tar_sha256"],
+        parquet_bytes=len(data),
+        parquet_sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _bytes_text(count: float) -> str:
+    units: Sequence[str] = ("bytes", "kB", "MB", "GB", "TB", "PB")
+    for unit in units[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {units[-1]}"

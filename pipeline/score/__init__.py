@@ -1,0 +1,1 @@
+"""The score stage: fetched shards are scored with CLIP."""

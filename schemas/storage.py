@@ -1,0 +1,288 @@
+"""Files that appear whole or not at all, locally and on any object store fsspec knows."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from schemas.columns import file_metadata
+from schemas.errors import StorageError
+from schemas.shards import is_stage_file
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_LEAVE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def commit_file(path: str) -> Iterator[IO[bytes]]:
+    """Opens a new file that stands under `path` once the block ends without an error.
+
+    Locally it is written beside its place, synced and renamed; on an object store it is put at
+    once. Whatever stood there before stays until that moment.
+
+    Raises:
+        StorageError: if the disk is full, or the place cannot be written to.
+    """
+    if not is_local(path):
+        with commit_remote(path) as file:
+            yield file
+        return
+    target = Path(local_path(path))
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with explaining_writes(path, target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+    finally:
+        with suppress(OSError):  # a disk that takes no writes does not let go of a name either
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def commit_remote(path: str) -> Iterator[IO[bytes]]:
+    """Opens a temporary local file that is uploaded to `path` when the block ends well.
+
+    Raises:
+        StorageError: if the disk of temporary files is full, or the store refuses the file.
+    """
+    filesystem, name = file_system(path)
+    with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
+        local = Path(folder) / "upload"
+        writing = explaining_writes(f"{local}, on its way to {path}", Path(folder))
+        with writing, local.open("wb") as file:
+            yield file
+        try:
+            with reaching_store(path):
+                filesystem.put_file(str(local), name)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {path}: {error.strerror or error}. Check that the bucket exists "
+                "and that this job's credentials may write to it"
+            ) from error
+
+
+@contextmanager
+def reaching_store(path: str) -> Iterator[None]:
+    """Says of what the library of an object store raises in a block that it is out of reach.
+
+    No connection, no credentials, a broken answer: such errors of botocore and of others have no
+    kind in common. What an operating system could say too passes, a file that is not there first.
+
+    Raises:
+        StorageError: in place of any error but an `OSError`.
+    """
+    try:
+        yield
+    except (OSError, StorageError):
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"cannot reach {path}: {type(error).__name__}: {error}. Check the network, the "
+            "store's address and this job's credentials"
+        ) from error
+
+
+@contextmanager
+def explaining_writes(path: str, folder: Path) -> Iterator[None]:
+    """Says of writes in a block that fail for want of room or leave what stands in the way.
+
+    Args:
+        folder: on the disk that is written to.
+
+    Raises:
+        StorageError: in place of the error of the operating system.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        code = _error_of_disk(error, folder)
+        if code is None:
+            raise
+        raise StorageError(write_failure(path, folder, code)) from error
+
+
+def _error_of_disk(error: BaseException, folder: Path) -> int | None:
+    """Returns the number of the disk's error behind an error, if there is one.
+
+    Who closes an archive on a full disk may raise another error over the disk's.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and (
+            seen.errno in NO_ROOM or (seen.errno in NO_LEAVE and _is_about(seen, folder))
+        ):
+            return seen.errno
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Returns whether an error names a file in a folder, the folder, or one that it lies in."""
+    named = Path(str(error.filename))
+    return named.is_relative_to(folder) or folder.is_relative_to(named)
+
+
+def write_failure(path: str, folder: Path, code: int) -> str:
+    """Returns what to tell a person whose disk did not take a file."""
+    reason = os.strerror(code)
+    if code not in NO_ROOM:
+        return (
+            f"cannot write {path}: {reason}. Give this user leave to write there, mount the disk "
+            "for writing, or use another --out"
+        )
+    return (
+        f"cannot write {path}: {reason} ({room_of(folder)}). Make room there, or move the "
+        "dataset's folder to a larger disk and name it by --out"
+    )
+
+
+def room_of(folder: Path) -> str:
+    """Returns how much room the disk of a folder has, in words."""
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return f"{usage.free / 1e6:,.1f} MB of {usage.total / 1e6:,.1f} MB free on the disk of {folder}"
+
+
+def commit_text(path: str, text: str) -> None:
+    """Writes a text that stands under `path` whole or not at all."""
+    with commit_file(path) as file:
+        file.write(text.encode())
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Opens a file to read its bytes. Seekable, on object stores too.
+
+    Raises:
+        StorageError: if the store is out of reach; what is read later, wrap in `reaching_store`.
+    """
+    if is_local(path):
+        return Path(local_path(path)).open("rb")
+    filesystem, name = file_system(path)
+    with reaching_store(path):
+        return cast(IO[bytes], filesystem.open(name, "rb"))
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a small file in one request.
+
+    What `open_read` gives fails on an object store where another writes the file anew meanwhile.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        StorageError: if the store is out of reach.
+    """
+    if is_local(path):
+        return Path(local_path(path)).read_bytes()
+    filesystem, name = file_system(path)
+    with reaching_store(path):
+        return cast(bytes, filesystem.cat_file(name))
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Returns the object in a small JSON file, as `read_bytes` reads it."""
+    values: dict[str, Any] = json.loads(read_bytes(path))
+    return values
+
+
+def file_system(path: str) -> tuple[AbstractFileSystem, str]:
+    """Returns the file system of a path or URL, and the file's name there.
+
+    It remembers no listing: other workers write to the same folders all the while.
+    """
+    if is_local(path):
+        found: tuple[AbstractFileSystem, str] = url_to_fs(path)
+        return found
+    with reaching_store(path):
+        found = url_to_fs(path, use_listings_cache=False)
+        return found
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file or folder at `path`."""
+    filesystem, name = file_system(path)
+    with reaching_store(path):
+        return bool(filesystem.exists(name))
+
+
+def remove(path: str) -> None:
+    """Removes the file at `path`, if there is one."""
+    filesystem, name = file_system(path)
+    with reaching_store(path):
+        if filesystem.exists(name):
+            filesystem.rm_file(name)
+
+
+def move_file(source: str, target: str) -> None:
+    """Puts a file in another's place; does nothing if it is gone, having been moved before."""
+    if not exists(source):
+        return
+    if is_local(source) and is_local(target):
+        Path(local_path(source)).replace(local_path(target))
+        return
+    filesystem, name = file_system(source)
+    with reaching_store(target):
+        filesystem.mv(name, file_system(target)[1])
+
+
+def remove_folder(folder: str) -> None:
+    """Removes a folder with all that is in it, if there is one."""
+    filesystem, name = file_system(folder)
+    with reaching_store(folder):
+        if filesystem.exists(name):
+            filesystem.rm(name, recursive=True)
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
+    filesystem, name = file_system(folder)
+    with reaching_store(folder):
+        if not filesystem.exists(name):
+            return []
+        entries = filesystem.ls(name, detail=False)
+    # A store may hold an object by the name of the folder itself, of no bytes.
+    entries = [entry for entry in entries if entry.strip("/") != name.strip("/")]
+    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+    visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
+    return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]
+
+
+def stage_files(folder: str) -> list[str]:
+    """Returns the paths in a stage's folder that are named as stages name theirs, sorted."""
+    return [path for path in list_files(folder) if is_stage_file(path)]
+
+
+def committed_fingerprint(path: str) -> str | None:
+    """Returns the fingerprint stored in a committed Parquet or JSON file; None if none stands."""
+    if not exists(path):
+        return None
+    if not path.endswith(".parquet"):
+        return read_json(path).get("fingerprint")
+    with open_read(path) as file:
+        return file_metadata(pq.read_schema(file)).get("fingerprint")
+
+
+def is_local(path: str) -> bool:
+    """Returns whether `path` is on this machine's file system."""
+    return "://" not in path or path.startswith(("file://", "local://"))
+
+
+def local_path(path: str) -> str:
+    """Returns a local path without its protocol."""
+    return path.split("://", 1)[1] if "://" in path else path

@@ -1,0 +1,1 @@
+"""CLIP scores: models, captions, images."""

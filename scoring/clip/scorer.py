@@ -1,0 +1,373 @@
+"""CLIP scores: the cosine of an image and its caption under any model that open_clip can load."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+import torch.nn.functional as F
+
+from schemas.errors import ConfigError
+from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
+from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
+from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
+from scoring.clip.text_tower import TextTower
+from scoring.config import ScoreConfig
+from scoring.devices import claim_device, describe_device, require_device, use_exact_arithmetic
+
+BATCHES_IN_FLIGHT = 2
+"""Batches given to a GPU before waiting for the one before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model says of n pairs. Embeddings are of unit length."""
+
+    clip_score: npt.NDArray[np.float32]
+    """Cosine: (n,). Not finite where the model's output is not."""
+    image_embedding: npt.NDArray[np.float32]
+    """(n, embed_dim)."""
+    text_embedding: npt.NDArray[np.float32]
+    """(n, embed_dim)."""
+    is_truncated: npt.NDArray[np.bool_]
+    """Whether the caption was longer than the context: (n,)."""
+    caption_index: npt.NDArray[np.int64]
+    """Which of a pair's captions scored best, and is what the others speak of: (n,)."""
+
+
+class ClipScorer:
+    """A model with its preprocessing and its tokenizer, ready to score.
+
+    It fixes the number of torch's CPU threads for the whole process. Several threads may use it.
+    """
+
+    def __init__(self, config: ScoreConfig) -> None:
+        checkpoint = resolve_checkpoint(config)
+        self.config = config
+        self.device = claim_device(config.device)
+        tokenizer = _load_tokenizer(checkpoint, config)
+        self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
+        self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
+        self.model, arithmetic = _load_model(checkpoint, config, self.device)
+        self._text_tower = TextTower(self.model, tokenizer)
+        self._encode_image = _image_encoder(self.model, config)
+        self._dtype = _input_dtype(arithmetic)
+        self._embedding_width = int(checkpoint.architecture["embed_dim"])
+        self._lock = threading.Lock()
+        self._image_batch = self._text_batch = config.batch_size
+        self.identity: ModelIdentity = {
+            **_identity(checkpoint, config, self._captions),
+            "arithmetic": arithmetic,
+            "device": describe_device(self.device),
+        }
+
+    @property
+    def fitted_batch_size(self) -> int:
+        """Images that went through the model at once: less than configured if memory was short."""
+        return self._image_batch
+
+    def score(
+        self,
+        images: Iterable[ImageSource],
+        captions: Sequence[str | Sequence[str]],
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Scores:
+        """Returns the scores of n pairs.
+
+        Args:
+            captions: n; where several are given for a pair, the one that scores best counts.
+            images: n images, taken one after another, at most a few batches ahead of the model.
+            on_batch: told how many images have been given to the model so far.
+
+        Raises:
+            ValueError: if there are not as many images as captions.
+        """
+        choices = [[texts] if isinstance(texts, str) else texts for texts in captions]
+        owner = np.repeat(np.arange(len(choices)), [len(texts) for texts in choices])
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+            tokens = pool.submit(self._captions, [text for texts in choices for text in texts])
+            image_embedding = self.encode_images(images, on_batch)
+            text_embedding = self._encode_tokens(tokens.result())
+        if len(image_embedding) != len(captions):
+            raise ValueError(f"{len(image_embedding)} images for {len(captions)} captions")
+        of_caption = image_embedding if len(owner) == len(choices) else image_embedding[owner]
+        cosine = np.einsum("nd,nd->n", of_caption, text_embedding, dtype=np.float32)
+        cosine = np.clip(cosine, -1.0, 1.0)
+        best = best_of_each(cosine, owner)
+        return Scores(
+            clip_score=cosine[best],
+            image_embedding=image_embedding,
+            text_embedding=text_embedding[best],
+            is_truncated=tokens.result().is_truncated[best],
+            caption_index=best - np.searchsorted(owner, np.arange(len(choices))),
+        )
+
+    def encode_captions(
+        self, captions: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Returns the captions' embeddings (n, embed_dim) and whether each was truncated."""
+        tokens = self._captions(captions)
+        return self._encode_tokens(tokens), tokens.is_truncated
+
+    def _encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Returns embeddings (n, embed_dim).
+
+        Captions of similar length form a batch, so that little is spent on padding.
+        """
+        embeddings = np.zeros((len(tokens.ids), self._embedding_width), np.float32)
+        order = np.argsort(tokens.lengths, kind="stable")
+        for start in range(0, len(order), self.config.batch_size):
+            rows = order[start : start + self.config.batch_size]
+            ids = self._text_tower.trim(tokens.ids[torch.from_numpy(rows)], tokens.lengths[rows])
+            with self._lock:
+                features, self._text_batch = encode_in_parts(
+                    self._text_features, ids, self._text_batch
+                )
+            embeddings[rows] = features.cpu().numpy()
+        return embeddings
+
+    def encode_images(
+        self, images: Iterable[ImageSource], on_batch: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Returns the images' embeddings (n, embed_dim), in batches formed by position."""
+        batches = load_batches(
+            images,
+            self.preprocessor,
+            self.config.batch_size,
+            self.config.decode_threads or os.cpu_count() or 1,
+            is_pinned=self.device.type == "cuda",
+        )
+        features = list(self._run_ahead(batches, on_batch))
+        if not features:
+            return np.zeros((0, self._embedding_width), np.float32)
+        return torch.cat(features).cpu().numpy()
+
+    def _run_ahead(
+        self, batches: Iterator[torch.Tensor], on_batch: Callable[[int], None] | None
+    ) -> Iterator[torch.Tensor]:
+        """Yields the batches' features, still on the device, a few steps ahead of a GPU."""
+        done, events = 0, list[Any]()
+        for pixels in batches:
+            count = len(pixels)
+            missing = self.config.batch_size - count
+            if self.config.compile_model and missing:  # one shape, one compilation
+                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # rows are independent
+            with self._lock:
+                features, self._image_batch = encode_in_parts(
+                    self._image_features, pixels, self._image_batch
+                )
+            if self.device.type == "cuda":
+                events.append(torch.cuda.current_stream(self.device).record_event())
+                if len(events) > BATCHES_IN_FLIGHT:
+                    events.pop(0).synchronize()
+            yield features[:count]
+            done += count
+            if on_batch is not None:
+                on_batch(done)
+
+    @torch.inference_mode()
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns unit image embeddings (B, D) of pixels (B, height, width, 3)."""
+        torch.set_num_threads(self.config.threads)
+        batch = self.preprocessor.normalize(pixels.to(self.device, non_blocking=True))
+        features = self._encode_image(batch.to(self._dtype))
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.inference_mode()
+    def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
+        """Returns unit text embeddings (B, D) of token ids (B, L)."""
+        torch.set_num_threads(self.config.threads)
+        features = self._text_tower.encode(ids.to(self.device, non_blocking=True))
+        return F.normalize(features.float(), dim=-1)
+
+
+def best_of_each(
+    score: npt.NDArray[np.float32], owner: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Returns where the highest score of each owner stands, of equal ones the first.
+
+    Args:
+        score: (m,); what is not finite is lower than all that is.
+        owner: (m,), 0 to the last of them, ascending, none left out.
+    """
+    comparable = np.where(np.isfinite(score), score, -np.inf)
+    order = np.lexsort((-comparable, owner))
+    is_first = np.append(True, np.diff(owner) > 0)[: len(owner)]
+    return order[is_first]
+
+
+def encode_in_parts(
+    encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, size: int
+) -> tuple[torch.Tensor, int]:
+    """Returns the encoded batch, and how many rows at once fitted into memory.
+
+    A part that does not fit is halved, and the size stays halved for what comes next. Another
+    size can choose other kernels, so that scores then agree within rounding only; the size that
+    fitted is recorded beside the scores.
+
+    Raises:
+        torch.OutOfMemoryError: if not even one row fits.
+    """
+    while True:
+        try:
+            return torch.cat([encode(part) for part in batch.split(size)]), size
+        except torch.OutOfMemoryError:
+            if min(size, len(batch)) == 1:
+                raise
+        size = max(1, min(size, len(batch)) // 2)
+        torch.cuda.empty_cache()
+
+
+def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity:
+    """Returns the identity of the model, once it was loaded and let go again, before work starts.
+
+    Args:
+        runs_here: whether the model will run on this machine, so that its device must be here.
+
+    Raises:
+        ConfigError: if it does not exist or cannot be loaded; the message says what to do.
+    """
+    if runs_here:
+        require_device(config.device)
+    checkpoint = resolve_checkpoint(config)
+    tokenizer = _load_tokenizer(checkpoint, config)
+    _load_model(checkpoint, config, torch.device("cpu"))
+    _give_memory_back()
+    return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
+
+
+def _give_memory_back() -> None:
+    """Gives the memory of a model that was let go back to the system.
+
+    The C library keeps what lies between blocks in use: 350 MB after ViT-B/32, for as long as the
+    process that starts the workers lives.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+_identities: dict[ScoreConfig, ModelIdentity] = {}
+_scorers: dict[ScoreConfig, ClipScorer] = {}
+_load_lock = threading.Lock()
+
+
+def model_identity(config: ScoreConfig) -> ModelIdentity:
+    """Returns the identity of the model without loading it, read once in a process."""
+    with _load_lock:
+        if config not in _identities:
+            checkpoint = resolve_checkpoint(config)
+            tokenizer = _load_tokenizer(checkpoint, config)
+            captions = CaptionTokenizer(tokenizer, config.prompt_template)
+            _identities[config] = _identity(checkpoint, config, captions)
+        return _identities[config]
+
+
+def shared_scorer(config: ScoreConfig) -> ClipScorer:
+    """Returns this process's model; it is loaded once, and the one before it is let go."""
+    with _load_lock:
+        if config not in _scorers:
+            _scorers.clear()
+            _scorers[config] = ClipScorer(config)
+        return _scorers[config]
+
+
+def _identity(
+    checkpoint: Checkpoint, config: ScoreConfig, captions: CaptionTokenizer
+) -> ModelIdentity:
+    return identify(checkpoint, config, captions(PROBE_CAPTIONS).ids.numpy().tobytes())
+
+
+def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
+    try:
+        return open_clip.get_tokenizer(checkpoint.model)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"the tokenizer of score.model {config.model!r} cannot be loaded ({error}): make it "
+            "available offline, or choose a model with a tokenizer of its own"
+        ) from error
+
+
+def _load_model(
+    checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
+) -> tuple[torch.nn.Module, str]:
+    """Returns the model in evaluation mode, and open_clip's name of its arithmetic.
+
+    open_clip's mixed precision keeps the norms in fp32, but does not know every kind of tower:
+    where it fails, all weights are converted.
+    """
+    wanted = config.precision
+    for name in ["fp32"] if wanted == "fp32" else [wanted, f"pure_{wanted}"]:
+        try:
+            model = _create_model(checkpoint, device, name)
+            use_exact_arithmetic()
+            torch.set_num_threads(config.threads)
+            _try_out(model, checkpoint, _input_dtype(name), device)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            failure = error
+        else:
+            return model, name
+    raise ConfigError(
+        f"score.model {config.model!r} cannot be loaded from {checkpoint.weights} in "
+        f"{wanted}: {failure}"
+    ) from failure
+
+
+def _create_model(checkpoint: Checkpoint, device: torch.device, arithmetic: str) -> torch.nn.Module:
+    """Returns the model, its weights all from the checkpoint."""
+    is_schema = ":" in checkpoint.model
+    model: torch.nn.Module = open_clip.create_model(
+        checkpoint.model,
+        None if is_schema else str(checkpoint.weights),
+        precision=arithmetic,
+        device=device,
+        require_pretrained=True,
+        force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
+        text_cfg=_local_text(checkpoint),
+    )
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _try_out(
+    model: torch.nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Runs both towers once; raises what they raise."""
+    towers: Any = model
+    height, width = checkpoint.preprocessing["size"]
+    towers.encode_image(torch.zeros(1, 3, height, width, dtype=dtype, device=device))
+    length = checkpoint.architecture["text_cfg"].get("context_length", 77)
+    towers.encode_text(torch.ones(1, length, dtype=torch.int64, device=device))
+
+
+def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the text tower's settings, a folder named in them found beside the model's file."""
+    text = dict(checkpoint.architecture["text_cfg"])
+    name = text.get("hf_model_name")
+    if name:
+        text["hf_model_pretrained"] = False
+        beside = (checkpoint.folder or Path()) / name
+        if checkpoint.folder is not None and beside.is_dir():
+            text["hf_model_name"] = str(beside)
+    return text
+
+
+def _input_dtype(arithmetic: str) -> torch.dtype:
+    dtype: torch.dtype | None = open_clip.get_input_dtype(arithmetic)
+    return dtype or torch.float32
+
+
+def _image_encoder(
+    model: torch.nn.Module, config: ScoreConfig
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    encode: Any = model.encode_image
+    compiled: Any = torch.compile(encode, dynamic=False) if config.compile_model else encode
+    return compiled

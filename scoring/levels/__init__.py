@@ -1,0 +1,1 @@
+"""Alignment levels: exact, equally large, in constant memory."""

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipeline.deduplicate.plan import plan_search, survey_shard
+from pipeline.deduplicate.search import search_task, spill_shard, tasks_of, train_plan
+from pipeline.deduplicate.transform import KeepBestOfDuplicates
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from scoring.config import DeduplicateConfig
+from tests.curated_tables import Row, read_rows, write_shards
+
+
+def deduplicate(layout, shards, **settings):
+    config = DeduplicateConfig(device="cpu", **settings)
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        unique = pipeline | beam.Create(shards) | KeepBestOfDuplicates(layout, config)
+        assert_that(unique, equal_to(shards))
+
+
+def vector(seed, noise=0.0):
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal(32)
+    base = base / np.linalg.norm(base)
+    other = np.random.default_rng(1000 + int(noise * 1e6)).standard_normal(32)
+    moved = base + noise * other / np.linalg.norm(other)
+    return moved / np.linalg.norm(moved)
+
+
+def kept(layout, shards):
+    return {
+        row["key"]: row["duplicate_count"] for s in shards for row in read_rows(layout.unique(s))
+    }
+
+
+def rejected(layout, shards):
+    rows = [row for s in shards for row in read_rows(layout.rejected(Stage.DEDUPLICATE, s))]
+    return {row["key"]: (row["reason"], row["kept_key"]) for row in rows}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return DatasetLayout(str(tmp_path / "data"))
+
+
+def test_the_best_scored_of_near_and_exact_duplicates_stays_across_shards(layout):
+    best = Row("best", 0.4, vector(1), pixels="same")
+    copy = Row("copy", 0.3, vector(1), pixels="same")
+    near = Row("near", 0.2, vector(1, 0.05))
+    alone = Row("alone", 0.1, vector(2))
+    shards = write_shards(layout, [[copy, alone], [near], [], [best]])
+    deduplicate(layout, shards)
+    assert kept(layout, shards) == {best.key: 2, alone.key: 0}
+    assert rejected(layout, shards) == {
+        copy.key: ("exact_duplicate", best.key),
+        near.key: ("near_duplicate", best.key),
+    }
+
+
+def test_of_equal_scores_the_smallest_key_stays(layout):
+    rows = [Row(f"copy{place}", 0.25, vector(3), pixels="x") for place in range(5)]
+    shards = write_shards(layout, [rows[:2], rows[2:]])
+    deduplicate(layout, shards)
+    assert kept(layout, shards) == {min(row.key for row in rows): 4}
+
+
+def test_exact_duplicates_are_found_without_embeddings(layout):
+    rows = [Row("a", 0.1, pixels="x"), Row("b", 0.2, pixels="x"), Row("c", 0.3)]
+    shards = write_shards(layout, [rows])
+    deduplicate(layout, shards, threshold=2.0)
+    assert set(kept(layout, shards)) == {rows[1].key, rows[2].key}
+
+
+def test_near_duplicates_without_embeddings_are_refused(layout):
+    shards = write_shards(layout, [[Row("a", 0.1), Row("b", 0.2)]])
+    with pytest.raises(Exception, match=r"score\.keep_embeddings"):
+        deduplicate(layout, shards)
+
+
+def test_captions_that_differ_can_keep_both(layout):
+    rows = [
+        Row("a", 0.1, vector(1), pixels="x", caption="A  red Car"),
+        Row("b", 0.2, vector(1), pixels="x", caption="a red car"),
+        Row("c", 0.3, vector(1), pixels="x", caption="a car"),
+    ]
+    shards = write_shards(layout, [rows[:1], rows[1:]])
+    deduplicate(layout, shards, must_captions_agree=True)
+    assert kept(layout, shards) == {rows[1].key: 1, rows[2].key: 0}
+
+
+def test_many_cells_and_groups_give_the_result_of_one(layout, tmp_path):
+    rows = [Row(f"{p}", 0.2, vector(p % 400, 0.02 * (p // 400))) for p in range(900)]
+    one = write_shards(layout, [rows])
+    deduplicate(layout, one, cells=1)
+    other = DatasetLayout(str(tmp_path / "other"))
+    three = write_shards(other, [rows[::3], rows[1::3], rows[2::3]])
+    deduplicate(other, three, cells=16, memory_bytes=1 << 20)
+    assert kept(layout, one) == kept(other, three)
+    assert len(kept(layout, one)) == 400
+
+
+def test_a_second_run_changes_nothing_and_no_search_file_remains(layout):
+    shards = write_shards(layout, [[Row("a", 0.1, vector(1)), Row("b", 0.2, vector(1))]])
+    deduplicate(layout, shards)
+    before = Path(layout.unique(0)).stat().st_mtime_ns
+    deduplicate(layout, shards)
+    assert Path(layout.unique(0)).stat().st_mtime_ns == before
+    assert not Path(layout.run, "deduplicate").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_pair_and_one_pair_have_no_duplicates(layout, count):
+    rows = [Row("a", 0.1, vector(1))][:count]
+    shards = write_shards(layout, [rows])
+    deduplicate(layout, shards)
+    assert len(kept(layout, shards)) == count
+    assert rejected(layout, shards) == {}
+
+
+def test_a_run_stopped_in_its_search_goes_on_also_with_less_memory(layout, tmp_path):
+    rows = [Row(f"{p}", 0.2, vector(p % 200, 0.02 * (p // 200))) for p in range(400)]
+    never_stopped = DatasetLayout(str(tmp_path / "other"))
+    for folder in (layout, never_stopped):
+        shards = write_shards(folder, [rows[::2], rows[1::2]])
+    settings = {"cells": 6, "device": "cpu"}
+    config = DeduplicateConfig(**settings)
+    surveys = [survey_shard(shard, layout) for shard in shards]
+    plan = train_plan(plan_search(surveys, layout, config), layout, config)
+    for shard in shards:
+        spill_shard(shard, layout, config, plan)
+    search_task(next(iter(tasks_of(plan))), layout, config, plan)
+    edges = Path(plan.folder, "edges")
+    before = {path.name: path.stat().st_mtime_ns for path in edges.iterdir()}
+    less = DeduplicateConfig(**settings, memory_bytes=1 << 20)
+    again = train_plan(plan_search(surveys, layout, less), layout, less)
+    assert again == plan
+    for task in tasks_of(again):
+        search_task(task, layout, less, again)
+    assert before.items() <= {p.name: p.stat().st_mtime_ns for p in edges.iterdir()}.items()
+    deduplicate(layout, shards, cells=6, memory_bytes=1 << 20)
+    deduplicate(never_stopped, shards, cells=6)
+    for shard in shards:
+        ours, theirs = Path(layout.unique(shard)), Path(never_stopped.unique(shard))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert len(kept(layout, shards)) == 200
+
+
+def test_a_search_goes_on_on_another_device_with_other_threads_and_memory(layout):
+    shards = write_shards(layout, [[Row("a", 0.1, vector(1)), Row("b", 0.2, vector(2))]])
+    surveys = [survey_shard(shard, layout) for shard in shards]
+    plan = plan_search(surveys, layout, DeduplicateConfig(device="cpu"))
+    elsewhere = DeduplicateConfig(device="cuda", threads=7, memory_bytes=1 << 20)
+    assert plan_search(surveys, layout, elsewhere) == plan
+    assert plan_search(surveys, layout, DeduplicateConfig(threshold=0.9)) != plan

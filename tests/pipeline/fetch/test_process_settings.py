@@ -1,0 +1,56 @@
+import gc
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.fetch.process_settings import (
+    FILES_PER_CONNECTION,
+    SPARE_FILES,
+    connections_allowed,
+    rare_garbage_collection,
+)
+
+
+@pytest.fixture
+def open_files() -> Iterator[tuple[int, int]]:
+    """Gives the soft and hard limit of open files, and puts them back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield limits
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_low_soft_limit_is_raised(open_files: tuple[int, int]) -> None:
+    _, hard = open_files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    assert connections_allowed(800) == 800
+    raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert 800 + SPARE_FILES < raised == min(hard, FILES_PER_CONNECTION * 800 + SPARE_FILES)
+
+
+def test_a_limit_that_is_high_enough_stays(open_files: tuple[int, int]) -> None:
+    assert connections_allowed(1) == 1
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == open_files
+
+
+@pytest.mark.parametrize("granted", [1024, 400])
+def test_what_the_system_does_not_grant_costs_connections(
+    granted: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The hard limit itself cannot be put back once it was lowered.
+    monkeypatch.setattr("resource.getrlimit", lambda _: (granted, granted))
+    allowed = connections_allowed(2000)
+    assert 0 < allowed < granted
+    assert f"{allowed} connections instead of 2000" in caplog.text
+    assert "ulimit -Hn" in caplog.text
+
+
+def test_garbage_is_collected_as_before_once_the_last_fetch_is_done() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with rare_garbage_collection():
+        with rare_garbage_collection():
+            assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_freeze_count() > frozen
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() <= frozen

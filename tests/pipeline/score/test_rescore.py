@@ -1,0 +1,112 @@
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.score import rescore
+from pipeline.score.rescore import rescore_dataset
+from pipeline.score.shard import score_shard
+from schemas.columns import file_metadata, read_table, write_table
+from schemas.errors import DatasetError
+from schemas.records import SCORED_SCHEMA
+from schemas.shards import DatasetLayout
+from tests.pipeline.score.test_transform import add_member, make_shard
+
+
+def make_dataset(root: Path, tiny_clip: Any, *rows: int, **settings: Any) -> DatasetLayout:
+    """Writes scored shards of so many rows each."""
+    layout = DatasetLayout(str(root))
+    for shard, count in enumerate(rows):
+        make_shard(layout, shard, rows=count)
+        score_shard(layout, shard, tiny_clip.score_config(**settings))
+    return layout
+
+
+def change_embedding(layout: DatasetLayout, name: str, row: int, values: list[float] | None) -> str:
+    """Puts another embedding in a row's place; returns its key."""
+    table = read_table(layout.scored(0), SCORED_SCHEMA)
+    embeddings = table[name].to_pylist()
+    embeddings[row] = None if values is None else np.array(values, np.float16)
+    place = table.schema.get_field_index(name)
+    field = table.schema.field(name)
+    changed = table.set_column(place, field, pa.array(embeddings, field.type))
+    write_table(changed, layout.scored(0), file_metadata(table.schema))
+    return str(table["key"][row].as_py())
+
+
+@pytest.mark.parametrize("extension", ["tar", "parquet"])
+def test_missing_fetched_file_is_named_with_what_to_do(
+    tiny_clip: Any, tmp_path: Path, extension: Any
+) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 5)
+    path = Path(layout.fetched(0, extension))
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"{path} is missing: put back .* fetch shard 0 again"):
+        rescore_dataset(layout.root, sample=5)
+
+
+@pytest.mark.parametrize("table", ["fetched", "scored"])
+def test_damaged_table_is_named_with_what_to_do(tiny_clip: Any, tmp_path: Path, table: str) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 5)
+    path = Path(layout.scored(0) if table == "scored" else layout.fetched(0, "parquet"))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(DatasetError, match=f"{path} is no whole Parquet file.* shard 0 again"):
+        rescore_dataset(layout.root, sample=5)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 60])
+def test_stored_image_that_cannot_be_decoded_is_named_with_its_key(
+    tiny_clip: Any, tmp_path: Path, kept_bytes: int
+) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 7)
+    path = layout.fetched(0, "tar")
+    with tarfile.open(path) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    name = [name for name in members if not name.endswith((".txt", ".json"))][3]
+    members[name] = members[name][:kept_bytes].ljust(len(members[name]), b"\0")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, content in members.items():
+            add_member(tar, member, content)
+    key = name.split(".")[0]
+    said = f"{path}: the image of pair {key} cannot be decoded .*: fetch shard 0 again"
+    with pytest.raises(DatasetError, match=said):
+        rescore_dataset(layout.root, sample=7)
+
+
+def test_sample_is_as_large_as_asked_for_over_shards_of_any_sizes(
+    tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 23, 2, 0, 1, 0)
+    assert [rescore_dataset(layout.root, count).sampled for count in (20, 26, 99)] == [20, 26, 26]
+    monkeypatch.setattr(rescore, "MOST_SHARDS", 2)
+    assert rescore_dataset(layout.root, sample=26).sampled == 26
+
+
+def test_sample_falls_on_a_shard_by_the_rows_that_it_holds(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 20, 5)
+    small = set(read_table(layout.scored(1), SCORED_SCHEMA)["key"].to_pylist())
+    found = [row.key in small for row in rescore_dataset(layout.root, sample=10).worst]
+    assert (len(found), sum(found)) == (10, 2)
+
+
+@pytest.mark.parametrize("name", ["image_embedding", "text_embedding"])
+@pytest.mark.parametrize("values", [[0.5] * 23, [0.5] * 25, None])
+def test_embedding_of_another_width_is_named_with_its_key(
+    tiny_clip: Any, tmp_path: Path, name: str, values: list[float] | None
+) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 6)
+    key = change_embedding(layout, name, 4, values)
+    said = f"{layout.scored(0)}: {name} of pair {key} has {len(values or [])} values in place of 24"
+    with pytest.raises(DatasetError, match=f"{said}: score shard 0 again"):
+        rescore_dataset(layout.root, sample=1)
+
+
+def test_scores_without_embeddings_are_rescored(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = make_dataset(tmp_path, tiny_clip, 6, keep_embeddings=False)
+    assert rescore_dataset(layout.root, sample=6).is_reproduced
+    change_embedding(layout, "image_embedding", 2, [0.5] * 24)
+    with pytest.raises(DatasetError, match="has 24 values in place of 0"):
+        rescore_dataset(layout.root, sample=6)

@@ -1,0 +1,24 @@
+import subprocess
+import sys
+
+import pytest
+
+from training.engine import launch
+
+LIVES = "import time; time.sleep(100)"
+FAILS = "import sys; sys.exit(3)"
+
+
+@pytest.mark.parametrize("codes", [[FAILS, LIVES, LIVES], [LIVES, LIVES, FAILS]])
+def test_a_failed_process_is_noticed_whichever_it_is(
+    codes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_FOLLOW", 0.5)
+    children = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+    try:
+        assert launch._wait(children) == 3
+        assert [child.poll() for child in children if child.args[-1] == LIVES] == [None, None]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()

@@ -1,0 +1,1 @@
+"""DeepSpeed, launching, checkpoints and memory."""

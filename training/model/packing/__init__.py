@@ -1,0 +1,1 @@
+"""Packed sequences: segments, attention, and the check that samples do not leak."""

@@ -1,0 +1,162 @@
+"""Attention that skips what packed samples do not see of each other, checked before it is used.
+
+sdpa computes all pairs of tokens of a packed row and masks most of them. flex_attention leaves out
+the blocks between samples and never makes the (tokens x tokens) mask; it is compiled for the
+machine, the head size and the precision at hand, and not every combination works. `BY_SAMPLE`,
+registered here with transformers, calls sdpa once for each sample: no compiler, any device. Before
+a run relies on one of them, one layer of its language model must give what sdpa gives.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from training.model.packing.check import make_audible, one_of_each_kind
+from training.model.packing.segments import packed_lengths, sample_bounds
+
+BY_SAMPLE = "sdpa_by_sample"
+
+FAULTS = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, AssertionError, OSError)
+"""What a missing compiler, an unknown head size or a model without such an attention raises."""
+TOLERANCES = {torch.bfloat16: 3e-2, torch.float32: 1e-3}
+"""Largest difference, as a share of the largest value: a few roundings (2^-8 in bf16)."""
+SAMPLES = (5, 2, 3)
+"""Lengths of the samples packed in a row of the check, in tenths of it."""
+
+
+def attention_by_sample(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    bounds_of_samples: list[list[int]] | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Returns causal attention within each sample of packed rows, (B, T, H, D).
+
+    Args:
+        module: the attention's layer.
+        query: (B, H, T, D).
+        key: (B, K, T, D), K heads; so is `value`.
+        value: as `key`.
+        attention_mask: sdpa's; used where a batch is not packed.
+        bounds_of_samples: of each row, where its samples begin, and T; None if none are packed.
+        sliding_window: how far a token looks back; a longer sample takes the mask.
+    """
+    rows = bounds_of_samples or []
+    longest = max((stop - start for row in rows for start, stop in pairwise(row)), default=0)
+    if not rows or (sliding_window is not None and longest > sliding_window):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    found = []
+    for number, row in enumerate(rows):
+        parts = []
+        for start, stop in pairwise(row):
+            place = (slice(number, number + 1), slice(None), slice(start, stop))
+            part, _ = sdpa_attention_forward(
+                module, query[place], key[place], value[place], None, **kwargs
+            )
+            parts.append(part)
+        found.append(torch.cat(parts, dim=1))
+    return torch.cat(found), None
+
+
+AttentionInterface.register(BY_SAMPLE, attention_by_sample)
+AttentionMaskInterface.register(BY_SAMPLE, sdpa_mask)
+
+
+def settings_of_samples(attention: str, position_ids: Tensor) -> dict[str, Any]:
+    """Returns what an attention needs to know beside the positions of packed rows, (B, T)."""
+    if "flash" in attention:
+        return packed_lengths(position_ids)
+    return {"bounds_of_samples": sample_bounds(position_ids)} if attention == BY_SAMPLE else {}
+
+
+def attention_fault(
+    attention: str,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: int,
+    width: int,
+) -> str | None:
+    """Returns why an attention cannot be used; None where one layer gives what sdpa gives.
+
+    The gradients are compared, too, but for flex_attention's on a CPU, where it has none.
+
+    Args:
+        attention: flex_attention or `BY_SAMPLE`.
+        config: the language model's.
+        dtype: of weights and activations.
+        device: of the training.
+        rows: packed sequences of a forward pass.
+        width: tokens of one; with both as in training, what is compiled here is used there.
+    """
+    try:
+        devices = [device] if device.type == "cuda" else []
+        has_gradient = attention == BY_SAMPLE or device.type != "cpu"
+        with torch.random.fork_rng(devices=devices), torch.device(device):
+            torch.manual_seed(0)
+            layer = AutoModelForCausalLM.from_config(
+                one_of_each_kind(config), dtype=dtype, attn_implementation="sdpa"
+            ).train(attention != BY_SAMPLE)  # dropout would make any two runs differ
+            if attention == BY_SAMPLE:
+                make_audible(layer)
+            embeddings = torch.randn(rows, width, config.hidden_size, dtype=dtype)
+            expected = _outcomes(layer, embeddings, has_gradient)
+            layer.set_attn_implementation(attention)
+            found = _outcomes(layer, embeddings, has_gradient)
+    except FAULTS as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    for ours, theirs in zip(found, expected, strict=True):
+        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+        if not difference <= TOLERANCES.get(dtype, 3e-2):
+            return f"its results differ from those of sdpa by {difference:.1%}"
+    return None
+
+
+def _outcomes(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor]:
+    """Returns what `_outcome` does, of packed rows and of rows that one sample fills."""
+    return [
+        tensor
+        for samples in (SAMPLES, (sum(SAMPLES),))
+        for tensor in _outcome(layer, embeddings, _positions(embeddings, samples), has_gradient)
+    ]
+
+
+def _outcome(layer: Any, embeddings: Tensor, positions: Tensor, has_gradient: bool) -> list[Tensor]:
+    """Returns the logits and perhaps the gradient of their squares, in fp32."""
+    inputs = embeddings.clone().requires_grad_(has_gradient)
+    more = settings_of_samples(layer.config._attn_implementation, positions)
+    with torch.set_grad_enabled(has_gradient):
+        logits = layer(
+            inputs_embeds=inputs, position_ids=positions, use_cache=False, **more
+        ).logits.float()
+        if not has_gradient:
+            return [logits]
+        (gradient,) = torch.autograd.grad(logits.square().sum(), inputs)
+    return [logits.detach(), gradient.float()]
+
+
+def _positions(embeddings: Tensor, samples: tuple[int, ...]) -> Tensor:
+    """Returns the positions of samples packed into rows, (B, T), other ones in every row.
+
+    Args:
+        embeddings: (B, T, hidden size).
+        samples: lengths of a row's samples, in tenths of it.
+    """
+    rows, width = embeddings.shape[:2]
+    positions = []
+    for row in range(rows):
+        turned = samples[row % len(samples) :] + samples[: row % len(samples)]
+        sizes = [width * tenths // sum(samples) for tenths in turned]
+        sizes[-1] += width - sum(sizes)
+        positions.append(torch.cat([torch.arange(size) for size in sizes]))
+    return torch.stack(positions).to(embeddings.device)

@@ -1,0 +1,1 @@
+"""Checkpoints in the published form: import and export."""

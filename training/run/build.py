@@ -1,0 +1,322 @@
+"""Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
+
+import hashlib
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from schemas.errors import ConfigError, DatasetError
+from training.config import Part, TrainConfig
+from training.data.dataset import TrainDataset
+from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
+from training.data.loader import PackedRows, TrainingPlan
+from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
+from training.engine.deepspeed import deepspeed_config
+from training.engine.launch import EarlySigterm, end_together
+from training.evaluation.validation import VALIDATION_WINDOW, validation_order
+from training.metrics.log import check_wandb
+from training.metrics.progress import show_progress
+from training.model.trainable import trainable_table
+from training.parts import Assembled, assemble, check_packing, choose_attention
+from training.run.folder import RunFolder
+from training.run.run import Run
+
+
+def build(folder: RunFolder) -> Run:
+    """Returns a run, ready for its next step.
+
+    Raises:
+        ConfigError: if the configuration, the data and what is in the folder do not go together.
+    """
+    config, data, out, init = folder.config, folder.data, folder.out, folder.init
+    is_first = dist.get_rank() == 0
+    config.accumulation(dist.get_world_size())
+    folder.check()
+    check_wandb(config.wandb_project)
+    torch.manual_seed(config.seed)
+    dataset = TrainDataset(data)
+    parts = assemble(config, init)
+    check_part_rates(parts.model, config)
+    check_packing(parts, config, init)
+    attention = choose_attention(parts, config)
+    encoder = parts.encoder(config.data)
+    lengths = _lengths(dataset, encoder, is_first)
+    ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
+    held_out = dataset.is_held_out(ratio)
+    plan = TrainingPlan(
+        dataset.keys,
+        lengths,
+        _copies(dataset, held_out, config.data.weights),
+        config.data,
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+    )
+    if plan.num_steps == 0:
+        raise ConfigError(
+            f"{', '.join(data)}: no sample is left to train on; of {len(dataset):,}, "
+            f"{int(held_out.sum()):,} are held out, {lengths.losses}"
+        )
+    dataset.check_levels(config.model.num_levels)
+    rows = parts.rows(dataset, encoder, config.data.on_corrupt)
+    held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
+    size = parts.size(config)
+    if is_first:
+        _show(parts.model, dataset, lengths, held_out, plan, config)
+        Console(stderr=True).print(f"attention: {attention}", highlight=False)
+    checkpoint = latest_checkpoint(out / "checkpoints")
+    fingerprint = _plan_fingerprint(config, dataset, encoder)
+    first_step = _check_checkpoint(checkpoint, fingerprint, folder)
+    if checkpoint is not None:
+        load_weights(parts.model, checkpoint)
+    engine = _start_engine(config, parts.model)
+    if checkpoint is not None:
+        load_optimizer(engine, checkpoint, first_step)
+    if is_first:  # only now: a first attempt that was no good leaves the folder free
+        folder.write_config()
+    return Run(
+        config=config,
+        folder=folder,
+        engine=engine,
+        processor=parts.processor,
+        rows=rows,
+        plan=plan,
+        validation_rows=held_rows,
+        validation_order=order,
+        first_step=first_step,
+        plan_fingerprint=fingerprint,
+        size=size,
+    )
+
+
+GROUP_WEIGHTS = 500_000_000
+"""Most weights of a group: ZeRO 1 and 2 step one at a time, with copies of all its gradients."""
+
+
+def check_part_rates(model: nn.Module, config: TrainConfig) -> None:
+    """Raises ConfigError if a part has a learning rate of its own and nothing in it learns."""
+    learning = {part.name for part in trainable_table(model) if part.num_trainable}
+    for name in config.optimizer.part_learning_rates:
+        if name not in learning:
+            raise ConfigError(
+                f"optimizer.part_learning_rates names {name!r}, of which nothing learns: take it "
+                f"out, or let it learn by train_parts; {', '.join(sorted(learning))} do"
+            )
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Returns AdamW's groups: of each part that learns, matrices apart from the rest."""
+    optimizer = config.optimizer
+    groups = []
+    for part, module in model.named_children():
+        rate = optimizer.part_learning_rates.get(cast(Part, part), optimizer.learning_rate)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        decays = [p for p in parameters if p.ndim > 1 and part != "level_vectors"]
+        others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
+        for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
+            for some in _of_limited_size(members):
+                groups.append({"params": some, "lr": rate, "weight_decay": decay, "part": part})
+    return groups
+
+
+def _of_limited_size(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    groups: list[list[nn.Parameter]] = []
+    size = GROUP_WEIGHTS
+    for parameter in parameters:
+        if size + parameter.numel() > GROUP_WEIGHTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(parameter)
+        size += parameter.numel()
+    return groups
+
+
+def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
+    import deepspeed
+
+    if config.parallel.activation_checkpointing:
+        _checkpoint_activations(model)
+    if config.parallel.compile_blocks:
+        _compile_blocks(model)
+    model.train()
+    has_gpu = torch.cuda.is_available()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config),
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        eps=config.optimizer.epsilon,
+        fused=has_gpu and config.parallel.offload == "none",
+    )
+    if config.parallel.zero_stage == 0:
+        _clip_before_step(optimizer, config.optimizer.max_gradient_norm)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(config, dist.get_world_size(), has_gpu),
+    )
+    return engine
+
+
+def _clip_before_step(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Clips the gradient and leaves its norm where the engine looks for it.
+
+    Without ZeRO, DeepSpeed 0.19.8 clips and forgets the norm.
+    """
+
+    def clip(optimizer: Any, *_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)
+        optimizer._global_grad_norm = norm
+
+    optimizer.register_step_pre_hook(clip)
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Makes the language model compute activations twice, under either name transformers has."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _compile_blocks(model: Any) -> None:
+    """Compiles each block of the language model in place: the names of its weights stay.
+
+    All blocks are alike, so that one compilation serves all of them, and what a batch changes in
+    its shapes stays outside: where images lie, how many there are.
+    """
+    language_model = model.language_model
+    names = set(language_model._no_split_modules)
+    for module in language_model.modules():
+        if type(module).__name__ in names:
+            module.compile()
+
+
+def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+    """Returns (samples,) how often each sample is wanted in an epoch."""
+    if not weights:
+        return np.where(held_out, 0.0, 1.0)
+    if len(weights) != len(dataset.folders):
+        raise ConfigError(
+            f"data.weights must have one number for each of the {len(dataset.folders)} data "
+            f"folders, got {len(weights)}"
+        )
+    return np.where(held_out, 0.0, np.asarray(weights)[dataset.dataset_index])
+
+
+class _AskedToStop(Exception):
+    """SIGTERM came while samples were tokenised."""
+
+
+def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> MeasuredLengths:
+    """Returns the lengths; the first process measures them, the others then read them.
+
+    Raises:
+        ConfigError, DatasetError: in all processes, if the samples are not to be trained on.
+        SystemExit: in all processes, if one was asked to stop.
+    """
+    progress = show_progress("tokenising", is_active=is_first)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def until_asked(numbers: Iterable[int], total: int) -> Iterator[int]:
+        for number in progress(numbers, total):
+            if isinstance(handler, EarlySigterm) and handler.was_asked:
+                raise _AskedToStop
+            yield number
+
+    outcome: list[Exception | None] = [None]
+    if is_first:
+        try:
+            measured = measure_lengths(dataset, encoder, None, until_asked)
+        except (ConfigError, DatasetError, _AskedToStop) as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, src=0)
+    end_together(handler)
+    if outcome[0] is not None:
+        raise outcome[0]
+    return measured if is_first else measure_lengths(dataset, encoder, None, progress)
+
+
+def _validation(
+    config: TrainConfig,
+    parts: Assembled,
+    encoder: Encoder,
+    dataset: TrainDataset,
+    lengths: SampleLengths,
+    held_out: np.ndarray,
+    is_first: bool,
+) -> tuple[PackedRows | None, list[Any]]:
+    """Returns what is validated on, and this process's share of it."""
+    samples = np.flatnonzero(held_out)
+    if config.data.validation_data:
+        dataset = TrainDataset(config.data.validation_data)
+        dataset.check_levels(config.model.num_levels)
+        lengths = _lengths(dataset, encoder, is_first)
+        samples = np.arange(len(dataset))
+    by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
+    chosen = by_key[: config.data.validation_samples]
+    if not chosen:
+        return None, []
+    order = validation_order(
+        chosen,
+        lengths,
+        config.data.tokens_per_sequence,
+        min(VALIDATION_WINDOW, config.data.packing_window),
+    )
+    return parts.rows(dataset, encoder, config.data.on_corrupt), order
+
+
+def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:
+    made_of = [encoder.identity(), *dataset.fingerprints, str(config.seed), str(config.epochs)]
+    made_of += [str(config.max_steps), str(config.data.sequences_per_step)]
+    made_of += [str(config.data.weights), str(config.data.validation_ratio)]
+    made_of += [str(config.data.packing_window)]
+    return hashlib.blake2b("\n".join(made_of).encode(), digest_size=16).hexdigest()
+
+
+def _check_checkpoint(checkpoint: Path | None, fingerprint: str, folder: RunFolder) -> int:
+    """Returns the step to go on with, 0 without a checkpoint."""
+    if checkpoint is None:
+        return 0
+    state = read_state(checkpoint)
+    if state.plan_fingerprint != fingerprint:
+        raise ConfigError(
+            f"{checkpoint} was made from other data, or with another tokenizer: its steps mean "
+            "something else now. Choose another --out"
+        )
+    if state.init and state.init != folder.init_files():
+        raise ConfigError(
+            f"{folder.init} has changed since {checkpoint} was made: what learns is in the "
+            "checkpoint, the rest of the model would be another. Choose another --out"
+        )
+    return state.step
+
+
+def _show(
+    model: nn.Module,
+    dataset: TrainDataset,
+    lengths: MeasuredLengths,
+    held_out: np.ndarray,
+    plan: TrainingPlan,
+    config: TrainConfig,
+) -> None:
+    """Shows what learns, from what, and for how long."""
+    table = Table("part", "parameters", "learning", title="model")
+    for part in trainable_table(model):
+        table.add_row(part.name, f"{part.num_weights:,}", f"{part.num_trainable:,}")
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        f"{len(dataset):,} samples, {int(held_out.sum()):,} held out, {lengths.losses}; "
+        f"{int(lengths.tokens.sum()):,} tokens, {int(lengths.targets.sum()):,} to learn; "
+        f"{plan.num_steps:,} steps of {config.data.sequences_per_step} x "
+        f"{config.data.tokens_per_sequence} tokens"
+    )
