@@ -127,7 +127,7 @@ def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]
 
 def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:
     """Returns the report as one page of HTML that needs no other file."""
-    template = files("pipeline.report.write").joinpath("report.jinja").read_text()
+    template = files("pipeline.report").joinpath("report.jinja").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment.from_string(template).render(
