@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -13,9 +13,12 @@ from rich.table import Table
 
 from schemas.command_line import print_error
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
-from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
+from training.config import AlignmentMode, Control, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
+
+if TYPE_CHECKING:
+    from training.evaluation.control import Difference
 
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
@@ -69,6 +72,9 @@ class Evaluate:
     """Tokens of a packed sequence; longer samples are cut off at the end."""
     samples: int = 0
     """Most samples to read; 0 reads all."""
+    control: Control = "none"
+    """exchanged reads each sample with pictures once more with another sample's: a model that looks
+    does worse then, and the difference with its interval says by how much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,19 +285,36 @@ def evaluate(command: Evaluate) -> int:
     """Prints the loss of a model on a dataset."""
     from training.evaluation.dataset_loss import dataset_loss
 
-    totals = dataset_loss(
+    totals, difference = dataset_loss(
         command.model,
         command.data,
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        control=command.control,
     )
     table = Table("alignment level", "loss", "target tokens")
     for level, loss in totals.level_losses.items():
         table.add_row(str(level), f"{loss:.4f}", f"{totals.level_counts[level]:,.0f}")
     table.add_row("all", f"{totals.loss:.4f}", f"{totals.targets:,.0f}")
     Console().print(table)
+    if difference is not None:
+        print_control(difference)
     return 0
+
+
+def print_control(found: "Difference") -> None:
+    """Prints what the pictures are worth to a model."""
+    from training.evaluation.control import in_words
+
+    table = Table("pictures", "loss", "95 % interval", title=f"{found.samples:,} samples")
+    table.add_row("their own", f"{found.right:.4f}", "")
+    table.add_row("exchanged", f"{found.exchanged:.4f}", "")
+    interval = f"{found.low:+.4f} to {found.high:+.4f}"
+    table.add_row("difference", f"{found.difference:+.4f}", interval)
+    console = Console()
+    console.print(table)
+    console.print(in_words(found), highlight=False)
 
 
 def print_outcome(out: str, is_complete: bool) -> None:
