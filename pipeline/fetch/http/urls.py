@@ -93,7 +93,7 @@ def _resolved(url: URL, reference: str) -> URL:
     authority, path, query = found[1], found[2], found[3]
     if authority is not None:
         return _built(url.scheme, authority, path, query or "")
-    old_path, mark, old_query = url.raw_path.partition("?")
+    old_path, mark, old_query = url.raw_path_qs.partition("?")
     if not path:
         path, query = old_path, mark + old_query if query is None else query
     elif not path.startswith("/"):
