@@ -129,14 +129,3 @@ def parse_url(text: str) -> URL:
 def _without_at(text: str) -> str:
     text = text[:100].encode("utf-8", "replace").decode()  # it is stored as UTF-8
     return "not a URL" if "@" in text else f"not a URL: {text}"
-
-
-def without_credentials(text: str) -> str:
-    """Returns a URL as it was read but for a user name and password."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    ends = [place for mark in "/?#\\" if (place := rest.find(mark)) >= 0]
-    authority = rest[: min(ends, default=len(rest))]
-    host = authority.rpartition("@")[2]
-    return f"{scheme}://{host}{rest[len(authority) :]}"
