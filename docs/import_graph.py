@@ -123,7 +123,8 @@ def floors_of(graph: Graph) -> int:
 
 def stages_of(rooms: Iterable[str]) -> set[str]:
     """Returns those rooms of `pipeline/` that are stages: its folders but for two."""
-    return {room for room in rooms if (ROOT / "pipeline" / room).is_dir()} - NOT_STAGES
+    folders = {room for room in rooms if (ROOT / "pipeline" / room / "__init__.py").is_file()}
+    return folders - NOT_STAGES
 
 
 def counts_of(folder: str) -> Counts:
