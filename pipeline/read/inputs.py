@@ -13,7 +13,7 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
-from pipeline.dataset.urls import without_credentials
+from pipeline.dataset.credentials import without_credentials
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.read.rows import IMAGE_SUFFIXES
 from pipeline.read.tar_rows import absolute, check_tar

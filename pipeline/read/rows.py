@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.captions import stored_captions
-from pipeline.dataset.urls import without_credentials
+from pipeline.dataset.credentials import without_credentials
 from pipeline.read.columns import InputColumns
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected

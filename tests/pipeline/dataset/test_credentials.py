@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.urls import without_credentials
+from pipeline.dataset.credentials import without_credentials
 
 CLEANED = {
     # user, password, both, neither
