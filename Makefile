@@ -85,8 +85,8 @@ chat: $(READY) ## Ask a model about a picture: MODEL, IMAGE, PROMPT
 	$(BIN)/aligngpt-train chat $(call need,MODEL) --image $(call need,IMAGE) \
 	  $(if $(strip $(PROMPT)),--prompt "$(strip $(PROMPT))") $(ARGS)
 
-bench: $(READY) ## Run every benchmark that needs no GPU, at sizes for a laptop
-	@for script in benchmarks/*.py; do \
+bench: $(READY) ## Run every benchmark and experiment, at sizes for a laptop without a GPU
+	@for script in benchmarks/[!_]*.py benchmarks/*/run.py experiments/[!_]*.py experiments/*/run.py; do \
 	  echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 
 clean: ## Remove what demo and tests made; the environment stays

@@ -126,12 +126,12 @@ gpu_tests() {
 }
 
 if [[ -n $REHEARSE ]]; then
-  run "train" 250 "$PYTHON" benchmarks/train.py --quick
+  run "train" 250 "$PYTHON" benchmarks/train/run.py --quick
   gpu_tests 80
   score "score ViT-B-32" 180 --model ViT-B-32
 else
   # Vicuna 7B's shape with new weights (half of its layers below 120 GB): stage 1, then stage 2.
-  run "train 7b" 240 "$PYTHON" benchmarks/train.py --shape 7b --sides ours usual
+  run "train 7b" 240 "$PYTHON" benchmarks/train/run.py --shape 7b --sides ours usual
   gpu_tests 110
   score "score ViT-B-32" 35 --model ViT-B-32 --precision bf16 --batch-size 512 --pairs 20480
   score "score ViT-L-14" 40 --model ViT-L-14 --precision bf16 --batch-size 256 --pairs 5120 --rounds 2

@@ -1,6 +1,6 @@
 """Counts padding on what is bundled: packed as the trainer does, and in rows as usual.
 
-    python benchmarks/padding.py            # and what the mixture of benchmarks/train.py is made of
+    python benchmarks/padding.py            # and what the mixture of benchmarks/train is made of
     python benchmarks/padding.py --quick    # 200 samples of each kind
 
 The demo's instructions and captions in the demo's sequences (512 tokens, 49 vectors a picture) and
@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.train_parts.mixture import SIZES, made_ratio
+from benchmarks.train.mixture import SIZES, made_ratio
 from tests.training.data.test_padding import (
     captions,
     demo_tokenizer,
@@ -63,7 +63,7 @@ def main() -> None:
             )
     size = SIZES["smollm2"]
     made = made_ratio(size["samples"], size["listed"], size["most_listed"])
-    print(f"mixture of benchmarks/train.py: {made:.0%} of the answers' characters are made")
+    print(f"mixture of benchmarks/train/run.py: {made:.0%} of the answers' characters are made")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the README's file map from the first line of every module's docstring.
+"""Writes `docs/files.md`, the map of the files, from the first line of every module's docstring.
 
 python docs/file_map.py
 """
@@ -8,15 +8,22 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-BEGIN = "<!-- file map: written by docs/file_map.py -->"
-END = "<!-- end of the file map -->"
-FOLDERS = ("schemas", "scoring", "pipeline", "training", "benchmarks", "examples", "docs")
+PAGE = ROOT / "docs" / "files.md"
+HEAD = """# Where things are
+
+Imports go one way: `schemas` ← `scoring` ← `pipeline`, and `schemas` ← `training`. The dataset on
+disk is all that `pipeline` and `training` share. `tests/` mirrors the tree: what
+`pipeline/read/rows.py` holds is tested by `tests/pipeline/read/test_rows.py`, or with its room.
+
+Written by `python docs/file_map.py` from the first line of every module.
+"""
+FOLDERS = ("schemas", "scoring", "pipeline", "training", "benchmarks", "experiments")
+FOLDERS += ("examples", "docs")
 
 
-def file_map() -> str:
-    """Returns the map as Markdown: a table for each folder, a line for each module."""
-    return "\n".join(folder_map(folder) for folder in FOLDERS)
+def page() -> str:
+    """Returns the page as Markdown: a table for each folder, a line for each module."""
+    return HEAD + "\n".join(folder_map(folder) for folder in FOLDERS) + "\n"
 
 
 def folder_map(folder: str) -> str:
@@ -28,8 +35,12 @@ def folder_map(folder: str) -> str:
         text=True,
         check=True,
     )
-    paths = [Path(line) for line in listed.stdout.split() if not line.endswith("__init__.py")]
-    rows = [f"| `{path.relative_to(folder)}` | {first_line(path)} |" for path in sorted(paths)]
+    paths = [Path(line) for line in listed.stdout.split() if (ROOT / line).is_file()]
+    rows = [
+        f"| `{path.relative_to(folder)}` | {first_line(path)} |"
+        for path in sorted(paths)
+        if path.name != "__init__.py"
+    ]
     return "\n".join([f"\n| `{folder}/` | |", "|---|---|", *rows]) if rows else ""
 
 
@@ -39,12 +50,5 @@ def first_line(path: Path) -> str:
     return docstring.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
-def with_file_map(readme: str) -> str:
-    """Returns the README with its map made anew."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{file_map()}\n\n{END}{after}"
-
-
 if __name__ == "__main__":
-    README.write_text(with_file_map(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

@@ -19,7 +19,7 @@ runner may fetch several shards in threads of one process."""
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """New objects after which cycles are looked for; Python's own 700 cost much of the asking process.
 
-Source: py-spy over the latency part of benchmarks/fetch.py.
+Source: py-spy over the latency part of benchmarks/fetch/run.py.
 """
 
 _collecting = threading.Lock()

@@ -9,7 +9,7 @@ Pixels = npt.NDArray[np.uint8]
 LEAST_RATIO = 1.15
 """Ratio of the sides of a JPEG decoded at a reduced scale to the target's, at least.
 
-Source: photographs of scikit-learn and of benchmarks/fetch.py at ratios of 1.003 to 1.95, at a
+Source: photographs of scikit-learn and of benchmarks/fetch/run.py at ratios of 1.003 to 1.95, at a
 half, a quarter and an eighth: the lowest PSNR to a full decode with area resize, before encoding,
 is 35 dB here, 36 at a ratio of 1.2, 39 at 1.4, and falls to 31 as the ratio falls to 1.
 """

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from modes_parts.data import NEAR_COSINE, TOWER_PIXELS
-from modes_parts.retrieval import CANDIDATES, LONGEST_CAPTION, QUESTION
+from experiments.modes.data import NEAR_COSINE, TOWER_PIXELS
+from experiments.modes.retrieval import CANDIDATES, LONGEST_CAPTION, QUESTION
 
 PAIRS_PER_STEP = 22
 """Of 512 tokens, on these data."""
@@ -76,7 +76,7 @@ def page(figures: Figures) -> str:
 def command(figures: Figures) -> str:
     """Returns the command that writes the page."""
     settings = figures.settings
-    words = ["python benchmarks/modes.py --steps", *settings["steps"], "--groups"]
+    words = ["python experiments/modes/run.py --steps", *settings["steps"], "--groups"]
     words += [settings["groups"], "--seeds", *figures.seeds, "--write-docs"]
     return " ".join(str(word) for word in words)
 

@@ -1,7 +1,7 @@
 """Is the level real? Plants shuffled captions among real pairs and looks in which level they end.
 
-    python benchmarks/level_realness.py            # writes docs/level_realness.md and its plot
-    python benchmarks/level_realness.py --quick    # prints the same from fewer draws
+    python experiments/level_realness.py            # writes docs/level_realness.md and its plot
+    python experiments/level_realness.py --quick    # prints the same from fewer draws
 
 The pictures are the bundled corpus, prepared as the fetch stage stores them; scores come from
 the demonstration CLIP through `ClipScorer`, levels from `assign_levels`. The model has seen none of
@@ -202,7 +202,7 @@ def report(
     parts = [
         "# Is the level real?",
         "",
-        "Written by `benchmarks/level_realness.py`; run it again to get the same numbers.",
+        "Written by `experiments/level_realness.py`; run it again to get the same numbers.",
         "",
         "Real pictures with real captions (the bundled corpus, `examples/corpus`) are scored by "
         f"the demonstration CLIP (weights {weights}…), which never saw them in training. A known "

@@ -1,8 +1,8 @@
 """Fetching against img2dataset 1.47, both from the same local server.
 
-    python benchmarks/fetch.py                  # all parts
-    python benchmarks/fetch.py --part latency   # one of them
-    python benchmarks/fetch.py --quick          # all parts, small
+    python benchmarks/fetch/run.py                  # all parts
+    python benchmarks/fetch/run.py --part latency   # one of them
+    python benchmarks/fetch/run.py --quick          # all parts, small
 
 cpu: photographs of 800x600, no delay, both sides with as many processes as cores.
 latency: three shards of 10,000 thumbnails of 160x120, every answer takes half a second, one host
@@ -36,11 +36,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
-from fetch_parts.limit import limit_part
-from fetch_parts.measure import Run, measured
-from fetch_parts.server import HOSTS, photographs, serve
-from fetch_parts.sides import our_command, run_ours, stored_images, their_command, write_pairs
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.fetch.limit import limit_part
+from benchmarks.fetch.measure import Run, measured
+from benchmarks.fetch.server import HOSTS, photographs, serve
+from benchmarks.fetch.sides import our_command, run_ours, stored_images, their_command, write_pairs
 from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
 

@@ -1,13 +1,13 @@
 """Training: ours beside the usual way, on the same model, samples and machine, in one call.
 
-    python benchmarks/train.py              CPU: SmolLM2-135M and the demo's tower, about 8 minutes
-    python benchmarks/train.py --quick      CPU: a tiny random model, less than three minutes
-    python benchmarks/train.py --shape 7b   one large GPU: Vicuna 7B's shape, both stages, and MFU;
-                                            below 120 GB half of its layers (shape 3.5b)
+    python benchmarks/train/run.py             CPU: SmolLM2-135M and the demo's tower, 8 minutes
+    python benchmarks/train/run.py --quick     CPU: a tiny random model, less than three minutes
+    python benchmarks/train/run.py --shape 7b  one large GPU: Vicuna 7B's shape, both stages, MFU;
+                                               below 120 GB half of its layers (shape 3.5b)
 
 The usual way is the Trainer of transformers at its defaults: rows of one sample each, eight in a
 batch, padded to the longest, in random order. Beside it stands the same with batches grouped by
-length. Ours packs. Every side trains one epoch of the same samples (train_parts/mixture.py): in
+length. Ours packs. Every side trains one epoch of the same samples (mixture.py beside it): in
 stage 1 projector and level vectors on captions, in stage 2 the language model too, on a mixture of
 conversations, of which half are made by this script: long answers that list captions. Each has a
 process of its own, and the same arithmetic: fp32 on a CPU; on a GPU bf16, in stage 2 with
@@ -24,7 +24,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
 SIDES = {"ours": "ours", "usual": "usual", "grouped": "usual, grouped by length"}
 Found = dict[str, float]
 
@@ -65,9 +67,10 @@ def parsed_arguments() -> argparse.Namespace:
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the samples and the model's parts."""
-    from train_parts.mixture import SIZES, write_stage
-    from train_parts.models import fitting_shape, write_parts
     from transformers.utils import logging as transformers_logging
+
+    from benchmarks.train.mixture import SIZES, write_stage
+    from benchmarks.train.models import fitting_shape, write_parts
 
     transformers_logging.disable_progress_bar()
     if arguments.device == "cpu":
@@ -94,7 +97,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
 
 def run_side(arguments: argparse.Namespace) -> Found:
     """Returns what one side measured, in the process that is its own."""
-    from train_parts.sides import Setting, run_ours, run_usual
+    from benchmarks.train.sides import Setting, run_ours, run_usual
 
     setting = Setting(
         folder=arguments.folder,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from train_parts.mixture import EXAMPLES
+from benchmarks.train.mixture import EXAMPLES
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' "

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from modes_parts.page import Figures, page
+from experiments.modes.page import Figures, page
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

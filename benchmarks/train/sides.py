@@ -36,8 +36,8 @@ class Setting:
 
     def config(self) -> Any:
         """Returns our configuration; the usual side takes its model, data and precision from it."""
-        from train_parts.mixture import NUM_LEVELS
-        from train_parts.models import LARGE
+        from benchmarks.train.mixture import NUM_LEVELS
+        from benchmarks.train.models import LARGE
         from training.config import (
             DataConfig,
             ModelConfig,

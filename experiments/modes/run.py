@@ -1,13 +1,13 @@
 """Does alignment help? The five modes, trained alike from several seeds, on real small data.
 
-    python benchmarks/modes.py --work demo/modes                  # all seeds; resumes what is there
-    python benchmarks/modes.py --work demo/modes --write-docs     # and writes docs/modes.md
-    python benchmarks/modes.py --quick                            # does it run at all? two minutes
+    python experiments/modes/run.py --work demo/modes                 # all seeds; goes on
+    python experiments/modes/run.py --work demo/modes --write-docs    # and writes docs/modes.md
+    python experiments/modes/run.py --quick                           # does it run? two minutes
 
 For each seed, stage 1 runs with level vectors and without, then stage 2 runs in each mode, with the
 trainer of this project. The four modes that have vectors share one stage 1: it gives each pair the
-vector of its own level whatever the mode. What is measured stands in modes_parts/retrieval.py, what
-is made of it in modes_parts/report.py. Each finished cell is a file of the work folder; two calls
+vector of its own level whatever the mode. What is measured stands in retrieval.py, what
+is made of it in report.py. Each finished cell is a file of the work folder; two calls
 with different --seeds may run at once, or one with `--modes none` and one with the others.
 """
 
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from modes_parts import data, report, retrieval
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from experiments.modes import data, report, retrieval
 from training.config import (
     AlignmentMode,
     DataConfig,

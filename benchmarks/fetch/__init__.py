@@ -1,0 +1,1 @@
+"""Fetching beside img2dataset: `run.py` runs it."""

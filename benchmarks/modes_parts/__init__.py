@@ -1,1 +1,0 @@
-"""The parts of benchmarks/modes.py: its data, its retrieval and its report."""

@@ -1,0 +1,1 @@
+"""Training beside the Trainer of transformers: `run.py` runs it."""

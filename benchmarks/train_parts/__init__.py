@@ -1,1 +1,0 @@
-"""What the benchmark of training is made of."""

@@ -1,0 +1,1 @@
+"""Does alignment help? `run.py` trains the five modes beside each other."""
