@@ -10,6 +10,7 @@ from training.config import DataConfig, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
+from training.engine.precision import dtype_here
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
 from training.metrics.progress import show_progress
 from training.metrics.totals import Totals
@@ -32,7 +33,7 @@ def dataset_loss(
     """
     start_distributed()
     has_gpu = torch.cuda.is_available()
-    parts: Assembled = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
+    parts: Assembled = load_folder(model_folder, dtype_here())
     config = replace(DataConfig(), form=form, tokens_per_sequence=tokens_per_sequence)
     dataset = TrainDataset(data)
     dataset.check_levels(parts.model.config.num_levels)
