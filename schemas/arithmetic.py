@@ -42,8 +42,8 @@ Source: a product of 512 x 576 x 1536 on an AMD EPYC with AVX512-BF16, torch 2.1
 to 0.5 times as long as fp32 without a limit, with AVX512_CORE_BF16, and with ATEN_CPU_CAPABILITY
 avx2 or default; 2.7 times with AVX512_CORE, 4 to 6 times with AVX2 and AVX2_VNNI_2."""
 
-PRODUCT_SIDE = 256
-"""Of the matrices that `bf16_slowdown` multiplies: a third of a second where bf16 is slowest."""
+SIDE = 256
+"""Of the matrices that `bf16_slowdown` multiplies: under a second where bf16 is slowest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +105,47 @@ def _flags(cpu_info: str) -> set[str]:
     return set(" ".join(kept).split())
 
 
-def emulation_warning(setting: str, precision: str, device: Literal["cpu", "cuda"]) -> str | None:
+def emulation_warning(
+    setting: str, precision: str, device: Literal["cpu", "cuda"], *, learns: bool = False
+) -> str | None:
     """Returns what to tell who asked for bf16 on a processor that emulates it; None if it is not.
 
     The ratio in it is measured when this is called.
 
     Args:
         setting: name of the setting that asks for it, as `score.precision`.
+        learns: whether the backward pass counts, too.
     """
     arithmetic = fast_arithmetic(device)
     if precision != "bf16" or arithmetic.precision == "bf16":
         return None
-    ratio = bf16_slowdown(device)
+    ratio = bf16_slowdown(device, learns=learns)
+    work = "a layer, forward and backward," if learns else "a matrix product"
     return (
-        f"{setting} is bf16, but {arithmetic.reason}: a matrix product takes {ratio:.1f} times as "
-        f"long in bf16 as in fp32 here. {setting} auto takes what is fast"
+        f"{setting} is bf16, but {arithmetic.reason}: {work} takes {ratio:.1f} times as long in "
+        f"bf16 as in fp32 here. {setting} auto takes what is fast"
     )
 
 
-def bf16_slowdown(device: Literal["cpu", "cuda"] = "cpu") -> float:
-    """Returns how many times as long as in fp32 a matrix product takes in bf16, measured now."""
+def bf16_slowdown(device: Literal["cpu", "cuda"] = "cpu", *, learns: bool = False) -> float:
+    """Returns how many times as long as in fp32 a linear layer takes in bf16, measured now.
+
+    Args:
+        learns: whether its backward pass counts, too, which is slowest where bf16 is emulated.
+    """
     import torch
 
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE, dtype=dtype, device=device)
-        torch.mm(matrix, matrix).sum().item()  # builds the kernel
+        layer = torch.nn.Linear(SIDE, SIDE, bias=False, dtype=dtype, device=device)
+        rows = torch.ones(SIDE, SIDE, dtype=dtype, device=device, requires_grad=learns)
         tries = []
-        for _ in range(3):
+        for _ in range(4):  # the first builds the kernels
             started = time.perf_counter()
-            torch.mm(matrix, matrix).sum().item()
+            loss = layer(rows).sum()
+            if learns:
+                loss.backward()
+            loss.item()
             tries.append(time.perf_counter() - started)
-        seconds[dtype] = min(tries)
+        seconds[dtype] = min(tries[1:])
     return seconds[torch.bfloat16] / seconds[torch.float32]

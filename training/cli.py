@@ -13,7 +13,7 @@ from rich.table import Table
 
 from schemas.command_line import print_error
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
-from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
+from training.config import AlignmentMode, Precision, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
@@ -69,6 +69,9 @@ class Evaluate:
     """Tokens of a packed sequence; longer samples are cut off at the end."""
     samples: int = 0
     """Most samples to read; 0 reads all."""
+    precision: Precision = "auto"
+    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
+    fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +288,7 @@ def evaluate(command: Evaluate) -> int:
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        precision=command.precision,
     )
     table = Table("alignment level", "loss", "target tokens")
     for level, loss in totals.level_losses.items():

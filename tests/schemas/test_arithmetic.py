@@ -76,12 +76,13 @@ def test_a_gpu_of_another_machine_is_taken_to_have_bf16():
 
 def test_a_product_is_measured_in_both_precisions():
     assert bf16_slowdown() > 0
+    assert bf16_slowdown(learns=True) > 0
 
 
 def test_only_emulated_bf16_warns_and_says_how_slow_it_is(monkeypatch, tmp_path):
     cpu_info = tmp_path / "cpuinfo"
     monkeypatch.setattr("schemas.arithmetic.CPU_INFO", cpu_info)
-    monkeypatch.setattr("schemas.arithmetic.bf16_slowdown", lambda device: 23.96)
+    monkeypatch.setattr("schemas.arithmetic.bf16_slowdown", lambda device, learns: 23.96)
     for name in LIMITS:
         monkeypatch.delenv(name, raising=False)
     cpu_info.write_text(ZEN_3)

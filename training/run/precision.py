@@ -55,6 +55,8 @@ def _say(arithmetic: Arithmetic) -> None:
         highlight=False,
         markup=False,
     )
-    warning = emulation_warning("parallel.precision", arithmetic.precision, device_here())
+    warning = emulation_warning(
+        "parallel.precision", arithmetic.precision, device_here(), learns=True
+    )
     if warning is not None:
         console.print(warning, style="yellow", highlight=False, markup=False)
