@@ -13,8 +13,9 @@ from rich.table import Table
 
 from schemas.command_line import print_error
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
-from training.config import AlignmentMode, Precision, PublishedForm, SampleForm, TrainConfig
+from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
+from training.evaluation.commands import EVALUATION_COMMANDS, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 STATUS_FAILED = 1
@@ -53,25 +54,6 @@ class Finetune(TrainOptions):
     init: str
     """Model folder that stage 1 wrote: OUT/model of its run."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=finetune_7b)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure a model's loss on a dataset."""
-
-    model: Annotated[str, tyro.conf.Positional]
-    """Model folder."""
-    data: tuple[str, ...]
-    """Dataset folders."""
-    form: SampleForm = "conversation"
-    """caption for pairs, conversation for instruction samples."""
-    tokens_per_sequence: int = 2048
-    """Tokens of a packed sequence; longer samples are cut off at the end."""
-    samples: int = 0
-    """Most samples to read; 0 reads all."""
-    precision: Precision = "auto"
-    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
-    fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +103,12 @@ class Export:
     """Name of the tower that the published code is to load."""
 
 
-Command = Pretrain | Finetune | Evaluate | Chat | Import | Export
+Command = Pretrain | Finetune | Evaluate | Score | Chat | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
-    "evaluate": Evaluate,
+    **EVALUATION_COMMANDS,
     "chat": Chat,
     "import": Import,
     "export": Export,
@@ -217,6 +199,11 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
             return train_stage(command)
         finally:
             signal.signal(signal.SIGTERM, old_handler)
+    if isinstance(command, Score):
+        from training.evaluation.faces import print_score
+
+        print_score(command)
+        return 0
     from training.engine.deepspeed import name_accelerator
 
     name_accelerator()
