@@ -21,8 +21,9 @@ from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
-from pipeline.fetch.http.addresses import parse_url, without_credentials
+from pipeline.fetch.http.addresses import without_credentials
 from pipeline.fetch.http.download import Downloader
+from pipeline.fetch.http.urls import parse_url
 from pipeline.fetch.image_folders import LocalFiles, StoreFiles
 from pipeline.fetch.img2dataset.engine import Answer, download_with_img2dataset
 from pipeline.fetch.process_settings import connections_allowed, rare_garbage_collection

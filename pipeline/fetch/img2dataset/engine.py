@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from pipeline.config import FetchConfig
 from pipeline.dataset.input_tars import read_members
 from pipeline.fetch.hosts.robots import agent_token
-from pipeline.fetch.http.addresses import AddressGuard, parse_url
+from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.responses import PASSING_STATUS
+from pipeline.fetch.http.urls import parse_url
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")

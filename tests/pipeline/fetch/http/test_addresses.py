@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from pipeline.fetch.http.addresses import AddressGuard, is_public, parse_url, without_credentials
+from pipeline.fetch.http.addresses import AddressGuard, is_public, without_credentials
+from pipeline.fetch.http.urls import parse_url
 from schemas.errors import SampleRejected
 
 CLOSED = AddressGuard((), (80, 443))
