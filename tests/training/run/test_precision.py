@@ -4,14 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from schemas.arithmetic import LIMITS
 from training.config import ParallelConfig, TrainConfig
+from training.engine.deepspeed import start_distributed
 from training.engine.precision import arithmetic_of, dtype_of
 from training.run.folder import RunFolder
 from training.run.precision import with_settled_precision
@@ -32,13 +31,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Any:
+def alone() -> None:
     """One process that is a group of its own."""
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
-    )
-    yield
-    dist.destroy_process_group()
+    start_distributed()
 
 
 def begin(out: Path, parallel: ParallelConfig) -> RunFolder:
