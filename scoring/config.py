@@ -9,7 +9,7 @@ from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 """A GPU as Beam's resource hints name it."""
@@ -50,8 +50,9 @@ class ScoreConfig:
     path of a file that has no tag; unused with local-dir:."""
     prompt_template: str = "{caption}"
     """What the text tower reads; {caption} stands for the pair's caption."""
-    precision: Precision = "fp32"
-    """Arithmetic of the model."""
+    precision: Precision = "auto"
+    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
+    fp32. A dataset keeps what it began with."""
     compile_model: bool = False
     """Whether torch.compile speeds up the image tower, at the price of a slow start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

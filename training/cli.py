@@ -271,6 +271,7 @@ def evaluate(command: Evaluate) -> int:
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        precision=command.precision,
     )
     table = Table("alignment level", "loss", "target tokens")
     for level, loss in totals.level_losses.items():

@@ -33,6 +33,12 @@ from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.read.inputs import InputFile, check_inputs
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
+from pipeline.score.precision import (
+    SettledPrecision,
+    record_precision,
+    settle_precision,
+    with_settled,
+)
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
@@ -93,10 +99,13 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
         finish_moves(layout)
+        job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        if settled is not None:
+            record_precision(layout, settled)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)
@@ -110,6 +119,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     return manifest
 
 
+<<<<<<< HEAD
 def with_checked_inputs(job: Job) -> Job:
     """Returns the job with its input files opened and checked, if it reads them.
 
@@ -120,6 +130,19 @@ def with_checked_inputs(job: Job) -> Job:
         return job
     inputs = tuple(check_inputs(job.files, job.config.read))
     return replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
+=======
+def with_settled_precision(
+    job: Job, layout: DatasetLayout, console: Console
+) -> tuple[Job, SettledPrecision | None]:
+    """Returns the job with the precision that it scores in, which it says; None if it does not."""
+    if Stage.SCORE not in job.stages:
+        return job, None
+    settled = settle_precision(layout, job.config, job.redo)
+    console.print(str(settled), highlight=False, markup=False)
+    if settled.warning is not None:
+        console.print(settled.warning, style="yellow", highlight=False, markup=False)
+    return replace(job, config=with_settled(job.config, settled)), settled
+>>>>>>> main
 
 
 def check_stages(job: Job, *, runs_here: bool) -> None:

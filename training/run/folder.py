@@ -25,6 +25,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.on_corrupt",
     "data.sequences_per_device",
+    "precision_reason",
 )
 """Settings that may differ when a run goes on, those of `parallel` too: they decide how it is
 computed and what is written down, not what is learnt."""
@@ -53,6 +54,8 @@ class RunFolder:
     config: TrainConfig
     data: tuple[str, ...]
     init: str | None
+    precision_reason: str = ""
+    """Why the run computes in its precision."""
 
     def check_place(self) -> None:
         """Raises `ConfigError` if a run cannot be written where it is to go."""
@@ -102,7 +105,7 @@ class RunFolder:
     def check(self) -> None:
         """Raises `ConfigError` if the folder holds what a run of another configuration learnt."""
         path = self.out / "config.json"
-        if not path.exists() or not self._holds_weights():
+        if not path.exists() or not self.holds_weights():
             return
         found = json.loads(path.read_text())
         found["config"] = _with_defaults(found["config"])
@@ -116,7 +119,7 @@ class RunFolder:
                 f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
 
-    def _holds_weights(self) -> bool:
+    def holds_weights(self) -> bool:
         """Returns whether there is anything that another configuration could spoil."""
         return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
 
@@ -147,6 +150,7 @@ class RunFolder:
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}
+        values["precision_reason"] = self.precision_reason
         values["config"] = dataclasses.asdict(self.config)
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
