@@ -119,7 +119,6 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     return manifest
 
 
-<<<<<<< HEAD
 def with_checked_inputs(job: Job) -> Job:
     """Returns the job with its input files opened and checked, if it reads them.
 
@@ -130,7 +129,8 @@ def with_checked_inputs(job: Job) -> Job:
         return job
     inputs = tuple(check_inputs(job.files, job.config.read))
     return replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
-=======
+
+
 def with_settled_precision(
     job: Job, layout: DatasetLayout, console: Console
 ) -> tuple[Job, SettledPrecision | None]:
@@ -142,7 +142,6 @@ def with_settled_precision(
     if settled.warning is not None:
         console.print(settled.warning, style="yellow", highlight=False, markup=False)
     return replace(job, config=with_settled(job.config, settled)), settled
->>>>>>> main
 
 
 def check_stages(job: Job, *, runs_here: bool) -> None:
