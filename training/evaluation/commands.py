@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from training.config import SampleForm
+from training.config import Precision, SampleForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class Evaluate:
     """Tokens of a packed sequence; longer samples are cut off at the end."""
     samples: int = 0
     """Most samples to read; 0 reads all."""
+    precision: Precision = "auto"
+    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
+    fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
