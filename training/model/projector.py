@@ -93,6 +93,13 @@ class Projector(nn.Module):
         return weights
 
 
+    def fold(self) -> None:
+        """Puts the standardisation into the first layer: what it says stays, its buffers go."""
+        self.layers.load_state_dict(self.folded())
+        if self.standardizes:
+            del self.feature_mean, self.feature_scale
+
+
 def check_projector_type(projector_type: str) -> None:
     """Raises ConfigError unless this is the name of a projector."""
     if not _CONNECTOR.fullmatch(projector_type):
