@@ -12,7 +12,6 @@ Source: arXiv:2405.14129.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
@@ -21,12 +20,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
+from training.model.outputs import AlignGPTOutput, Embedded
 from training.model.packing.attention import settings_of_samples
 from training.model.packing.segments import (
     Segments,
@@ -42,47 +42,6 @@ from training.model.packing.segments import (
 from training.model.projector import Projector
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
-
-
-@dataclass
-class AlignGPTOutput(ModelOutput):
-    """What a forward pass gives.
-
-    Attributes:
-        loss: scalar, where labels are given.
-        logits: (B, T, V), or of the positions asked for; None in training with labels.
-        past_key_values: the cache.
-        hidden_states: of the language model, where asked for.
-        attentions: of the language model, where asked for.
-        image_features: (I, P, D) projected, where there are images.
-        gate_weights: (A, N - 1) weights of the local vectors, where asked for and mixed.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    image_features: Tensor | None = None
-    gate_weights: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The sequence that the language model reads."""
-
-    embeddings: Tensor
-    """(B, T, D), images and alignment vectors inserted."""
-    image_features: Tensor | None = None
-    """(I, P, D), projected."""
-    gate_weights: Tensor | None = None
-    """(A, N - 1) weights of the gate, with places for as many `<align>` tokens as images."""
-    is_used: Tensor | None = None
-    """(A,) bool, which of those places an `<align>` token took."""
-
-    def used_gate_weights(self) -> Tensor | None:
-        """Returns the weights that were used, a row for each `<align>` token."""
-        return None if self.gate_weights is None else self.gate_weights[self.is_used]
 
 
 class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, GenerationMixin):

@@ -92,7 +92,6 @@ class Projector(nn.Module):
             weights["0.weight"] = first.to(weights["0.weight"].dtype)
         return weights
 
-
     def fold(self) -> None:
         """Puts the standardisation into the first layer: what it says stays, its buffers go."""
         self.layers.load_state_dict(self.folded())
