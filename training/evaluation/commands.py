@@ -71,7 +71,8 @@ class Evaluate:
     batch_size: int = 16
     """Questions answered at once."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of the weights; auto is bf16 on a GPU and fp32 on a CPU. The published scripts use fp16."""
+    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
+    fp32. The published scripts use fp16."""
     chat_template: Literal["model", "vicuna_v1"] = "model"
     """How questions are put to the model: by its own chat template, or Vicuna's."""
     processes: int = 1

@@ -16,6 +16,7 @@ import torch
 
 from schemas.errors import ConfigError
 from training.data.conversations import VICUNA_V1
+from training.engine.precision import arithmetic_here
 from training.evaluation.questions import Picture
 from training.parts import Assembled, load_folder
 
@@ -133,7 +134,7 @@ def load_answerer(folder: str, precision: str, chat_template: str) -> Answerer:
 
     Args:
         folder: as the trainer or `import` writes it.
-        precision: auto is bf16 on a GPU and fp32 on a CPU.
+        precision: auto is what this machine is fast in.
         chat_template: `model` for its own, or `vicuna_v1`.
 
     Raises:
@@ -151,9 +152,7 @@ def load_answerer(folder: str, precision: str, chat_template: str) -> Answerer:
 
 def chosen_precision(precision: str) -> str:
     """Returns the precision by name, auto resolved."""
-    if precision != "auto":
-        return precision
-    return "bf16" if torch.cuda.is_available() else "fp32"
+    return arithmetic_here().precision if precision == "auto" else precision
 
 
 def plan_batches(

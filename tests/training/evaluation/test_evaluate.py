@@ -22,7 +22,19 @@ from training.parts import load_folder
 
 
 def words(model: str, root: str, out: Path, *more: str) -> list[str]:
-    return ["evaluate", model, "--benchmarks", "pope", "--data", root, "--out", str(out), *more]
+    return [
+        "evaluate",
+        model,
+        "--benchmarks",
+        "pope",
+        "--data",
+        root,
+        "--out",
+        str(out),
+        "--precision",
+        "fp32",
+        *more,
+    ]
 
 
 def answers_of(out: Path, name: str = "predictions.jsonl") -> list[dict[str, Any]]:
