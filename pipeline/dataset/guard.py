@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,7 @@ from schemas.storage import (
     remove,
     stage_files,
 )
-
-SECTIONS = {
-    Stage.READ: "read",
-    Stage.FETCH: "fetch",
-    Stage.SCORE: "score",
-    Stage.DEDUPLICATE: "deduplicate",
-    Stage.LEVEL: "levels",
-    Stage.PACK: "pack",
-}
-"""Stage to the part of the configuration that is its own."""
-
-FOLDERS = {
-    Stage.READ: "pairs",
-    Stage.FETCH: "fetched",
-    Stage.SCORE: "scored",
-    Stage.DEDUPLICATE: "unique",
-    Stage.LEVEL: "levelled",
-    Stage.PACK: "train",
-}
-"""Stage to the folder that it writes to."""
+from schemas.versions import program_version
 
 SYSTEM_FOLDERS = ("lost+found",)
 """What a new disk holds."""
@@ -99,7 +79,7 @@ def guard_folder(
     conflicts: list[str] = []
     redo: Stage | None = None
     for stage in stages:
-        section = SECTIONS[stage]
+        section = stage.section
         differing = [
             _difference(f"{section}.{name}", stored[section].get(name), value)
             for name, value in wanted[section].items()
@@ -118,10 +98,10 @@ def guard_folder(
             + "\nUse the same settings to go on, another --out to begin anew, or --redo "
             f"{redo.value} to remove what {redo.value} and the stages after it made"
         )
-    sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
+    sections = {stage.section for stage in stages} | {"is_scored"}
     if Stage.READ in stages and not has_output(layout, Stage.FETCH):
         # Which folders images may come from follows from the input: fetch, run alone, needs it.
-        sections.add(SECTIONS[Stage.FETCH])
+        sections.add(Stage.FETCH.section)
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
 
@@ -146,7 +126,7 @@ def refuse_foreign_folder(layout: DatasetLayout) -> None:
 def _is_of_dataset(layout: DatasetLayout, path: str) -> bool:
     """Returns whether a new dataset may find this in its folder: a disk for a stage, too."""
     name = path.removeprefix(f"{layout.root}/")
-    if name in FOLDERS.values():
+    if name in {stage.folder for stage in Stage}:
         of_system = [f"{path}/{folder}" for folder in SYSTEM_FOLDERS]
         return set(list_files(path)) <= {*stage_files(path), *of_system}
     return path == layout.run or name in ("rejected", *SYSTEM_FOLDERS)
@@ -176,7 +156,7 @@ def _difference(name: str, stored: Any, wanted: Any) -> str:
 
 def has_output(layout: DatasetLayout, stage: Stage) -> bool:
     """Returns whether the stage has written anything into the folder."""
-    return bool(stage_files(f"{layout.root}/{FOLDERS[stage]}"))
+    return bool(stage_files(layout.folder(stage)))
 
 
 def config_from_json(values: dict[str, Any]) -> CurationConfig:
@@ -213,7 +193,7 @@ def as_json(config: CurationConfig) -> dict[str, Any]:
 def _record(config: dict[str, Any]) -> str:
     values = {
         "schema_version": SCHEMA_VERSION,
-        "aligngpt_version": version("aligngpt"),
+        "aligngpt_version": program_version(),
         "code_sha256": code_sha256(),
         "config": config,
     }
@@ -243,12 +223,10 @@ def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
     croissant = f"{layout.root}/croissant.json"
     for path in (layout.manifest, layout.report, croissant, layout.train_index):
         remove(path)
-    stages = list(Stage)
-    doomed = stages[stages.index(first) :]
-    for stage in reversed(doomed):
-        for folder in (FOLDERS[stage], f"rejected/{stage.value}"):
-            for path in stage_files(f"{layout.root}/{folder}"):
+    for stage in reversed(first.onward):
+        for folder in (layout.folder(stage), layout.rejected_folder(stage)):
+            for path in stage_files(folder):
                 remove(path)
     for state in ProgressReader(layout).read():
-        if state.stage in doomed:
+        if state.stage in first.onward:
             remove(progress_path(layout, state.stage, state.shard))

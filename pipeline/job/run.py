@@ -14,7 +14,6 @@ from rich.console import Console
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
 from pipeline.dataset.guard import (
-    FOLDERS,
     config_path,
     guard_folder,
     has_output,
@@ -31,9 +30,15 @@ from pipeline.job.runners import ChosenRunner, choose_runner
 from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
-from pipeline.read.inputs import check_inputs
+from pipeline.read.inputs import InputFile, check_inputs
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
+from pipeline.score.precision import (
+    SettledPrecision,
+    record_precision,
+    settle_precision,
+    with_settled,
+)
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
@@ -44,15 +49,6 @@ from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
-
-MARKERS = {
-    Stage.READ: ".parquet",
-    Stage.FETCH: "_stats.json",
-    Stage.SCORE: ".parquet",
-    Stage.DEDUPLICATE: ".parquet",
-    Stage.LEVEL: ".parquet",
-}
-"""Stage to the end of the name of the file that it writes last for a shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +64,8 @@ class Job:
     """Whether manifest and report are written when the stages are done."""
     files: tuple[str, ...] = ()
     """Where the pairs are, if they are read."""
+    inputs: tuple[InputFile, ...] = ()
+    """The same, opened and checked by `with_checked_inputs`."""
     runner: str = "local"
     workers: int = 1
     beam_flags: tuple[str, ...] = ()
@@ -88,7 +86,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
-    job = replace(job, config=with_image_folders(job.config, job.files))
+    job = with_checked_inputs(job)
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
@@ -101,10 +99,13 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
         finish_moves(layout)
+        job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
             remove_outputs(layout, job.redo)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        if settled is not None:
+            record_precision(layout, settled)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)
@@ -116,6 +117,31 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     console.print(summary_table(stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def with_checked_inputs(job: Job) -> Job:
+    """Returns the job with its input files opened and checked, if it reads them.
+
+    Raises:
+        ConfigError: if one is missing, damaged, or without the columns that are needed.
+    """
+    if Stage.READ not in job.stages:
+        return job
+    inputs = tuple(check_inputs(job.files, job.config.read))
+    return replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
+
+
+def with_settled_precision(
+    job: Job, layout: DatasetLayout, console: Console
+) -> tuple[Job, SettledPrecision | None]:
+    """Returns the job with the precision that it scores in, which it says; None if it does not."""
+    if Stage.SCORE not in job.stages:
+        return job, None
+    settled = settle_precision(layout, job.config, job.redo)
+    console.print(str(settled), highlight=False, markup=False)
+    if settled.warning is not None:
+        console.print(settled.warning, style="yellow", highlight=False, markup=False)
+    return replace(job, config=with_settled(job.config, settled)), settled
 
 
 def check_stages(job: Job, *, runs_here: bool) -> None:
@@ -142,22 +168,22 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
 def input_names(job: Job) -> list[str]:
     """Returns what `source` will say of the pairs: the names of the files read now or before."""
     if Stage.READ in job.stages:
-        return [file.name for file in check_inputs(job.files, job.config.read)]
+        return [file.name for file in job.inputs]
     marker = f"{DatasetLayout(job.root).run}/read.json"
     files = read_json(marker)["files"] if exists(marker) else []
     return [path.rstrip("/").rsplit("/", 1)[-1] for path in files]
 
 
-def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:
+def with_image_folders(config: CurationConfig, inputs: Sequence[InputFile]) -> CurationConfig:
     """Returns the configuration with leave to read images from the folders that the input names.
 
     A path in a row is read only below a folder that the person who runs the job has named: as
     read.image_folder, as an input folder of images, or by giving a LLaVA JSON that lies in it.
 
     Raises:
-        ConfigError: if one of the files cannot be read, or a folder is not there.
+        ConfigError: if a folder is not there.
     """
-    folders = [file.image_folder for file in check_inputs(files, config.read)] if files else []
+    folders = [file.image_folder for file in inputs]
     for folder in folders:
         if folder is not None and is_local(folder) and not Path(local_path(folder)).is_dir():
             raise ConfigError(f"{folder}, where images are to be, is not a folder")
@@ -208,18 +234,15 @@ def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
 
 def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
     """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
-    stages = list(Stage)
-    before = stages[stages.index(stage) - 1]
     if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
         return Stage.FETCH
-    return before
+    return tuple(Stage)[stage.number - 1]
 
 
 def _committed(layout: DatasetLayout, stage: Stage) -> set[int]:
-    suffix = MARKERS[stage]
     names = [
-        path.rsplit("/", 1)[-1].removesuffix(suffix)
-        for path in list_files(f"{layout.root}/{FOLDERS[stage]}", suffix)
+        path.rsplit("/", 1)[-1].removesuffix(stage.marker)
+        for path in list_files(layout.folder(stage), stage.marker)
     ]
     return {int(name) for name in names if name.isdecimal()}
 
@@ -255,7 +278,7 @@ def _run_stages(
         faults = " ".join(str(error).split())
         raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
     config = with_shared_cores(job.config, chosen.workers)
-    curate(pipeline, layout, config, job.stages, job.files, shards, session)
+    curate(pipeline, layout, config, job.stages, job.inputs, shards, session)
     run_watched(pipeline, layout, job.stages, console)
 
 

@@ -23,7 +23,7 @@ from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.progress import ShardProgress
 from pipeline.read.formats import read_split
-from pipeline.read.inputs import InputFile, InputSplit, check_inputs, plan_splits
+from pipeline.read.inputs import InputFile, InputSplit, plan_splits
 from pipeline.read.rows import clean_rows
 from pipeline.read.shuffle import (
     RunWriter,
@@ -49,19 +49,19 @@ PARTITION_BYTES = 64 * 1024 * 1024
 
 MAX_PARTITIONS = 4096
 
-SHARD_FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled")
-
 
 class ReadPairs(beam.PTransform):
     """Reads the input files into shards of pairs and gives the shards' numbers."""
 
-    def __init__(self, layout: DatasetLayout, config: ReadConfig, files: Sequence[str]) -> None:
+    def __init__(
+        self, layout: DatasetLayout, config: ReadConfig, inputs: Sequence[InputFile]
+    ) -> None:
         super().__init__()
-        self._layout, self._config, self._files = layout, config, tuple(files)
+        self._layout, self._config, self._inputs = layout, config, inputs
 
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        """Checks the inputs, which stops a run that cannot succeed, and builds the graph."""
-        reading = Reading.of(self._layout, self._config, check_inputs(self._files, self._config))
+        """Returns the numbers of the shards, once all are written."""
+        reading = Reading.of(self._layout, self._config, self._inputs)
         one = start | beam.Create([None])
         spilled = (
             one
@@ -132,7 +132,7 @@ class Reading:
         marker = _read_json(self.marker)
         if marker is None or marker["fingerprint"] != self.fingerprint:
             return False
-        standing = list_files(f"{self.layout.root}/pairs", ".parquet")
+        standing = list_files(self.layout.folder(Stage.READ), ".parquet")
         return set(standing) == {self.layout.pairs(shard) for shard in range(marker["shards"])}
 
     def spill(self, split: InputSplit) -> int:
@@ -209,12 +209,15 @@ class Reading:
 
 def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     """Removes what an earlier, longer input left in shards that no longer exist."""
-    folders = [*SHARD_FOLDERS, *(f"rejected/{stage.value}" for stage in Stage)]
-    for folder in folders:
-        is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
-        for path in stage_files(f"{layout.root}/{folder}"):
+    for stage in Stage:
+        # Of an empty input, what was rejected still lies in shard 0.
+        kept = max(shards, 1) if stage is Stage.READ else shards
+        folders = [layout.rejected_folder(stage)]
+        if stage is not Stage.PACK:  # its shards are others
+            folders.append(layout.folder(stage))
+        for path in (path for folder in folders for path in stage_files(folder)):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
-            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
+            if number and int(number[0]) >= kept:
                 remove(path)
     if shards == 0:
         remove(layout.pairs(0))

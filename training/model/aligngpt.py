@@ -298,9 +298,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
                     prompts = self._prompts(input_ids, numbers, prompt_mask, labels, reads_answer)
                     weights = self._weights(features, embeddings, segments, prompts)
                 vectors = self._mix(weights, features)
-            inserted = inserted.masked_scatter(
-                segments.is_align[..., None], vectors.to(inserted.dtype) * scale
-            )
+            vectors = vectors.to(inserted.dtype) * scale
+            inserted = inserted.masked_scatter(segments.is_align[..., None], vectors)
         return Embedded(inserted, features, weights, segments.sample_of_align >= 0)
 
     def project(self, pixel_values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pipeline.config import FetchConfig
 from pipeline.deduplicate.transform import KeepBestOfDuplicates
 from pipeline.fetch.shard import fetch_shard
 from pipeline.score.rescore import rescore_dataset
-from pipeline.score.transform import score_shard
+from pipeline.score.shard import score_shard
 from schemas.columns import read_table, table_from_records, write_table
 from schemas.records import (
     FETCHED_SCHEMA,
@@ -50,7 +50,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ScoreConfig:
     spec.loader.exec_module(script)
     folder = tmp_path_factory.mktemp("models") / "demo_clip"
     script.assemble(folder, *script.recipes()["demo_clip"])
-    return ScoreConfig(model=f"local-dir:{folder}", device="cpu", threads=2, batch_size=16)
+    return ScoreConfig(
+        model=f"local-dir:{folder}", device="cpu", threads=2, batch_size=16, precision="fp32"
+    )
 
 
 def stamps() -> list[tuple[Path, str]]:
