@@ -15,7 +15,7 @@ from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
-from training.evaluation.commands import EVALUATION_COMMANDS, Evaluate, Score
+from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Turn a published AlignGPT or LLaVA-1.5 checkpoint into a model folder."""
+    """Turn a checkpoint of AlignGPT, LLaVA-1.5 or llava-hf into a model folder."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    """Folder with config.json, tokenizer and weights; or of stage 1, with mm_projector_align.bin or
-    mm_projector.bin, or that file."""
+    """Folder, or name on the Hugging Face hub, with config.json, tokenizer and weights; or of stage
+    1, with mm_projector_align.bin or mm_projector.bin, or that file."""
     out: str
     """Folder to write to."""
     language_model: str | None = None
@@ -95,6 +95,8 @@ class Import:
     """Folder or name of the tower; by default what the checkpoint's config.json names."""
     alignment_mode: AlignmentMode | None = None
     """By default what the weights are for: adaptive with a gate, none without level vectors."""
+    revision: str | None = None
+    """Branch, tag or commit of a name on the hub; the commit is recorded in the model's config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class Export:
     """Name of the tower that the published code is to load."""
 
 
-Command = Pretrain | Finetune | Evaluate | Score | Chat | Import | Export
+Command = Pretrain | Finetune | Evaluate | Score | Compare | Chat | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
@@ -198,10 +200,10 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
             return train_stage(command)
         finally:
             signal.signal(signal.SIGTERM, old_handler)
-    if isinstance(command, Score):
-        from training.evaluation.faces import print_score
+    if isinstance(command, Score | Compare) or (isinstance(command, Evaluate) and command.list):
+        from training.evaluation.faces import show
 
-        print_score(command)
+        show(command)
         return 0
     from training.engine.deepspeed import name_accelerator
 
@@ -218,7 +220,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         )
         return 0
     if isinstance(command, Evaluate):
-        return evaluate(command)
+        return evaluate(command, arguments)
     return exchange(command)
 
 
@@ -256,6 +258,7 @@ def exchange(command: Import | Export) -> int:
             language_model=command.language_model,
             vision_tower=tower,
             alignment_mode=command.alignment_mode,
+            revision=command.revision,
         )
     else:
         assert tower is not None
@@ -264,8 +267,14 @@ def exchange(command: Import | Export) -> int:
     return 0
 
 
-def evaluate(command: Evaluate) -> int:
-    """Prints the loss of a model on a dataset."""
+def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
+    """Measures a model on benchmarks, or prints its loss on a dataset."""
+    if command.benchmarks:
+        from training.evaluation.evaluate import evaluate_benchmarks
+
+        return evaluate_benchmarks(command, arguments)
+    if command.precision == "fp16":
+        raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
     from training.evaluation.dataset_loss import dataset_loss
 
     totals, difference = dataset_loss(
