@@ -20,7 +20,7 @@ END_BYTES = 3
 END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 STATUS_LINE = re.compile(rb"HTTP/([0-9])(?:\.([0-9]))?[ \t]+([0-9]{3})(?:[ \t\r]|$)", re.IGNORECASE)
 NUMBER = re.compile(rb"\+?([0-9]{1,18})")
-UNPRINTED = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+UNCARRIED = re.compile(rb"[\x00\r\n]")
 
 FIELDS = {
     name.lower(): name
@@ -96,7 +96,7 @@ def _unfolded(head: bytes) -> list[bytes]:
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
     name, _, value = line.partition(b":")
-    return name.strip().lower(), UNPRINTED.sub(b" ", value).strip()
+    return name.strip().lower(), UNCARRIED.sub(b" ", value).strip()
 
 
 def _length(lengths: list[bytes]) -> int:
