@@ -160,7 +160,7 @@ def plot_weights(weights: Mapping[str, NDArray[np.float64]]) -> str:
                       fontsize=8, color="white" if dark else "black")  # fmt: skip
     axes.set_xticks(range(levels), [str(level + 1) for level in range(levels)])
     axes.set_yticks(range(rows), list(weights))
-    axes.set_xlabel("alignment level (local; the highest is always added whole)")
+    axes.set_xlabel("alignment level of the local vector")
     figure.colorbar(drawn, ax=axes, label=f"mean weight (even: {even:.3f})")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
