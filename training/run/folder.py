@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
 
@@ -24,6 +25,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.on_corrupt",
     "data.sequences_per_device",
+    "precision_reason",
 )
 """Settings that may differ when a run goes on, those of `parallel` too: they decide how it is
 computed and what is written down, not what is learnt."""
@@ -52,6 +54,8 @@ class RunFolder:
     config: TrainConfig
     data: tuple[str, ...]
     init: str | None
+    precision_reason: str = ""
+    """Why the run computes in its precision."""
 
     def check_place(self) -> None:
         """Raises `ConfigError` if a run cannot be written where it is to go."""
@@ -101,7 +105,7 @@ class RunFolder:
     def check(self) -> None:
         """Raises `ConfigError` if the folder holds what a run of another configuration learnt."""
         path = self.out / "config.json"
-        if not path.exists() or not self._holds_weights():
+        if not path.exists() or not self.holds_weights():
             return
         found = json.loads(path.read_text())
         found["config"] = _with_defaults(found["config"])
@@ -115,16 +119,13 @@ class RunFolder:
                 f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
 
-    def _holds_weights(self) -> bool:
+    def holds_weights(self) -> bool:
         """Returns whether there is anything that another configuration could spoil."""
         return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
 
     def write_config(self) -> None:
         """Writes the resolved configuration, whole or not at all."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        aside = self.out / ".config.json.tmp"
-        aside.write_text(self._settings())
-        aside.replace(self.out / "config.json")
+        commit_text(str(self.out / "config.json"), self._settings())
 
     def is_finished(self) -> bool:
         """Returns whether the run has already written its model, from what is there now.
@@ -144,10 +145,12 @@ class RunFolder:
 
     def finish(self) -> None:
         """Notes that the run is finished, and from what."""
-        (self.out / "finished.json").write_text(json.dumps(self._sources(), indent=2) + "\n")
+        text = json.dumps(self._sources(), indent=2) + "\n"
+        commit_text(str(self.out / "finished.json"), text)
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}
+        values["precision_reason"] = self.precision_reason
         values["config"] = dataclasses.asdict(self.config)
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
