@@ -24,6 +24,7 @@ from training.data.lengths import Encoder
 from training.data.loader import PackedRows
 from training.engine.precision import dtype_of
 from training.metrics.flops import ModelSize
+from training.metrics.progress import at_work
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.config import AlignGPTConfig
@@ -161,7 +162,8 @@ def loading(setting: str, name: str) -> Iterator[None]:
     Code that a folder brings along is not run: what needs it cannot be read.
     """
     try:
-        yield
+        with at_work(f"loading {name}"):
+            yield
     except ImportError as error:
         raise ConfigError(
             f"{setting} {name!r} needs a package that is not installed ({str(error).strip()}): "

@@ -10,6 +10,7 @@ from schemas.errors import ConfigError
 from training.config import TrainConfig
 from training.engine.launch import end_together, free_port
 from training.engine.precision import arithmetic_of
+from training.metrics.progress import at_work
 
 LONGEST_WAIT = timedelta(hours=12)
 """For the first process, which tokenises and writes while the others wait; ten minutes, the usual
@@ -76,7 +77,8 @@ def start_distributed() -> None:
     import torch
 
     name_accelerator()
-    import deepspeed
+    with at_work("starting DeepSpeed"):
+        import deepspeed
 
     # DeepSpeed 0.19.8 calls torch's collectives by names that torch 2.14 renames.
     warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed.*")
