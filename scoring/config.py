@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
@@ -138,11 +139,7 @@ class LevelConfig:
     """Dataset folder (or its edges.json) whose edges are used instead of new ones."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_levels <= 127:
-            raise ConfigError(
-                f"levels.num_levels must be in 2..127 (alignment_level is int8), "
-                f"got {self.num_levels}"
-            )
+        check_num_levels("levels.num_levels", self.num_levels)
         if not 0.0 < self.top_fraction <= 1.0:
             raise ConfigError(
                 f"levels.top_fraction must be in (0, 1] (1 keeps all), got {self.top_fraction}"

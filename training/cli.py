@@ -5,19 +5,26 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from schemas.command_line import print_error
+from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Evaluate, Score
+from training.metrics.progress import at_work, is_first_process
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
+MORE_HELP = (
+    f"Recipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
+    f"Recipes of finetune: {', '.join(FINETUNE_RECIPES)}.\n"
+    "Each command explains its options: aligngpt-train COMMAND --help"
+)
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
 STATUS_INTERRUPTED = 130
@@ -125,7 +132,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Returns the exit status of a command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print_commands()
+        print_commands("aligngpt-train COMMAND [OPTIONS]", COMMANDS, MORE_HELP)
         return 0
     try:
         return execute(parse(arguments), arguments)
@@ -172,19 +179,10 @@ def recipe_of(command: type, arguments: Sequence[str]) -> TrainConfig:
         ConfigError: if there is no such recipe.
     """
     recipes = PRETRAIN_RECIPES if command is Pretrain else FINETUNE_RECIPES
-    name = _value_of(arguments, "--recipe") or next(iter(recipes))
+    name = value_of(arguments, "--recipe") or next(iter(recipes))
     if name not in recipes:
         raise ConfigError(f"no recipe {name!r} for this stage: use one of {', '.join(recipes)}")
     return recipes[name]()
-
-
-def _value_of(arguments: Sequence[str], flag: str) -> str | None:
-    for index, word in enumerate(arguments):
-        if word == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if word.startswith(flag + "="):
-            return word.removeprefix(flag + "=")
-    return None
 
 
 def execute(command: Command, arguments: Sequence[str]) -> int:
@@ -225,11 +223,12 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
 
 def train_stage(command: Pretrain | Finetune) -> int:
     """Trains, prints where to look now, and returns 0."""
-    import torch
+    with at_work("starting"):
+        import torch
 
-    from training.engine.deepspeed import name_accelerator
-    from training.engine.memory import keep_freed_memory
-    from training.train import train
+        from training.engine.deepspeed import name_accelerator
+        from training.engine.memory import keep_freed_memory
+        from training.train import train
 
     name_accelerator()
     if not torch.cuda.is_available():
@@ -240,34 +239,42 @@ def train_stage(command: Pretrain | Finetune) -> int:
     return 0
 
 
-def is_first_process() -> bool:
-    """Returns whether this is the one of the processes that speaks to the user."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def exchange(command: Import | Export) -> int:
     """Turns one form of model folder into another and prints where it is."""
-    from training.exchange import export_model, import_model
+    with at_work("starting"):
+        from training.exchange import export_model, import_model
 
     tower = command.vision_tower
     if isinstance(command, Import):
-        import_model(
-            command.checkpoint,
-            command.out,
-            language_model=command.language_model,
-            vision_tower=tower,
-            alignment_mode=command.alignment_mode,
-        )
+        source = command.checkpoint
+        with at_work(f"importing {source}", into=Path(command.out), num_bytes=weight_bytes(source)):
+            import_model(
+                command.checkpoint,
+                command.out,
+                language_model=command.language_model,
+                vision_tower=tower,
+                alignment_mode=command.alignment_mode,
+            )
     else:
         assert tower is not None
-        export_model(command.model, command.out, form=command.form, vision_tower=tower)
+        source = command.model
+        num_bytes = 0 if command.form == "stage_1" else weight_bytes(source)
+        with at_work(f"exporting {source}", into=Path(command.out), num_bytes=num_bytes):
+            export_model(source, command.out, form=command.form, vision_tower=tower)
     Console().print(f"written: {command.out}")
     return 0
 
 
+def weight_bytes(folder: str) -> int:
+    """Returns the size of the weights in a folder; 0 if it is not on this machine."""
+    files = [file for kind in ("safetensors", "bin") for file in Path(folder).glob(f"*.{kind}")]
+    return sum(file.stat().st_size for file in files)
+
+
 def evaluate(command: Evaluate) -> int:
     """Prints the loss of a model on a dataset."""
-    from training.evaluation.dataset_loss import dataset_loss
+    with at_work("starting"):
+        from training.evaluation.dataset_loss import dataset_loss
 
     totals = dataset_loss(
         command.model,
@@ -294,22 +301,6 @@ def print_outcome(out: str, is_complete: bool) -> None:
         )
     else:
         console.print("stopped by SIGTERM, checkpoint saved: run the same command again to go on")
-
-
-def print_commands() -> None:
-    """Prints the commands, a line each."""
-    console = Console()
-    console.print("usage: aligngpt-train COMMAND [OPTIONS]\n", highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, command in COMMANDS.items():
-        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
-    console.print(table)
-    console.print(
-        f"\nRecipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
-        f"Recipes of finetune: {', '.join(FINETUNE_RECIPES)}.\n"
-        "Each command explains its options: aligngpt-train COMMAND --help",
-        highlight=False,
-    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 
 AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
 Part = Literal["projector", "level_vectors", "gate", "language_model"]
@@ -50,8 +51,7 @@ class ModelConfig:
     other, by flex_attention on a GPU, else by sdpa for each sample, where that gives the same."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_levels <= 127:
-            raise ConfigError(f"model.num_levels must be in 2..127, got {self.num_levels}")
+        check_num_levels("model.num_levels", self.num_levels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

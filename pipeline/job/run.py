@@ -66,7 +66,7 @@ class Job:
     files: tuple[str, ...] = ()
     """Where the pairs are, if they are read."""
     inputs: tuple[InputFile, ...] = ()
-    """The same, opened and checked; `run_job` sees to that."""
+    """The same, opened and checked by `with_checked_inputs`."""
     runner: str = "local"
     workers: int = 1
     beam_flags: tuple[str, ...] = ()
@@ -87,9 +87,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
-    if Stage.READ in job.stages:
-        inputs = tuple(check_inputs(job.files, job.config.read))
-        job = replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
+    job = with_checked_inputs(job)
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
@@ -120,6 +118,18 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     console.print(summary_table(stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def with_checked_inputs(job: Job) -> Job:
+    """Returns the job with its input files opened and checked, if it reads them.
+
+    Raises:
+        ConfigError: if one is missing, damaged, or without the columns that are needed.
+    """
+    if Stage.READ not in job.stages:
+        return job
+    inputs = tuple(check_inputs(job.files, job.config.read))
+    return replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
 
 
 def with_settled_precision(

@@ -18,7 +18,7 @@ from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.dataset.tars import read_images
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, CaptionedImage, Rejection
+from schemas.records import FETCHED_SCHEMA, PAIR_COLUMNS, SCORED_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read, remove
@@ -29,8 +29,6 @@ from scoring.devices import with_precision
 
 NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads")
 """Settings that the fingerprint leaves out: the model's identity says more than its path."""
-
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 
 def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:

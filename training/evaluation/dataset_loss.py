@@ -40,7 +40,7 @@ def dataset_loss(
     dataset = TrainDataset(data)
     dataset.check_levels(parts.model.config.num_levels)
     encoder = parts.encoder(config)
-    lengths = measure_lengths(dataset, encoder, None, show_progress("tokenising", is_active=True))
+    lengths = measure_lengths(dataset, encoder, show_progress("tokenising", is_active=True))
     by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])
     chosen = by_key[:samples] if samples else by_key
     window = VALIDATION_WINDOW if packing_fault(parts.model.config.text_config) is None else 1

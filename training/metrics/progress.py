@@ -1,7 +1,7 @@
 """How far long work is, for people: bars at a terminal, elsewhere a line now and then.
 
-Whatever takes long says at least every half minute that it goes on, also in a log file: counted
-work says how much is done, how fast, and what time is left; other work says how long it has gone on.
+Whatever takes long says at least every half minute that it goes on, in a log file too: counted work
+says how much is done, how fast, and what time is left; other work how long it has gone on.
 """
 
 import os
@@ -222,13 +222,15 @@ def at_work(
     began_at = time.monotonic()
 
     def text() -> str:
-        written = f" {_size(into):.1f} of {num_bytes / 1e9:.1f} GB," if into and num_bytes else ""
+        written = ""
+        if into and num_bytes:
+            written = f" {_gigabytes(into):.1f} of {num_bytes / 1e9:.1f} GB written,"
         return f"{title}:{written} {format_seconds(time.monotonic() - began_at)} so far"
 
     return _console.status(title) if _is_terminal() else _Lines(text)
 
 
-def _size(path: Path) -> float:
+def _gigabytes(path: Path) -> float:
     """Returns the gigabytes of a file, or of a folder's files; 0 before it is there."""
     size = 0
     with suppress(OSError):  # a file that was just renamed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
 
@@ -124,10 +125,7 @@ class RunFolder:
 
     def write_config(self) -> None:
         """Writes the resolved configuration, whole or not at all."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        aside = self.out / ".config.json.tmp"
-        aside.write_text(self._settings())
-        aside.replace(self.out / "config.json")
+        commit_text(str(self.out / "config.json"), self._settings())
 
     def is_finished(self) -> bool:
         """Returns whether the run has already written its model, from what is there now.
@@ -147,7 +145,8 @@ class RunFolder:
 
     def finish(self) -> None:
         """Notes that the run is finished, and from what."""
-        (self.out / "finished.json").write_text(json.dumps(self._sources(), indent=2) + "\n")
+        text = json.dumps(self._sources(), indent=2) + "\n"
+        commit_text(str(self.out / "finished.json"), text)
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}

@@ -100,14 +100,3 @@ def embedded_ipv4(address: IPAddress) -> ipaddress.IPv4Address | None:
     if address in IPV4_COMPATIBLE or any(address in network for network in NAT64):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
-
-
-def without_credentials(text: str) -> str:
-    """Returns a URL as it was read but for a user name and password."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    ends = [place for mark in "/?#\\" if (place := rest.find(mark)) >= 0]
-    authority = rest[: min(ends, default=len(rest))]
-    host = authority.rpartition("@")[2]
-    return f"{scheme}://{host}{rest[len(authority) :]}"
