@@ -15,7 +15,7 @@ from rich.table import Table
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
-from training.engine.launch import EarlySigterm, launch
+from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Evaluate, Score
 from training.metrics.progress import at_work, is_first_process
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
@@ -123,7 +123,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main() -> None:
-    """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    """Runs the command line; it ends with 0, 1 (failed), 2 (refused) or 143 (SIGTERM)."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
@@ -222,7 +222,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
 
 
 def train_stage(command: Pretrain | Finetune) -> int:
-    """Trains, prints where to look now, and returns 0."""
+    """Trains, prints where to look now, and returns 0, or 143 if SIGTERM stopped it."""
     with at_work("starting"):
         import torch
 
@@ -236,7 +236,7 @@ def train_stage(command: Pretrain | Finetune) -> int:
     is_complete = train(command.config, command.data, command.out, command.init)
     if is_first_process():
         print_outcome(command.out, is_complete)
-    return 0
+    return 0 if is_complete else STATUS_TERMINATED
 
 
 def exchange(command: Import | Export) -> int:
