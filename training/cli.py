@@ -16,7 +16,7 @@ from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
-from training.evaluation.commands import EVALUATION_COMMANDS, Evaluate, Score
+from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.metrics.progress import at_work, is_first_process
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
@@ -110,7 +110,7 @@ class Export:
     """Name of the tower that the published code is to load."""
 
 
-Command = Pretrain | Finetune | Evaluate | Score | Chat | Import | Export
+Command = Pretrain | Finetune | Evaluate | Score | Compare | Chat | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
@@ -197,10 +197,10 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
             return train_stage(command)
         finally:
             signal.signal(signal.SIGTERM, old_handler)
-    if isinstance(command, Score):
-        from training.evaluation.faces import print_score
+    if isinstance(command, Score | Compare) or (isinstance(command, Evaluate) and command.list):
+        from training.evaluation.faces import show
 
-        print_score(command)
+        show(command)
         return 0
     from training.engine.deepspeed import name_accelerator
 
@@ -217,7 +217,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         )
         return 0
     if isinstance(command, Evaluate):
-        return evaluate(command)
+        return evaluate(command, arguments)
     return exchange(command)
 
 
@@ -271,8 +271,15 @@ def weight_bytes(folder: str) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def evaluate(command: Evaluate) -> int:
-    """Prints the loss of a model on a dataset."""
+def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
+    """Measures a model on benchmarks, or prints its loss on a dataset."""
+    if command.benchmarks:
+        with at_work("starting"):
+            from training.evaluation.evaluate import evaluate_benchmarks
+
+        return evaluate_benchmarks(command, arguments)
+    if command.precision == "fp16":
+        raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
     with at_work("starting"):
         from training.evaluation.dataset_loss import dataset_loss
 

@@ -1,16 +1,49 @@
 """Results as they are shown at the terminal."""
 
 import json
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from schemas.storage import commit_file
-from training.evaluation.catalogue import benchmark
-from training.evaluation.commands import Score
+from training.evaluation.catalogue import benchmark, benchmarks
+from training.evaluation.commands import Compare, Evaluate, Score
+from training.evaluation.judge import judge_answers, judge_for
+from training.evaluation.judging import JudgedBenchmark
 from training.evaluation.predictions import match, read_answers
 from training.evaluation.protocol import Benchmark
-from training.evaluation.scoring import Scored, score_files
+from training.evaluation.scoring import Scored, score_answers, score_files
+
+
+def show(command: Score | Compare | Evaluate) -> None:
+    """Does what needs no model: scores, compares, or lists the benchmarks."""
+    if isinstance(command, Evaluate):
+        print_list()
+    elif isinstance(command, Compare):
+        from training.evaluation.compare import print_comparison
+
+        print_comparison(command)
+    else:
+        print_score(command)
+
+
+def print_list() -> None:
+    """Prints every benchmark with its files, split, metric and source."""
+    console = Console(highlight=False)
+    for chosen in benchmarks().values():
+        console.print(f"[bold]{chosen.name}[/bold]  {chosen.title}")
+        for what, text in (
+            ("split", f"{chosen.split}; {chosen.questions:,} questions"),
+            ("metric", chosen.metric),
+            ("script", chosen.script),
+            ("folder", " or ".join(f"DATA/{name}/" for name in chosen.folders)),
+            *(("files", line) for line in chosen.layout),
+            ("from", chosen.source),
+            ("paper", ", ".join(f"{size} {number}" for size, number in chosen.paper.items())),
+        ):
+            console.print(f"  {what:7} {text}", markup=False)
+        console.print()
 
 
 def print_score(command: Score) -> None:
@@ -23,11 +56,31 @@ def print_score(command: Score) -> None:
     if command.submission is not None:
         write_submission(chosen, command)
         return
-    scored = score_files(chosen, command.data, command.predictions, command.split)
+    scored = judged(chosen, command) if command.judge.url else None
+    if scored is None:
+        scored = score_files(chosen, command.data, command.predictions, command.split)
     if command.json:
         print(json.dumps(scored.to_json(), ensure_ascii=False))  # noqa: T201
         return
     print_table(scored)
+
+
+def judged(chosen: Benchmark, command: Score) -> Scored | None:
+    """Returns the result of answers that a judge is asked about; None if none is to judge them.
+
+    Raises:
+        ConfigError: if a file is wrong, the price not agreed to, or the judge does not answer.
+    """
+    if not isinstance(chosen, JudgedBenchmark):
+        return None
+    folder = chosen.folder(command.data)
+    questions = chosen.read(folder, command.split, "score")
+    file = read_answers(command.predictions[0])
+    matched = match(chosen, questions, file)
+    kept = Path(command.predictions[0]).parent / "judge"
+    judge = judge_for(chosen, command.judge, kept)
+    judge_answers(chosen, matched.answers, folder, judge, command.judge, is_agreed=command.yes)
+    return score_answers(chosen, matched, file.bad_lines)
 
 
 def write_submission(chosen: Benchmark, command: Score) -> None:

@@ -41,9 +41,11 @@ class JudgedBenchmark(Benchmark):
 
     Attributes:
         judge_model: what the published numbers were judged by.
+        judge_file: how the file with judgements is called that the script reads.
     """
 
     judge_model: ClassVar[str]
+    judge_file: ClassVar[str]
     is_judged = True
     is_binary = False
 
@@ -70,6 +72,10 @@ class JudgedBenchmark(Benchmark):
         Args:
             rows: a JSON object or the rows of a JSONL file.
         """
+
+    @abstractmethod
+    def record(self, answers: Sequence[Answer], judge_model: str) -> bytes:
+        """Returns the judgements as the published script keeps them; `recorded` reads it."""
 
     def runs(self, answers: Sequence[Answer]) -> int:
         """Returns how many runs of the judge all answers have."""

@@ -118,6 +118,8 @@ class Answer:
     """What the benchmark's script makes of the text."""
     judged: list[Any] = field(default_factory=list)
     """What a judge gave it, one entry a run: as the benchmark's script stores it."""
+    replies: list[str] = field(default_factory=list)
+    """The judge's last reply of each run."""
     score: float | None = None
     """Of this answer alone, from 0 to 1; None where there is nothing to compare with."""
 

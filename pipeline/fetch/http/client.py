@@ -19,7 +19,7 @@ from pipeline.fetch.http.budgets import ByteBudget, paused
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
 from schemas.errors import RejectReason, SampleRejected
-from scoring.images.prepare import SNIFFED_BYTES, require_image
+from scoring.images.sniff import SNIFFED_BYTES, require_image
 
 MAX_RULES_BYTES = 500 * 1024
 """Bytes of robots.txt that are read. Source: RFC 9309, section 2.5."""

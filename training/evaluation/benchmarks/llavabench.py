@@ -1,5 +1,6 @@
 """LLaVA-Bench in the Wild: 60 open questions, judged beside a reference answer."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -48,6 +49,7 @@ class LLaVABench(JudgedBenchmark):
     digits = 1
     paper: ClassVar = {"7B": 68.4, "13B": 75.2}
     judge_model = "gpt-4-0314"
+    judge_file = "reviews.jsonl"
 
     def read(self, folder: Folder, split: str | None, purpose: Purpose) -> list[Question]:
         """Returns the questions with context and reference answer."""
@@ -108,6 +110,26 @@ class LLaVABench(JudgedBenchmark):
         for row in rows:
             found.setdefault(str(row["question_id"]), []).append(tuple(map(float, row["tuple"])))
         return found
+
+    def record(self, answers: Sequence[Answer], judge_model: str) -> bytes:
+        """Returns LLaVA's review file; of several runs one after the other."""
+        rows = []
+        for run in range(self.runs(answers)):
+            for number, answer in enumerate(answers, start=1):
+                facts = answer.question.facts
+                reference = facts["reference"] or {}
+                row = {
+                    "id": number,
+                    "question_id": answer.question.question_id,
+                    "answer1_id": reference.get("answer_id", reference.get("question_id")),
+                    "answer2_id": answer.row.get("answer_id", answer.question.question_id),
+                    "category": PREFIX + facts["category"],
+                    "content": answer.replies[run],
+                    "tuple": list(answer.judged[run] or UNPARSED_PAIR),
+                    "judge": judge_model,
+                }
+                rows.append(json.dumps(row, ensure_ascii=False))
+        return "".join(f"{row}\n" for row in rows).encode()
 
     def grade(self, answer: Answer) -> None:
         """Sets the mean of candidate / reference over the runs."""

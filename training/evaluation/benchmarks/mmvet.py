@@ -45,6 +45,7 @@ class MMVet(JudgedBenchmark):
     digits = 1
     paper: ClassVar = {"7B": 30.8, "13B": 35.6}
     judge_model = "gpt-4-0613"
+    judge_file = "grades.json"
 
     def read(self, folder: Folder, split: str | None, purpose: Purpose) -> list[Question]:
         """Returns the questions with truth and abilities."""
@@ -99,6 +100,18 @@ class MMVet(JudgedBenchmark):
         if not all(isinstance(row, dict) and "score" in row for row in rows.values()):
             return None
         return {self.key(number, None): list(row["score"]) for number, row in rows.items()}
+
+    def record(self, answers: Sequence[Answer], judge_model: str) -> bytes:
+        """Returns the official grade file."""
+        rows = {
+            f"v1_{self.key(answer.question.question_id, None)}": {
+                "model": [judge_model] * len(answer.judged),
+                "content": list(answer.replies),
+                "score": list(answer.judged),
+            }
+            for answer in answers
+        }
+        return json.dumps(rows, indent=2, ensure_ascii=False).encode()
 
     def grade(self, answer: Answer) -> None:
         """Sets the mean over the runs."""
