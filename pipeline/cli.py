@@ -28,6 +28,7 @@ from pipeline.dataset.guard import config_from_json, stored_config
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
+from schemas.memory import keep_freed_memory
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
@@ -45,6 +46,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()  # one worker is this process
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
     status = run(sys.argv[1:])

@@ -228,8 +228,8 @@ def train_stage(command: Pretrain | Finetune) -> int:
     with at_work("starting"):
         import torch
 
+        from schemas.memory import keep_freed_memory
         from training.engine.deepspeed import name_accelerator
-        from training.engine.memory import keep_freed_memory
         from training.train import train
 
     name_accelerator()

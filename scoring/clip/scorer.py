@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from schemas.arithmetic import fast_arithmetic
 from schemas.errors import ConfigError
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
@@ -25,7 +24,7 @@ from scoring.config import ScoreConfig
 from scoring.devices import (
     claim_device,
     describe_device,
-    kind_of_device,
+    quick_to_check,
     require_device,
     use_exact_arithmetic,
     with_precision,
@@ -66,6 +65,8 @@ class ClipScorer:
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
         self.model, arithmetic = _load_model(checkpoint, config, self.device)
+        self._memory_format = _fast_memory_format(self.device)
+        self.model.to(memory_format=self._memory_format)
         self._text_tower = TextTower(self.model, tokenizer)
         self._encode_image = _image_encoder(self.model, config)
         self._dtype = _input_dtype(arithmetic)
@@ -75,6 +76,7 @@ class ClipScorer:
         self.identity: ModelIdentity = {
             **_identity(checkpoint, config, self._captions),
             "arithmetic": arithmetic,
+            "memory_format": str(self._memory_format).removeprefix("torch."),
             "device": describe_device(self.device),
         }
 
@@ -186,7 +188,8 @@ class ClipScorer:
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns unit image embeddings (B, D) of pixels (B, height, width, 3)."""
         torch.set_num_threads(self.config.threads)
-        batch = self.preprocessor.normalize(pixels.to(self.device, non_blocking=True))
+        pixels = pixels.to(self.device, non_blocking=True)
+        batch = self.preprocessor.normalize(pixels, self._memory_format)
         features = self._encode_image(batch.to(self._dtype))
         return F.normalize(features.float(), dim=-1)
 
@@ -249,19 +252,9 @@ def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity
     config = with_precision(config)
     checkpoint = resolve_checkpoint(config)
     tokenizer = _load_tokenizer(checkpoint, config)
-    _load_model(checkpoint, _quick_to_check(config), torch.device("cpu"))
+    _load_model(checkpoint, quick_to_check(config), torch.device("cpu"))
     _give_memory_back()
     return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
-
-
-def _quick_to_check(config: ScoreConfig) -> ScoreConfig:
-    """Returns the configuration to try a model with on this CPU, which may not be its device.
-
-    What a GPU does at once, this processor may emulate, for minutes a picture.
-    """
-    if kind_of_device(config) == "cpu" or config.precision == fast_arithmetic("cpu").precision:
-        return config
-    return replace(config, precision="fp32")
 
 
 def _give_memory_back() -> None:
@@ -379,6 +372,14 @@ def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
         if checkpoint.folder is not None and beside.is_dir():
             text["hf_model_name"] = str(beside)
     return text
+
+
+def _fast_memory_format(device: torch.device) -> torch.memory_format:
+    """Returns how pictures lie in memory: by pixel on a CPU, which its convolutions are fast in.
+
+    Source: benchmarks/score_memory.py, EfficientNet-Lite0.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 def _input_dtype(arithmetic: str) -> torch.dtype:
