@@ -14,10 +14,10 @@ from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.progress import at_work, is_first_process
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
-from training.metrics.progress import at_work, is_first_process
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
 MORE_HELP = (

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import ConfigError
+from schemas.progress import at_work
 from training.config import Attention, DataConfig, OnCorrupt, SampleForm, TrainConfig
 from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
@@ -24,7 +25,6 @@ from training.data.lengths import Encoder
 from training.data.loader import PackedRows
 from training.engine.precision import dtype_of
 from training.metrics.flops import ModelSize
-from training.metrics.progress import at_work
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
 from training.model.config import AlignGPTConfig

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.progress import at_work
 from training.config import TrainConfig
 from training.engine.launch import end_together, free_port
 from training.engine.precision import arithmetic_of
-from training.metrics.progress import at_work
 
 LONGEST_WAIT = timedelta(hours=12)
 """For the first process, which tokenises and writes while the others wait; ten minutes, the usual

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from schemas.errors import ConfigError
+from schemas.progress import RunProgress
 from training.evaluation.commands import JudgeConfig
 from training.evaluation.files import Folder, numbered_lines
 from training.evaluation.judging import JudgedBenchmark, JudgeRequest
 from training.evaluation.questions import Answer
-from training.metrics.progress import RunProgress
 
 CHARACTERS_A_TOKEN = 4
 """Of English text, as tokenizers of GPT models cut it; for the price alone."""

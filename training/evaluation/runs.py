@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schemas.errors import ConfigError
+from schemas.progress import RunProgress
 from training.evaluation.generate import (
     Answerer,
     Decoding,
@@ -29,7 +30,6 @@ from training.evaluation.generate import (
 from training.evaluation.predictions import write_answers
 from training.evaluation.protocol import Benchmark
 from training.evaluation.questions import Answer, Question
-from training.metrics.progress import RunProgress
 
 Pictures = Literal["right", "exchanged"]
 Protocol = Literal["aligngpt", "llava-1.2"]

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from schemas.progress import shown
 from training.data.lengths import SampleLengths
 from training.data.loader import PackedRows, Rows, load_batches
 from training.data.plan import pack
 from training.loss import batch_loss
-from training.metrics.progress import shown
 from training.metrics.totals import RunningTotals, Totals
 
 VALIDATION_WINDOW = 64

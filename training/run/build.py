@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from schemas.errors import ConfigError, DatasetError
+from schemas.progress import at_work, show_progress
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
@@ -23,7 +24,6 @@ from training.engine.deepspeed import deepspeed_config
 from training.engine.launch import EarlySigterm, end_together
 from training.evaluation.validation import VALIDATION_WINDOW, validation_order
 from training.metrics.log import check_wandb
-from training.metrics.progress import at_work, show_progress
 from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble, check_packing, choose_attention
 from training.run.folder import RunFolder

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from schemas.errors import LossNotFinite
+from schemas.progress import RunProgress, at_work
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
@@ -24,7 +25,6 @@ from training.engine.model_folder import save_model_folder
 from training.evaluation.validation import validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
-from training.metrics.progress import RunProgress, at_work
 from training.metrics.totals import RunningTotals, Totals
 from training.run.folder import RunFolder
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training.metrics.progress import PACE_SECONDS, Pace, RunProgress, at_work, shown
+from schemas.progress import PACE_SECONDS, Pace, RunProgress, at_work, shown
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines come at once instead of every few seconds."""
-    monkeypatch.setattr("training.metrics.progress.SAY_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("schemas.progress.SAY_EVERY_SECONDS", 0.01)
 
 
 def pace(steps: list[float], total: int = 70, done: int = 0, unit: str = "step") -> Pace:
