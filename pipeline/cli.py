@@ -25,6 +25,7 @@ from pipeline.commands import (
 )
 from pipeline.config import CurationConfig
 from pipeline.dataset.guard import config_from_json, stored_config
+from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
@@ -92,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigError: if there is no such command or recipe, or a setting is not allowed.
     """
-    name, rest = arguments[0], list(arguments[1:])
+    name, rest = arguments[0], hide_credentials(arguments[1:])
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]

@@ -27,7 +27,7 @@ from pipeline.job.failures import JobFailed, explained, place_of, worker_died
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.runners import ChosenRunner, choose_runner
-from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
+from pipeline.job.terminal import ProgressDisplay, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.read.inputs import InputFile, check_inputs
@@ -39,6 +39,7 @@ from pipeline.score.precision import (
     settle_precision,
     with_settled,
 )
+from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
@@ -299,7 +300,6 @@ def run_watched(
         ConfigError: if a worker found that the configuration cannot work.
         DatasetError: if a worker found that the folder does not hold what it needs.
     """
-    started = time.time()
     thread = _PipelineThread(pipeline)
     try:
         with ProgressDisplay(layout, stages, console) as display:
@@ -314,7 +314,7 @@ def run_watched(
     finally:
         watch.end_all()
     if thread.error is not None:
-        raise explained(thread.error, layout, started, watch.ended_badly()) from thread.error
+        raise explained(thread.error, layout, watch.ended_badly()) from thread.error
     if thread.state != PipelineState.DONE:
         raise JobFailed(f"the runner ended the job in the state {thread.state}")
 
