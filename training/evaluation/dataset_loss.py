@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from schemas.errors import ConfigError
+from schemas.progress import show_progress
 from training.config import Control, DataConfig, ParallelConfig, Precision, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
@@ -19,7 +20,6 @@ from training.evaluation.control import (
     sample_results,
 )
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
-from training.metrics.progress import show_progress
 from training.metrics.totals import Totals
 from training.model.packing.check import packing_fault
 from training.parts import Assembled, load_folder

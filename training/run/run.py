@@ -15,6 +15,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from schemas.errors import LossNotFinite
+from schemas.progress import RunProgress, at_work
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
@@ -26,7 +27,6 @@ from training.evaluation.control import Difference, compared, in_words, sample_r
 from training.evaluation.validation import Validation, validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
-from training.metrics.progress import RunProgress
 from training.metrics.totals import RunningTotals, Totals
 from training.run.folder import RunFolder
 
@@ -241,12 +241,14 @@ class Run:
         )
         folder = self.out / "checkpoints"
         hours = self.config.keep_checkpoint_every_hours
-        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
+        with at_work("saving a checkpoint"):
+            save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
         self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
-        save_model_folder(self.engine.module, self.processor, self.out / "model")
+        with at_work("writing the model"):
+            save_model_folder(self.engine.module, self.processor, self.out / "model")
         if self.is_first_process:
             draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
             if self.control is not None:

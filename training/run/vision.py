@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import DatasetError, StorageError
+from schemas.progress import show_progress
 from training.config import DataConfig, TrainConfig
 from training.data.dataset import CorruptImage, RawSample, TrainDataset, open_images
 from training.data.features import (
@@ -26,7 +27,6 @@ from training.data.features import (
     missing_pictures,
 )
 from training.data.lengths import Encoder
-from training.metrics.progress import show_progress
 from training.model.inputs import IGNORE_INDEX
 from training.model.projector import plain_type
 from training.model.start import FeatureMoments, start_projector, word_spread
