@@ -20,10 +20,10 @@ REFUSED = {
     "guess ahead by prompt_lookup_num_tokens",
     "assistant_early_exit": "the first layers alone are not run here; guess ahead by "
     "prompt_lookup_num_tokens",
-    "encoder_repetition_penalty": "there is no encoder, and a picture has places in the prompt with "
-    "no score; use repetition_penalty",
-    "encoder_no_repeat_ngram_size": "there is no encoder, and a picture has places in the prompt with "
-    "no score; use no_repeat_ngram_size",
+    "encoder_repetition_penalty": "a picture's places in the prompt are no words, and have no "
+    "score; use repetition_penalty",
+    "encoder_no_repeat_ngram_size": "a picture's places in the prompt are no words, and have no "
+    "score; use no_repeat_ngram_size",
     "prefill_chunk_size": "a picture cannot be cut in two; leave it out",
 }
 """Settings of `generate` that do not go with pictures, and what to do instead."""
