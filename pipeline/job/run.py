@@ -14,7 +14,6 @@ from rich.console import Console
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
 from pipeline.dataset.guard import (
-    FOLDERS,
     config_path,
     guard_folder,
     has_output,
@@ -22,6 +21,7 @@ from pipeline.dataset.guard import (
     remove_leftovers,
     remove_outputs,
 )
+from pipeline.dataset.ownership import FOLDERS, recorded_folder
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
@@ -31,7 +31,7 @@ from pipeline.job.runners import ChosenRunner, choose_runner
 from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
-from pipeline.read.inputs import check_inputs
+from pipeline.read.inputs import check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
 from schemas.errors import ConfigError, DatasetError
@@ -88,13 +88,18 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    refuse_inputs_within(layout, job.files, job.config.read)
     job = replace(job, config=with_image_folders(job.config, job.files))
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
         raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
     refuse_foreign_folder(layout)
-    with hold_folder(layout) as left_behind, logging_to_folder(layout):
+    with (
+        hold_folder(layout) as left_behind,
+        recorded_folder(layout, console.print) as record,
+        logging_to_folder(layout),
+    ):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
@@ -103,8 +108,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         finish_moves(layout)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
-            remove_outputs(layout, job.redo)
+            remove_outputs(layout, job.redo, record)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        record.begin(job.stages, has_report=job.has_report)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)

@@ -16,7 +16,6 @@ from pipeline.read.inputs import (
     InputFile,
     InputFormat,
     InputSplit,
-    walk_files,
 )
 from pipeline.read.rows import (
     IMAGE_SUFFIXES,
@@ -39,7 +38,7 @@ from pipeline.read.texts import (
     split_tsv,
 )
 from schemas.errors import RejectReason, SampleRejected
-from schemas.storage import open_read
+from schemas.storage import open_read, walk_files
 
 BATCH_ROWS = 32_768
 

@@ -14,13 +14,23 @@ from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
+from pipeline.dataset.ownership import stage_folders
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.read.rows import IMAGE_SUFFIXES, without_credentials
 from pipeline.read.tar_rows import absolute, check_tar
 from pipeline.read.tar_table import table_beside
 from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv
 from schemas.errors import ConfigError
-from schemas.storage import exists, is_local, list_files, open_read
+from schemas.shards import DatasetLayout
+from schemas.storage import (
+    exists,
+    file_system,
+    is_local,
+    lies_within,
+    list_files,
+    open_read,
+    walk_files,
+)
 
 BYTES_OF_SHARD_PER_ROW_BYTE = 32
 """Length of a tar over that of its rows, roughly: images of 10 KB, rows of 300 bytes."""
@@ -106,7 +116,7 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
     """
     if not files:
         raise ConfigError("--pairs names no input: give at least one file, folder or glob")
-    paths = {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+    paths = expand_inputs(files)
     for tar in [path for path in paths if path.endswith(".tar")]:
         # img2dataset's table and statistics belong to the tar, also where a glob matches them. A
         # table without keys is no such one: its rows are read for themselves.
@@ -116,6 +126,44 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
             belonging.add(f"{name}.parquet")
         paths -= belonging
     return [_check_file(path, config) for path in sorted(paths)]
+
+
+def expand_inputs(files: Sequence[str]) -> set[str]:
+    """Returns the paths that paths, globs and fsspec URLs stand for.
+
+    Raises:
+        ConfigError: if one stands for nothing.
+    """
+    return {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+
+
+def refuse_inputs_within(layout: DatasetLayout, files: Sequence[str], config: ReadConfig) -> None:
+    """Keeps jobs from writing where their input lies.
+
+    Raises:
+        ConfigError: if an input lies in the dataset's folder, or in one that it is linked to, or
+            is a folder of images that the dataset lies in.
+    """
+    inputs = sorted(expand_inputs(files)) if files else []
+    folder = config.image_folder
+    for path in [*inputs, *([] if folder is None else [folder])]:
+        within = next((place for place in _places(layout) if lies_within(path, place)), None)
+        if within is not None:
+            raise ConfigError(
+                f"{path}, an input, lies in {within}, where this job writes and removes files of "
+                "its own: give --out another folder, or move the input elsewhere"
+            )
+        is_images = path in inputs and file_system(path)[0].isdir(file_system(path)[1])
+        if is_images and lies_within(layout.root, path):
+            raise ConfigError(
+                f"--out {layout.root} lies in {path}, a folder that is read as an input and would "
+                "change while the job runs: give --out a folder outside of it"
+            )
+
+
+def _places(layout: DatasetLayout) -> list[str]:
+    """Returns the folders that a job writes to; each may be a link to another disk."""
+    return [layout.root, layout.run, *(f"{layout.root}/{name}" for name in stage_folders())]
 
 
 def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
@@ -146,14 +194,6 @@ def format_of(path: str) -> InputFormat:
     raise ConfigError(
         f"{path} is of no known format: allowed are {', '.join(SUFFIXES)} and folders of images"
     )
-
-
-def walk_files(folder: str) -> list[str]:
-    """Returns the paths of all visible files below a folder, at any depth, sorted."""
-    filesystem, name = url_to_fs(folder)
-    prefix = name.rstrip("/") + "/"
-    found = [entry for entry in filesystem.find(name) if "/." not in entry[len(prefix) - 1 :]]
-    return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
 
 
 def _unbraced(pattern: str) -> list[str]:

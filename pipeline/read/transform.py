@@ -21,6 +21,7 @@ import apache_beam as beam
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
+from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress
 from pipeline.read.formats import read_split
 from pipeline.read.inputs import InputFile, InputSplit, check_inputs, plan_splits
@@ -41,15 +42,12 @@ from schemas.storage import (
     read_json,
     remove,
     remove_folder,
-    stage_files,
 )
 
 PARTITION_BYTES = 64 * 1024 * 1024
 """Aimed-at size of a partition: what a worker holds in memory two or three times over."""
 
 MAX_PARTITIONS = 4096
-
-SHARD_FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled")
 
 
 class ReadPairs(beam.PTransform):
@@ -173,14 +171,20 @@ class Reading:
         return partition, counts["kept"], counts["rejected"]
 
     def ranges(self, sorted_counts: Iterable[tuple[int, int, int]]) -> Iterator[ShardRange]:
-        """Yields what each shard is made of, once all partitions are sorted."""
+        """Yields what each shard is made of, once all partitions are sorted.
+
+        How many there are is written down first: should the job be killed, the next one knows by
+        it which files in `pairs/` are its own.
+        """
         counts = sorted(sorted_counts)
         if counts:
-            yield from plan_shards(
+            shards = plan_shards(
                 [kept for _, kept, _ in counts],
                 [rejected for _, _, rejected in counts],
                 self.config.pairs_per_shard,
             )
+            commit_text(f"{self.folder}/shards.json", json.dumps({"shards": len(shards)}))
+            yield from shards
 
     def write(self, shard: ShardRange) -> tuple[int, int, int]:
         """Writes a shard; returns its number, its pairs and its rejected rows."""
@@ -209,14 +213,15 @@ class Reading:
 
 def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     """Removes what an earlier, longer input left in shards that no longer exist."""
-    folders = [*SHARD_FOLDERS, *(f"rejected/{stage.value}" for stage in Stage)]
-    for folder in folders:
-        is_read = folder in ("pairs", f"rejected/{Stage.READ.value}")
-        for path in stage_files(f"{layout.root}/{folder}"):
+    for folder, stage in stage_folders().items():
+        if stage is Stage.PACK:
+            continue
+        is_read = stage is Stage.READ
+        for path in listed_files(layout, folder):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
             if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
                 remove(path)
-    if shards == 0:
+    if shards == 0 and layout.pairs(0) in listed_files(layout, "pairs"):
         remove(layout.pairs(0))
 
 

@@ -26,7 +26,7 @@ from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
 from training.metrics.progress import RunProgress
 from training.metrics.totals import RunningTotals, Totals
-from training.run.folder import RunFolder
+from training.run.folder import WRITTEN_AT_THE_END, RunFolder
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
@@ -227,6 +227,8 @@ class Run:
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
+        if self.is_first_process:
+            self._folder.claim(WRITTEN_AT_THE_END)
         save_model_folder(self.engine.module, self.processor, self.out / "model")
         if self.is_first_process:
             draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
