@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
+from pipeline.read.inputs import check_inputs
 from pipeline.read.transform import ReadPairs
 from pipeline.report.balance import count_stages
 from schemas.shards import DatasetLayout
@@ -107,9 +108,10 @@ def main() -> None:
     memory = PeakMemory()
     memory.start()
     start = time.perf_counter()
+    config = ReadConfig()
     options = beam.options.pipeline_options.PipelineOptions(flags)
     with beam.Pipeline(options=options) as pipeline:
-        _ = pipeline | ReadPairs(layout, ReadConfig(), [f"{inputs}/*.parquet"])
+        _ = pipeline | ReadPairs(layout, config, check_inputs([f"{inputs}/*.parquet"], config))
     seconds = time.perf_counter() - start
     peak_bytes = memory.stop()
     counts = count_stages(layout)[Stage.READ.value]

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from pipeline.commands import (
     COMMANDS,
-    STAGES_OF,
     Command,
     Curate,
     Fetch,
@@ -189,15 +188,14 @@ def job_settings(command: Command) -> dict[str, Any]:
     config = full_config(command)
     settings: dict[str, Any] = {"root": command.out, "config": config}
     if isinstance(command, RunOptions):
-        settings["redo"] = Stage(command.redo) if command.redo else None
-        settings |= {"runner": command.runner, "workers": command.workers}
+        settings |= {name: getattr(command, name) for name in ("redo", "runner", "workers")}
     files = tuple(getattr(command, "pairs", ()))
     if isinstance(command, Curate):
         stages = config.stages
     elif isinstance(command, Fetch) and files:
         stages = (Stage.READ, Stage.FETCH)
     else:
-        stages = STAGES_OF[type(command)]
+        stages = command.stages
     has_report = isinstance(command, (Curate, Report))
     return settings | {"files": files, "stages": stages, "has_report": has_report}
 

@@ -1,7 +1,7 @@
 """The commands of `aligngpt-curate` with their options; each docstring is the command's help."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -10,13 +10,13 @@ from pipeline.recipes import RecipeName, laion_pairs
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
 
-StageName = Literal["read", "fetch", "score", "deduplicate", "level", "pack"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What every command that runs stages takes."""
 
+    stages: ClassVar[tuple[Stage, ...]] = ()
+    """Those that it runs, where its options do not say."""
     out: str
     """Folder of the dataset, or an fsspec URL such as s3://bucket/folder."""
     recipe: RecipeName | None = None
@@ -27,7 +27,7 @@ class RunOptions:
     PrismRunner. Their own flags stand at the end, after --."""
     workers: int = 1
     """Processes of the local runner; with 1 everything runs in this process."""
-    redo: StageName | None = None
+    redo: Annotated[Stage | None, tyro.conf.EnumChoicesFromValues] = None
     """Remove first what this stage and all stages after it made, to make it anew."""
 
 
@@ -45,6 +45,7 @@ class Curate(RunOptions):
 class Read(RunOptions):
     """Read the pairs, give each its key, drop repeated rows and cut the rest into shards."""
 
+    stages = (Stage.READ,)
     pairs: tuple[str, ...]
     """Files, globs or URLs with the pairs, as for `curate`."""
     read: ReadConfig = field(default_factory=ReadConfig)
@@ -54,6 +55,7 @@ class Read(RunOptions):
 class Fetch(RunOptions):
     """Download, check, resize and store the images."""
 
+    stages = (Stage.FETCH,)
     pairs: tuple[str, ...] = ()
     """Files, globs or URLs with the pairs, to read them first; none if `read` has run."""
     read: ReadConfig = field(default_factory=ReadConfig)
@@ -64,6 +66,7 @@ class Fetch(RunOptions):
 class Score(RunOptions):
     """Score every fetched pair with CLIP."""
 
+    stages = (Stage.SCORE,)
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
@@ -71,6 +74,7 @@ class Score(RunOptions):
 class Deduplicate(RunOptions):
     """Keep the best scored of every group of equal or nearly equal images."""
 
+    stages = (Stage.DEDUPLICATE,)
     deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
 
 
@@ -78,6 +82,7 @@ class Deduplicate(RunOptions):
 class Level(RunOptions):
     """Cut the scores into equally large alignment levels."""
 
+    stages = (Stage.LEVEL,)
     levels: LevelConfig = field(default_factory=LevelConfig)
 
 
@@ -85,6 +90,7 @@ class Level(RunOptions):
 class Pack(RunOptions):
     """Write the train shards: WebDataset tars of exact size, with Parquet beside them."""
 
+    stages = (Stage.PACK,)
     pack: PackConfig = field(default_factory=PackConfig)
 
 
@@ -110,6 +116,7 @@ class Retry:
 class Report:
     """Write manifest.json and report.html from what the stages left."""
 
+    stages: ClassVar[tuple[Stage, ...]] = ()
     out: str
     """Folder of the dataset, or an fsspec URL."""
     recipe: RecipeName | None = None
@@ -174,14 +181,4 @@ COMMANDS: dict[str, type[Command]] = {
     "inspect": Inspect,
     "verify": Verify,
     "rescore": Rescore,
-}
-
-STAGES_OF: dict[type[Command], tuple[Stage, ...]] = {
-    Read: (Stage.READ,),
-    Fetch: (Stage.FETCH,),
-    Score: (Stage.SCORE,),
-    Deduplicate: (Stage.DEDUPLICATE,),
-    Level: (Stage.LEVEL,),
-    Pack: (Stage.PACK,),
-    Report: (),
 }

@@ -15,11 +15,12 @@ from pipeline.deduplicate.plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
 from pipeline.deduplicate.transform import KeepBestOfDuplicates
 from pipeline.fetch.retry import RetrySession
 from pipeline.fetch.shard import NOT_DECIDING as FETCH_NOT_DECIDING
-from pipeline.fetch.transform import FetchShards, RetryShards
+from pipeline.fetch.transform import FetchShards
 from pipeline.level.transform import AssignLevels
 from pipeline.pack.transform import PackShards
+from pipeline.read.inputs import InputFile
 from pipeline.read.transform import ReadPairs
-from pipeline.score.transform import NOT_DECIDING as SCORE_NOT_DECIDING
+from pipeline.score.shard import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score.transform import ScoreShards
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -38,7 +39,7 @@ def curate(
     layout: DatasetLayout,
     config: CurationConfig,
     stages: Sequence[Stage],
-    files: Sequence[str] = (),
+    inputs: Sequence[InputFile] = (),
     shards: Sequence[int] = (),
     retry: RetrySession | None = None,
 ) -> beam.PCollection[int]:
@@ -46,30 +47,30 @@ def curate(
 
     Args:
         stages: those to run, in their order and without gaps.
-        files: where the pairs are, if `read` is among the stages.
+        inputs: where the pairs are, if `read` is among the stages.
         shards: the shards to start from, if it is not.
         retry: which images to ask for again, if any.
     """
-    fetch: beam.PTransform = FetchShards(layout, config.fetch)
-    if retry is not None:
-        fetch = RetryShards(layout, config.fetch, retry)
-    graph: dict[Stage, beam.PTransform] = {
-        Stage.READ: ReadPairs(layout, config.read, files),
-        Stage.FETCH: fetch,
-        Stage.SCORE: ScoreShards(layout, config.score),
-        Stage.DEDUPLICATE: KeepBestOfDuplicates(layout, config.deduplicate),
-        Stage.LEVEL: AssignLevels(layout, config.levels),
-        Stage.PACK: PackShards(layout, config.pack, has_levels=config.is_scored),
-    }
-    if stages[0] is Stage.READ:
-        flowing = pipeline | name_of(Stage.READ) >> graph[Stage.READ]
+
+    def through(
+        flowing: beam.PCollection[int], stage: Stage, step: beam.PTransform
+    ) -> beam.PCollection[int]:
+        """Returns the shards behind a stage; those before it if the stage is not to run."""
+        if stage not in stages:
+            return flowing
+        # Stages that a runner fuses would share a worker, and its GPU.
+        spread = flowing | f"SpreadTo{name_of(stage)}" >> beam.Reshuffle()
+        return spread | name_of(stage) >> step
+
+    if Stage.READ in stages:
+        pairs = pipeline | name_of(Stage.READ) >> ReadPairs(layout, config.read, inputs)
     else:
-        flowing = pipeline | "Start" >> beam.Create(list(shards))
-    for stage in stages:
-        if stage is not Stage.READ:  # stages that a runner fuses share a worker, and its GPU
-            spread = flowing | f"SpreadTo{name_of(stage)}" >> beam.Reshuffle()
-            flowing = spread | name_of(stage) >> graph[stage]
-    return flowing
+        pairs = pipeline | "Start" >> beam.Create(list(shards))
+    fetched = through(pairs, Stage.FETCH, FetchShards(layout, config.fetch, retry))
+    scored = through(fetched, Stage.SCORE, ScoreShards(layout, config.score))
+    unique = through(scored, Stage.DEDUPLICATE, KeepBestOfDuplicates(layout, config.deduplicate))
+    levelled = through(unique, Stage.LEVEL, AssignLevels(layout, config.levels))
+    return through(levelled, Stage.PACK, PackShards(layout, config.pack, config.is_scored))
 
 
 def name_of(stage: Stage) -> str:

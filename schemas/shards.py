@@ -23,43 +23,51 @@ class DatasetLayout:
         if len(self.root) > 1 and self.root.endswith("/"):
             object.__setattr__(self, "root", self.root.rstrip("/"))
 
+    def folder(self, stage: Stage) -> str:
+        """Returns the folder of what a stage kept."""
+        return f"{self.root}/{stage.folder}"
+
+    def rejected_folder(self, stage: Stage) -> str:
+        """Returns the folder of what a stage left out."""
+        return f"{self.root}/rejected/{stage.value}"
+
     def pairs(self, shard: int) -> str:
         """Returns the path of a shard's rows as read."""
-        return f"{self.root}/pairs/{shard:05d}.parquet"
+        return f"{self.folder(Stage.READ)}/{shard:05d}.parquet"
 
     def fetched(self, shard: int, extension: str) -> str:
         """Returns the path of a fetched shard's `tar`, `parquet` or `_stats.json`."""
-        return f"{self.root}/fetched/{_suffixed(shard, 5, extension)}"
+        return f"{self.folder(Stage.FETCH)}/{_suffixed(shard, 5, extension)}"
 
     def scored(self, shard: int) -> str:
         """Returns the path of a shard's scores and embeddings."""
-        return f"{self.root}/scored/{shard:05d}.parquet"
+        return f"{self.folder(Stage.SCORE)}/{shard:05d}.parquet"
 
     def unique(self, shard: int) -> str:
         """Returns the path of the pairs of a shard that are not duplicates."""
-        return f"{self.root}/unique/{shard:05d}.parquet"
+        return f"{self.folder(Stage.DEDUPLICATE)}/{shard:05d}.parquet"
 
     def levelled(self, shard: int) -> str:
         """Returns the path of the levels of a shard's unique pairs."""
-        return f"{self.root}/levelled/{shard:05d}.parquet"
+        return f"{self.folder(Stage.LEVEL)}/{shard:05d}.parquet"
 
     @property
     def edges(self) -> str:
         """Path of the levels' edges."""
-        return f"{self.root}/levelled/edges.json"
+        return f"{self.folder(Stage.LEVEL)}/edges.json"
 
     def rejected(self, stage: Stage, shard: int) -> str:
         """Returns the path of what a stage left out of a shard."""
-        return f"{self.root}/rejected/{stage.value}/{shard:05d}.parquet"
+        return f"{self.rejected_folder(stage)}/{shard:05d}.parquet"
 
     def train(self, shard: int, extension: str) -> str:
         """Returns the path of a train shard's `tar` or `parquet`."""
-        return f"{self.root}/train/{_suffixed(shard, 6, extension)}"
+        return f"{self.folder(Stage.PACK)}/{_suffixed(shard, 6, extension)}"
 
     @property
     def train_index(self) -> str:
         """Path of the list of train shards, in the format of `wids`."""
-        return f"{self.root}/train/index.json"
+        return f"{self.folder(Stage.PACK)}/index.json"
 
     @property
     def manifest(self) -> str:

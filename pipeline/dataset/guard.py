@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline.config import CurationConfig
 from pipeline.dataset.ownership import (
-    FOLDERS,
     NUMBERED,
     ROOT_FILES,
     FolderRecord,
@@ -35,16 +34,6 @@ from schemas.storage import (
     remove,
     stage_files,
 )
-
-SECTIONS = {
-    Stage.READ: "read",
-    Stage.FETCH: "fetch",
-    Stage.SCORE: "score",
-    Stage.DEDUPLICATE: "deduplicate",
-    Stage.LEVEL: "levels",
-    Stage.PACK: "pack",
-}
-"""Stage to the part of the configuration that is its own."""
 
 SYSTEM_FOLDERS = ("lost+found",)
 """What a new disk holds."""
@@ -103,7 +92,7 @@ def guard_folder(
     conflicts: list[str] = []
     redo: Stage | None = None
     for stage in stages:
-        section = SECTIONS[stage]
+        section = stage.section
         differing = [
             _difference(f"{section}.{name}", stored[section].get(name), value)
             for name, value in wanted[section].items()
@@ -122,10 +111,10 @@ def guard_folder(
             + "\nUse the same settings to go on, another --out to begin anew, or --redo "
             f"{redo.value} to remove what {redo.value} and the stages after it made"
         )
-    sections = {SECTIONS[stage] for stage in stages} | {"is_scored"}
+    sections = {stage.section for stage in stages} | {"is_scored"}
     if Stage.READ in stages and not has_output(layout, Stage.FETCH):
         # Which folders images may come from follows from the input: fetch, run alone, needs it.
-        sections.add(SECTIONS[Stage.FETCH])
+        sections.add(Stage.FETCH.section)
     merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
     commit_text(config_path(layout), _record(merged))
 
@@ -221,7 +210,7 @@ def _difference(name: str, stored: Any, wanted: Any) -> str:
 
 def has_output(layout: DatasetLayout, stage: Stage) -> bool:
     """Returns whether the stage has written anything into the folder."""
-    return bool(stage_files(f"{layout.root}/{FOLDERS[stage]}"))
+    return bool(stage_files(layout.folder(stage)))
 
 
 def config_from_json(values: dict[str, Any]) -> CurationConfig:
@@ -305,16 +294,14 @@ def remove_outputs(layout: DatasetLayout, first: Stage, record: FolderRecord) ->
     Args:
         record: of what is ours; nothing else is touched.
     """
-    stages = list(Stage)
-    doomed = stages[stages.index(first) :]
     names = [*(f"{layout.root}/{name}" for name in ROOT_FILES), layout.train_index]
     for folder, stage in reversed(stage_folders().items()):
-        if stage in doomed:
+        if stage in first.onward:
             names += stage_files(f"{layout.root}/{folder}")
     for path in names:
         if record.lists(path):
             remove(path)
             record.forget(path)
     for state in ProgressReader(layout).read():
-        if state.stage in doomed:
+        if state.stage in first.onward:
             remove(progress_path(layout, state.stage, state.shard))

@@ -34,16 +34,6 @@ from schemas.storage import (
     walk_files,
 )
 
-FOLDERS = {
-    Stage.READ: "pairs",
-    Stage.FETCH: "fetched",
-    Stage.SCORE: "scored",
-    Stage.DEDUPLICATE: "unique",
-    Stage.LEVEL: "levelled",
-    Stage.PACK: "train",
-}
-"""Stage to the folder that it writes to."""
-
 RECORD_NAMES = {
     Stage.READ: "Pair",
     Stage.FETCH: "FetchedSample",
@@ -84,7 +74,7 @@ SHOWN = 3
 
 def stage_folders() -> dict[str, Stage]:
     """Returns each folder that stages write to, below the root, and whose it is."""
-    folders = {name: stage for stage, name in FOLDERS.items()}
+    folders = {stage.folder: stage for stage in Stage}
     return folders | {f"rejected/{stage.value}": stage for stage in Stage}
 
 

@@ -116,7 +116,7 @@ class ProgressReader:
 
 
 def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
-    return list(Stage).index(item[1].stage), item[1].shard
+    return item[1].stage.number, item[1].shard
 
 
 def _version(path: str) -> int:

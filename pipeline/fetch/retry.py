@@ -139,7 +139,7 @@ def begin_retry(layout: DatasetLayout, reasons: tuple[str, ...]) -> RetrySession
 def end_retry(layout: DatasetLayout, session: RetrySession) -> str:
     """Closes a session; returns what came of it, in words."""
     asked = gained = 0
-    for path in list_files(f"{layout.root}/fetched", "_stats.json"):
+    for path in list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker):
         retry = read_json(path).get("retry")
         if retry is not None and retry["token"] == session.token:
             asked, gained = asked + retry["asked"], gained + retry["gained"]

@@ -23,8 +23,8 @@ from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
 from pipeline.fetch.http.addresses import parse_url, without_credentials
 from pipeline.fetch.http.download import Downloader
+from pipeline.fetch.image_folders import LocalFiles, StoreFiles
 from pipeline.fetch.img2dataset.engine import Answer, download_with_img2dataset
-from pipeline.fetch.local_files import LocalFiles
 from pipeline.fetch.process_settings import connections_allowed, rare_garbage_collection
 from pipeline.fetch.spool import (
     KeptPair,
@@ -34,7 +34,6 @@ from pipeline.fetch.spool import (
     shard_stats,
     write_samples,
 )
-from pipeline.fetch.store_files import StoreFiles
 from schemas.columns import read_table
 from schemas.errors import DatasetError, SampleRejected
 from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text

@@ -5,22 +5,28 @@ import apache_beam as beam
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.retry import RetrySession, finish_move, retry_shard
-from pipeline.fetch.shard import (
-    fetch_shard,
-)
+from pipeline.fetch.shard import fetch_shard
 from schemas.shards import DatasetLayout
 
 
 class FetchShards(beam.PTransform):
-    """Fetches the shards of pairs whose numbers come in; they go out once committed."""
+    """Fetches the shards of pairs whose numbers come in; they go out once committed.
 
-    def __init__(self, layout: DatasetLayout, config: FetchConfig) -> None:
+    In a retry, what shards that are fetched already lack is asked for again.
+    """
+
+    def __init__(
+        self, layout: DatasetLayout, config: FetchConfig, retry: RetrySession | None = None
+    ) -> None:
         super().__init__()
-        self._layout, self._config = layout, config
+        self._layout, self._config, self._retry = layout, config, retry
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the numbers of the fetched shards."""
-        return shards | "FetchShard" >> beam.ParDo(_FetchShard(self._layout, self._config))
+        if self._retry is None:
+            return shards | "FetchShard" >> beam.ParDo(_FetchShard(self._layout, self._config))
+        retry = _RetryShard(self._layout, self._config, self._retry)
+        return shards | "RetryShard" >> beam.ParDo(retry)
 
 
 class _FetchShard(beam.DoFn):
@@ -38,29 +44,15 @@ class _FetchShard(beam.DoFn):
         return [shard]
 
 
-class RetryShards(beam.PTransform):
-    """Asks again for what fetched shards lack; shards that are not fetched yet are fetched."""
+class _RetryShard(_FetchShard):
+    """Fetches a shard if it is not fetched yet, and asks again for what it lacks."""
 
     def __init__(self, layout: DatasetLayout, config: FetchConfig, session: RetrySession) -> None:
-        super().__init__()
-        self._layout, self._config, self._session = layout, config, session
-
-    def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
-        """Returns the numbers of the shards."""
-        retry = _RetryShard(self._layout, self._config, self._session)
-        return shards | "RetryShard" >> beam.ParDo(retry)
-
-
-class _RetryShard(beam.DoFn):
-    def __init__(self, layout: DatasetLayout, config: FetchConfig, session: RetrySession) -> None:
-        super().__init__()
-        self._layout, self._config, self._session = layout, config, session
-
-    def setup(self) -> None:
-        self._memory = HostMemory(self._config)
+        super().__init__(layout, config)
+        self._session = session
 
     def process(self, shard: int) -> list[int]:
         finish_move(self._layout, shard)
-        fetch_shard(self._layout, shard, self._config, self._memory)
+        super().process(shard)
         retry_shard(self._layout, shard, self._config, self._session, self._memory)
         return [shard]

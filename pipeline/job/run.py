@@ -21,7 +21,7 @@ from pipeline.dataset.guard import (
     remove_leftovers,
     remove_outputs,
 )
-from pipeline.dataset.ownership import FOLDERS, recorded_folder
+from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
@@ -31,7 +31,7 @@ from pipeline.job.runners import ChosenRunner, choose_runner
 from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
-from pipeline.read.inputs import check_inputs, refuse_inputs_within
+from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
 from schemas.errors import ConfigError, DatasetError
@@ -44,15 +44,6 @@ from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
-
-MARKERS = {
-    Stage.READ: ".parquet",
-    Stage.FETCH: "_stats.json",
-    Stage.SCORE: ".parquet",
-    Stage.DEDUPLICATE: ".parquet",
-    Stage.LEVEL: ".parquet",
-}
-"""Stage to the end of the name of the file that it writes last for a shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +59,8 @@ class Job:
     """Whether manifest and report are written when the stages are done."""
     files: tuple[str, ...] = ()
     """Where the pairs are, if they are read."""
+    inputs: tuple[InputFile, ...] = ()
+    """The same, opened and checked; `run_job` sees to that."""
     runner: str = "local"
     workers: int = 1
     beam_flags: tuple[str, ...] = ()
@@ -88,8 +81,10 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
-    refuse_inputs_within(layout, job.files, job.config.read)
-    job = replace(job, config=with_image_folders(job.config, job.files))
+    if Stage.READ in job.stages:
+        refuse_inputs_within(layout, job.files, job.config.read)
+        inputs = tuple(check_inputs(job.files, job.config.read))
+        job = replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
@@ -148,22 +143,22 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
 def input_names(job: Job) -> list[str]:
     """Returns what `source` will say of the pairs: the names of the files read now or before."""
     if Stage.READ in job.stages:
-        return [file.name for file in check_inputs(job.files, job.config.read)]
+        return [file.name for file in job.inputs]
     marker = f"{DatasetLayout(job.root).run}/read.json"
     files = read_json(marker)["files"] if exists(marker) else []
     return [path.rstrip("/").rsplit("/", 1)[-1] for path in files]
 
 
-def with_image_folders(config: CurationConfig, files: Sequence[str]) -> CurationConfig:
+def with_image_folders(config: CurationConfig, inputs: Sequence[InputFile]) -> CurationConfig:
     """Returns the configuration with leave to read images from the folders that the input names.
 
     A path in a row is read only below a folder that the person who runs the job has named: as
     read.image_folder, as an input folder of images, or by giving a LLaVA JSON that lies in it.
 
     Raises:
-        ConfigError: if one of the files cannot be read, or a folder is not there.
+        ConfigError: if a folder is not there.
     """
-    folders = [file.image_folder for file in check_inputs(files, config.read)] if files else []
+    folders = [file.image_folder for file in inputs]
     for folder in folders:
         if folder is not None and is_local(folder) and not Path(local_path(folder)).is_dir():
             raise ConfigError(f"{folder}, where images are to be, is not a folder")
@@ -214,18 +209,15 @@ def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
 
 def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
     """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
-    stages = list(Stage)
-    before = stages[stages.index(stage) - 1]
     if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
         return Stage.FETCH
-    return before
+    return tuple(Stage)[stage.number - 1]
 
 
 def _committed(layout: DatasetLayout, stage: Stage) -> set[int]:
-    suffix = MARKERS[stage]
     names = [
-        path.rsplit("/", 1)[-1].removesuffix(suffix)
-        for path in list_files(f"{layout.root}/{FOLDERS[stage]}", suffix)
+        path.rsplit("/", 1)[-1].removesuffix(stage.marker)
+        for path in list_files(layout.folder(stage), stage.marker)
     ]
     return {int(name) for name in names if name.isdecimal()}
 
@@ -261,7 +253,7 @@ def _run_stages(
         faults = " ".join(str(error).split())
         raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
     config = with_shared_cores(job.config, chosen.workers)
-    curate(pipeline, layout, config, job.stages, job.files, shards, session)
+    curate(pipeline, layout, config, job.stages, job.inputs, shards, session)
     run_watched(pipeline, layout, job.stages, console)
 
 

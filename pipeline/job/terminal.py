@@ -118,7 +118,7 @@ class ProgressDisplay:
         if started < self._not_before:
             return []
         states = self._reader.read()
-        shards = len(list_files(f"{self._layout.root}/pairs", ".parquet"))
+        shards = len(list_files(self._layout.folder(Stage.READ), ".parquet"))
         for stage, tally in self._tallies.items():
             own = [state for state in states if state.stage is stage]
             tally.count(own, shards if stage in SHARD_BY_SHARD else 0)

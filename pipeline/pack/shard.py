@@ -70,7 +70,7 @@ def write_index(layout: DatasetLayout, packed: Iterable[tuple[int, int, int]]) -
     """
     shards = sorted(packed)
     names = {f"{number:06d}" for number, _, _ in shards}
-    for path in listed_files(layout, "train"):
+    for path in listed_files(layout, Stage.PACK.folder):
         name = path.rsplit("/", 1)[-1].split(".", 1)[0]
         if name.isdecimal() and name not in names:
             remove(path)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +85,8 @@ class InputFile:
     """Of its rows, uncompressed: decides how many partitions are made."""
     table: str | None = None
     """Of a tar: path of the table beside it."""
+    row_groups: tuple[tuple[int, int], ...] = ()
+    """Of a Parquet file: rows and uncompressed bytes of each of its row groups."""
 
     @property
     def name(self) -> str:
@@ -234,8 +235,14 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
     size = filesystem.size(name) or 0
     if kind is InputFormat.TAR:
         return _check_shard(path, f"{size} {filesystem.ukey(name)}", size, config)
+    row_groups: tuple[tuple[int, int], ...] = ()
+    estimated_bytes = size * 4 if path.endswith(".gz") else size
     try:
-        found = _found_columns(path, kind, config)
+        if kind is InputFormat.PARQUET:
+            found, row_groups = _parquet_contents(path)
+            estimated_bytes = sum(group_bytes for _, group_bytes in row_groups)
+        else:
+            found = _found_columns(path, kind, config)
     except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
     has_header = kind not in (InputFormat.CSV, InputFormat.TSV) or bool(config.column_names)
@@ -248,7 +255,8 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
         columns=columns,
         image_folder=_image_folder(path, columns, config),
         identity=f"{path} {size} {filesystem.ukey(name)}",
-        estimated_bytes=_estimate_bytes(path, kind, size),
+        estimated_bytes=estimated_bytes,
+        row_groups=row_groups,
     )
 
 
@@ -299,10 +307,16 @@ def _image_folder(path: str, columns: InputColumns, config: ReadConfig) -> str |
     return path.rsplit("/", 1)[0] if "/" in path else "."
 
 
+def _parquet_contents(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
+    """Returns the columns of a Parquet file, and rows and bytes of its row groups."""
+    with open_read(path) as file:
+        metadata = pq.read_metadata(file)
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    found = tuple((int(group.num_rows), int(group.total_byte_size)) for group in groups)
+    return list(metadata.schema.to_arrow_schema().names), found
+
+
 def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str]:
-    if kind is InputFormat.PARQUET:
-        with open_read(path) as file:
-            return list(pq.read_schema(file).names)
     if kind is InputFormat.URL_LIST:
         return ["url", "caption"]
     with open_text(path, newline="" if kind is InputFormat.CSV else "\n") as text:
@@ -322,19 +336,10 @@ def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str
         return next(iter(split(text)), [])
 
 
-def _estimate_bytes(path: str, kind: InputFormat, size: int) -> int:
-    if kind is InputFormat.PARQUET:
-        with open_read(path) as file:
-            metadata = pq.ParquetFile(file).metadata
-            groups = range(metadata.num_row_groups)
-            return sum(metadata.row_group(group).total_byte_size for group in groups)
-    return size * 4 if path.endswith(".gz") else size
-
-
 def _parts(file: InputFile) -> list[tuple[int, int, int]]:
     """Returns (start, stop, rows) of the parts of a file."""
     if file.format is InputFormat.PARQUET:
-        return _row_group_parts(file.path)
+        return _row_group_parts(file.row_groups)
     lines = (InputFormat.TSV, InputFormat.JSON_LINES, InputFormat.URL_LIST)
     if file.format in lines and not file.path.endswith(".gz"):
         size = file.estimated_bytes
@@ -343,15 +348,12 @@ def _parts(file: InputFile) -> list[tuple[int, int, int]]:
     return [(0, 1, 0)]
 
 
-def _row_group_parts(path: str) -> list[tuple[int, int, int]]:
-    with open_read(path) as file:
-        metadata = pq.ParquetFile(file).metadata
+def _row_group_parts(row_groups: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
     parts: list[tuple[int, int, int]] = []
     start = rows = size = 0
-    for group in range(metadata.num_row_groups):
-        rows += cast(int, metadata.row_group(group).num_rows)
-        size += cast(int, metadata.row_group(group).total_byte_size)
-        if size >= SPLIT_BYTES or group == metadata.num_row_groups - 1:
+    for group, (group_rows, group_bytes) in enumerate(row_groups):
+        rows, size = rows + group_rows, size + group_bytes
+        if size >= SPLIT_BYTES or group == len(row_groups) - 1:
             parts.append((start, group + 1, rows))
             start, rows, size = group + 1, 0, 0
     return parts

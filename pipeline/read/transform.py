@@ -24,7 +24,7 @@ from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress
 from pipeline.read.formats import read_split
-from pipeline.read.inputs import InputFile, InputSplit, check_inputs, plan_splits
+from pipeline.read.inputs import InputFile, InputSplit, plan_splits
 from pipeline.read.rows import clean_rows
 from pipeline.read.shuffle import (
     RunWriter,
@@ -53,13 +53,15 @@ MAX_PARTITIONS = 4096
 class ReadPairs(beam.PTransform):
     """Reads the input files into shards of pairs and gives the shards' numbers."""
 
-    def __init__(self, layout: DatasetLayout, config: ReadConfig, files: Sequence[str]) -> None:
+    def __init__(
+        self, layout: DatasetLayout, config: ReadConfig, inputs: Sequence[InputFile]
+    ) -> None:
         super().__init__()
-        self._layout, self._config, self._files = layout, config, tuple(files)
+        self._layout, self._config, self._inputs = layout, config, inputs
 
     def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection:
-        """Checks the inputs, which stops a run that cannot succeed, and builds the graph."""
-        reading = Reading.of(self._layout, self._config, check_inputs(self._files, self._config))
+        """Returns the numbers of the shards, once all are written."""
+        reading = Reading.of(self._layout, self._config, self._inputs)
         one = start | beam.Create([None])
         spilled = (
             one
@@ -130,7 +132,7 @@ class Reading:
         marker = _read_json(self.marker)
         if marker is None or marker["fingerprint"] != self.fingerprint:
             return False
-        standing = list_files(f"{self.layout.root}/pairs", ".parquet")
+        standing = list_files(self.layout.folder(Stage.READ), ".parquet")
         return set(standing) == {self.layout.pairs(shard) for shard in range(marker["shards"])}
 
     def spill(self, split: InputSplit) -> int:
@@ -216,10 +218,11 @@ def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     for folder, stage in stage_folders().items():
         if stage is Stage.PACK:
             continue
-        is_read = stage is Stage.READ
+        # Of an empty input, what was rejected still lies in shard 0.
+        kept = max(shards, 1) if stage is Stage.READ else shards
         for path in listed_files(layout, folder):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
-            if number and int(number[0]) >= (max(shards, 1) if is_read else shards):
+            if number and int(number[0]) >= kept:
                 remove(path)
     if shards == 0 and layout.pairs(0) in listed_files(layout, "pairs"):
         remove(layout.pairs(0))

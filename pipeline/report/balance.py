@@ -15,19 +15,10 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import list_files, open_read
 
-FOLDERS = {
-    Stage.READ: "pairs",
-    Stage.FETCH: "fetched",
-    Stage.SCORE: "scored",
-    Stage.DEDUPLICATE: "unique",
-    Stage.LEVEL: "levelled",
-    Stage.PACK: "train",
-}
-
 
 def stage_tables(layout: DatasetLayout, stage: Stage) -> list[str]:
     """Returns the paths of the tables of what a stage kept, in the order of the shards."""
-    return list_files(f"{layout.root}/{FOLDERS[stage]}", ".parquet")
+    return list_files(layout.folder(stage), ".parquet")
 
 
 def count_stages(layout: DatasetLayout) -> dict[str, StageCounts]:
@@ -49,7 +40,7 @@ def count_stages(layout: DatasetLayout) -> dict[str, StageCounts]:
 def count_rejections(layout: DatasetLayout, stage: Stage) -> dict[str, int]:
     """Returns how many rows a stage rejected for each reason, in the order of the reasons."""
     found: Counter[str] = Counter()
-    for path in list_files(f"{layout.root}/rejected/{stage.value}", ".parquet"):
+    for path in list_files(layout.rejected_folder(stage), ".parquet"):
         with open_read(path) as file:
             reasons = read_table(file, REJECTION_SCHEMA, columns=["reason"])["reason"]
         for count in pc.value_counts(reasons).to_pylist():

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.level.edges import drift_rows, read_drift
 from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.report.contents import Contents, LevelContents, read_contents
+from pipeline.report.drift import drift_rows, read_drift
 from schemas.columns import file_metadata, read_table
 from schemas.errors import DatasetError
 from schemas.manifest import LevelDrift, StageCounts
@@ -162,7 +162,7 @@ def _rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) ->
     examples: dict[str, str] = {}
     if not wanted:
         return examples
-    for path in list_files(f"{layout.root}/rejected/{stage.value}", ".parquet"):
+    for path in list_files(layout.rejected_folder(stage), ".parquet"):
         with open_read(path) as file:
             table = read_table(file, REJECTION_SCHEMA, ["reason", "detail", "url", "caption"])
         for reason in wanted - set(examples):

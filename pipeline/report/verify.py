@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import exists, list_files, open_read
 
 CHUNK_BYTES = 1 << 20
@@ -87,7 +88,7 @@ def imbalances(manifest: Manifest) -> Iterator[str]:
 
 def _strangers(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
     known = {entry.name for entry in manifest.shards}
-    for path in list_files(f"{layout.root}/train"):
+    for path in list_files(layout.folder(Stage.PACK)):
         name = path.rsplit("/", 1)[-1]
         if name.endswith((".tar", ".parquet")) and name.rsplit(".", 1)[0] not in known:
             yield f"train/{name} is not in the manifest"

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import CurationConfig
-from pipeline.level.edges import drift_rows, read_drift
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -28,6 +27,7 @@ from pipeline.report.balance import (
 )
 from pipeline.report.contents import Contents, Example, read_contents
 from pipeline.report.croissant import croissant_metadata
+from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
@@ -221,7 +221,7 @@ def _thumbnail(example: Example) -> str | None:
 def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
     """Returns what the fetch stage took, added up over its shards."""
     seconds, pairs = 0.0, 0
-    for path in list_files(f"{layout.root}/fetched", "_stats.json"):
+    for path in list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker):
         stats = read_json(path)
         seconds += stats["duration"]
         pairs += stats["count"]

@@ -20,6 +20,7 @@ from schemas.columns import read_table
 from schemas.errors import DatasetError
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import list_files, open_read
 from scoring.clip.checkpoints import deciding_identity
 from scoring.clip.scorer import ClipScorer, shared_scorer
@@ -110,7 +111,7 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
     if sample < 1:
         raise DatasetError(f"a sample has at least 1 row, got {sample}")
     layout = DatasetLayout(root)
-    paths = list_files(f"{layout.root}/scored", ".parquet")
+    paths = list_files(layout.folder(Stage.SCORE), ".parquet")
     shards = [int(path.rsplit("/", 1)[-1].split(".")[0]) for path in paths]
     if not shards:
         raise DatasetError(f"{root} holds no scores: score it first")

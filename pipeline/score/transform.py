@@ -6,11 +6,9 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.dataset.commits import on_accelerator
-from pipeline.score.shard import NOT_DECIDING, read_provenance, score_shard
+from pipeline.score.shard import score_shard
 from schemas.shards import DatasetLayout
 from scoring.config import ScoreConfig
-
-__all__ = ["NOT_DECIDING", "ScoreShards", "read_provenance", "score_shard"]
 
 
 class ScoreShards(beam.PTransform):

@@ -10,9 +10,10 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import CurationConfig
 from pipeline.job.run import Job, check_stages
-from pipeline.level.edges import ALL_SOURCES, SavedEdges, drift_rows, read_drift
+from pipeline.level.edges import ALL_SOURCES, SavedEdges
 from pipeline.level.shard import RowHashes, begin_search, key_hashes, levels_of, read_scores
 from pipeline.level.transform import AssignLevels
+from pipeline.report.drift import drift_rows, read_drift
 from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage

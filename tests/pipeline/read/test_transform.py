@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import ReadConfig
+from pipeline.read.inputs import check_inputs
 from pipeline.read.transform import ReadPairs
 from schemas.columns import read_table
 from schemas.errors import ConfigError, RejectReason
@@ -25,7 +26,7 @@ def read_files(root: Path, *files: Path, **settings) -> list[int]:
     with beam.Pipeline("FnApiRunner") as pipeline:
         _ = (
             pipeline
-            | ReadPairs(DatasetLayout(str(root)), config, [str(file) for file in files])
+            | ReadPairs(DatasetLayout(str(root)), config, check_inputs([*map(str, files)], config))
             | beam.Map(lambda shard: (out / str(shard)).touch())
         )
     numbers = sorted(int(path.name) for path in out.iterdir())

@@ -16,7 +16,8 @@ from PIL import Image
 
 from pipeline.cli import run
 from pipeline.score.rescore import rescore_dataset
-from pipeline.score.transform import ScoreShards, read_provenance, score_shard
+from pipeline.score.shard import read_provenance, score_shard
+from pipeline.score.transform import ScoreShards
 from schemas.columns import file_metadata, read_table, table_from_records, write_table
 from schemas.errors import DatasetError, RejectReason
 from schemas.records import (

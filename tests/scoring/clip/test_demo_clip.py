@@ -17,7 +17,7 @@ from pipeline.config import FetchConfig
 from pipeline.deduplicate.transform import KeepBestOfDuplicates
 from pipeline.fetch.shard import fetch_shard
 from pipeline.score.rescore import rescore_dataset
-from pipeline.score.transform import score_shard
+from pipeline.score.shard import score_shard
 from schemas.columns import read_table, table_from_records, write_table
 from schemas.records import (
     FETCHED_SCHEMA,
