@@ -189,9 +189,10 @@ def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> No
     standing = committed_fingerprint(layout.pairs(shard))
     if standing not in (None, fingerprint) and exists(layout.fetched(shard, "_stats.json")):
         raise ConfigError(
-            f"{layout.root} was made from other rows than --pairs has now (first seen to differ: "
-            f"shard {shard:05d}): use the same input to go on, another --out to begin anew, or "
-            "--redo read to remove all that was made"
+            f"{layout.root} was made from other rows than --pairs has now, or hashes were verified "
+            f"then (first seen to differ: shard {shard:05d}): use the same input, or "
+            "--read.verify-hashes, to go on, another --out to begin anew, or --redo read to remove "
+            "all that was made"
         )
 
 

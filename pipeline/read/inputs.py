@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -10,7 +11,6 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 from braceexpand import braceexpand
-from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.ownership import stage_folders
@@ -19,7 +19,7 @@ from pipeline.read.rows import IMAGE_SUFFIXES, without_credentials
 from pipeline.read.tar_rows import absolute, check_tar
 from pipeline.read.tar_table import table_beside
 from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import (
     exists,
@@ -117,6 +117,30 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
     """
     if not files:
         raise ConfigError("--pairs names no input: give at least one file, folder or glob")
+    with reading_inputs():
+        return _check_inputs(files, config)
+
+
+@contextmanager
+def reading_inputs() -> Iterator[None]:
+    """Says of an input that cannot be reached or opened what to check, before any work.
+
+    Raises:
+        ConfigError: in place of what a store or the operating system says.
+    """
+    try:
+        yield
+    except StorageError as error:
+        raise ConfigError(f"--pairs: {error}") from error
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(
+            f"--pairs: {named}{error.strerror or error}. Check the path, and that this user or "
+            "these credentials may read it"
+        ) from error
+
+
+def _check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
     paths = expand_inputs(files)
     for tar in [path for path in paths if path.endswith(".tar")]:
         # img2dataset's table and statistics belong to the tar, also where a glob matches them. A
@@ -145,7 +169,8 @@ def refuse_inputs_within(layout: DatasetLayout, files: Sequence[str], config: Re
         ConfigError: if an input lies in the dataset's folder, or in one that it is linked to, or
             is a folder of images that the dataset lies in.
     """
-    inputs = sorted(expand_inputs(files)) if files else []
+    with reading_inputs():
+        inputs = sorted(expand_inputs(files)) if files else []
     folder = config.image_folder
     for path in [*inputs, *([] if folder is None else [folder])]:
         within = next((place for place in _places(layout) if lies_within(path, place)), None)
@@ -213,7 +238,7 @@ def _unbraced(pattern: str) -> list[str]:
 
 
 def _expand(pattern: str) -> list[str]:
-    filesystem, name = url_to_fs(pattern)
+    filesystem, name = file_system(pattern)
     if not any(character in pattern for character in "*?[") or filesystem.exists(name):
         if not filesystem.exists(name):
             raise ConfigError(f"{pattern} does not exist: give a file, a folder or a glob")
@@ -228,7 +253,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _check_file(path: str, config: ReadConfig) -> InputFile:
-    filesystem, name = url_to_fs(path)
+    filesystem, name = file_system(path)
     if filesystem.isdir(name):
         return _check_folder(path)
     kind = format_of(path)
@@ -266,10 +291,10 @@ def _check_folder(path: str) -> InputFile:
         first = next((file for file in list_files(path) if is_input(file)), None)
         advice = f"; to read its tables, give a glob such as {path}/*" if first else ""
         raise ConfigError(f"the folder {path} holds no images{advice}")
-    filesystem, _ = url_to_fs(path)
+    filesystem, _ = file_system(path)
     identity = hashlib.blake2b(digest_size=16)
     for file in files:
-        identity.update(f"{file} {filesystem.ukey(url_to_fs(file)[1])}\n".encode())
+        identity.update(f"{file} {filesystem.ukey(file_system(file)[1])}\n".encode())
     return InputFile(
         path=path,
         format=InputFormat.IMAGE_FOLDER,
@@ -288,7 +313,7 @@ def _check_shard(path: str, state: str, size: int, config: ReadConfig) -> InputF
     """
     table = check_tar(path, size, config)
     if table is not None:
-        filesystem, name = url_to_fs(table)
+        filesystem, name = file_system(table)
         state += f" {filesystem.ukey(name)}"
     return InputFile(
         path=path,

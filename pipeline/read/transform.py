@@ -108,7 +108,7 @@ class Reading:
             config=config,
             files=tuple(files),
             fingerprint=stage_fingerprint(
-                Stage.READ, dataclasses.asdict(config), [file.identity for file in files]
+                Stage.READ, _settings(config, files), [file.identity for file in files]
             ),
             num_partitions=min(1 + total_bytes // PARTITION_BYTES, MAX_PARTITIONS),
         )
@@ -211,6 +211,14 @@ class Reading:
         commit_text(self.marker, json.dumps(balance, indent=2) + "\n")
         remove_folder(f"{self.layout.run}/read")
         return numbers
+
+
+def _settings(config: ReadConfig, files: Sequence[InputFile]) -> dict[str, Any]:
+    """Returns what decides a reading, later settings only where they change what it was before."""
+    settings = dataclasses.asdict(config)
+    if config.verify_hashes or not any(file.columns.unread_hashes for file in files):
+        del settings["verify_hashes"]
+    return settings
 
 
 def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:

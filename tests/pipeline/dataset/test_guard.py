@@ -12,13 +12,13 @@ from pipeline.dataset.guard import (
     remove_outputs,
     stored_config,
 )
-from pipeline.dataset.ownership import FolderRecord
 from pipeline.recipes import RECIPES
 from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_text, exists
 from scoring.config import LevelConfig, ScoreConfig
+from tests.curations import record_of
 
 FREE = {Stage.FETCH: ("connections",)}
 
@@ -81,7 +81,7 @@ def test_redo_removes_a_stage_and_all_after_it(layout):
     paths = {stage: f"{layout.root}/rejected/{stage.value}/00000.parquet" for stage in Stage}
     for path in (*paths.values(), layout.manifest, layout.levelled(0), layout.fetched(0, "tar")):
         commit_text(path, "")
-    remove_outputs(layout, Stage.LEVEL, recording(layout))
+    remove_outputs(layout, Stage.LEVEL, record_of(layout))
     assert not exists(layout.manifest)
     assert not exists(layout.levelled(0))
     assert exists(layout.fetched(0, "tar"))
@@ -93,23 +93,12 @@ def test_redo_removes_a_stage_and_all_after_it(layout):
     ]
 
 
-def recording(layout):
-    """Returns a record that lists every file of the dataset's that stands."""
-    record = FolderRecord(layout)
-    root = Path(layout.root)
-    for path in root.rglob("*"):
-        if path.is_file():
-            record.files.setdefault(str(path.parent.relative_to(root)), set()).add(path.name)
-    record.files[""] = record.files.pop(".", set())
-    return record
-
-
 def test_redo_removes_what_the_record_lists_and_nothing_else(layout):
     own = [layout.fetched(0, end) for end in ("tar", "parquet", "_stats.json")]
     own += [layout.pairs(0), layout.edges, layout.train(3, "tar"), layout.train_index]
     for path in own:
         commit_text(path, "")
-    record = recording(layout)
+    record = record_of(layout)
     names = ("train/weights.bin", "pairs/my.tsv", "pairs/00001.parquet", "fetched/00000.jpg")
     foreign = [f"{layout.root}/{path}" for path in (*names, "report.html")]
     for path in foreign:
