@@ -51,7 +51,7 @@ check: $(READY) ## Lint, type-check, and hold the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_architecture.py
+	$(BIN)/pytest -q --noconftest tests/test_architecture.py
 
 curate: $(READY) ## Run the whole curation: PAIRS, OUT, RECIPE
 	$(BIN)/aligngpt-curate curate --pairs $(call need,PAIRS) --out $(call need,OUT) \

@@ -126,7 +126,9 @@ def embedded_corpus(models: Path) -> tuple[Corpus, NDArray[np.bool_], ClipScorer
     """Returns the corpus, which of it are letters and signs, and the model."""
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
-    scorer = ClipScorer(ScoreConfig(model=f"local-dir:{models / 'demo_clip'}", device="cpu"))
+    scorer = ClipScorer(
+        ScoreConfig(model=f"local-dir:{models / 'demo_clip'}", device="cpu", precision="fp32")
+    )
     files = [row["file"] for row in rows]
     captions = [row["caption"] for row in rows]
     images = scorer.encode_images(stored_image(file) for file in files)

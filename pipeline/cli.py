@@ -10,7 +10,6 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from pipeline.commands import (
     COMMANDS,
@@ -27,11 +26,15 @@ from pipeline.commands import (
 from pipeline.config import CurationConfig
 from pipeline.dataset.guard import config_from_json, stored_config
 from pipeline.recipes import RECIPES, laion_pairs
-from schemas.command_line import print_error
+from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
+MORE_HELP = (
+    f"Recipes: {', '.join(RECIPES)}. Each command explains its options: "
+    "aligngpt-curate COMMAND --help"
+)
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
 STATUS_INTERRUPTED = 130
@@ -56,7 +59,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Returns the exit status of a command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print_commands()
+        print_commands("aligngpt-curate COMMAND [OPTIONS] [-- BEAM FLAGS]", COMMANDS, MORE_HELP)
         return 0
     try:
         words, beam_flags = split_beam_flags(arguments)
@@ -91,7 +94,7 @@ def parse(arguments: Sequence[str]) -> Command:
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]
-    base = base_config(command, _value_of(rest, "--recipe"), _value_of(rest, "--out"))
+    base = base_config(command, value_of(rest, "--recipe"), value_of(rest, "--out"))
     defaults: dict[str, Any] = {}
     for part in dataclasses.fields(command):
         if part.name == "config":
@@ -109,16 +112,6 @@ def parse(arguments: Sequence[str]) -> Command:
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
     return parsed
-
-
-def _value_of(arguments: Sequence[str], flag: str) -> str | None:
-    """Returns the value of a flag that decides the defaults of all others."""
-    for index, word in enumerate(arguments):
-        if word == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if word.startswith(flag + "="):
-            return word.removeprefix(flag + "=")
-    return None
 
 
 def base_config(command: type, recipe: str | None, out: str | None) -> CurationConfig:
@@ -216,18 +209,3 @@ def full_config(command: RunOptions | Report) -> CurationConfig:
         if part.name in parts
     }
     return dataclasses.replace(base, **own)
-
-
-def print_commands() -> None:
-    """Prints the commands, a line each."""
-    console = Console()
-    console.print("usage: aligngpt-curate COMMAND [OPTIONS] [-- BEAM FLAGS]\n", highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, command in COMMANDS.items():
-        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
-    console.print(table)
-    console.print(
-        f"\nRecipes: {', '.join(RECIPES)}. Each command explains its options: "
-        "aligngpt-curate COMMAND --help",
-        highlight=False,
-    )

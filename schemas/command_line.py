@@ -1,6 +1,9 @@
 """How both commands speak to people at the terminal."""
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 
@@ -9,3 +12,28 @@ def print_error(message: str) -> None:
     text = Text.assemble(("error: ", "bold red"), (message, "red"))
     # A path or a key that is cut in two cannot be looked for.
     Console(stderr=True).print(text, soft_wrap=True)
+
+
+def print_commands(usage: str, commands: Mapping[str, type], more: str) -> None:
+    """Prints how a program is called, its commands, a line each, and what else there is to know.
+
+    Args:
+        commands: by name, each with a docstring whose first line says what it does.
+    """
+    console = Console()
+    console.print(f"usage: {usage}\n", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, command in commands.items():
+        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
+    console.print(table)
+    console.print(f"\n{more}", highlight=False)
+
+
+def value_of(arguments: Sequence[str], flag: str) -> str | None:
+    """Returns the value of a flag that decides the defaults of all others; None if not given."""
+    for index, word in enumerate(arguments):
+        if word == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return None

@@ -1,5 +1,6 @@
 """Why a sample is not in the dataset, and why a run does not start."""
 
+import re
 from enum import Enum
 
 from schemas.stages import Stage
@@ -70,10 +71,15 @@ class RejectReason(Enum):
         return member
 
 
+OBJECT_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+"""What Python's own names of objects end in: another one in each run."""
+
+
 class SampleRejected(Exception):
-    """This sample is unusable; the run is fine."""
+    """This sample is unusable; the run is fine. Its detail is the same text in each run."""
 
     def __init__(self, reason: RejectReason, detail: str, http_status: int | None = None) -> None:
+        detail = OBJECT_ADDRESS.sub("", detail)
         super().__init__(reason, detail, http_status)
         self.reason = reason
         self.detail = detail

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -104,6 +104,10 @@ class CaptionedImage:
         if self.url is None:
             return ()
         return (self.url, *json.loads(self.more_urls or "[]"))
+
+
+PAIR_COLUMNS = [field.name for field in fields(CaptionedImage)]
+"""What every stage up to scoring knows of a pair, and what a rejection says of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 """A GPU as Beam's resource hints name it."""
@@ -49,8 +50,9 @@ class ScoreConfig:
     path of a file that has no tag; unused with local-dir:."""
     prompt_template: str = "{caption}"
     """What the text tower reads; {caption} stands for the pair's caption."""
-    precision: Precision = "fp32"
-    """Arithmetic of the model."""
+    precision: Precision = "auto"
+    """Arithmetic of the model; auto is bf16 on a GPU or processor with instructions for it, else
+    fp32. A dataset keeps what it began with."""
     compile_model: bool = False
     """Whether torch.compile speeds up the image tower, at the price of a slow start."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -137,11 +139,7 @@ class LevelConfig:
     """Dataset folder (or its edges.json) whose edges are used instead of new ones."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_levels <= 127:
-            raise ConfigError(
-                f"levels.num_levels must be in 2..127 (alignment_level is int8), "
-                f"got {self.num_levels}"
-            )
+        check_num_levels("levels.num_levels", self.num_levels)
         if not 0.0 < self.top_fraction <= 1.0:
             raise ConfigError(
                 f"levels.top_fraction must be in (0, 1] (1 keeps all), got {self.top_fraction}"

@@ -3,12 +3,15 @@
 import fcntl
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal
 
 import torch
 
+from schemas.arithmetic import Arithmetic, fast_arithmetic
 from schemas.errors import ConfigError
+from scoring.config import ScoreConfig
 
 _claims: dict[int, IO[bytes]] = {}
 
@@ -53,6 +56,25 @@ def _claim(index: int) -> bool:
         return False
     _claims[index] = file
     return True
+
+
+def precision_here(config: ScoreConfig) -> Arithmetic:
+    """Returns what precision `auto` is for this configuration on this machine, and why."""
+    return fast_arithmetic(kind_of_device(config))
+
+
+def kind_of_device(config: ScoreConfig) -> Literal["cpu", "cuda"]:
+    """Returns where the model of this configuration runs on this machine."""
+    if config.device == "auto":
+        return "cuda" if torch.cuda.device_count() > 0 else "cpu"
+    return config.device
+
+
+def with_precision(config: ScoreConfig) -> ScoreConfig:
+    """Returns the configuration with `auto` replaced by what it is on this machine."""
+    if config.precision != "auto":
+        return config
+    return replace(config, precision=precision_here(config).precision)
 
 
 def describe_device(device: torch.device) -> str:

@@ -39,6 +39,7 @@ class ModelFiles:
             "threads": 1,
             "decode_threads": 2,
             "batch_size": 4,
+            "precision": "fp32",
         }
         return ScoreConfig(**{**values, **settings})
 

@@ -11,12 +11,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from schemas.command_line import print_error
+from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
+from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
+MORE_HELP = (
+    f"Recipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
+    f"Recipes of finetune: {', '.join(FINETUNE_RECIPES)}.\n"
+    "Each command explains its options: aligngpt-train COMMAND --help"
+)
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
 STATUS_INTERRUPTED = 130
@@ -53,22 +59,6 @@ class Finetune(TrainOptions):
     init: str
     """Model folder that stage 1 wrote: OUT/model of its run."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=finetune_7b)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure a model's loss on a dataset."""
-
-    model: Annotated[str, tyro.conf.Positional]
-    """Model folder."""
-    data: tuple[str, ...]
-    """Dataset folders."""
-    form: SampleForm = "conversation"
-    """caption for pairs, conversation for instruction samples."""
-    tokens_per_sequence: int = 2048
-    """Tokens of a packed sequence; longer samples are cut off at the end."""
-    samples: int = 0
-    """Most samples to read; 0 reads all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +108,12 @@ class Export:
     """Name of the tower that the published code is to load."""
 
 
-Command = Pretrain | Finetune | Evaluate | Chat | Import | Export
+Command = Pretrain | Finetune | Evaluate | Score | Compare | Chat | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
-    "evaluate": Evaluate,
+    **EVALUATION_COMMANDS,
     "chat": Chat,
     "import": Import,
     "export": Export,
@@ -140,7 +130,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Returns the exit status of a command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print_commands()
+        print_commands("aligngpt-train COMMAND [OPTIONS]", COMMANDS, MORE_HELP)
         return 0
     try:
         return execute(parse(arguments), arguments)
@@ -187,19 +177,10 @@ def recipe_of(command: type, arguments: Sequence[str]) -> TrainConfig:
         ConfigError: if there is no such recipe.
     """
     recipes = PRETRAIN_RECIPES if command is Pretrain else FINETUNE_RECIPES
-    name = _value_of(arguments, "--recipe") or next(iter(recipes))
+    name = value_of(arguments, "--recipe") or next(iter(recipes))
     if name not in recipes:
         raise ConfigError(f"no recipe {name!r} for this stage: use one of {', '.join(recipes)}")
     return recipes[name]()
-
-
-def _value_of(arguments: Sequence[str], flag: str) -> str | None:
-    for index, word in enumerate(arguments):
-        if word == flag and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if word.startswith(flag + "="):
-            return word.removeprefix(flag + "=")
-    return None
 
 
 def execute(command: Command, arguments: Sequence[str]) -> int:
@@ -214,6 +195,11 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
             return train_stage(command)
         finally:
             signal.signal(signal.SIGTERM, old_handler)
+    if isinstance(command, Score | Compare) or (isinstance(command, Evaluate) and command.list):
+        from training.evaluation.faces import show
+
+        show(command)
+        return 0
     from training.engine.deepspeed import name_accelerator
 
     name_accelerator()
@@ -229,7 +215,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         )
         return 0
     if isinstance(command, Evaluate):
-        return evaluate(command)
+        return evaluate(command, arguments)
     return exchange(command)
 
 
@@ -275,8 +261,14 @@ def exchange(command: Import | Export) -> int:
     return 0
 
 
-def evaluate(command: Evaluate) -> int:
-    """Prints the loss of a model on a dataset."""
+def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
+    """Measures a model on benchmarks, or prints its loss on a dataset."""
+    if command.benchmarks:
+        from training.evaluation.evaluate import evaluate_benchmarks
+
+        return evaluate_benchmarks(command, arguments)
+    if command.precision == "fp16":
+        raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
     from training.evaluation.dataset_loss import dataset_loss
 
     totals = dataset_loss(
@@ -285,6 +277,7 @@ def evaluate(command: Evaluate) -> int:
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        precision=command.precision,
     )
     table = Table("alignment level", "loss", "target tokens")
     for level, loss in totals.level_losses.items():
@@ -303,22 +296,6 @@ def print_outcome(out: str, is_complete: bool) -> None:
         )
     else:
         console.print("stopped by SIGTERM, checkpoint saved: run the same command again to go on")
-
-
-def print_commands() -> None:
-    """Prints the commands, a line each."""
-    console = Console()
-    console.print("usage: aligngpt-train COMMAND [OPTIONS]\n", highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, command in COMMANDS.items():
-        table.add_row(f"  {name}", (command.__doc__ or "").splitlines()[0])
-    console.print(table)
-    console.print(
-        f"\nRecipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
-        f"Recipes of finetune: {', '.join(FINETUNE_RECIPES)}.\n"
-        "Each command explains its options: aligngpt-train COMMAND --help",
-        highlight=False,
-    )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 
 AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
 Part = Literal["projector", "level_vectors", "gate", "language_model"]
 FeatureSelect = Literal["patch", "cls_patch"]
 SampleForm = Literal["caption", "conversation"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 PublishedForm = Literal["aligngpt", "llava", "stage_1"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
@@ -50,8 +51,7 @@ class ModelConfig:
     other, by flex_attention on a GPU, else by sdpa for each sample, where that gives the same."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_levels <= 127:
-            raise ConfigError(f"model.num_levels must be in 2..127, got {self.num_levels}")
+        check_num_levels("model.num_levels", self.num_levels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,9 @@ class ParallelConfig:
     """What is split over the processes: 1 optimizer states, 2 also gradients, 3 also weights."""
     offload: Offload = "none"
     """What waits in main memory: nothing, the optimizer's states, or the weights too (ZeRO-3)."""
-    precision: Precision = "bf16"
-    """Arithmetic of the forward and backward pass; the optimizer always keeps fp32."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward and backward pass; auto is bf16 on a GPU or processor with
+    instructions for it, else fp32. A run keeps what it began with. The optimizer keeps fp32."""
     activation_checkpointing: bool = True
     """Whether activations are computed twice instead of kept."""
     compile_blocks: bool = False

@@ -22,6 +22,7 @@ from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder
 from training.data.loader import PackedRows
+from training.engine.precision import dtype_of
 from training.metrics.flops import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
@@ -33,7 +34,6 @@ from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.trainable import set_trainable
 from training.model.vision_tower import load_tower
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 IMAGE_MODES: dict[SampleForm, str] = {"caption": "crop", "conversation": "pad"}
 """How pictures become square. Source: arXiv:2405.14129's code: stage 1 crops, stage 2 pads."""
 
@@ -131,7 +131,7 @@ def from_parts(config: TrainConfig) -> Assembled:
         tokenizer = AutoTokenizer.from_pretrained(parts.language_model, trust_remote_code=False)
         language_model = AutoModelForCausalLM.from_pretrained(
             parts.language_model,
-            dtype=DTYPES[config.parallel.precision],
+            dtype=dtype_of(config.parallel),
             attn_implementation=attention_to_load(parts.attention),
             trust_remote_code=False,
         )
@@ -180,7 +180,7 @@ def from_folder(folder: str, config: TrainConfig) -> Assembled:
     Raises:
         ConfigError: if its alignment is another than the configuration's.
     """
-    parts = load_folder(folder, DTYPES[config.parallel.precision], config.model.attention)
+    parts = load_folder(folder, dtype_of(config.parallel), config.model.attention)
     model = parts.model
     for name in ("alignment_mode", "num_levels"):
         found, wanted = getattr(model.config, name), getattr(config.model, name)
@@ -223,7 +223,7 @@ def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
         fault = attention_fault(
             attention,
             assembled.model.config.text_config,
-            dtype=DTYPES[config.parallel.precision],
+            dtype=dtype_of(config.parallel),
             device=device,
             rows=config.data.sequences_per_device,
             width=config.data.tokens_per_sequence,

@@ -13,6 +13,7 @@ from training.engine.deepspeed import start_distributed
 from training.loss import batch_loss
 from training.run.build import build
 from training.run.folder import RunFolder
+from training.run.precision import with_settled_precision
 
 
 def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None = None) -> bool:
@@ -29,6 +30,7 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         return True
     folder.check_place()
     start_distributed()
+    folder = with_settled_precision(folder)
     with folder.locked(), build(folder) as run:
         if run.first_step == 0:
             run.validate(0)

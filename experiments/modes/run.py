@@ -273,7 +273,7 @@ def held_out_loss(parts: Assembled, folder: Path) -> float:
     dataset = TrainDataset([str(folder)])
     config = DataConfig(form="conversation", tokens_per_sequence=TOKENS)
     encoder = parts.encoder(config)
-    lengths = measure_lengths(dataset, encoder, None, show_progress("", is_active=False))
+    lengths = measure_lengths(dataset, encoder, show_progress("", is_active=False))
     by_key = sorted(range(len(dataset)), key=lambda number: dataset.keys[number])
     order = validation_order(by_key[:VALIDATION_SAMPLES], lengths, TOKENS)
     model: Any = parts.model

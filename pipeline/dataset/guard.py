@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from schemas.storage import (
     remove,
     stage_files,
 )
+from schemas.versions import program_version
 
 SYSTEM_FOLDERS = ("lost+found",)
 """What a new disk holds."""
@@ -248,7 +248,7 @@ def as_json(config: CurationConfig) -> dict[str, Any]:
 def _record(config: dict[str, Any]) -> str:
     values = {
         "schema_version": SCHEMA_VERSION,
-        "aligngpt_version": version("aligngpt"),
+        "aligngpt_version": program_version(),
         "code_sha256": code_sha256(),
         "config": config,
     }

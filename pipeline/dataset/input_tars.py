@@ -1,20 +1,14 @@
 """Members of input tars: found by their headers, read one by one from their place."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from fsspec.core import url_to_fs
-
+from pipeline.dataset.tars import BLOCK_BYTES, END_BYTES, padded
 from schemas.errors import DatasetError, RejectReason, SampleRejected
-from schemas.storage import is_local, local_path
-
-BLOCK_BYTES = 512
-END_BYTES = 2 * BLOCK_BYTES
-"""A tar ends with two blocks of zeros."""
+from schemas.storage import read_range
 
 MAX_NAME_BYTES = 1 << 20
 """Longest name or set of pax records that is read."""
@@ -93,7 +87,7 @@ def read_members(file: IO[bytes], tar_bytes: int) -> Iterator[Member]:
             is_file = kind in REGULAR_FILE and not is_sparse
             yield Member(text, start, length, is_file, _hash_header(header))
             name, size, is_sparse = None, None, False
-        place = start + -(-length // BLOCK_BYTES) * BLOCK_BYTES
+        place = start + padded(length)
 
 
 def _check_rest(file: IO[bytes], end_mark: int) -> None:
@@ -195,7 +189,7 @@ class TarFiles:
         if length > self._max_bytes:
             raise SampleRejected(RejectReason.TOO_MANY_BYTES, f"{length} bytes in the tar")
         try:
-            data = _read_range(path, start - BLOCK_BYTES, start + length)
+            data = read_range(path, start - BLOCK_BYTES, BLOCK_BYTES + length)
         except FileNotFoundError as error:
             raise _changed(path, "it is gone") from error
         header, content = data[:BLOCK_BYTES], data[BLOCK_BYTES:]
@@ -211,14 +205,3 @@ def _changed(path: str, what: str) -> DatasetError:
         f"the input {path} has changed since its pairs were read: {what}. Put it back, or read "
         "anew with --redo read"
     )
-
-
-def _read_range(path: str, start: int, stop: int) -> bytes:
-    if not is_local(path):
-        filesystem, name = url_to_fs(path)
-        return bytes(filesystem.cat_file(name, start=start, end=stop))
-    descriptor = os.open(local_path(path), os.O_RDONLY)
-    try:
-        return os.pread(descriptor, stop - start, start)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,11 @@ from schemas.shards import DatasetLayout, image_member
 from schemas.storage import open_read
 
 BLOCK_BYTES = 512
+"""Length of a member's header, and what members are padded to."""
+
+END_BYTES = 2 * BLOCK_BYTES
+"""A tar ends with two blocks of zeros."""
+
 REGULAR_FILE = (b"0", b"\0")
 
 
@@ -61,6 +66,11 @@ def read_members(layout: DatasetLayout, shard: int, names: Sequence[str]) -> Ite
             yield content
 
 
+def padded(length: int) -> int:
+    """Returns the bytes that a member of a length takes behind its header."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
+
+
 def _members(file: IO[bytes], path: str) -> Iterator[tuple[str, int]]:
     """Yields name and size of the tar's members, the file standing at the content of each.
 
@@ -78,7 +88,7 @@ def _members(file: IO[bytes], path: str) -> Iterator[tuple[str, int]]:
         start = file.tell()
         size = int(header[124:136].rstrip(b"\0 "), 8)
         yield header[:100].rstrip(b"\0").decode(), size
-        file.seek(start + -(-size // BLOCK_BYTES) * BLOCK_BYTES)
+        file.seek(start + padded(size))
 
 
 def _empty_header() -> bytes:
@@ -91,21 +101,43 @@ EMPTY_HEADER = _empty_header()
 """Of an empty file without a name."""
 
 
-def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Adds a file that depends on nothing but its name and bytes.
+class TarWriter:
+    """A tar that depends on nothing but the names and bytes of its members, in their order.
 
-    The same bytes as `tarfile.TarFile.addfile` writes, in a quarter of the time.
-
-    Args:
-        name: at most 100 ASCII characters.
+    The same bytes as `tarfile.TarFile.addfile` writes, in a quarter of the time. The end mark is
+    written when the block ends without an error.
 
     Source: POSIX.1-2017, pax, "ustar Interchange Format".
     """
-    header = bytearray(EMPTY_HEADER)
-    header[: len(name)] = name.encode("ascii")
-    header[124:135] = b"%011o" % len(data)
-    header[148:156] = b" " * 8
-    header[148:155] = b"%06o\0" % sum(header)
-    padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-    tar.fileobj.write(b"".join((header, data, padding)))
-    tar.offset += len(header) + len(data) + len(padding)
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._bytes = file, 0
+
+    def __enter__(self) -> "TarWriter":
+        """Returns the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the tar as `tarfile` does: with zeros up to a whole record."""
+        if kind is None:
+            end = self._bytes + END_BYTES
+            self._write(bytes(END_BYTES + -end % tarfile.RECORDSIZE))
+
+    def add(self, name: str, content: bytes) -> int:
+        """Adds a file; returns where in the tar its content begins.
+
+        Args:
+            name: at most 100 ASCII characters.
+        """
+        header = bytearray(EMPTY_HEADER)
+        header[: len(name)] = name.encode("ascii")
+        header[124:135] = b"%011o" % len(content)
+        header[148:156] = b" " * 8
+        header[148:155] = b"%06o\0" % sum(header)
+        place = self._bytes + len(header)
+        self._write(b"".join((header, content, bytes(-len(content) % BLOCK_BYTES))))
+        return place
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._bytes += len(data)

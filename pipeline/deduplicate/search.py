@@ -22,10 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.dataset.arrow_files import read_batches, write_batches
 from pipeline.dataset.captions import caption_hashes, chosen_captions
+from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.deduplicate.plan import SearchPlan, SearchTask
 from schemas.columns import read_table
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
+from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_file, exists, list_files, open_read
 from scoring.config import DeduplicateConfig
@@ -87,9 +89,9 @@ def spill_shard(
         return shard
     near, exact = _spill(plan, "near", shard), _spill(plan, "exact", shard)
     if not exists(exact):
-        _write_batches(exact, _hash_batches(shard, layout, plan))
+        write_batches(exact, _hash_batches(shard, layout, plan))
     if plan.cell_groups and not exists(near):
-        _write_batches(near, _cell_batches(shard, layout, config, plan))
+        write_batches(near, _cell_batches(shard, layout, config, plan))
     return shard
 
 
@@ -100,8 +102,8 @@ def search_task(
     path = f"{plan.folder}/edges/{task.kind}-{task.group:05d}.npy"
     if exists(path):
         return task
-    rows = pa.Table.from_batches(
-        [_read_batch(_spill(plan, task.kind, shard), task.group) for shard in plan.shards]
+    rows = pa.concat_tables(
+        [read_batches(_spill(plan, task.kind, shard), [task.group]) for shard in plan.shards]
     ).combine_chunks()
     if task.kind == "exact":
         edges = _equal_rows(rows, config.must_captions_agree)
@@ -143,11 +145,7 @@ def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
     bounds = np.searchsorted(rows, plan.offsets)
     for place, shard in enumerate(plan.shards):
         part = table.slice(bounds[place], bounds[place + 1] - bounds[place])
-        with (
-            commit_file(_spill(plan, "decisions", shard)) as file,
-            pa.ipc.new_file(file, part.schema) as writer,
-        ):
-            writer.write_table(part)
+        write_batches(_spill(plan, "decisions", shard), part.to_batches(), part.schema)
     with commit_file(done):
         pass
     return plan
@@ -155,11 +153,7 @@ def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
 
 def read_decisions(plan: SearchPlan, shard: int) -> pa.Table:
     """Returns the shard's rows that have duplicates: row in the shard, kept_key, is_kept, ..."""
-    with (
-        open_read(_spill(plan, "decisions", shard)) as file,
-        pa.ipc.open_file(file) as reader,
-    ):
-        table = reader.read_all()
+    table = read_batches(_spill(plan, "decisions", shard))
     rows = pc.subtract(table["row"], plan.first_row(shard))
     return table.set_column(0, "row", rows)
 
@@ -304,11 +298,7 @@ def _fetched_rows(layout: DatasetLayout, shard: int) -> dict[str, pa.Array]:
     """Returns caption and pixel_hash of a shard's scored rows."""
     with open_read(layout.scored(shard)) as file:
         scored = read_table(file, SCORED_SCHEMA, ["key", "caption_index"])
-    with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, ["key", "caption", "captions", "pixel_hash"])
-    keys = scored["key"].combine_chunks()
-    places = pc.index_in(keys, value_set=fetched["key"].combine_chunks())
-    rows = fetched.take(places)
+    rows = fetched_rows(layout, shard, scored["key"], ["caption", "captions", "pixel_hash"])
     captions = chosen_captions(rows, scored["caption_index"].to_pylist())
     return {
         "caption": pa.array(captions, pa.string()),
@@ -330,17 +320,3 @@ def _flat(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 def _spill(plan: SearchPlan, kind: str, shard: int) -> str:
     return f"{plan.folder}/{kind}/{shard:05d}.arrow"
-
-
-def _write_batches(path: str, batches: Iterator[pa.RecordBatch]) -> None:
-    """Writes one or more record batches of one schema as an Arrow file."""
-    first = next(batches)
-    with commit_file(path) as file, pa.ipc.new_file(file, first.schema) as writer:
-        writer.write_batch(first)
-        for batch in batches:
-            writer.write_batch(batch)
-
-
-def _read_batch(path: str, number: int) -> pa.RecordBatch:
-    with open_read(path) as file, pa.ipc.open_file(file) as reader:
-        return reader.get_batch(number)

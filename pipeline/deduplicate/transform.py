@@ -5,7 +5,6 @@ close; groups are joined over all shards. `pipeline.deduplicate.search` has the 
 only shard numbers and descriptions of tasks flow between them.
 """
 
-import dataclasses
 import functools
 
 import apache_beam as beam
@@ -13,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
-from fsspec.core import url_to_fs
 
 from pipeline.dataset.commits import is_committed, on_accelerator
+from pipeline.dataset.fetched_rows import fetched_pairs
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.deduplicate.plan import (
     SearchPlan,
-    SearchTask,
     kept_fingerprint,
     plan_search,
     search_folder,
@@ -36,13 +34,11 @@ from pipeline.deduplicate.search import (
 )
 from schemas.columns import read_table, write_table
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, UNIQUE_SCHEMA, CaptionedImage, Rejection
+from schemas.records import SCORED_SCHEMA, UNIQUE_SCHEMA, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import commit_file, committed_fingerprint, open_read, remove
+from schemas.storage import commit_file, committed_fingerprint, open_read, remove, remove_folder
 from scoring.config import DeduplicateConfig
-
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 
 class KeepBestOfDuplicates(beam.PTransform):
@@ -63,44 +59,25 @@ class KeepBestOfDuplicates(beam.PTransform):
             | "Plan" >> beam.Map(plan_search, layout, config)
             | "Train" >> on_gpu(beam.Map(train_plan, layout, config))
         )
-        spilled = (
-            shards
-            | "Spill" >> on_gpu(beam.Map(spill_shard, layout, config, AsSingleton(plan)))
-            | "All spilled" >> beam.combiners.Count.Globally()
-        )
+        spill = beam.Map(spill_shard, layout, config, AsSingleton(plan))
+        spilled = shards | "Spill" >> on_gpu(spill)
+        search = beam.Map(search_task, layout, config, AsSingleton(plan))
         searched = (
             plan
             | "Tasks" >> beam.FlatMap(tasks_of)
             | "Spread" >> beam.Reshuffle()
-            | "Search"
-            >> on_gpu(
-                beam.Map(search_after, layout, config, AsSingleton(plan), AsSingleton(spilled))
-            )
-            | "All searched" >> beam.combiners.Count.Globally()
+            | "After all spills" >> beam.WaitOn(spilled)
+            | "Search" >> on_gpu(search)
         )
-        joined = plan | "Join" >> beam.Map(join_after, layout, AsSingleton(searched))
+        joined = (
+            plan
+            | "After all searches" >> beam.WaitOn(searched)
+            | "Join" >> beam.Map(join_groups, layout)
+        )
         unique = shards | "Keep" >> beam.Map(unique_shard, layout, AsSingleton(joined))
         kept = unique | "All kept" >> beam.combiners.Count.Globally()
         _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
         return unique
-
-
-def search_after(
-    task: SearchTask,
-    layout: DatasetLayout,
-    config: DeduplicateConfig,
-    plan: SearchPlan,
-    spilled: int,
-) -> SearchTask:
-    """Returns the task once it is done; `spilled` makes it wait until all shards are spilled."""
-    del spilled
-    return search_task(task, layout, config, plan)
-
-
-def join_after(plan: SearchPlan, layout: DatasetLayout, searched: int) -> SearchPlan:
-    """Returns the plan once groups are joined; `searched` makes it wait for all searches."""
-    del searched
-    return join_groups(plan, layout)
 
 
 def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
@@ -133,9 +110,7 @@ def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
 
 def remove_search_files(kept: int, layout: DatasetLayout) -> int:
     """Returns the number of shards, once the files of the search are gone."""
-    filesystem, name = url_to_fs(search_folder(layout))
-    if filesystem.exists(name):
-        filesystem.rm(name, recursive=True)
+    remove_folder(search_folder(layout))
     return kept
 
 
@@ -146,14 +121,9 @@ def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
 def _rejections(
     layout: DatasetLayout, shard: int, scored: pa.Table, rejected: pa.Table
 ) -> list[Rejection]:
-    if not len(rejected):
-        return []
-    with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, PAIR_COLUMNS)
     losers = scored.take(rejected["row"])
-    places = pc.index_in(losers["key"].combine_chunks(), value_set=fetched["key"].combine_chunks())
     rows = zip(
-        fetched.take(places).to_pylist(),
+        fetched_pairs(layout, shard, losers["key"]),
         losers["clip_score"].to_pylist(),
         rejected["kept_key"].to_pylist(),
         rejected["is_exact"].to_pylist(),
@@ -167,7 +137,5 @@ def _rejections(
             reason, like = RejectReason.NEAR_DUPLICATE, "nearly the same image as"
         detail = f"{like} {kept_key}, which scored no lower"
         rejected_pair = SampleRejected(reason, detail)
-        rejections.append(
-            rejection(CaptionedImage(**pair), rejected_pair, kept_key=kept_key, clip_score=score)
-        )
+        rejections.append(rejection(pair, rejected_pair, kept_key=kept_key, clip_score=score))
     return rejections

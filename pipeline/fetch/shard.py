@@ -14,6 +14,7 @@ from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.dataset.commits import deciding_settings, stage_fingerprint
+from pipeline.dataset.credentials import without_credentials
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
@@ -21,8 +22,8 @@ from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
-from pipeline.fetch.http.addresses import parse_url, without_credentials
 from pipeline.fetch.http.download import Downloader
+from pipeline.fetch.http.urls import parse_url
 from pipeline.fetch.image_folders import LocalFiles, StoreFiles
 from pipeline.fetch.img2dataset.engine import Answer, download_with_img2dataset
 from pipeline.fetch.process_settings import connections_allowed, rare_garbage_collection

@@ -1,28 +1,24 @@
 """A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
 
-import dataclasses
 import json
-import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pipeline.dataset.tars import add_member
+from pipeline.dataset.tars import TarWriter
 from pipeline.fetch.decoding.pool import DecodedImage
 from schemas.columns import table_from_records, write_table
 from schemas.errors import SampleRejected
 from schemas.records import (
     FETCHED_SCHEMA,
     MORE_IMAGE,
-    CaptionedImage,
+    PAIR_COLUMNS,
     FetchedSample,
     ImageFormat,
     Pair,
 )
 from schemas.storage import commit_file
-
-PAIR_COLUMNS = tuple(field.name for field in dataclasses.fields(CaptionedImage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +53,13 @@ def write_samples(
         samples: in the order of their keys.
     """
     rows = []
-    with (
-        commit_file(tar_path) as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+    with commit_file(tar_path) as file, TarWriter(file) as tar:
         for sample, images in samples:
             rows.append(sample)
             for name, image in zip(sample.image_members, images, strict=True):
-                add_member(tar, name, image)
-            add_member(tar, f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
-            add_member(tar, f"{sample.key}.json", sample_json(sample))
+                tar.add(name, image)
+            tar.add(f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
+            tar.add(f"{sample.key}.json", sample_json(sample))
     with commit_file(table_path) as file:
         write_table(table_from_records(rows, FETCHED_SCHEMA), file, {"fingerprint": fingerprint})
 

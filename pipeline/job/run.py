@@ -34,6 +34,12 @@ from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
+from pipeline.score.precision import (
+    SettledPrecision,
+    record_precision,
+    settle_precision,
+    with_settled,
+)
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
@@ -60,7 +66,7 @@ class Job:
     files: tuple[str, ...] = ()
     """Where the pairs are, if they are read."""
     inputs: tuple[InputFile, ...] = ()
-    """The same, opened and checked; `run_job` sees to that."""
+    """The same, opened and checked by `with_checked_inputs`."""
     runner: str = "local"
     workers: int = 1
     beam_flags: tuple[str, ...] = ()
@@ -83,8 +89,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
     if Stage.READ in job.stages:
         refuse_inputs_within(layout, job.files, job.config.read)
-        inputs = tuple(check_inputs(job.files, job.config.read))
-        job = replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
+    job = with_checked_inputs(job)
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
@@ -101,11 +106,14 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
         finish_moves(layout)
+        job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
             remove_outputs(layout, job.redo, record)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
         record.begin(job.stages, has_report=job.has_report)
+        if settled is not None:
+            record_precision(layout, settled)
         if job.stages:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)
@@ -117,6 +125,31 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     console.print(summary_table(stages))
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def with_checked_inputs(job: Job) -> Job:
+    """Returns the job with its input files opened and checked, if it reads them.
+
+    Raises:
+        ConfigError: if one is missing, damaged, or without the columns that are needed.
+    """
+    if Stage.READ not in job.stages:
+        return job
+    inputs = tuple(check_inputs(job.files, job.config.read))
+    return replace(job, inputs=inputs, config=with_image_folders(job.config, inputs))
+
+
+def with_settled_precision(
+    job: Job, layout: DatasetLayout, console: Console
+) -> tuple[Job, SettledPrecision | None]:
+    """Returns the job with the precision that it scores in, which it says; None if it does not."""
+    if Stage.SCORE not in job.stages:
+        return job, None
+    settled = settle_precision(layout, job.config, job.redo)
+    console.print(str(settled), highlight=False, markup=False)
+    if settled.warning is not None:
+        console.print(settled.warning, style="yellow", highlight=False, markup=False)
+    return replace(job, config=with_settled(job.config, settled)), settled
 
 
 def check_stages(job: Job, *, runs_here: bool) -> None:

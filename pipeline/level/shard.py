@@ -1,13 +1,13 @@
 """The levels of a shard's unique pairs: counted, tallied and written."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
+from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.level.edges import (
@@ -21,10 +21,8 @@ from pipeline.level.edges import (
 from schemas.columns import read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import (
-    FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
     UNIQUE_SCHEMA,
-    CaptionedImage,
     Rejection,
 )
 from schemas.shards import DatasetLayout
@@ -40,12 +38,7 @@ from scoring.levels.edges import (
     refine,
 )
 
-PAIR_COLUMNS = [field.name for field in fields(CaptionedImage)]
-
-
 _NIBBLES = np.full(256, 255, np.uint8)
-
-
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
@@ -261,10 +254,8 @@ def group_rows(
     """Returns the rows of each group of pairs that is levelled by itself."""
     if not config.per_source:
         return {ALL_SOURCES: np.arange(len(unique.keys))}
-    with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, ["key", "source"])
-    places = pc.index_in(unique.keys, value_set=fetched["key"].combine_chunks())
-    sources = fetched["source"].combine_chunks().take(places).dictionary_encode()
+    rows = fetched_rows(layout, shard, unique.keys, ["source"])
+    sources = rows["source"].combine_chunks().dictionary_encode()
     codes = sources.indices.to_numpy()
     names = sources.dictionary.to_pylist()
     return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
@@ -306,15 +297,10 @@ def _rejections(
     levels: NDArray[np.int8],
 ) -> list[Rejection]:
     left_out = np.flatnonzero(levels == 0)
-    if not len(left_out):
-        return []
-    with open_read(layout.fetched(shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA, PAIR_COLUMNS)
-    keys = unique.keys.take(left_out)
-    rows = fetched.take(pc.index_in(keys, value_set=fetched["key"].combine_chunks()))
+    pairs = fetched_pairs(layout, shard, unique.keys.take(left_out))
     is_high_enough = at_least(unique.clip_score, config.minimum_score)
     rejections = []
-    for place, values in zip(left_out.tolist(), rows.to_pylist(), strict=True):
+    for place, pair in zip(left_out.tolist(), pairs, strict=True):
         score = float(unique.clip_score[place])
         if is_high_enough[place]:
             reason = RejectReason.BELOW_TOP_FRACTION
@@ -323,5 +309,5 @@ def _rejections(
             reason = RejectReason.BELOW_MINIMUM_SCORE
             detail = f"scored {score:.6f}, the minimum is {config.minimum_score}"
         rejected = SampleRejected(reason, detail)
-        rejections.append(rejection(CaptionedImage(**values), rejected, clip_score=score))
+        rejections.append(rejection(pair, rejected, clip_score=score))
     return rejections

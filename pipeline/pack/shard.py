@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -17,7 +16,7 @@ from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
 from pipeline.dataset.ownership import listed_files
 from pipeline.dataset.progress import ShardProgress
-from pipeline.dataset.tars import add_member, read_members
+from pipeline.dataset.tars import TarWriter, read_members
 from pipeline.pack.plan import Piece, TrainShardPlan
 from schemas.columns import check_schema, file_metadata, read_table, table_from_records, write_table
 from schemas.errors import DatasetError
@@ -39,10 +38,6 @@ from schemas.storage import (
     open_read,
     remove,
 )
-
-TAR_BLOCK_BYTES = 512
-"""Length of a member's header in a ustar archive, and what members are padded to."""
-
 
 Level = tuple[float | None, int | None]
 """A sample's clip_score and alignment_level."""
@@ -114,9 +109,7 @@ def _write_shard(
     rows: list[TrainSample] = []
     with commit_file(layout.train(plan.shard, "tar")) as file:
         output = HashingFile(file)
-        with tarfile.open(
-            fileobj=cast(IO[bytes], output), mode="w", format=tarfile.USTAR_FORMAT
-        ) as tar:
+        with TarWriter(cast(IO[bytes], output)) as tar:
             for piece in plan.pieces:
                 for sample, level, images in _samples_of(layout, piece, plan.has_levels):
                     rows.append(_add_sample(tar, sample, level, images))
@@ -204,17 +197,15 @@ def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
 
 
 def _add_sample(
-    tar: tarfile.TarFile, sample: FetchedSample, level: Level, images: tuple[bytes, ...]
+    tar: TarWriter, sample: FetchedSample, level: Level, images: tuple[bytes, ...]
 ) -> TrainSample:
     """Adds a sample's members to the tar and returns its row."""
     score, number = level
-    offsets = []
-    for name, image in zip(sample.image_members, images, strict=True):
-        offsets.append(tar.offset + TAR_BLOCK_BYTES)
-        add_member(tar, name, image)
-    add_member(tar, f"{sample.key}.txt", sample.caption.encode())
+    members = zip(sample.image_members, images, strict=True)
+    offsets = [tar.add(name, image) for name, image in members]
+    tar.add(f"{sample.key}.txt", sample.caption.encode())
     values = {**asdict(sample), "clip_score": score, "alignment_level": number}
-    add_member(tar, f"{sample.key}.json", _member_json(values))
+    tar.add(f"{sample.key}.json", _member_json(values))
     return TrainSample(
         **asdict(sample),
         clip_score=score,

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from braceexpand import braceexpand
 
 from pipeline.config import ReadConfig
+from pipeline.dataset.credentials import without_credentials
 from pipeline.dataset.ownership import stage_folders
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
-from pipeline.read.rows import IMAGE_SUFFIXES, without_credentials
+from pipeline.read.rows import IMAGE_SUFFIXES
 from pipeline.read.tar_rows import absolute, check_tar
 from pipeline.read.tar_table import table_beside
 from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv

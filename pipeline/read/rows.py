@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.captions import stored_captions
+from pipeline.dataset.credentials import without_credentials
 from pipeline.read.columns import InputColumns
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
@@ -59,8 +60,6 @@ DETAIL_CHARACTERS = 200
 MOST_IMAGES = 100
 """Images that one sample may have: more fit into no language model's sequence."""
 
-_CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
-
 
 def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table:
     """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys."""
@@ -76,7 +75,7 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
     for row, good in enumerate(is_good):
         if reasons[row] or (good and more_urls[row] is None):
             if not good:
-                urls[row] = without_credentials(urls[row])
+                urls[row] = _storable_url(urls[row])
             continue
         try:
             urls[row] = _checked_url(urls[row], conversations[row], image_folder)
@@ -84,7 +83,7 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
             if not captions[row]:
                 raise SampleRejected(RejectReason.MISSING_CAPTION, "the row has no caption")
         except SampleRejected as rejected:
-            urls[row], more_urls[row] = without_credentials(urls[row]), None
+            urls[row], more_urls[row] = _storable_url(urls[row]), None
             reasons[row], details[row] = rejected.reason.value, rejected.detail
     texts = zip(conversations, raw["captions"].to_pylist(), captions, details, strict=True)
     keys = [
@@ -107,6 +106,10 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
         },
         schema=ROW_SCHEMA,
     )
+
+
+def _storable_url(url: str | None) -> str | None:
+    return None if url is None else without_credentials(url)
 
 
 def _key_url(url: str | None, more_urls: str | None) -> str:
@@ -142,7 +145,7 @@ def _checked_url(url: str | None, conversations: str | None, folder: str | None)
 
 def _checked_address(url: str) -> str:
     """Returns a URL without credentials; its scheme is left for the fetch stage to judge."""
-    url = without_credentials(url) or ""
+    url = without_credentials(url)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -166,13 +169,6 @@ def image_path(folder: str, name: str) -> str:
     if not joined.startswith(base.rstrip("/") + "/"):
         raise SampleRejected(RejectReason.BAD_URL, "the path leads out of the image folder")
     return joined
-
-
-def without_credentials(url: str | None) -> str | None:
-    """Returns a URL without user name and password, whatever else is wrong with it."""
-    if not url or "@" not in url:
-        return url
-    return _CREDENTIALS.sub(lambda match: f"{match.group(1) or ''}//", url)
 
 
 def named_hash(name: str, value: Any) -> str | None:

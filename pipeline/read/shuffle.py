@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.arrow_files import read_batches, write_batches
 from pipeline.dataset.guard import refuse_other_rows
 from pipeline.read.rows import ROW_SCHEMA
 from schemas.columns import write_table
@@ -16,7 +17,7 @@ from schemas.errors import RejectReason
 from schemas.records import PAIR_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import commit_file, exists, open_read, remove
+from schemas.storage import commit_file, exists, remove
 
 RUN_BYTES = 64 * 1024 * 1024
 """Rows that a worker gathers in memory before it writes them as a run."""
@@ -26,8 +27,6 @@ BATCH_ROWS = 10_000
 
 PARTITION_DIGITS = 4
 """Leading hex digits of a key that decide its partition."""
-
-_IPC = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class RunWriter:
@@ -61,9 +60,8 @@ class RunWriter:
         rows = rows.take(pa.array(order))
         bounds = np.searchsorted(partitions[order], np.arange(self._num_partitions + 1))
         path = f"{self._stem}-{len(self._paths):04d}.arrow"
-        with commit_file(path) as file, pa.ipc.new_file(file, ROW_SCHEMA, options=_IPC) as run:
-            for first, last in pairwise(bounds):
-                run.write_batch(_one_batch(rows.slice(first, last - first)))
+        batches = (_one_batch(rows.slice(first, last - first)) for first, last in pairwise(bounds))
+        write_batches(path, batches, ROW_SCHEMA, "lz4")
         self._paths.append(path)
 
 
@@ -82,7 +80,8 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     Of rows with the same key the first by source and expected hash stays; it is the same one
     whatever the order in which they were read.
     """
-    rows = pa.concat_tables([_read_batches(run, [partition]) for run in runs] or [_no_rows()])
+    found = [read_batches(run, [partition]) for run in runs]
+    rows = pa.concat_tables([ROW_SCHEMA.empty_table(), *found])
     names = ("key", "reason", "source", "expected_hash", "url", "caption", "conversations")
     filled = {name: pc.fill_null(rows[name], "") for name in (*names, "detail", "tar_member")}
     order = pc.sort_indices(pa.table(filled), sort_keys=[(name, "ascending") for name in filled])
@@ -99,8 +98,8 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     if again.num_rows:
         rejections = pa.concat_tables([rejections, _rejections(again, _kept_sources(kept, again))])
         rejections = rejections.sort_by([(name, "ascending") for name in _REJECTION_ORDER])
-    _write_batches(kept.select(PAIR_SCHEMA.names), f"{folder}/{partition:05d}_pairs.arrow")
-    _write_batches(rejections, f"{folder}/{partition:05d}_rejected.arrow")
+    _write_table(f"{folder}/{partition:05d}_pairs.arrow", kept.select(PAIR_SCHEMA.names))
+    _write_table(f"{folder}/{partition:05d}_rejected.arrow", rejections)
     return kept.num_rows, rejections.num_rows
 
 
@@ -214,7 +213,7 @@ def write_pairs_shard(layout: DatasetLayout, shard: ShardRange, folder: str) -> 
     rejections = pa.concat_tables(
         [REJECTION_SCHEMA.empty_table()]
         + [
-            _within(_read_all(f"{folder}/{partition:05d}_rejected.arrow"), low, high)
+            _within(read_batches(f"{folder}/{partition:05d}_rejected.arrow"), low, high)
             for partition in shard.rejected_partitions
         ]
     ).combine_chunks()
@@ -275,29 +274,13 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def _write_batches(table: pa.Table, path: str) -> None:
-    with commit_file(path) as file, pa.ipc.new_file(file, table.schema, options=_IPC) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=BATCH_ROWS)
-
-
-def _read_batches(path: str, numbers: Sequence[int]) -> pa.Table:
-    with open_read(path) as file, pa.ipc.open_file(file) as reader:
-        return pa.Table.from_batches(
-            [reader.get_batch(number) for number in numbers], schema=reader.schema
-        )
-
-
-def _read_all(path: str) -> pa.Table:
-    with open_read(path) as file, pa.ipc.open_file(file) as reader:
-        return reader.read_all()
+def _write_table(path: str, table: pa.Table) -> None:
+    batches = table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS)
+    write_batches(path, batches, table.schema, "lz4")
 
 
 def _read_rows(path: str, start: int, stop: int) -> pa.Table:
     """Returns the rows [start, stop) of a sorted partition, reading only their batches."""
     first = start // BATCH_ROWS
     numbers = range(first, (stop - 1) // BATCH_ROWS + 1 if stop > start else first)
-    return _read_batches(path, numbers).slice(start - first * BATCH_ROWS, stop - start)
-
-
-def _no_rows() -> pa.Table:
-    return ROW_SCHEMA.empty_table()
+    return read_batches(path, numbers).slice(start - first * BATCH_ROWS, stop - start)

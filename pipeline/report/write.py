@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any
 
@@ -35,6 +34,7 @@ from schemas.manifest import Manifest, ShardEntry, StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_text, list_files, open_read, read_json
+from schemas.versions import installed_versions, program_version
 
 EXAMPLES_PER_LEVEL = 8
 EXAMPLES_WITHOUT_LEVELS = 24
@@ -84,9 +84,9 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
     counts = list(stages.values())
     manifest = Manifest(
-        aligngpt_version=_version("aligngpt"),
+        aligngpt_version=program_version(),
         config=json.loads(json.dumps(dataclasses.asdict(config))),
-        versions={name: _version(name) for name in DECIDING_PACKAGES},
+        versions=installed_versions(DECIDING_PACKAGES),
         model=_model_identity(layout) if config.is_scored else None,
         rows_in=counts[0].rows_in,
         kept=counts[-1].kept,
@@ -253,13 +253,6 @@ def _shard_entry(path: str) -> ShardEntry:
         parquet_bytes=len(data),
         parquet_sha256=hashlib.sha256(data).hexdigest(),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _bytes_text(count: float) -> str:

@@ -18,18 +18,17 @@ from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.dataset.tars import read_images
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
-from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA, CaptionedImage, Rejection
+from schemas.records import FETCHED_SCHEMA, PAIR_COLUMNS, SCORED_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read, remove
 from scoring.clip.checkpoints import deciding_identity
 from scoring.clip.scorer import ClipScorer, Scores, model_identity, shared_scorer
 from scoring.config import ScoreConfig
+from scoring.devices import with_precision
 
 NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads")
 """Settings that the fingerprint leaves out: the model's identity says more than its path."""
-
-PAIR_COLUMNS = [field.name for field in dataclasses.fields(CaptionedImage)]
 
 
 def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
@@ -39,6 +38,7 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
         DatasetError: if the shard is not fetched, or is not what its table says.
         ConfigError: if the model cannot be loaded.
     """
+    config = with_precision(config)
     marker = layout.scored(shard)
     fingerprint = score_fingerprint(layout, shard, config)
     if is_committed(marker, fingerprint):
@@ -70,6 +70,7 @@ def score_fingerprint(layout: DatasetLayout, shard: int, config: ScoreConfig) ->
     upstream = committed_fingerprint(marker)
     if upstream is None:
         raise DatasetError(f"{marker} is missing: fetch shard {shard} before it is scored")
+    config = with_precision(config)
     settings = {
         **deciding_settings(config, leave_out=NOT_DECIDING),
         "identity": deciding_identity(model_identity(config)),

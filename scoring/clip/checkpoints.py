@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,13 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from schemas.errors import ConfigError
+from schemas.versions import installed_versions
 from scoring.config import ScoreConfig
 
 ModelIdentity = dict[str, str]
 """What a score can be reproduced from; stored beside the scores and in the manifest."""
 
-DECIDING_PACKAGES = (
+LIBRARIES = (
     "open_clip_torch",
     "torch",
     "torchvision",
@@ -37,6 +37,7 @@ DECIDING_PACKAGES = (
     "pillow",
     "numpy",
 )
+"""Whose version can move a score, within rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +273,7 @@ def identify(checkpoint: Checkpoint, config: ScoreConfig, tokens: bytes) -> Mode
         "preprocessing": json.dumps(checkpoint.preprocessing, sort_keys=True),
         "prompt_template": config.prompt_template,
         "precision": config.precision,
-        **{f"version.{name}": _version(name) for name in DECIDING_PACKAGES},
+        **{f"version.{name}": found for name, found in installed_versions(LIBRARIES).items()},
     }
 
 
@@ -306,10 +307,3 @@ def _without_folders(values: Any) -> Any:
     if isinstance(values, str) and Path(values).is_absolute():
         return Path(values).name
     return values
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,21 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
+from schemas.arithmetic import fast_arithmetic
 from schemas.errors import ConfigError
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower
 from scoring.config import ScoreConfig
-from scoring.devices import claim_device, describe_device, require_device, use_exact_arithmetic
+from scoring.devices import (
+    claim_device,
+    describe_device,
+    kind_of_device,
+    require_device,
+    use_exact_arithmetic,
+    with_precision,
+)
 
 BATCHES_IN_FLIGHT = 2
 """Batches given to a GPU before waiting for the one before them."""
@@ -50,6 +58,7 @@ class ClipScorer:
     """
 
     def __init__(self, config: ScoreConfig) -> None:
+        config = with_precision(config)
         checkpoint = resolve_checkpoint(config)
         self.config = config
         self.device = claim_device(config.device)
@@ -237,11 +246,22 @@ def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity
     """
     if runs_here:
         require_device(config.device)
+    config = with_precision(config)
     checkpoint = resolve_checkpoint(config)
     tokenizer = _load_tokenizer(checkpoint, config)
-    _load_model(checkpoint, config, torch.device("cpu"))
+    _load_model(checkpoint, _quick_to_check(config), torch.device("cpu"))
     _give_memory_back()
     return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
+
+
+def _quick_to_check(config: ScoreConfig) -> ScoreConfig:
+    """Returns the configuration to try a model with on this CPU, which may not be its device.
+
+    What a GPU does at once, this processor may emulate, for minutes a picture.
+    """
+    if kind_of_device(config) == "cpu" or config.precision == fast_arithmetic("cpu").precision:
+        return config
+    return replace(config, precision="fp32")
 
 
 def _give_memory_back() -> None:
@@ -264,10 +284,11 @@ def model_identity(config: ScoreConfig) -> ModelIdentity:
     """Returns the identity of the model without loading it, read once in a process."""
     with _load_lock:
         if config not in _identities:
-            checkpoint = resolve_checkpoint(config)
-            tokenizer = _load_tokenizer(checkpoint, config)
-            captions = CaptionTokenizer(tokenizer, config.prompt_template)
-            _identities[config] = _identity(checkpoint, config, captions)
+            exact = with_precision(config)
+            checkpoint = resolve_checkpoint(exact)
+            tokenizer = _load_tokenizer(checkpoint, exact)
+            captions = CaptionTokenizer(tokenizer, exact.prompt_template)
+            _identities[config] = _identity(checkpoint, exact, captions)
         return _identities[config]
 
 

@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schemas.arithmetic import fast_arithmetic
 from scoring.devices import use_exact_arithmetic
 from scoring.duplicates.cells import (
     MARGIN,
@@ -306,5 +306,4 @@ def pairs_above(
 @cache
 def _is_bfloat16_fast() -> bool:
     """Returns whether this processor multiplies matrices of bfloat16 in hardware of its own."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text()
+    return fast_arithmetic("cpu").precision == "bf16"

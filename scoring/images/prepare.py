@@ -10,19 +10,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
+from scoring.images.color import MAX_PROFILE_BYTES, as_srgb, conversion
 from scoring.images.jpeg import decode_mending, without_junk
 from scoring.images.plain import is_plain
+from scoring.images.png import without_texts
 from scoring.images.scaling import Pixels, resize, resize_reduced, scale_divisor
+from scoring.images.sniff import SNIFFED_BYTES, require_image
 
 # Pillow's own limit warns and raises at a fixed size; ours is checked in the header, by settings.
 Image.MAX_IMAGE_PIXELS = None
-
-SNIFFED_BYTES = 64
-"""Bytes from a file's start that tell its format."""
+# Of packed texts and profiles; Pillow's own limit is below that of printers' profiles.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
 
 MAX_JPEG_SCANS = 200
 """Scans of a progressive JPEG; ordinary encoders make about ten, a bomb makes thousands.
@@ -65,6 +67,9 @@ BROKEN_FILE_ERRORS = (
 
 EXIF_ORIENTATION = 0x0112
 
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's names of pixels with one channel of colour."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
@@ -80,6 +85,8 @@ class ImageHeader:
     frames: int
     mode: str
     """Pillow's name of the pixel layout."""
+    profile: bytes | None = None
+    """Its ICC profile, which says what its colours are; None if they are sRGB's."""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -123,6 +130,7 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
         pixels = resize_reduced(pixels, (header.width, header.height), stored_target)
     else:
         pixels = resize(pixels, stored_target)
+    pixels = as_srgb(pixels, header.profile, header.mode in GREY_MODES)
     pixels = turn_upright(pixels, header.orientation)
     pixels = frame(pixels, settings)
     height, width = pixels.shape[:2]
@@ -140,50 +148,6 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     )
 
 
-def sniff(start: bytes) -> str | None:
-    """Returns the image format that a file's first bytes announce, None if none that is taken."""
-    if start.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
-        return "webp"
-    if start.startswith(b"BM"):
-        return "bmp"
-    if start.startswith((b"II*\0", b"MM\0*")):
-        return "tiff"
-    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
-        return "avif"
-    return None
-
-
-def require_image(start: bytes) -> str:
-    """Returns the image format that a file's first bytes announce.
-
-    Raises:
-        SampleRejected: NOT_AN_IMAGE, with what it looks like instead.
-    """
-    file_format = sniff(start)
-    if file_format is None:
-        raise SampleRejected(RejectReason.NOT_AN_IMAGE, _likeness(start))
-    return file_format
-
-
-def _likeness(start: bytes) -> str:
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        return "empty"
-    if text.startswith(b"%pdf"):
-        return "looks like PDF"
-    if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text):
-        return "looks like SVG"
-    if text.startswith(b"<"):
-        return "looks like HTML or XML"
-    return f"unknown format, starts with {start[:8].hex()}"
-
-
 def read_header(data: bytes) -> ImageHeader:
     """Returns what the file says of itself. Decodes no pixels.
 
@@ -194,9 +158,16 @@ def read_header(data: bytes) -> ImageHeader:
     try:
         return _read_header(data, file_format)
     except BROKEN_FILE_ERRORS as error:
-        if file_format == "jpeg" and (tidy := without_junk(data)) != data:
+        if (tidy := _tidy(data, file_format)) != data:
             return read_header(tidy)
         raise _broken(file_format, "header", error) from error
+
+
+def _tidy(data: bytes, file_format: str) -> bytes:
+    """Returns a file that could not be read without what is no picture in it."""
+    if file_format == "jpeg":
+        return without_junk(data)
+    return without_texts(data) if file_format == "png" else data
 
 
 def _read_header(data: bytes, file_format: str) -> ImageHeader:
@@ -206,9 +177,11 @@ def _read_header(data: bytes, file_format: str) -> ImageHeader:
             file_format=file_format,
             width=image.width,
             height=image.height,
-            orientation=_orientation(image),
+            # Of a TIFF, Pillow says the size as shown, and turns the pixels itself.
+            orientation=1 if file_format == "tiff" else _orientation(image),
             frames=frames,
             mode=image.mode,
+            profile=_profile(image),
         )
 
 
@@ -218,6 +191,11 @@ def _orientation(image: Image.Image) -> int:
     except BROKEN_FILE_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and profile else None
 
 
 def _broken(file_format: str, part: str, error: BaseException) -> SampleRejected:
@@ -274,11 +252,17 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[P
     try:
         if header.file_format == "jpeg" and header.mode in ("RGB", "L"):
             return _decode_jpeg(data, header, target)
-        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[header.file_format]) as image:
-            image.load()
-            return _as_rgb(image), True
+        return _decode_by_pillow(data, header), True
     except BROKEN_FILE_ERRORS as error:
+        if header.file_format == "png" and (tidy := without_texts(data)) != data:
+            return decode(tidy, header, target)[0], False
         raise _broken(header.file_format, "pixels", error) from error
+
+
+def _decode_by_pillow(data: bytes, header: ImageHeader) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[header.file_format]) as image:
+        image.load()
+        return _as_rgb(image, header.profile)
 
 
 def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[Pixels, bool]:
@@ -297,7 +281,11 @@ def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> t
     return decode_mending(data, strictly)
 
 
-def _as_rgb(image: Image.Image) -> Pixels:
+def _as_rgb(image: Image.Image, profile: bytes | None) -> Pixels:
+    if image.mode == "CMYK" and profile is not None:
+        to_srgb = conversion(profile)
+        if to_srgb is not None and to_srgb.mode == "CMYK":
+            return np.asarray(to_srgb(image))
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         deep = np.asarray(image).astype(np.int64)
         shallow = (np.clip(deep, 0, 0xFFFF) >> 8).astype(np.uint8)

@@ -79,11 +79,6 @@ class EdgeSearch:
         return self.passes_done == NUM_PASSES or (self.passes_done > 0 and not any(self.inside))
 
     @property
-    def needs_hashes(self) -> bool:
-        """Whether the next pass looks beyond the score."""
-        return self.passes_done * PASS_BITS >= 32
-
-    @property
     def searched(self) -> tuple[int, ...]:
         """Prefixes whose pairs the next pass counts, ascending."""
         if self.passes_done == 0:

@@ -12,6 +12,7 @@ from rich.console import Console
 from schemas.errors import ConfigError
 from schemas.records import IMAGE_TOKEN
 from training.config import SampleForm
+from training.engine.precision import dtype_here
 from training.parts import IMAGE_MODES, Assembled, load_folder
 
 
@@ -32,7 +33,7 @@ def chat(
     if form == "caption" and len(pictures) > 1:
         raise ConfigError(f"--form caption describes one picture, got {len(pictures)}")
     has_gpu = torch.cuda.is_available()
-    parts = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
+    parts = load_folder(model_folder, dtype_here())
     model: Any = parts.model
     model.to("cuda" if has_gpu else "cpu")
     console = Console(highlight=False)

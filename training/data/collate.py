@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from training.model.inputs import IGNORE_INDEX, AlignGPTInputs, SampleTokens
+from training.model.targets import target_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,21 +120,16 @@ def collate(
             [sample.alignment_level for sample in samples if sample.pixel_values is not None],
             dtype=torch.int64,
         )
-    columns = target_columns(labels)
+    targets = _next(labels, IGNORE_INDEX)
+    columns = target_columns(targets)
     return Batch(
         inputs=inputs,
         keys=tuple(sample.key for sample in samples),
         target_columns=columns,
-        targets=_next(labels, IGNORE_INDEX)[:, columns],
+        targets=targets[:, columns],
         target_levels=_next(levels, 0)[:, columns],
         num_skipped=num_skipped,
     )
-
-
-def target_columns(labels: Tensor) -> Tensor:
-    """Returns (K,) the columns after which some row has a target; the first where none has."""
-    columns = (_next(labels, IGNORE_INDEX) != IGNORE_INDEX).any(dim=0).nonzero().flatten()
-    return columns if len(columns) else torch.zeros(1, dtype=torch.int64)
 
 
 def _next(values: Tensor, last: int) -> Tensor:

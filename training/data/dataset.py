@@ -3,16 +3,13 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.core import url_to_fs
 from PIL import Image
 
 from schemas.columns import read_table
@@ -20,6 +17,7 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.storage import read_bytes, read_range
 
 COLUMNS = ["key", "url", "caption", "conversations", "alignment_level"]
 COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
@@ -139,7 +137,7 @@ def open_images(sample: RawSample) -> list[Image.Image]:
 
 def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
     try:
-        data = _read_range(sample.tar, offset, length)
+        data = read_range(sample.tar, offset, length)
     except OSError as error:
         raise DatasetError(
             f"the image of {sample.key} cannot be read, since {sample.tar} cannot ({error}): bring "
@@ -165,20 +163,19 @@ def dataset_fingerprint(folder: str) -> str:
 
 
 def _read_manifest(layout: DatasetLayout) -> Manifest:
-    filesystem, name = url_to_fs(layout.manifest)
-    if not filesystem.exists(name):
+    try:
+        text = read_bytes(layout.manifest).decode()
+    except FileNotFoundError as error:
         raise ConfigError(
             f"{layout.root} is no dataset: there is no manifest.json in it. Make one with "
             f"`aligngpt-curate curate --pairs FILE --out {layout.root}`"
-        )
-    with filesystem.open(name, "rb") as file:
-        return Manifest.from_json(file.read().decode())
+        ) from error
+    return Manifest.from_json(text)
 
 
 def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:
     path = layout.train(shard, "parquet")
-    with fsspec.open(path, "rb") as file:
-        table = read_table(file, TRAIN_SCHEMA, columns=COLUMNS)
+    table = read_table(io.BytesIO(read_bytes(path)), TRAIN_SCHEMA, columns=COLUMNS)
     if len(table) != samples:
         raise DatasetError(
             f"{path} has {len(table)} rows, the manifest says {samples}: curate it again"
@@ -192,20 +189,6 @@ def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     offsets = [row["image_offset"], *(row["more_image_offsets"] or ())]
     lengths = [row["image_bytes"], *(row["more_image_bytes"] or ())]
     return tuple(zip(offsets, lengths, strict=True))
-
-
-def _read_range(path: str, offset: int, length: int) -> bytes:
-    """Returns the bytes of a file, fewer where it ends before."""
-    if "://" in path:
-        filesystem, name = url_to_fs(path)
-        data: bytes = filesystem.cat_file(name, start=offset, end=offset + length)
-    else:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
-    return data
 
 
 def _fingerprint(manifest: Manifest) -> str:

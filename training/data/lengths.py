@@ -11,18 +11,16 @@ import hashlib
 import io
 import json
 import logging
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, StorageError
+from schemas.storage import commit_file, exists, read_bytes
 from training.config import SampleForm
 from training.data.conversations import Words, tokenise
 from training.data.dataset import RawSample, TrainDataset
@@ -180,13 +178,8 @@ class MeasuredLengths(SampleLengths):
         return ", ".join(said)
 
 
-def measure_lengths(
-    dataset: TrainDataset, encoder: Encoder, cache_folder: str | None, progress: Progress
-) -> MeasuredLengths:
+def measure_lengths(dataset: TrainDataset, encoder: Encoder, progress: Progress) -> MeasuredLengths:
     """Returns the lengths of all samples, from the files beside the shards where they stand.
-
-    Args:
-        cache_folder: where to keep them instead of `_lengths` in each dataset's folder.
 
     Raises:
         ConfigError: if none fits into a sequence.
@@ -199,7 +192,7 @@ def measure_lengths(
         name = hashlib.blake2b(
             (identity + dataset.fingerprints[number]).encode(), digest_size=16
         ).hexdigest()
-        path = f"{cache_folder or folder.rstrip('/') + '/_lengths'}/{name}.parquet"
+        path = f"{folder.rstrip('/')}/_lengths/{name}.parquet"
         part = _read(path)
         if part is None or len(part) != len(rows):
             part = _measure(dataset, rows, encoder, progress)
@@ -241,26 +234,13 @@ def _measure(
 
 
 def _read(path: str) -> pa.Table | None:
-    filesystem, name = url_to_fs(path)
-    if not filesystem.exists(name):
-        return None
-    with filesystem.open(name, "rb") as file:
-        return pq.read_table(file)
+    return pq.read_table(io.BytesIO(read_bytes(path))) if exists(path) else None
 
 
 def _write(table: pa.Table, path: str) -> None:
     """Writes the file whole or not at all; a folder that cannot be written to is no error."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    filesystem, name = url_to_fs(path)
     try:
-        if "://" in path:
-            filesystem.pipe_file(name, buffer.getvalue())
-            return
-        filesystem.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
-        aside = f"{name}.{uuid.uuid4().hex}.tmp"
-        with filesystem.open(aside, "wb") as file:
-            file.write(buffer.getvalue())
-        Path(aside).replace(name)
-    except OSError as error:
+        with commit_file(path) as file:
+            pq.write_table(table, file, compression="zstd")
+    except (OSError, StorageError) as error:
         logger.warning("the lengths of the samples are not kept: %s", error)

@@ -9,6 +9,7 @@ from typing import Any
 from schemas.errors import ConfigError
 from training.config import TrainConfig
 from training.engine.launch import end_together, free_port
+from training.engine.precision import arithmetic_of
 
 LONGEST_WAIT = timedelta(hours=12)
 """For the first process, which tokenises and writes while the others wait; ten minutes, the usual
@@ -33,14 +34,15 @@ def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict
         zero["offload_param"] = {"device": "cpu", "pin_memory": has_gpu}
     accumulation = config.accumulation(processes)
     # In bf16 a sum over 64 batches is off by 3 %. ZeRO 1 would take another optimizer for it.
-    sums_in_fp32 = parallel.precision == "bf16" and parallel.zero_stage > 1 and accumulation > 1
+    is_bf16 = arithmetic_of(parallel).precision == "bf16"
+    sums_in_fp32 = is_bf16 and parallel.zero_stage > 1 and accumulation > 1
     return {
         "train_micro_batch_size_per_gpu": config.data.sequences_per_device,
         "gradient_accumulation_steps": accumulation,
         "data_types": {"grad_accum_dtype": "fp32" if sums_in_fp32 else None},
         # Without ZeRO, build.py clips.
         "gradient_clipping": config.optimizer.max_gradient_norm if parallel.zero_stage else 0.0,
-        "bf16": {"enabled": parallel.precision == "bf16"},
+        "bf16": {"enabled": is_bf16},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

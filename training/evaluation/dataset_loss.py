@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from training.config import DataConfig, SampleForm
+from training.config import DataConfig, ParallelConfig, Precision, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
+from training.engine.precision import dtype_of
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
 from training.metrics.progress import show_progress
 from training.metrics.totals import Totals
@@ -24,20 +25,22 @@ def dataset_loss(
     form: SampleForm,
     tokens_per_sequence: int,
     samples: int,
+    precision: Precision = "auto",
 ) -> Totals:
     """Returns the loss of a model on datasets, over all and by alignment level.
 
     Args:
         samples: reads the first so many by the order of their keys; 0 reads all.
+        precision: of the model; auto is what this machine is fast in.
     """
     start_distributed()
     has_gpu = torch.cuda.is_available()
-    parts: Assembled = load_folder(model_folder, torch.bfloat16 if has_gpu else torch.float32)
+    parts: Assembled = load_folder(model_folder, dtype_of(ParallelConfig(precision=precision)))
     config = replace(DataConfig(), form=form, tokens_per_sequence=tokens_per_sequence)
     dataset = TrainDataset(data)
     dataset.check_levels(parts.model.config.num_levels)
     encoder = parts.encoder(config)
-    lengths = measure_lengths(dataset, encoder, None, show_progress("tokenising", is_active=True))
+    lengths = measure_lengths(dataset, encoder, show_progress("tokenising", is_active=True))
     by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])
     chosen = by_key[:samples] if samples else by_key
     window = VALIDATION_WINDOW if packing_fault(parts.model.config.text_config) is None else 1

@@ -7,6 +7,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 from training.model.inputs import Placeholders
 from training.model.projector import check_projector_type
 
@@ -164,10 +165,7 @@ class AlignGPTConfig(PreTrainedConfig):
                 f"alignment_mode must be one of {', '.join(ALIGNMENT_MODES)}, "
                 f"got {self.alignment_mode}"
             )
-        if not 2 <= self.num_levels <= 127:
-            raise ConfigError(
-                f"num_levels must be in 2..127 (alignment_level is int8), got {self.num_levels}"
-            )
+        check_num_levels("num_levels", self.num_levels)
         if self.vision_feature_select not in FEATURE_SELECTIONS:
             raise ConfigError(
                 f"vision_feature_select must be one of {', '.join(FEATURE_SELECTIONS)}, "

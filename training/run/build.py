@@ -235,14 +235,14 @@ def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> Measure
     outcome: list[Exception | None] = [None]
     if is_first:
         try:
-            measured = measure_lengths(dataset, encoder, None, until_asked)
+            measured = measure_lengths(dataset, encoder, until_asked)
         except (ConfigError, DatasetError, _AskedToStop) as error:
             outcome = [error]
     dist.broadcast_object_list(outcome, src=0)
     end_together(handler)
     if outcome[0] is not None:
         raise outcome[0]
-    return measured if is_first else measure_lengths(dataset, encoder, None, progress)
+    return measured if is_first else measure_lengths(dataset, encoder, progress)
 
 
 def _validation(

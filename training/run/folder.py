@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError, StorageError
+from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
 
@@ -24,6 +25,7 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.on_corrupt",
     "data.sequences_per_device",
+    "precision_reason",
 )
 """Settings that may differ when a run goes on, those of `parallel` too: they decide how it is
 computed and what is written down, not what is learnt."""
@@ -33,7 +35,6 @@ WRITTEN_FROM_THE_START = (
     "tensorboard",
     "wandb",
     "checkpoints",
-    ".config.json.tmp",
     ".metrics.jsonl.tmp",
 )
 WRITTEN_AT_THE_END = ("model", "loss.png", "finished.json", ".model.tmp")
@@ -63,6 +64,8 @@ class RunFolder:
     config: TrainConfig
     data: tuple[str, ...]
     init: str | None
+    precision_reason: str = ""
+    """Why the run computes in its precision."""
 
     def check_place(self) -> None:
         """Raises `ConfigError` if a run cannot be written where it is to go."""
@@ -125,7 +128,7 @@ class RunFolder:
                 "or move that elsewhere"
             )
         path = self.out / "config.json"
-        if not path.exists() or not self._holds_weights():
+        if not path.exists() or not self.holds_weights():
             return
         found = json.loads(path.read_text())
         found["config"] = _with_defaults(found["config"])
@@ -139,7 +142,7 @@ class RunFolder:
                 f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
 
-    def _holds_weights(self) -> bool:
+    def holds_weights(self) -> bool:
         """Returns whether there is anything that another configuration could spoil."""
         return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
 
@@ -158,7 +161,7 @@ class RunFolder:
             found = json.loads((self.out / "config.json").read_text())
         except (OSError, ValueError):
             return set()
-        is_run = isinstance(found, dict) and found.keys() == {"config", "data", "init"}
+        is_run = isinstance(found, dict) and {"config", "data", "init"} <= found.keys()
         return {*WRITTEN_FROM_THE_START, *WRITTEN_AT_THE_END} if is_run else set()
 
     def _foreign(self, names: Sequence[str]) -> list[str]:
@@ -178,17 +181,14 @@ class RunFolder:
                 "run wrote it: move it elsewhere and run the same command again; the last "
                 "checkpoint stays"
             )
-        aside = self.out / ".written.json.tmp"
-        aside.write_text(json.dumps(sorted({*self._written(), *names})) + "\n")
-        aside.replace(self._record)
+        text = json.dumps(sorted({*self._written(), *names})) + "\n"
+        commit_text(str(self._record), text)
 
     def write_config(self) -> None:
         """Writes the resolved configuration, whole or not at all."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.claim(WRITTEN_FROM_THE_START)
-        aside = self.out / ".config.json.tmp"
-        aside.write_text(self._settings())
-        aside.replace(self.out / "config.json")
+        commit_text(str(self.out / "config.json"), self._settings())
 
     def is_finished(self) -> bool:
         """Returns whether the run has already written its model, from what is there now.
@@ -208,10 +208,12 @@ class RunFolder:
 
     def finish(self) -> None:
         """Notes that the run is finished, and from what."""
-        (self.out / "finished.json").write_text(json.dumps(self._sources(), indent=2) + "\n")
+        text = json.dumps(self._sources(), indent=2) + "\n"
+        commit_text(str(self.out / "finished.json"), text)
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}
+        values["precision_reason"] = self.precision_reason
         values["config"] = dataclasses.asdict(self.config)
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
 

@@ -1,7 +1,6 @@
 """What may be reached: schemes, ports and addresses, judged where the connection is made."""
 
 import ipaddress
-import re
 import socket
 from typing import Any
 
@@ -19,9 +18,6 @@ IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 METADATA_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Addresses in public space that a cloud answers inside its machines (Azure's WireServer)."""
-
-NUMERIC_HOST = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}", re.IGNORECASE)
-"""An IPv4 address as C's inet_aton reads it: decimal, octal or hexadecimal, one to four parts."""
 
 
 class AddressGuard:
@@ -104,39 +100,3 @@ def embedded_ipv4(address: IPAddress) -> ipaddress.IPv4Address | None:
     if address in IPV4_COMPATIBLE or any(address in network for network in NAT64):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
-
-
-def parse_url(text: str) -> URL:
-    """Returns the URL without credentials and fragment, an IPv4 address in its usual form.
-
-    Raises:
-        SampleRejected: INVALID_URL.
-    """
-    try:
-        url = URL(text.strip())
-        _ = url.port, url.raw_host
-        if url.raw_host and (url.user is not None or url.password is not None):
-            url = url.with_user(None)
-        if url.raw_host and NUMERIC_HOST.fullmatch(url.raw_host):
-            url = url.with_host(socket.inet_ntoa(socket.inet_aton(url.raw_host)))
-        if url.raw_host and ":" in url.raw_host:  # yarl takes anything in brackets
-            ipaddress.IPv6Address(url.raw_host.split("%", 1)[0])
-        return url.with_fragment(None)
-    except (ValueError, IndexError, OSError) as error:  # yarl runs over the end of "http://][@"
-        raise SampleRejected(RejectReason.INVALID_URL, _without_at(str(error))) from error
-
-
-def _without_at(text: str) -> str:
-    text = text[:100].encode("utf-8", "replace").decode()  # it is stored as UTF-8
-    return "not a URL" if "@" in text else f"not a URL: {text}"
-
-
-def without_credentials(text: str) -> str:
-    """Returns a URL as it was read but for a user name and password."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    ends = [place for mark in "/?#\\" if (place := rest.find(mark)) >= 0]
-    authority = rest[: min(ends, default=len(rest))]
-    host = authority.rpartition("@")[2]
-    return f"{scheme}://{host}{rest[len(authority) :]}"

@@ -19,7 +19,7 @@ from pipeline.fetch.http.budgets import ByteBudget, paused
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
 from schemas.errors import RejectReason, SampleRejected
-from scoring.images.prepare import SNIFFED_BYTES, require_image
+from scoring.images.sniff import SNIFFED_BYTES, require_image
 
 MAX_RULES_BYTES = 500 * 1024
 """Bytes of robots.txt that are read. Source: RFC 9309, section 2.5."""
@@ -28,6 +28,9 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What the client raises when a request fails."""
 
 CHUNK_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+"""Longest line of an answer's head: policies of 30 KB are seen, aiohttp's own limit is 8 KB."""
+
 MAX_ROOM_SECONDS = 300.0
 """How long an answer may wait in all until decoders have made room for its bytes."""
 
@@ -76,6 +79,8 @@ class HttpClient:
             auto_decompress=False,
             trust_env=False,
             read_bufsize=2 * CHUNK_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
     async def close(self) -> None:

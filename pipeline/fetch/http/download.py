@@ -11,11 +11,10 @@ from yarl import URL
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.turns import HostTurns, Turn, no_turn
-from pipeline.fetch.http.addresses import parse_url
 from pipeline.fetch.http.budgets import paused
 from pipeline.fetch.http.client import Answer, HttpClient
-from pipeline.fetch.http.responses import redirected
 from pipeline.fetch.http.rules import RuleKeeper
+from pipeline.fetch.http.urls import parse_url, redirected
 from schemas.errors import RejectReason, SampleRejected
 
 BACKOFF_SECONDS = 0.25

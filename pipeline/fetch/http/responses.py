@@ -5,9 +5,7 @@ import zlib
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
-from yarl import URL
 
-from pipeline.fetch.http.addresses import parse_url
 from schemas.errors import RejectReason, SampleRejected
 
 PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504})
@@ -50,21 +48,6 @@ class Unpacker:
             return self._inflate.decompress(chunk, max(wanted, 1))
         except zlib.error as error:
             raise SampleRejected(RejectReason.BAD_RESPONSE, f"gzip: {error}") from error
-
-
-def redirected(url: URL, location: str) -> URL:
-    """Returns where a redirect leads.
-
-    Raises:
-        SampleRejected: BAD_REDIRECT.
-    """
-    try:
-        if not location:
-            raise ValueError("no Location")
-        return parse_url(str(url.join(URL(location))))
-    except (ValueError, IndexError, SampleRejected) as error:  # yarl's own slip, too
-        detail = "no Location" if not location else "Location is not a URL"
-        raise SampleRejected(RejectReason.BAD_REDIRECT, detail) from error
 
 
 def too_many(max_bytes: int) -> SampleRejected:

@@ -16,7 +16,7 @@ from pipeline.fetch.hosts.robots import (
 )
 from pipeline.fetch.hosts.tdmrep import parse_tdmrep
 from pipeline.fetch.http.client import MAX_RULES_BYTES, HttpClient
-from pipeline.fetch.http.responses import redirected
+from pipeline.fetch.http.urls import plain_reading, redirected
 from schemas.errors import RejectReason, SampleRejected
 
 UNANSWERED_RULES = frozenset(
@@ -63,7 +63,8 @@ class RuleKeeper:
                 self._pending[origin] = asyncio.create_task(self._ask_rules(url.origin()))
             # Shielded: one image's deadline must not cancel what others wait for.
             rules = await asyncio.shield(self._pending[origin])
-        rules.check(str(url), url.raw_path_qs, self._agent)
+        for target in {url.raw_path_qs, plain_reading(url.raw_path_qs)}:
+            rules.check(f"{origin}{target}", target, self._agent)
 
     async def _ask_rules(self, base: URL) -> HostRules:
         """Returns what a host says of itself, and remembers it."""

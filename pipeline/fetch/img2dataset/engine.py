@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from pipeline.config import FetchConfig
 from pipeline.dataset.input_tars import read_members
-from pipeline.fetch.hosts.robots import agent_token
-from pipeline.fetch.http.addresses import AddressGuard, parse_url
+from pipeline.fetch.hosts.robots import OPT_OUTS, agent_token
+from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.responses import PASSING_STATUS
+from pipeline.fetch.http.urls import parse_url
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 
-OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")
 PNG_COMPRESSION = 6
 HASHES = ("sha256", "md5", "sha512")
 
@@ -180,7 +180,9 @@ def _job(count: int, algorithm: str, config: FetchConfig) -> dict[str, Any]:
             "encode_format": config.image_format,
             "retries": config.retries,
             "user_agent_token": agent_token(config.user_agent),
-            "disallowed_header_directives": OPT_OUTS if config.respects_robots_tag else None,
+            "disallowed_header_directives": sorted(OPT_OUTS)
+            if config.respects_robots_tag
+            else None,
         },
     }
 

@@ -14,7 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from pipeline.config import FetchConfig
-from pipeline.dataset.tars import add_member
+from pipeline.dataset.tars import TarWriter
 from pipeline.fetch.shard import fetch_shard
 from pipeline.fetch.transform import FetchShards
 from schemas.columns import read_table, table_from_records, write_table
@@ -314,15 +314,17 @@ def test_webdataset_reads_the_fetched_shards(web_server: WebServer, tmp_path: Pa
 
 def test_members_are_written_as_tarfile_writes_them(tmp_path: Path) -> None:
     files = {f"{number:032x}.jpg": bytes(range(256)) * number for number in (0, 1, 2, 3, 40)}
-    with tarfile.open(tmp_path / "ours.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in files.items():
-            add_member(tar, name, data)
+    with (tmp_path / "ours.tar").open("wb") as file, TarWriter(file) as ours:
+        places = [ours.add(name, data) for name, data in files.items()]
     with tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o444
             tar.addfile(member, io.BytesIO(data))
-    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+    found = (tmp_path / "ours.tar").read_bytes()
+    assert found == (tmp_path / "theirs.tar").read_bytes()
+    for place, data in zip(places, files.values(), strict=True):
+        assert found[place : place + len(data)] == data
 
 
 def test_a_write_that_fails_stops_the_run_with_its_own_error(

@@ -9,7 +9,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import CurationConfig
-from pipeline.job.run import Job, check_stages
+from pipeline.job.run import Job, check_stages, with_checked_inputs
 from pipeline.level.edges import ALL_SOURCES, SavedEdges
 from pipeline.level.shard import RowHashes, begin_search, key_hashes, levels_of, read_scores
 from pipeline.level.transform import AssignLevels
@@ -287,13 +287,14 @@ def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_
         Path(file).write_text("url,caption\nhttps://example.com/a.jpg,a\n")
     config = CurationConfig(levels=LevelConfig(per_source=True, edges_from=layout.root))
     job = Job(root=layout.root, config=config, stages=stages, has_report=False, files=files)
+    job = with_checked_inputs(job)
     Path(layout.run, "read.json").write_text(json.dumps({"files": files}))
     check_stages(job, runs_here=True)
     forget_overall_edges(layout)
     with pytest.raises(ConfigError, match=r"no edges for 'feb\.csv', only for jan\.csv.*--redo"):
         check_stages(job, runs_here=True)
     Path(layout.run, "read.json").write_text(json.dumps({"files": files[:1]}))
-    check_stages(replace(job, files=files[:1]), runs_here=True)
+    check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
 
 
 def test_old_edges_of_no_data_and_data_of_no_source_have_no_drift(layout, tmp_path):

@@ -50,7 +50,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ScoreConfig:
     spec.loader.exec_module(script)
     folder = tmp_path_factory.mktemp("models") / "demo_clip"
     script.assemble(folder, *script.recipes()["demo_clip"])
-    return ScoreConfig(model=f"local-dir:{folder}", device="cpu", threads=2, batch_size=16)
+    return ScoreConfig(
+        model=f"local-dir:{folder}", device="cpu", threads=2, batch_size=16, precision="fp32"
+    )
 
 
 def stamps() -> list[tuple[Path, str]]:

@@ -95,7 +95,9 @@ def test_every_kind_of_model_scores_as_open_clip_and_is_trimmed_only_where_it_is
 ) -> None:
     architecture, can_trim = ARCHITECTURES[name]
     model = write_model(tmp_path, {"embed_dim": 24, **architecture})
-    scorer = ClipScorer(ScoreConfig(model=model, device="cpu", threads=1, batch_size=2))
+    scorer = ClipScorer(
+        ScoreConfig(model=model, device="cpu", threads=1, batch_size=2, precision="fp32")
+    )
     assert scorer._text_tower.can_trim is can_trim
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in CAPTIONS]

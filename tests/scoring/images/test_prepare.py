@@ -14,9 +14,9 @@ from scoring.images.prepare import (
     hash_pixels,
     prepare_image,
     read_header,
-    sniff,
     turn_upright,
 )
+from scoring.images.sniff import sniff
 
 SETTINGS = ImageSettings(image_size=64)
 

@@ -109,6 +109,11 @@ def test_the_saved_model_has_the_loss_that_training_ended_with(
     log = (Path(model_folder).parent / "metrics.jsonl").read_text().splitlines()
     reported = [json.loads(line)["validation/loss"] for line in log if "validation/loss" in line]
     measured = dataset_loss(
-        model_folder, [caption_dataset], form="caption", tokens_per_sequence=128, samples=0
+        model_folder,
+        [caption_dataset],
+        form="caption",
+        tokens_per_sequence=128,
+        samples=0,
+        precision="fp32",
     )
     assert measured.loss == pytest.approx(reported[-1], rel=1e-5)

@@ -55,7 +55,7 @@ def make_dataset(folder: Path, conversations: list[list[tuple[str, str]]]) -> Tr
 
 
 def measured(dataset: TrainDataset, encoder: Encoder) -> MeasuredLengths:
-    return measure_lengths(dataset, encoder, None, lambda numbers, _: numbers)
+    return measure_lengths(dataset, encoder, lambda numbers, _: numbers)
 
 
 def test_what_is_cut_and_left_out_is_counted_under_its_reason(

@@ -83,9 +83,9 @@ def test_lengths_are_those_of_the_batches_and_are_kept_beside_the_shards(
             seen.append(number)
             yield number
 
-    first = measure_lengths(dataset, encoder, None, watched)
+    first = measure_lengths(dataset, encoder, watched)
     assert len(seen) == len(dataset)
-    again = measure_lengths(dataset, encoder, None, watched)
+    again = measure_lengths(dataset, encoder, watched)
     assert len(seen) == len(dataset)
     assert again.tokens.tolist() == first.tokens.tolist()
     batch = rows_of(dataset, encoder)[((3, 4), (5,))]
@@ -98,8 +98,8 @@ def test_what_is_too_long_is_cut_and_what_then_teaches_nothing_is_left_out(
     conversation_dataset: str, tiny_tokenizer: Any
 ) -> None:
     dataset = TrainDataset([conversation_dataset])
-    whole = measure_lengths(dataset, make_encoder(tiny_tokenizer, 128), None, lambda n, _: n)
-    cut = measure_lengths(dataset, make_encoder(tiny_tokenizer, 24), None, lambda n, _: n)
+    whole = measure_lengths(dataset, make_encoder(tiny_tokenizer, 128), lambda n, _: n)
+    cut = measure_lengths(dataset, make_encoder(tiny_tokenizer, 24), lambda n, _: n)
     assert cut.tokens.max() <= 24
     assert np.all((cut.tokens == 0) == (cut.targets == 0))
     assert (cut.targets < whole.targets).any()

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from pipeline.fetch.http.addresses import AddressGuard, is_public, parse_url, without_credentials
+from pipeline.fetch.http.addresses import AddressGuard, is_public
+from pipeline.fetch.http.urls import parse_url
 from schemas.errors import SampleRejected
 
 CLOSED = AddressGuard((), (80, 443))
@@ -48,20 +49,6 @@ def test_allowed_networks_open_themselves_and_nothing_else() -> None:
     for address in ("10.2.0.1", "127.0.0.1", "fe80::1"):
         with pytest.raises(SampleRejected):
             guard.check_address(address)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://user:word@a.test/x", "http://a.test/x"),
-        ("http://user@a.test", "http://a.test"),
-        ("https://a:b@c@a.test:8080/x@y?z=@", "https://a.test:8080/x@y?z=@"),
-        ("http://a.test/x@y", "http://a.test/x@y"),
-        ("path/with@sign.jpg", "path/with@sign.jpg"),
-    ],
-)
-def test_credentials_are_cut_out_of_a_url(text: str, expected: str) -> None:
-    assert without_credentials(text) == expected
 
 
 @given(st.text(max_size=60))

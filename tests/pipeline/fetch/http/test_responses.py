@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from pipeline.fetch.http.responses import redirected
+from pipeline.fetch.http.urls import redirected
 from schemas.errors import RejectReason, SampleRejected
 
 BASE = URL("http://a.test/x/y.jpg?z=1")
