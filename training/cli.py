@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.terminal import Console, prepare_output
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
@@ -122,6 +122,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
-from rich.console import Console
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
@@ -45,6 +44,7 @@ from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
+from schemas.terminal import Console
 from scoring.clip.scorer import check_model
 from scoring.devices import require_device
 

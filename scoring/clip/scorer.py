@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 
 from schemas.arithmetic import fast_arithmetic
 from schemas.errors import ConfigError
@@ -317,6 +320,21 @@ def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
         ) from error
 
 
+LOAD_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    BadZipFile,
+    SafetensorError,
+)
+"""What libraries raise over a file that is no checkpoint, or not one of this model."""
+
+
 def _load_model(
     checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
 ) -> tuple[torch.nn.Module, str]:
@@ -332,7 +350,14 @@ def _load_model(
             use_exact_arithmetic()
             torch.set_num_threads(config.threads)
             _try_out(model, checkpoint, _input_dtype(name), device)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UnpicklingError as error:
+            raise ConfigError(
+                f"{checkpoint.weights} holds more than weights, as checkpoints of training do "
+                "(optimizer, arguments), and is not unpickled, since that could run code: keep its "
+                "state_dict alone, if you trust it, by torch.save(torch.load(FILE, "
+                "weights_only=False)['state_dict'], NEW), and give NEW"
+            ) from error
+        except LOAD_ERRORS as error:
             failure = error
         else:
             return model, name

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,6 +12,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from schemas.terminal import Console
 
 
 class RunProgress:
