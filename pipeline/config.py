@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.errors import ConfigError
-from schemas.records import ImageFormat
 from schemas.stages import Stage
 from scoring.config import (
     DeduplicateConfig,
     ImageSettings,
     LevelConfig,
-    ResizeMode,
     ScoreConfig,
 )
 
@@ -47,7 +45,7 @@ class ReadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchConfig:
+class FetchConfig(ImageSettings):
     """How images are downloaded, decoded and stored."""
 
     engine: Literal["aligngpt", "img2dataset"] = "aligngpt"
@@ -95,24 +93,6 @@ class FetchConfig:
     """Processes that decode and encode; 0 takes one for each core."""
     decode_timeout_seconds: float = 60.0
     """Time that decoding and encoding one image may take."""
-    max_pixels: int = 64_000_000
-    """Largest image decoded, checked in its header before decoding."""
-    max_frames: int = 1000
-    """Frames that an animation may have; the first is stored."""
-    min_side: int = 0
-    """Shortest side that an image must have as downloaded, in pixels."""
-    max_aspect_ratio: float = 20.0
-    """Longest side over shortest side, at most."""
-    resize_mode: ResizeMode = "keep_ratio"
-    """keep_ratio: shortest side to image_size; keep_ratio_largest: longest side; no: as it is."""
-    image_size: int = 256
-    """Target side, in pixels."""
-    can_upscale: bool = False
-    """Whether smaller images are enlarged."""
-    image_format: ImageFormat = "jpg"
-    """How images are stored."""
-    image_quality: int = 95
-    """Quality of jpg and webp, 1 to 100."""
 
     def __post_init__(self) -> None:
         for name in (

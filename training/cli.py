@@ -79,11 +79,11 @@ class Chat:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Turn a published AlignGPT or LLaVA-1.5 checkpoint into a model folder."""
+    """Turn a checkpoint of AlignGPT, LLaVA-1.5 or llava-hf into a model folder."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    """Folder with config.json, tokenizer and weights; or of stage 1, with mm_projector_align.bin or
-    mm_projector.bin, or that file."""
+    """Folder, or name on the Hugging Face hub, with config.json, tokenizer and weights; or of stage
+    1, with mm_projector_align.bin or mm_projector.bin, or that file."""
     out: str
     """Folder to write to."""
     language_model: str | None = None
@@ -92,6 +92,8 @@ class Import:
     """Folder or name of the tower; by default what the checkpoint's config.json names."""
     alignment_mode: AlignmentMode | None = None
     """By default what the weights are for: adaptive with a gate, none without level vectors."""
+    revision: str | None = None
+    """Branch, tag or commit of a name on the hub; the commit is recorded in the model's config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +256,7 @@ def exchange(command: Import | Export) -> int:
             language_model=command.language_model,
             vision_tower=tower,
             alignment_mode=command.alignment_mode,
+            revision=command.revision,
         )
     else:
         assert tower is not None

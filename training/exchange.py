@@ -5,6 +5,7 @@ from pathlib import Path
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
+from training.model.published.source import find_source
 from training.model.published.stage_1 import (
     STAGE_1_FILE,
     STAGE_1_FILES,
@@ -17,25 +18,29 @@ from training.parts import load_folder, loading
 
 
 def import_model(
-    folder: str,
+    checkpoint: str,
     out: str,
     *,
     language_model: str | None,
     vision_tower: str | None,
     alignment_mode: AlignmentMode | None,
+    revision: str | None = None,
 ) -> None:
-    """Writes a published AlignGPT or LLaVA-1.5 checkpoint as a model folder of ours.
+    """Writes a checkpoint of AlignGPT, LLaVA or transformers' LLaVA as a model folder of ours.
 
     The weights keep the precision that most of them are stored in.
 
     Args:
-        folder: of the whole model; or of stage 1, or its file: projector and level vectors, to
-            which `language_model` and the tower are added.
+        checkpoint: folder, or name on the hub, of the whole model; or of stage 1, or its file:
+            projector and level vectors, to which `language_model` and the tower are added.
+        revision: of a name on the hub.
 
     Raises:
         ConfigError: if it is no such checkpoint, or `out` is not free.
     """
     _check_free(out)
+    source = find_source(checkpoint, revision)
+    folder = source.path
     stage_1 = find_stage_1(folder)
     if stage_1 is not None and language_model is not None:
         with loading("--language-model or --vision-tower", language_model):
@@ -56,15 +61,15 @@ def import_model(
             f"{stage_1} is of stage 1, projector and level vectors alone: name the language model "
             "that it was trained with as --language-model"
         )
-    elif not (Path(folder) / "config.json").is_file():
-        raise ConfigError(f"{folder} is no published checkpoint: there is no config.json in it")
     else:
-        model, processor = load_published(
-            folder,
-            vision_tower=vision_tower,
-            alignment_mode=alignment_mode,
-            chat_template=VICUNA_V1,
-        )
+        with loading("the checkpoint or its vision tower", str(folder)):
+            model, processor = load_published(
+                folder,
+                vision_tower=vision_tower,
+                alignment_mode=alignment_mode,
+                chat_template=VICUNA_V1,
+            )
+    model.config.imported_from = source.name
     model.save_pretrained(out)
     processor.save_pretrained(out)
 

@@ -36,6 +36,11 @@ from training.model.vision_tower import load_tower
 
 IMAGE_MODES: dict[SampleForm, str] = {"caption": "crop", "conversation": "pad"}
 """How pictures become square. Source: arXiv:2405.14129's code: stage 1 crops, stage 2 pads."""
+SIGLIP_CAPTION_MODE = "squash"
+"""SigLIP's own processor, which stage 1 uses as it is, cuts nothing off.
+
+Source: AlignGPT-VL/AlignGPT_family, its `SiglipVisionTower`; transformers' `SiglipImageProcessor`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,11 @@ class Assembled:
 
     model: AlignGPTForConditionalGeneration
     processor: AlignGPTProcessor
+
+    def image_mode(self, form: SampleForm) -> str:
+        """Returns how this model's pictures become square."""
+        is_siglip = self.model.config.vision_config.model_type.startswith("siglip")
+        return SIGLIP_CAPTION_MODE if is_siglip and form == "caption" else IMAGE_MODES[form]
 
     def encoder(self, data: DataConfig) -> Encoder:
         """Returns what turns samples into tokens for this model.
@@ -72,7 +82,7 @@ class Assembled:
         return PackedRows(
             dataset,
             encoder,
-            partial(pixel_values, self.processor.image_processor, IMAGE_MODES[encoder.form]),
+            partial(pixel_values, self.processor.image_processor, self.image_mode(encoder.form)),
             image_size=(size, size),
             passes_levels=is_stage_1 and self.model.config.has_align_token,
             on_corrupt=on_corrupt,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.dataset.progress import ProgressReader, ShardState
 from pipeline.job.log import job_log_path
+from pipeline.job.watch import Worker
 from pipeline.job.worker import worker_log
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
@@ -29,33 +30,38 @@ def place_of(state: ShardState) -> str:
     )
 
 
-def worker_died(layout: DatasetLayout, lost: Sequence[int]) -> JobFailed:
-    """Returns the error that says which worker died over which shard."""
-    if not lost:
-        return JobFailed(
-            "a worker ended before it began to work: it ran out of memory, or its environment "
-            f"lacks something. Its output is in {layout.run}/logs, if it came so far. {REMEDY}"
-        )
-    at_work = _at_work(layout, lost)
-    numbers = ", ".join(str(state.process) for state in at_work) or ", ".join(map(str, lost))
-    where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
+def worker_died(layout: DatasetLayout, lost: Sequence[Worker]) -> JobFailed:
+    """Returns the error that says which workers died, how, and over which shards."""
+    names = ", ".join(f"process {worker.number}, {worker.ending()}" for worker in lost)
     log = ""
     if is_local(layout.root):
-        paths = [worker_log(Path(local_path(layout.run)) / "logs", number) for number in lost]
-        log = f" Its output: {', '.join(str(path) for path in paths)}."
+        folder = Path(local_path(layout.run)) / "logs"
+        log = f" Its output: {', '.join(str(worker_log(folder, one.number)) for one in lost)}."
+    if not any(worker.line.has_joined() for worker in lost):
+        return JobFailed(
+            f"a worker ended before it began to work ({names}): it ran out of memory, or its "
+            f"environment lacks something.{log} {REMEDY}"
+        )
+    at_work = _at_work(layout, lost)
+    numbers = ", ".join(str(state.process) for state in at_work) or ", ".join(
+        str(worker.number) for worker in lost
+    )
+    where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
+    endings = ", ".join(sorted({worker.ending() for worker in lost}))
     return JobFailed(
-        f"a worker died hard (process {numbers}): {where}. Often it ran out of memory or was "
-        f"killed.{log} {REMEDY}"
+        f"a worker died hard (process {numbers}): {where}. It ended by {endings}: often it ran "
+        f"out of memory or was killed.{log} {REMEDY}"
     )
 
 
-def _at_work(layout: DatasetLayout, processes: Sequence[int]) -> list[ShardState]:
+def _at_work(layout: DatasetLayout, workers: Sequence[Worker]) -> list[ShardState]:
+    numbers = {worker.number for worker in workers}
     states = ProgressReader(layout).read()
-    return [state for state in states if state.state == "running" and state.process in processes]
+    return [state for state in states if state.state == "running" and state.process in numbers]
 
 
 def explained(
-    error: BaseException, layout: DatasetLayout, started: float, ended: Sequence[int] = ()
+    error: BaseException, layout: DatasetLayout, started: float, ended: Sequence[Worker] = ()
 ) -> Exception:
     """Returns an error for people from what the runner raised.
 
@@ -64,8 +70,8 @@ def explained(
 
     Args:
         started: when the job began, in Unix seconds.
-        ended: worker processes that ended before all others. One that left a shard unfinished
-            without a word died hard: then the runner's error is only the echo.
+        ended: workers that ended by no doing of the job and not in order. Where no stage says that
+            it failed, the runner's error is only the echo of that.
     """
     text = str(error)
     for kind in (ConfigError, DatasetError, StorageError):
@@ -77,7 +83,7 @@ def explained(
         for state in ProgressReader(layout).read()
         if state.state == "failed" and state.time_unix_seconds >= started
     ]
-    if not failed and _at_work(layout, ended):
+    if not failed and ended:
         return worker_died(layout, ended)
     where = "; ".join(place_of(state) for state in failed) or _running_part(text)
     log = job_log_path(layout)

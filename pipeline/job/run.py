@@ -51,6 +51,9 @@ from scoring.devices import require_device
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
 
+ENDING_LOOKS = 40
+"""How often a pipeline whose workers are gone is looked at before it is left to itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -287,11 +290,15 @@ def _run_stages(
         raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
     config = with_shared_cores(job.config, chosen.workers)
     curate(pipeline, layout, config, job.stages, job.inputs, shards, session)
-    run_watched(pipeline, layout, job.stages, console)
+    run_watched(pipeline, layout, job.stages, chosen.watch, console)
 
 
 def run_watched(
-    pipeline: beam.Pipeline, layout: DatasetLayout, stages: Sequence[Stage], console: Console
+    pipeline: beam.Pipeline,
+    layout: DatasetLayout,
+    stages: Sequence[Stage],
+    watch: WorkerWatch,
+    console: Console,
 ) -> None:
     """Runs a pipeline to its end, shows its progress and looks after its workers.
 
@@ -302,20 +309,29 @@ def run_watched(
     """
     started = time.time()
     thread = _PipelineThread(pipeline)
-    watch = WorkerWatch()
     try:
-        with watch, ProgressDisplay(layout, stages, console) as display:
+        with ProgressDisplay(layout, stages, console) as display:
             thread.start()
             while thread.is_alive():
                 thread.join(PAUSE_SECONDS)
                 display.refresh()
                 lost = watch.lost()
-                if lost is not None and thread.is_alive():
+                if lost and thread.is_alive():
+                    _end(thread, watch)
                     raise worker_died(layout, lost)
     finally:
-        if thread.is_alive():
-            watch.end_all()
+        watch.end_all()
     if thread.error is not None:
-        raise explained(thread.error, layout, started, watch.died_first()) from thread.error
+        raise explained(thread.error, layout, started, watch.ended_badly()) from thread.error
     if thread.state != PipelineState.DONE:
         raise JobFailed(f"the runner ended the job in the state {thread.state}")
+
+
+def _end(thread: _PipelineThread, watch: WorkerWatch) -> None:
+    """Ends all workers, and gives the pipeline the time to take note of it."""
+    watch.end_all()
+    for _ in range(ENDING_LOOKS):
+        if not thread.is_alive():
+            return
+        watch.give_up()
+        thread.join(PAUSE_SECONDS)

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.job.lock import hold_as_worker
@@ -19,15 +20,17 @@ def main(job_process: int, run_folder: str | None) -> None:
         run_folder: local folder of the job's lock and logs; None for a dataset on an object store.
     """
     threading.Thread(target=_die_with, args=(job_process,), daemon=True).start()
-    held = None
-    if run_folder is not None:
-        _write_output_to_log(Path(run_folder) / "logs")
-        held = hold_as_worker(Path(run_folder))
-    from apache_beam.runners.worker import sdk_worker_main
+    with ExitStack() as held:
+        if run_folder is not None:
+            _write_output_to_log(Path(run_folder) / "logs")
+            held.enter_context(hold_as_worker(Path(run_folder)))
+        from apache_beam.runners.worker import sdk_worker_main
 
-    sdk_worker_main.main(sys.argv)
-    if held is not None:
-        held.close()
+        sdk_worker_main.main(sys.argv)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All work is committed: to take models and libraries apart would only take time.
+        os._exit(0)
 
 
 def _die_with(job_process: int) -> None:

@@ -13,7 +13,7 @@ from schemas.records import IMAGE_TOKEN
 from schemas.terminal import Console
 from training.config import SampleForm
 from training.engine.precision import dtype_here
-from training.parts import IMAGE_MODES, Assembled, load_folder
+from training.parts import Assembled, load_folder
 
 
 def chat(
@@ -98,7 +98,7 @@ class Conversation:
 
     def _inputs(self, question: str) -> Any:
         processor = self._parts.processor
-        options: dict[str, Any] = {"image_mode": IMAGE_MODES[self._form]}
+        options: dict[str, Any] = {"image_mode": self._parts.image_mode(self._form)}
         if self._form == "caption":
             text = IMAGE_TOKEN * len(self._pictures) + question
             return processor(images=self._pictures or None, text=text, **options)

@@ -18,7 +18,7 @@ several pictures of a turn where they are.
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -32,6 +32,7 @@ from schemas.records import IMAGE_TOKEN, ROLES
 from training.config import SampleForm
 from training.data.dataset import RawSample
 from training.model.inputs import ALIGN_TOKEN
+from training.model.pieces import tokens_of
 
 VICUNA_V1 = (
     "{{ bos_token }}"
@@ -76,8 +77,13 @@ class Words:
     """Whether someone's words held a special token, which is written apart."""
 
 
-def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
+def tokenise(
+    sample: RawSample, form: SampleForm, tokenizer: Any, *, by_piece: bool = False
+) -> Words:
     """Returns a sample's tokens and targets.
+
+    Args:
+        by_piece: whether words are tokenised and trimmed as in the published code.
 
     Raises:
         DatasetError: if it has none to learn, or its pictures and its text disagree.
@@ -85,7 +91,7 @@ def tokenise(sample: RawSample, form: SampleForm, tokenizer: Any) -> Words:
     if form == "caption":
         words = _tokenise_caption(sample, tokenizer)
     else:
-        words = _tokenise_conversation(sample, tokenizer)
+        words = _tokenise_conversation(sample, tokenizer, by_piece)
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     found = words.token_ids.count(image_id)
     if found != sample.num_images:
@@ -110,8 +116,9 @@ def messages_of(sample: RawSample) -> list[Message]:
     return _messages(_turns(sample), sample.key)
 
 
-def _messages(turns: list[tuple[str, str]], key: str) -> list[Message]:
-    messages = [_message(role, text) for role, text in turns[_num_dropped(turns) :]]
+def _messages(turns: list[tuple[str, str]], key: str, keeps_spaces: bool = False) -> list[Message]:
+    kept = turns[_num_dropped(turns) :]
+    messages = [_message(role, text, keeps_spaces) for role, text in kept]
     if not any(message["role"] == "assistant" for message in messages):
         raise DatasetError(
             f"sample {key} has no turn of the assistant ('gpt') that answers another's"
@@ -142,12 +149,18 @@ def _num_dropped(turns: list[tuple[str, str]]) -> int:
     return 1 if turns and turns[0][0] == "assistant" else 0
 
 
-def _message(role: str, text: str) -> Message:
-    if role != "user":
+def _message(role: str, text: str, keeps_spaces: bool) -> Message:
+    """Returns a turn for the template.
+
+    Args:
+        keeps_spaces: whether words without a picture keep the spaces around them.
+    """
+    if role != "user" or (keeps_spaces and IMAGE_TOKEN not in text):
         return {"role": role, "content": _without_placeholders(text)}
     parts = [_without_placeholders(part) for part in text.split(IMAGE_TOKEN)]
     if len(parts) == 2:
-        return {"role": role, "content": f"{IMAGE_TOKEN}\n" + "".join(parts).strip()}
+        words = f"{IMAGE_TOKEN}\n" + "".join(parts).strip()
+        return {"role": role, "content": words.strip() if keeps_spaces else words}
     return {"role": role, "content": IMAGE_TOKEN.join(parts).strip()}
 
 
@@ -167,16 +180,16 @@ def _tokenise_caption(sample: RawSample, tokenizer: Any) -> Words:
     return Words(token_ids=[*start, *said], is_target=[False] * len(start) + [True] * len(said))
 
 
-def _tokenise_conversation(sample: RawSample, tokenizer: Any) -> Words:
+def _tokenise_conversation(sample: RawSample, tokenizer: Any, by_piece: bool) -> Words:
     special = _special_tokens(tokenizer)
     turns = _turns(sample)
-    said = _messages(turns, sample.key)
+    said = _messages(turns, sample.key, by_piece)
     messages = [{**one, "content": _written_apart(one["content"], special)} for one in said]
     is_marked = GENERATION.search(tokenizer.get_chat_template()) is not None
     text, spans = (marked_spans if is_marked else assistant_spans)(messages, tokenizer, sample.key)
     ends = [] if is_marked else answer_ends(messages, text, tokenizer, sample.key)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    found = tokens_of(text, tokenizer, by_piece=by_piece)
+    token_ids, offsets = found.token_ids, found.offsets
     is_target = [False] * len(token_ids)
     for number, span in enumerate(spans):
         turn = [i for i, place in enumerate(offsets) if _overlap(place, span)]
@@ -325,7 +338,7 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _check_whole(
-    turn: list[int], offsets: list[tuple[int, int]], span: tuple[int, int], key: str
+    turn: list[int], offsets: Sequence[tuple[int, int]], span: tuple[int, int], key: str
 ) -> None:
     """Raises DatasetError if a token of the turn is another's as well."""
     for first, last in (offsets[i] for i in turn):

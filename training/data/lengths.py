@@ -98,7 +98,8 @@ class Encoder:
 
     def _tokenise(self, sample: RawSample) -> Words:
         try:
-            return tokenise(sample, self.form, self.tokenizer)
+            by_piece = self.placeholders.tokenizes_by_piece
+            return tokenise(sample, self.form, self.tokenizer, by_piece=by_piece)
         except DatasetError as error:
             raise DatasetError(f"{error}; it lies in {sample.tar}") from error
 

@@ -287,7 +287,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
             has_levels=alignment_level is not None and self.config.has_align_token,
         )
         weights = None
-        inserted = embeddings.masked_scatter(segments.is_image[..., None], features)
+        scale = embeddings.new_full((), self.config.insertion_scale)
+        inserted = embeddings.masked_scatter(segments.is_image[..., None], features * scale)
         if self.config.has_align_token:
             if alignment_level is not None:
                 vectors = self.level_vectors(alignment_level)
@@ -297,9 +298,8 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
                     prompts = self._prompts(input_ids, numbers, prompt_mask, labels, reads_answer)
                     weights = self._weights(features, embeddings, segments, prompts)
                 vectors = self._mix(weights, features)
-            inserted = inserted.masked_scatter(
-                segments.is_align[..., None], vectors.to(inserted.dtype)
-            )
+            vectors = vectors.to(inserted.dtype) * scale
+            inserted = inserted.masked_scatter(segments.is_align[..., None], vectors)
         return Embedded(inserted, features, weights, segments.sample_of_align >= 0)
 
     def project(self, pixel_values: Tensor) -> Tensor:
@@ -356,7 +356,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         A sample of several images has the mean of their weights.
         """
         text = mean_embeddings(embeddings, segments.prompt_of_image(prompts))  # (I, D)
-        of_image: Tensor = self.gate(features, text)  # (I, N - 1)
+        of_image: Tensor = self.gate(features, text / self.config.insertion_scale)  # (I, N - 1)
         share = segments.images_of_align().to(of_image.dtype)  # (A, I)
         return share @ of_image / share.sum(dim=-1, keepdim=True).clamp(min=1)
 

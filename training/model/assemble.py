@@ -74,5 +74,6 @@ def put_together(
         num_image_tokens=config.num_image_tokens,
         has_align_token=config.has_align_token,
         align_after_first_token=config.align_after_first_token,
+        tokenizes_by_piece=config.tokenizes_by_piece,
     )
     return model, processor

@@ -71,6 +71,12 @@ class AlignGPTConfig(PreTrainedConfig):
         align_after_first_token: True to put `<align>` after the first token and to let the gate
             read from the second word on, where texts start without BOS, too: what the published
             code does, whose models of Phi and Qwen2 have no BOS.
+        tokenizes_by_piece: True to tokenise the text around each picture as texts of their own,
+            as the published code does; set at import.
+        insertion_scale: what pictures and level vectors are multiplied by when they are put among
+            the words; the gate reads the words divided by it. The published code of Gemma does
+            so: its words' embeddings are scaled inside the language model, with all else.
+        imported_from: what the model was imported from: a folder, or a name at its revision.
     """
 
     model_type = "aligngpt"
@@ -91,6 +97,9 @@ class AlignGPTConfig(PreTrainedConfig):
     align_token_id: int = 32001
     leading_bos_token_id: int | None = None
     align_after_first_token: bool = False
+    tokenizes_by_piece: bool = False
+    insertion_scale: float = 1.0
+    imported_from: str | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -157,6 +166,7 @@ class AlignGPTConfig(PreTrainedConfig):
             bos_token_id=self.leading_bos_token_id,
             has_align_token=self.has_align_token,
             align_after_first_token=self.align_after_first_token,
+            tokenizes_by_piece=self.tokenizes_by_piece,
         )
 
     def _check(self) -> None:

@@ -92,6 +92,9 @@ class Placeholders:
     align_after_first_token: bool = False
     """True to put `<align>` after the first token, BOS or not, and to leave the first word out of
     what the gate reads, as the published code does."""
+    tokenizes_by_piece: bool = False
+    """True to tokenise the text around each picture as texts of their own, as the published code
+    does."""
 
     def length(self, num_text_tokens: int, num_images: int) -> int:
         """Returns the tokens of a laid out sample; `num_text_tokens` counts no placeholder."""

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from tokenizers import AddedToken
 from transformers import AutoImageProcessor, AutoProcessor
 from transformers.feature_extraction_utils import BatchFeature
@@ -16,7 +17,8 @@ from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN, Placeholders, lay_out
-from training.model.tokenizer_files import copy_sentencepiece
+from training.model.pieces import tokens_of
+from training.model.tokenizer_files import copy_sentencepiece, keep_legacy
 
 Conversation = list[dict[str, Any]]
 
@@ -36,13 +38,16 @@ class AlignGPTProcessor(ProcessorMixin):
         num_image_tokens: int = 576,
         has_align_token: bool = True,
         align_after_first_token: bool = False,
+        tokenizes_by_piece: bool = False,
     ) -> None:
         add_placeholders(tokenizer)
+        keep_legacy(tokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.num_image_tokens = num_image_tokens
         self.has_align_token = has_align_token
         self.align_after_first_token = align_after_first_token
+        self.tokenizes_by_piece = tokenizes_by_piece
         self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
@@ -64,6 +69,7 @@ class AlignGPTProcessor(ProcessorMixin):
             bos_token_id=leading_bos_token_id(self.tokenizer),
             has_align_token=self.has_align_token,
             align_after_first_token=self.align_after_first_token,
+            tokenizes_by_piece=self.tokenizes_by_piece,
         )
 
     def __call__(
@@ -116,9 +122,7 @@ class AlignGPTProcessor(ProcessorMixin):
         rows = []
         for text in texts:
             starts_with_bos = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)
-            token_ids = self.tokenizer(
-                text, add_special_tokens=add_special_tokens and not starts_with_bos
-            )["input_ids"]
+            token_ids = self._token_ids(text, add_special_tokens and not starts_with_bos)
             rows.append(lay_out(token_ids, [False] * len(token_ids), self.placeholders))
         length = max(len(row.input_ids) for row in rows)
         on_left = (padding_side or self.tokenizer.padding_side) == "left"
@@ -132,6 +136,14 @@ class AlignGPTProcessor(ProcessorMixin):
             "attention_mask": [padded([1] * len(row.input_ids), 0) for row in rows],
             "prompt_mask": [padded(row.prompt_mask, False) for row in rows],
         }
+
+    def _token_ids(self, text: str, add_special_tokens: bool) -> list[int]:
+        return tokens_of(
+            text,
+            self.tokenizer,
+            by_piece=self.tokenizes_by_piece,
+            add_special_tokens=add_special_tokens,
+        ).token_ids
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -207,7 +219,7 @@ class AlignGPTProcessor(ProcessorMixin):
 
     def _forget_after(self, batch: BatchFeature, row: int, before: str) -> None:
         """Takes what follows the text `before` out of the row's prompt mask."""
-        token_ids = self.tokenizer(before, add_special_tokens=False)["input_ids"]
+        token_ids = self._token_ids(before, False)
         count = sum(lay_out(token_ids, [False] * len(token_ids), self.placeholders).prompt_mask)
         seen = np.cumsum(batch["prompt_mask"][row])
         batch["prompt_mask"][row] = [
@@ -249,6 +261,22 @@ def set_default_template(tokenizer: Any, chat_template: str) -> None:
         has_bos = leading_bos_token_id(tokenizer) is not None
         bare = chat_template.removeprefix("{{ bos_token }}")
         tokenizer.chat_template = chat_template if has_bos else bare
+
+
+def writes_texts(tokenizer: Any) -> bool:
+    """Returns whether the tokenizer's chat template, if it has one, writes turns that are text.
+
+    Some write lists of parts alone, and of a text nothing.
+    """
+    if tokenizer.chat_template is None:
+        return True
+    asked, said = "What is this?", "A stamp."
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, TypeError, ValueError):
+        return False
+    return asked in text and said in text
 
 
 def leading_bos_token_id(tokenizer: Any) -> int | None:

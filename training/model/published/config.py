@@ -22,13 +22,18 @@ from schemas.errors import ConfigError
 from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig, TimmTowerConfig
 from training.model.inputs import ALIGN_TOKEN
+from training.model.pieces import marks_beginnings
 from training.model.processor import leading_bos_token_id
 from training.model.vision_tower import PretrainedTower
 
-OUR_FIELDS = ("alignment_mode", "gate_reads_answer", "align_after_first_token")
+OUR_FIELDS = (
+    "alignment_mode", "gate_reads_answer", "align_after_first_token", "tokenizes_by_piece",
+)  # fmt: skip
 """Fields of `AlignGPTConfig` that the published config has not; written with OUR_PREFIX. Where they
-are not there, both switches are on: so the published code trains."""
+are not there, the switches are on: so the published code trains."""
 OUR_PREFIX = "aligngpt_"
+VICUNA_TURNS = "{{ 'USER: ' + message['content'] + ' ' }}"
+"""In a template that writes conversations as the published code does by default."""
 
 _TEXT_MODELS = ("llama", "mistral", "mixtral", "gemma2", "gemma", "phi3", "phi", "qwen3", "qwen2")
 _MULTIMODAL_FIELD = re.compile(
@@ -70,16 +75,77 @@ def config_of(
         align_token_id=tokenizer.convert_tokens_to_ids(ALIGN_TOKEN),
         leading_bos_token_id=leading_bos_token_id(tokenizer),
         align_after_first_token=ours["align_after_first_token"] is not False,
+        tokenizes_by_piece=ours["tokenizes_by_piece"] is not False,
+        insertion_scale=published_insertion_scale(text_config_of(settings)),
     )
 
 
 def text_config_of(settings: dict[str, Any]) -> Any:
-    """Returns the language model's config."""
-    kind = next((name for name in _TEXT_MODELS if name in settings["model_type"]), "llama")
+    """Returns the language model's config.
+
+    Raises:
+        ConfigError: if it is of a kind that the published code has not.
+    """
+    named = str(settings.get("model_type"))
+    plain = "llama" if named in ("aligngpt", "llava") else None
+    kind = next((name for name in _TEXT_MODELS if name in named), plain)
+    if kind is None:
+        raise ConfigError(
+            f"a published checkpoint of the kind {named} cannot be imported: its language model "
+            f"must be one of {', '.join(_TEXT_MODELS)}"
+        )
     fields = {k: v for k, v in settings.items() if not _MULTIMODAL_FIELD.match(k)}
     if "rope_parameters" in fields:  # the old form, which we write for the published code
         fields = {k: v for k, v in fields.items() if k not in ("rope_theta", "rope_scaling")}
     return CONFIG_MAPPING[kind](**fields)
+
+
+def published_insertion_scale(text_config: Any) -> float:
+    """Returns what the published code multiplies pictures and level vectors by, and words too.
+
+    Source: `GemmaModel.forward` and `Gemma2Model.forward` of transformers 4, whose `normalizer`
+    scales all that the model reads, where transformers 5 scales the embedding of its words alone.
+    """
+    is_gemma = text_config.model_type in ("gemma", "gemma2")
+    return float(text_config.hidden_size**0.5) if is_gemma else 1.0
+
+
+def lost_settings(config: AlignGPTConfig, tokenizer: Any) -> list[str]:
+    """Returns, in sentences, what the published code does otherwise than this model was trained."""
+    stage = {"local": "-local", "global": "-global", "average": "-nogate"}
+    mode = config.alignment_mode
+    said = []
+    if mode in stage:
+        said.append(
+            f"the published config.json has no alignment mode: run it with --stage "
+            f"inference{stage[mode]} there"
+        )
+    if config.has_gate and not config.gate_reads_answer:
+        said.append(
+            "this model's gate reads the prompt alone; trained further there, it reads the answer"
+        )
+    if not config.tokenizes_by_piece and marks_beginnings(tokenizer):
+        said.append(
+            "this model learnt from texts tokenised as a whole; the published code cuts them at "
+            "each <image>, and sets one token more on either side of it"
+        )
+    if config.leading_bos_token_id is None and not config.align_after_first_token:
+        said.append(
+            "this model has its alignment vector first; the published code puts it second, where "
+            "texts start without BOS, too"
+        )
+    if config.has_gate and config.gate_width != 576:
+        said.append(
+            f"the gate has {config.gate_width} inputs: set N_IMAGE_TOKEN to it in the published "
+            "code's constants"
+        )
+    template = tokenizer.chat_template
+    if template and VICUNA_TURNS not in template:
+        said.append(
+            "the published code does not read the tokenizer's chat template: name the form of "
+            "this model's conversations there (--version)"
+        )
+    return said
 
 
 def image_scales_of(settings: dict[str, Any]) -> list[int] | None:

@@ -74,6 +74,7 @@ def assemble_stage_1(
         num_levels=8 if vectors is None else vectors.shape[0],
         gate_reads_answer=True,
         align_after_first_token=True,
+        tokenizes_by_piece=True,
     )
     _put_stage_1(model, weights, file)
     return model, processor

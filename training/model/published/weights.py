@@ -18,7 +18,7 @@ import logging
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,28 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.processor import AlignGPTProcessor, add_placeholders, set_default_template
-from training.model.published.config import config_of, published_settings, text_config_of
-from training.model.tokenizer_files import SLOW_CLASSES, save_for_transformers_4
+from training.model.processor import (
+    AlignGPTProcessor,
+    add_placeholders,
+    set_default_template,
+    writes_texts,
+)
+from training.model.published import llava_hf
+from training.model.published.config import (
+    config_of,
+    lost_settings,
+    published_insertion_scale,
+    published_settings,
+    text_config_of,
+)
+from training.model.published.source import kind_of, read_settings
+from training.model.tokenizer_files import SLOW_CLASSES, load_tokenizer, save_for_transformers_4
 from training.model.vision_tower import load_tower
 
 logger = logging.getLogger(__name__)
@@ -108,39 +121,87 @@ def load_published(
         ConfigError: weights are missing, or there are some that no part takes.
     """
     folder = Path(folder)
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_settings(folder)
+    if kind_of(settings, folder) == "llava_hf":
+        return _load_llava_hf(folder, settings, chat_template, dtype)
+    text_config = text_config_of(settings)
+    named = vision_tower or settings.get("mm_vision_tower")
+    if named is None:
+        raise ConfigError(f"{folder}/config.json names no mm_vision_tower: give --vision-tower")
     weights = {ours: weight for name, weight in _read_weights(folder) if (ours := our_name(name))}
     dtype = dtype or most_common_dtype(weights.values())
-    tower = load_tower(vision_tower or settings["mm_vision_tower"])
+    tower = load_tower(named)
     if not any(name.startswith("vision_tower.") for name in weights):
         own = tower.backbone.state_dict()
         weights |= {f"vision_tower.backbone.{name}": weight for name, weight in own.items()}
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, config=text_config_of(settings), trust_remote_code=False
-    )
-    add_placeholders(tokenizer)
-    if chat_template is not None:
-        set_default_template(tokenizer, chat_template)
+    tokenizer = _tokenizer(folder, text_config, chat_template)
     config = config_of(settings, weights, tower, tokenizer, alignment_mode)
     if not config.has_gate:
         weights = {name: w for name, w in weights.items() if not name.startswith("gate.")}
     if not config.has_align_token:
         weights = {name: w for name, w in weights.items() if name != "level_vectors.weight"}
+    head, bias = (weights.get(f"language_model.lm_head.{name}") for name in ("weight", "bias"))
+    if text_config.model_type == "phi" and head is not None and bias is None:
+        weights["language_model.lm_head.bias"] = head.new_zeros(head.shape[0])
+    statistics = tower.image_mean, tower.image_std
+    return _put_together(config, weights, tokenizer, statistics, dtype, folder)
+
+
+def _load_llava_hf(
+    folder: Path, settings: dict[str, Any], chat_template: str | None, dtype: torch.dtype | None
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
+    """Returns the model and processor of a folder of `LlavaForConditionalGeneration`."""
+    text = dict(settings["text_config"])
+    kind = text.pop("model_type", "llama")
+    language = CONFIG_MAPPING[kind](**text) if kind in CONFIG_MAPPING else None
+    tokenizer = _tokenizer(folder, language, chat_template)
+    config = llava_hf.config_of(settings, tokenizer, folder)
+    named = ((llava_hf.our_name(name), weight) for name, weight in _read_weights(folder))
+    weights = llava_hf.head_weight({ours: w for ours, w in named if ours}, config)
+    dtype = dtype or most_common_dtype(weights.values())
+    statistics = llava_hf.image_statistics(folder)
+    return _put_together(config, weights, tokenizer, statistics, dtype, folder)
+
+
+def _tokenizer(folder: Path, text_config: Any, chat_template: str | None) -> Any:
+    """Returns the folder's tokenizer with our placeholders and a template that writes texts."""
+    tokenizer = load_tokenizer(folder, text_config)
+    add_placeholders(tokenizer)
+    if chat_template is not None:
+        if not writes_texts(tokenizer):
+            tokenizer.chat_template = None
+        set_default_template(tokenizer, chat_template)
+    return tokenizer
+
+
+def _put_together(
+    config: AlignGPTConfig,
+    weights: dict[str, Tensor],
+    tokenizer: Any,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    dtype: torch.dtype,
+    folder: Path,
+) -> tuple[AlignGPTForConditionalGeneration, AlignGPTProcessor]:
+    """Returns the model of these weights, none missing and none left over, and its processor."""
     loaded: Any = AlignGPTForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )
     model, report = loaded
     for kind in ("missing_keys", "unexpected_keys"):
         if names := sorted(report[kind]):
-            raise ConfigError(f"{folder} has {kind.replace('_', ' ')}: {', '.join(names[:5])} ...")
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ConfigError(
+                f"{folder} has {kind.replace('_', ' ')}: {', '.join(names[:5])}{more}: it is not "
+                "whole, or its config.json is of another model"
+            )
+    mean, std = statistics
     processor = AlignGPTProcessor(
-        image_processor=AlignGPTImageProcessor(
-            config.image_size, tower.image_mean, tower.image_std
-        ),
+        image_processor=AlignGPTImageProcessor(config.image_size, mean, std),
         tokenizer=tokenizer,
         num_image_tokens=config.num_image_tokens,
         has_align_token=config.has_align_token,
         align_after_first_token=config.align_after_first_token,
+        tokenizes_by_piece=config.tokenizes_by_piece,
     )
     return model, processor
 
@@ -165,19 +226,56 @@ def save_published(
     """
     config, folder = model.config, Path(folder)
     settings = published_settings(config, vision_tower)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {name: published_name(name, config) for name in model.state_dict()}
-    state = {names[name]: weight for name, weight in model.state_dict().items()}
+    ours = _in_published_scale(model)
+    state = {published_name(name, config): weight for name, weight in ours.items()}
     if config.text_config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
+    if config.text_config.model_type == "phi":
+        _drop_head_bias(state)
+    folder.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(state, folder)
     (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    for lost in lost_settings(config, processor.tokenizer):
+        logger.warning("%s", lost)
     kind = config.text_config.model_type
     if not save_for_transformers_4(processor.tokenizer, folder, kind) and kind in SLOW_CLASSES:
         logger.warning(
             "the tokenizer came without tokenizer.model: the published code loads %s from its "
             "tokenizer.json; copy the language model's tokenizer.model there if it has one",
             folder,
+        )
+
+
+def _in_published_scale(model: AlignGPTForConditionalGeneration) -> dict[str, Tensor]:
+    """Returns the weights with which the published code inserts what ours does.
+
+    It scales all that the language model of Gemma reads, and lets the gate read all of it unscaled.
+    """
+    config, weights = model.config, dict(model.state_dict())
+    factor = config.insertion_scale / published_insertion_scale(config.text_config)
+    if factor == 1.0:
+        return weights
+    last = max((n for n in weights if n.startswith("projector.layers.")), default="")
+    for name, weight in weights.items():
+        if name.startswith(last.rpartition(".")[0]) or name == "level_vectors.weight":
+            weights[name] = weight * factor
+        elif name == "gate.mlp.0.weight":
+            weights[name] = weight / factor**2
+    return weights
+
+
+def _drop_head_bias(state: dict[str, Tensor]) -> None:
+    """Takes the bias of Phi's head out, which the published code has not.
+
+    Raises:
+        ConfigError: if it is not zero.
+    """
+    bias = state.pop("lm_head.bias", None)
+    if bias is not None and bool(bias.any()):
+        raise ConfigError(
+            "the head of this Phi has a bias, and that of the published code has none: exported, "
+            "the model would answer otherwise. Models imported from there keep a bias of zero as "
+            "long as the head does not learn"
         )
 
 
