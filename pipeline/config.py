@@ -4,6 +4,7 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError
 from schemas.stages import Stage
@@ -73,6 +74,10 @@ class FetchConfig(ImageSettings):
     allow_folders: tuple[str, ...] = ()
     """Folders whose files are read where a pair's url is a path; none by default. Local, or in an
     object store as fsspec URLs."""
+    proxy: str | None = None
+    """Proxy that all requests go through, as http://HOST:PORT; variables of the environment are not
+    read but for ALIGNGPT_PROXY_CREDENTIALS=USER:PASSWORD. Addresses are judged as far as names
+    resolve here; of other names, only the proxy knows where they lead."""
     ca_file: str | None = None
     """Certificates (PEM) that are trusted beside the system's."""
     user_agent: str = "aligngpt/0.1"
@@ -125,6 +130,7 @@ class FetchConfig(ImageSettings):
                 f"fetch.max_aspect_ratio is longest over shortest side, at least 1, "
                 f"got {self.max_aspect_ratio}"
             )
+        _check_proxy(self.proxy)
         for network in self.allow_networks:
             try:
                 ipaddress.ip_network(network)
@@ -139,6 +145,26 @@ class FetchConfig(ImageSettings):
         """Which images are taken, and how they are stored."""
         names = [field.name for field in dataclasses.fields(ImageSettings)]
         return ImageSettings(**{name: getattr(self, name) for name in names})
+
+
+def _check_proxy(proxy: str | None) -> None:
+    """Raises `ConfigError` unless it is a proxy's address; a password in it is not repeated."""
+    if proxy is None:
+        return
+    if "@" in proxy:
+        raise ConfigError(
+            "fetch.proxy must not hold a user name or a password, since it is stored with the "
+            "dataset: set ALIGNGPT_PROXY_CREDENTIALS=USER:PASSWORD in the environment"
+        )
+    try:
+        parts = urlsplit(proxy)
+        is_address = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(
+            f"fetch.proxy must be an address such as http://proxy:3128, got {proxy!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

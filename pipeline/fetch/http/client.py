@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import ipaddress
 import re
 import ssl
 import time
@@ -20,6 +21,7 @@ from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
 from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.budgets import ByteBudget, paused
 from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler
+from pipeline.fetch.http.proxy import not_let_in, proxy_url
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
 from schemas.errors import RejectReason, SampleRejected
@@ -37,6 +39,11 @@ MAX_HEAD_FIELDS = 4096
 
 MAX_ROOM_SECONDS = 300.0
 """How long an answer may wait in all until decoders have made room for its bytes."""
+
+PROXY_REFUSES = 407
+
+LOOKUP_SECONDS = 2.0
+"""How long a name is looked up whose address a proxy will look up as well."""
 
 GOOD_STATUS = frozenset({200, 201, 202, 203, *range(207, 300)})
 """Answers with a body that may be the image: those of 2xx but for no, other and partial content."""
@@ -66,11 +73,13 @@ class HttpClient:
         self._config, self._memory = config, memory
         self._guard = AddressGuard(config.allow_networks, config.allow_ports)
         self._budget = ByteBudget(config.max_buffered_bytes)
+        self._resolver = resolver or CachedResolver(memory.names)
         connector = aiohttp.TCPConnector(
             limit=0,
-            resolver=resolver or CachedResolver(memory.names),
+            resolver=self._resolver,
             use_dns_cache=False,
-            socket_factory=self._guard.open_socket,
+            # All that is connected to is the proxy where there is one: `_judge` looks further.
+            socket_factory=self._guard.open_socket if config.proxy is None else None,
             happy_eyeballs_delay=None,
             ssl=tls_context(config.ca_file),
             keepalive_timeout=10.0,
@@ -90,6 +99,7 @@ class HttpClient:
             },
             auto_decompress=False,
             trust_env=False,
+            proxy=proxy_url(config.proxy) if config.proxy is not None else None,
             read_bufsize=2 * CHUNK_BYTES,
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
@@ -137,7 +147,11 @@ class HttpClient:
         headers = {"Connection": "close"} if is_last else None
         body = bytearray()
         try:
+            if self._config.proxy is not None:
+                await self._judge(str(url.raw_host))
             async with self._session.get(url, allow_redirects=False, headers=headers) as response:
+                if response.status == PROXY_REFUSES and self._config.proxy is not None:
+                    raise not_let_in(self._config.proxy)
                 self._heed_pause(response)
                 if is_image:
                     self._check_opt_out(url, response)
@@ -154,9 +168,29 @@ class HttpClient:
             return Answer(body)
         except BaseException as error:
             self._budget.release(len(body))
+            if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == PROXY_REFUSES:
+                raise not_let_in(str(self._config.proxy)) from error
             if isinstance(error, FAILURES) and not isinstance(error, TimeoutError):
                 raise failure(error) from error
             raise
+
+    async def _judge(self, host: str) -> None:
+        """Raises `SampleRejected` if a host that a proxy will ask is known to be forbidden.
+
+        The proxy looks names up itself. One that does not resolve here is left to it.
+        """
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            try:
+                async with asyncio.timeout(LOOKUP_SECONDS):
+                    found = [one["host"] for one in await self._resolver.resolve(host)]
+            except OSError:  # a look-up that takes too long among them
+                return
+        else:
+            found = [host]
+        for address in found:
+            self._guard.check_address(address)
 
     def _heed_pause(self, response: aiohttp.ClientResponse) -> None:
         """Takes note whether the host wants to be left alone for a while."""

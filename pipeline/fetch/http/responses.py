@@ -94,6 +94,12 @@ def too_many(max_bytes: int) -> SampleRejected:
 def failure(error: Exception) -> SampleRejected:
     """Returns what a client's error means for the sample."""
     detail = _detail(error)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        is_passing = error.status >= 500
+        reason = RejectReason.SERVER_ERROR if is_passing else RejectReason.HTTP_STATUS
+        return SampleRejected(reason, f"the proxy answers {error.status}", error.status)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return SampleRejected(RejectReason.CONNECT_FAILED, detail)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return SampleRejected(RejectReason.DNS_FAILED, detail)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
