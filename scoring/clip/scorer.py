@@ -6,22 +6,28 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 
 from schemas.arithmetic import fast_arithmetic
 from schemas.errors import ConfigError
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
-from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
+from scoring.clip.checkpoints import (
+    LOAD_ERRORS,
+    Checkpoint,
+    ModelIdentity,
+    identify,
+    load_tokenizer,
+    local_text,
+    more_than_weights,
+    resolve_checkpoint,
+)
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower
 from scoring.config import ScoreConfig
@@ -65,7 +71,7 @@ class ClipScorer:
         checkpoint = resolve_checkpoint(config)
         self.config = config
         self.device = claim_device(config.device)
-        tokenizer = _load_tokenizer(checkpoint, config)
+        tokenizer = load_tokenizer(checkpoint, config)
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
         self.model, arithmetic = _load_model(checkpoint, config, self.device)
@@ -255,7 +261,7 @@ def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity
         require_device(config.device)
     config = with_precision(config)
     checkpoint = resolve_checkpoint(config)
-    tokenizer = _load_tokenizer(checkpoint, config)
+    tokenizer = load_tokenizer(checkpoint, config)
     _load_model(checkpoint, _quick_to_check(config), torch.device("cpu"))
     _give_memory_back()
     return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
@@ -293,7 +299,7 @@ def model_identity(config: ScoreConfig) -> ModelIdentity:
         if config not in _identities:
             exact = with_precision(config)
             checkpoint = resolve_checkpoint(exact)
-            tokenizer = _load_tokenizer(checkpoint, exact)
+            tokenizer = load_tokenizer(checkpoint, exact)
             captions = CaptionTokenizer(tokenizer, exact.prompt_template)
             _identities[config] = _identity(checkpoint, exact, captions)
         return _identities[config]
@@ -314,31 +320,6 @@ def _identity(
     return identify(checkpoint, config, captions(PROBE_CAPTIONS).ids.numpy().tobytes())
 
 
-def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
-    try:
-        return open_clip.get_tokenizer(checkpoint.model)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"the tokenizer of score.model {config.model!r} cannot be loaded ({error}): make it "
-            "available offline, or choose a model with a tokenizer of its own"
-        ) from error
-
-
-LOAD_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    BadZipFile,
-    SafetensorError,
-)
-"""What libraries raise over a file that is no checkpoint, or not one of this model."""
-
-
 def _load_model(
     checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
 ) -> tuple[torch.nn.Module, str]:
@@ -355,12 +336,7 @@ def _load_model(
             torch.set_num_threads(config.threads)
             _try_out(model, checkpoint, _input_dtype(name), device)
         except UnpicklingError as error:
-            raise ConfigError(
-                f"{checkpoint.weights} holds more than weights, as checkpoints of training do "
-                "(optimizer, arguments), and is not unpickled, since that could run code: keep its "
-                "state_dict alone, if you trust it, by torch.save(torch.load(FILE, "
-                "weights_only=False)['state_dict'], NEW), and give NEW"
-            ) from error
+            raise more_than_weights(checkpoint.weights) from error
         except LOAD_ERRORS as error:
             failure = error
         else:
@@ -381,7 +357,7 @@ def _create_model(checkpoint: Checkpoint, device: torch.device, arithmetic: str)
         device=device,
         require_pretrained=True,
         force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
-        text_cfg=_local_text(checkpoint),
+        text_cfg=local_text(checkpoint),
     )
     return model.eval().requires_grad_(False)
 
@@ -396,18 +372,6 @@ def _try_out(
     towers.encode_image(torch.zeros(1, 3, height, width, dtype=dtype, device=device))
     length = checkpoint.architecture["text_cfg"].get("context_length", 77)
     towers.encode_text(torch.ones(1, length, dtype=torch.int64, device=device))
-
-
-def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the text tower's settings, a folder named in them found beside the model's file."""
-    text = dict(checkpoint.architecture["text_cfg"])
-    name = text.get("hf_model_name")
-    if name:
-        text["hf_model_pretrained"] = False
-        beside = (checkpoint.folder or Path()) / name
-        if checkpoint.folder is not None and beside.is_dir():
-            text["hf_model_name"] = str(beside)
-    return text
 
 
 def _fast_memory_format(device: torch.device) -> torch.memory_format:
