@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import ConfigError
+from schemas.progress import at_work
 from training.config import Attention, DataConfig, OnCorrupt, SampleForm, TrainConfig
 from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
@@ -171,7 +172,8 @@ def loading(setting: str, name: str) -> Iterator[None]:
     Code that a folder brings along is not run: what needs it cannot be read.
     """
     try:
-        yield
+        with at_work(f"loading {name}"):
+            yield
     except ImportError as error:
         raise ConfigError(
             f"{setting} {name!r} needs a package that is not installed ({str(error).strip()}): "

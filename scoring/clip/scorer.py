@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
 
@@ -15,7 +15,6 @@ import open_clip
 import torch
 import torch.nn.functional as F
 
-from schemas.arithmetic import fast_arithmetic
 from schemas.errors import ConfigError
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import (
@@ -34,7 +33,7 @@ from scoring.config import ScoreConfig
 from scoring.devices import (
     claim_device,
     describe_device,
-    kind_of_device,
+    quick_to_check,
     require_device,
     use_exact_arithmetic,
     with_precision,
@@ -262,19 +261,9 @@ def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity
     config = with_precision(config)
     checkpoint = resolve_checkpoint(config)
     tokenizer = load_tokenizer(checkpoint, config)
-    _load_model(checkpoint, _quick_to_check(config), torch.device("cpu"))
+    _load_model(checkpoint, quick_to_check(config), torch.device("cpu"))
     _give_memory_back()
     return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
-
-
-def _quick_to_check(config: ScoreConfig) -> ScoreConfig:
-    """Returns the configuration to try a model with on this CPU, which may not be its device.
-
-    What a GPU does at once, this processor may emulate, for minutes a picture.
-    """
-    if kind_of_device(config) == "cpu" or config.precision == fast_arithmetic("cpu").precision:
-        return config
-    return replace(config, precision="fp32")
 
 
 def _give_memory_back() -> None:

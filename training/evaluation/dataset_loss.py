@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from schemas.progress import show_progress
 from training.config import DataConfig, ParallelConfig, Precision, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
 from training.engine.precision import dtype_of
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
-from training.metrics.progress import show_progress
 from training.metrics.totals import Totals
 from training.model.packing.check import packing_fault
 from training.parts import Assembled, load_folder

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from schemas.progress import shown
 from training.data.lengths import SampleLengths
 from training.data.loader import PackedRows, Rows, load_batches
 from training.data.plan import pack
@@ -30,7 +31,8 @@ def validation_loss(
     was_training = engine.training if hasattr(engine, "training") else True
     engine.eval()
     with torch.no_grad():
-        for batch in load_batches(rows, order, workers=0, pin_memory=False):
+        batches = load_batches(rows, order, workers=0, pin_memory=False)
+        for batch in shown("validating", batches, len(order), unit="batch"):
             totals.add(batch, batch_loss(engine, batch, num_levels))
     engine.train(was_training)
     return totals.reduce(is_stopping=False)

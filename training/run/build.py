@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from schemas.errors import ConfigError, DatasetError
+from schemas.progress import at_work, show_progress
 from schemas.terminal import Console
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
@@ -23,7 +24,6 @@ from training.engine.deepspeed import deepspeed_config
 from training.engine.launch import EarlySigterm, end_together
 from training.evaluation.validation import VALIDATION_WINDOW, validation_order
 from training.metrics.log import check_wandb
-from training.metrics.progress import show_progress
 from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble, check_packing, choose_attention
 from training.run.folder import RunFolder
@@ -45,8 +45,9 @@ def build(folder: RunFolder) -> Run:
     dataset = TrainDataset(data)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
-    check_packing(parts, config, init)
-    attention = choose_attention(parts, config)
+    with at_work("trying out attention"):
+        check_packing(parts, config, init)
+        attention = choose_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
@@ -76,10 +77,13 @@ def build(folder: RunFolder) -> Run:
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
     if checkpoint is not None:
-        load_weights(parts.model, checkpoint)
-    engine = _start_engine(config, parts.model)
+        with at_work("loading the checkpoint"):
+            load_weights(parts.model, checkpoint)
+    with at_work("starting DeepSpeed's engine"):
+        engine = _start_engine(config, parts.model)
     if checkpoint is not None:
-        load_optimizer(engine, checkpoint, first_step)
+        with at_work("loading the optimizer's state"):
+            load_optimizer(engine, checkpoint, first_step)
     if is_first:  # only now: a first attempt that was no good leaves the folder free
         folder.write_config()
     return Run(

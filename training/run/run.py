@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from schemas.errors import LossNotFinite
+from schemas.progress import RunProgress, at_work
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
@@ -24,7 +25,6 @@ from training.engine.model_folder import save_model_folder
 from training.evaluation.validation import validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
-from training.metrics.progress import RunProgress
 from training.metrics.totals import RunningTotals, Totals
 from training.run.folder import WRITTEN_AT_THE_END, RunFolder
 
@@ -222,14 +222,16 @@ class Run:
         )
         folder = self.out / "checkpoints"
         hours = self.config.keep_checkpoint_every_hours
-        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
+        with at_work("saving a checkpoint"):
+            save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
         self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
         if self.is_first_process:
             self._folder.claim(WRITTEN_AT_THE_END)
-        save_model_folder(self.engine.module, self.processor, self.out / "model")
+        with at_work("writing the model"):
+            save_model_folder(self.engine.module, self.processor, self.out / "model")
         if self.is_first_process:
             draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
             self._folder.finish()
