@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import open_clip
 from open_clip.factory import (
@@ -20,7 +19,6 @@ from open_clip.factory import (
 )
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-from safetensors import SafetensorError
 
 from schemas.errors import ConfigError
 from schemas.versions import installed_versions
@@ -40,30 +38,6 @@ LIBRARIES = (
     "numpy",
 )
 """Whose version can move a score, within rounding."""
-
-
-LOAD_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    BadZipFile,
-    SafetensorError,
-)
-"""What libraries raise over a file that is no checkpoint, or not one of this model."""
-
-
-def more_than_weights(path: Path) -> ConfigError:
-    """Returns what to say of a pickled file that holds more than tensors."""
-    return ConfigError(
-        f"{path} holds more than weights, as checkpoints of training do (optimizer, arguments), "
-        "and is not unpickled, since that could run code: keep its state_dict alone, if you trust "
-        "it, by torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW), and give NEW"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,33 +246,6 @@ def _preprocessing(architecture: dict[str, Any], overlay: dict[str, Any]) -> dic
     size = architecture["vision_cfg"].get("image_size", 224)
     merged["size"] = (size, size) if isinstance(size, int) else tuple(size)
     return asdict(PreprocessCfg(**merged))
-
-
-def local_text(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the text tower's settings, a folder named in them found beside the model's file."""
-    text = dict(checkpoint.architecture["text_cfg"])
-    name = text.get("hf_model_name")
-    if name:
-        text["hf_model_pretrained"] = False
-        beside = (checkpoint.folder or Path()) / name
-        if checkpoint.folder is not None and beside.is_dir():
-            text["hf_model_name"] = str(beside)
-    return text
-
-
-def load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
-    """Returns the tokenizer of a model.
-
-    Raises:
-        ConfigError: if it cannot be loaded, as of a model on a hub that is out of reach.
-    """
-    try:
-        return open_clip.get_tokenizer(checkpoint.model)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"the tokenizer of score.model {config.model!r} cannot be loaded ({error}): make it "
-            "available offline, or choose a model with a tokenizer of its own"
-        ) from error
 
 
 def _near(name: str, known: list[str]) -> str:
