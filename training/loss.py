@@ -32,6 +32,8 @@ class BatchLoss:
     """Samples whose vector was mixed by the gate."""
     losses: Tensor
     """(B * K,) of each target, 0 where there is none."""
+    image_features: Tensor | None
+    """(I, R, D) of the pictures as the language model reads them."""
     hits: Tensor
     """(B * K,) bool, whether the target is what the model finds most likely."""
     gate_histogram: Tensor
@@ -72,6 +74,7 @@ def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
         gate_sums=gate_sums,
         gate_count=0 if weights is None else weights.shape[0],
         losses=losses.detach(),
+        image_features=None if outputs.image_features is None else outputs.image_features.detach(),
         hits=logits.detach().argmax(dim=-1) == targets,
         gate_histogram=histogram,
     )

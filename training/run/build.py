@@ -26,6 +26,7 @@ from training.engine.launch import EarlySigterm, end_together
 from training.evaluation.control import exchanged_samples
 from training.evaluation.validation import VALIDATION_WINDOW, Validation, validation_order
 from training.metrics.log import check_wandb
+from training.model.start import word_spread
 from training.model.trainable import trainable_table
 from training.parts import assemble, check_packing, choose_attention
 from training.run.folder import RunFolder
@@ -89,6 +90,7 @@ def build(folder: RunFolder) -> Run:
     if init is None:
         start_of_projector(parts, config, dataset, planned, encoder, store, out)
     size = parts.size(config)
+    words = word_spread(parts.model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
         Console(stderr=True).print(f"attention: {attention}", highlight=False)
@@ -113,6 +115,7 @@ def build(folder: RunFolder) -> Run:
         rows=rows,
         plan=plan,
         validation=held_rows,
+        words=words,
         first_step=first_step,
         plan_fingerprint=fingerprint,
         size=size,

@@ -23,6 +23,7 @@ from training.engine.checkpoint import RunState, save_checkpoint
 from training.engine.launch import end_together
 from training.engine.memory import resident_bytes
 from training.engine.model_folder import save_model_folder
+from training.evaluation.alikeness import Alikeness, held_out_alikeness
 from training.evaluation.control import Difference, compared, in_words, sample_results
 from training.evaluation.validation import Validation, validation_loss
 from training.metrics.flops import ModelSize, peak_flops
@@ -67,6 +68,7 @@ class Run:
         rows: PackedRows,
         plan: TrainingPlan,
         validation: Validation,
+        words: float,
         first_step: int,
         plan_fingerprint: str,
         size: ModelSize,
@@ -75,7 +77,9 @@ class Run:
         self._folder = folder
         self.plan, self.first_step = plan, first_step
         self._rows, self._size = rows, size
-        self._validation = validation
+        self._validation, self._words = validation, words
+        self.alikeness: Alikeness | None = None
+        """Of the last validation: whether the projector tells pictures apart."""
         self.control: Difference | None = None
         """Of the last validation: the loss with the right pictures and with exchanged ones."""
         self._plan_fingerprint = plan_fingerprint
@@ -223,7 +227,18 @@ class Run:
         right = sample_results(self.engine, held_out.rows, orders, levels)
         other = sample_results(self.engine, held_out.control_rows, orders, levels)
         self.control = compared(right, other)
+        self.alikeness = held_out_alikeness(self.engine, held_out.rows, orders, levels, self._words)
+        alike = (
+            {}
+            if self.alikeness is None
+            else {
+                "pictures/spread": self.alikeness.spread,
+                "pictures/words_spread": self.alikeness.words,
+                "pictures/mean_cosine": self.alikeness.cosine,
+            }
+        )
         return {
+            **alike,
             "validation/pictured_loss": self.control.right,
             "validation/exchanged_loss": self.control.exchanged,
             "validation/picture_gain_nats": self.control.difference,
@@ -255,6 +270,8 @@ class Run:
             draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
             if self.control is not None:
                 Console(stderr=True).print(in_words(self.control), highlight=False)
+            if self.alikeness is not None:
+                Console(stderr=True).print(str(self.alikeness), highlight=False)
             self._folder.finish()
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
