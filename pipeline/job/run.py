@@ -23,6 +23,7 @@ from pipeline.dataset.guard import (
 )
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
+from pipeline.job.causes import large_rejections
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
@@ -115,6 +116,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         manifest = write_report(layout, job.config) if job.has_report else None
         stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
+    for cause in large_rejections(layout, stages):
+        console.print(cause, style="red", highlight=False, markup=False)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
 
