@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from pipeline.commands import (
     COMMANDS,
@@ -25,11 +24,14 @@ from pipeline.commands import (
 )
 from pipeline.config import CurationConfig
 from pipeline.dataset.guard import config_from_json, stored_config
+from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
+from schemas.memory import keep_freed_memory
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from schemas.terminal import Console, prepare_output
 
 MORE_HELP = (
     f"Recipes: {', '.join(RECIPES)}. Each command explains its options: "
@@ -42,9 +44,10 @@ STATUS_INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()  # one worker is this process
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
     status = run(sys.argv[1:])
@@ -90,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigError: if there is no such command or recipe, or a setting is not allowed.
     """
-    name, rest = arguments[0], list(arguments[1:])
+    name, rest = arguments[0], hide_credentials(arguments[1:])
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]
@@ -142,7 +145,7 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         from pipeline.report.verify import verify_dataset
 
         try:
-            Console().print(str(verify_dataset(command.dataset)), highlight=False)
+            Console(markup=False).print(str(verify_dataset(command.dataset)), highlight=False)
         except DatasetError as error:
             print_error(str(error))
             return STATUS_FAILED
@@ -154,7 +157,7 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:
-        run_job(job, Console())
+        run_job(job, Console(markup=False))
     except JobFailed as error:
         print_error(str(error))
         return STATUS_FAILED

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -35,6 +35,7 @@ class ShardProgress:
         self._written_at = -1e9
         self._state = "running"
         self._kept = self._rejected = 0
+        self._error: WorkError | None = None
 
     def update(self, kept: int, rejected: int) -> None:
         """Takes the rows done so far, kept and rejected."""
@@ -53,8 +54,9 @@ class ShardProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Announces that the work has ended, well or not."""
-        self._state = "done" if kind is None else "failed"
+        """Announces that the work has ended, well or not, and by what error."""
+        self._state = "done" if error is None else "failed"
+        self._error = None if error is None else WorkError.of(error)
         self._write()
 
     def _write(self) -> None:
@@ -69,10 +71,28 @@ class ShardProgress:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "time_unix_seconds": time.time(),
+            "error": self._error and asdict(self._error),
         }
         # A full disk must fail at the file that the work is for; this one only tells of it.
         with suppress(StorageError):
             commit_text(self._path, json.dumps(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkError:
+    """An error that ended the work on a shard, as it crosses from one process to another."""
+
+    kind: str
+    """Name of its class."""
+    message: str
+    errno: int | None
+    """The operating system's number, if the error is its."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "WorkError":
+        """Returns what there is to tell of an error."""
+        number = error.errno if isinstance(error, OSError) else None
+        return cls(kind=type(error).__name__, message=str(error), errno=number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +109,8 @@ class ShardState:
     host: str
     process: int
     time_unix_seconds: float
+    error: WorkError | None = None
+    """What the work failed of."""
 
     @property
     def rows_done(self) -> int:
@@ -134,7 +156,11 @@ def _read_state(path: str) -> ShardState | None:
         values = read_json(path)
     except FileNotFoundError:
         return None
-    return ShardState(**{**values, "stage": Stage(values["stage"])})
+    error = values.pop("error", None)
+    return ShardState(
+        **{**values, "stage": Stage(values["stage"])},
+        error=None if error is None else WorkError(**error),
+    )
 
 
 def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:

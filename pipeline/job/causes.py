@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from rich.console import Console
+
 from pipeline.report.inspect import rejected_examples
 from pipeline.report.write import HINTS
 from schemas.errors import RejectReason
@@ -22,6 +24,14 @@ MEANT = frozenset(
     }
 )
 """Reasons for which rows are left out because the job was asked to."""
+
+
+def print_causes(
+    layout: DatasetLayout, stages: Mapping[str, StageCounts], console: Console
+) -> None:
+    """Prints, in red, why many rows were lost, if they were."""
+    for cause in large_rejections(layout, stages):
+        console.print(cause, style="red", highlight=False, markup=False)
 
 
 def large_rejections(layout: DatasetLayout, stages: Mapping[str, StageCounts]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
-from rich.console import Console
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
@@ -21,17 +20,18 @@ from pipeline.dataset.guard import (
     remove_leftovers,
     remove_outputs,
 )
+from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
-from pipeline.job.causes import large_rejections
+from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.runners import ChosenRunner, choose_runner
-from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
+from pipeline.job.terminal import ProgressDisplay, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
-from pipeline.read.inputs import InputFile, check_inputs
+from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
 from pipeline.score.precision import (
@@ -40,16 +40,21 @@ from pipeline.score.precision import (
     settle_precision,
     with_settled,
 )
+from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
+from schemas.terminal import Console
 from scoring.clip.scorer import check_model
 from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the job's thread and workers."""
+
+ENDING_LOOKS = 40
+"""How often a pipeline whose workers are gone is looked at before it is left to itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +92,19 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    if Stage.READ in job.stages:
+        refuse_inputs_within(layout, job.files, job.config.read)
     job = with_checked_inputs(job)
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
         raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
     refuse_foreign_folder(layout)
-    with hold_folder(layout) as left_behind, logging_to_folder(layout):
+    with (
+        hold_folder(layout) as left_behind,
+        recorded_folder(layout, console.print) as record,
+        logging_to_folder(layout),
+    ):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
@@ -103,8 +114,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
-            remove_outputs(layout, job.redo)
+            remove_outputs(layout, job.redo, record)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        record.begin(job.stages, has_report=job.has_report)
         if settled is not None:
             record_precision(layout, settled)
         if job.stages:
@@ -116,8 +128,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         manifest = write_report(layout, job.config) if job.has_report else None
         stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
-    for cause in large_rejections(layout, stages):
-        console.print(cause, style="red", highlight=False, markup=False)
+    print_causes(layout, stages, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
 
@@ -282,11 +293,15 @@ def _run_stages(
         raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
     config = with_shared_cores(job.config, chosen.workers)
     curate(pipeline, layout, config, job.stages, job.inputs, shards, session)
-    run_watched(pipeline, layout, job.stages, console)
+    run_watched(pipeline, layout, job.stages, chosen.watch, console)
 
 
 def run_watched(
-    pipeline: beam.Pipeline, layout: DatasetLayout, stages: Sequence[Stage], console: Console
+    pipeline: beam.Pipeline,
+    layout: DatasetLayout,
+    stages: Sequence[Stage],
+    watch: WorkerWatch,
+    console: Console,
 ) -> None:
     """Runs a pipeline to its end, shows its progress and looks after its workers.
 
@@ -295,22 +310,30 @@ def run_watched(
         ConfigError: if a worker found that the configuration cannot work.
         DatasetError: if a worker found that the folder does not hold what it needs.
     """
-    started = time.time()
     thread = _PipelineThread(pipeline)
-    watch = WorkerWatch()
     try:
-        with watch, ProgressDisplay(layout, stages, console) as display:
+        with ProgressDisplay(layout, stages, console) as display:
             thread.start()
             while thread.is_alive():
                 thread.join(PAUSE_SECONDS)
                 display.refresh()
                 lost = watch.lost()
-                if lost is not None and thread.is_alive():
+                if lost and thread.is_alive():
+                    _end(thread, watch)
                     raise worker_died(layout, lost)
     finally:
-        if thread.is_alive():
-            watch.end_all()
+        watch.end_all()
     if thread.error is not None:
-        raise explained(thread.error, layout, started, watch.died_first()) from thread.error
+        raise explained(thread.error, layout, watch.ended_badly()) from thread.error
     if thread.state != PipelineState.DONE:
         raise JobFailed(f"the runner ended the job in the state {thread.state}")
+
+
+def _end(thread: _PipelineThread, watch: WorkerWatch) -> None:
+    """Ends all workers, and gives the pipeline the time to take note of it."""
+    watch.end_all()
+    for _ in range(ENDING_LOOKS):
+        if not thread.is_alive():
+            return
+        watch.give_up()
+        thread.join(PAUSE_SECONDS)

@@ -2,17 +2,17 @@
 
 import difflib
 import os
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipeline.job.local_workers import LocalWorkers
+from pipeline.job.watch import WorkerWatch
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.storage import is_local, local_path
@@ -60,6 +60,8 @@ class ChosenRunner:
     options: PipelineOptions
     workers: int
     """Worker processes on this machine; 0 where the runner has its own."""
+    watch: WorkerWatch = field(default_factory=WorkerWatch)
+    """Looks after the worker processes on this machine."""
 
     @property
     def is_local(self) -> bool:
@@ -111,12 +113,15 @@ def choose_runner(
     if workers == 1:
         return ChosenRunner(name=LOCAL, runner=FnApiRunner(), options=options, workers=1)
     options.view_as(DirectOptions).direct_num_workers = workers
-    environment = SubprocessSDKEnvironment.from_command_string(_worker_command(layout))
+    watch = WorkerWatch()
     return ChosenRunner(
         name=LOCAL,
-        runner=FnApiRunner(default_environment=environment),
+        runner=FnApiRunner(
+            default_environment=LocalWorkers.watched(_worker_command(layout), watch)
+        ),
         options=options,
         workers=workers,
+        watch=watch,
     )
 
 
@@ -137,9 +142,9 @@ def _parse_options(beam_flags: Sequence[str], *, has_flags_of_its_own: bool) -> 
     return options
 
 
-def _worker_command(layout: DatasetLayout) -> str:
-    """Returns the shell command of a worker process, which is told whose it is."""
+def _worker_command(layout: DatasetLayout) -> list[str]:
+    """Returns the command of a worker process, which is told whose it is."""
     words = [sys.executable, "-P", "-m", "pipeline.job.worker", str(os.getpid())]
     if is_local(layout.root):
         words.append(str(Path(local_path(layout.run)).absolute()))
-    return "exec " + shlex.join(words)
+    return words

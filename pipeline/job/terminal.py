@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from pipeline.dataset.progress import ProgressReader, ShardState
+from schemas.command_line import format_seconds
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import list_files
+from schemas.terminal import Console
 
 PLAIN_PAUSE_SECONDS = 10.0
 """Between two lines of a stage where the output is no terminal."""
@@ -181,16 +182,6 @@ def _time_left(tally: StageTally, rate: float | None) -> str:
     if not rate:
         return ""
     return format_seconds((tally.rows - tally.rows_done) / rate)
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a length of time for people: `47 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def summary_table(stages: Mapping[str, StageCounts]) -> Table:

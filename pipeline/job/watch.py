@@ -1,99 +1,116 @@
-"""The watchdog: a worker process that dies hard must end the job, not hang it."""
+"""The watchdog: a worker process that dies must end the job, and one that is done must not.
 
+Which of the two it is, is told by what the worker did, never by a clock.
+"""
+
+import signal
+import subprocess
 import threading
-import time
-from types import TracebackType
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
 
-import psutil
+END_SECONDS = 10.0
+"""How long a killed process is waited for; one in the middle of a disk's work can take a while."""
 
-WORKER_MODULE = "pipeline.job.worker"
 
-WORKER_THREAD = "run_worker"
-"""Name of the thread of Beam's that waits for a worker; it fails when the worker does."""
+class Line(Protocol):
+    """What lies between the runner and a worker."""
 
-GRACE_SECONDS = 10.0
-"""From the death of a worker to the end of the job: workers also end when the job is done."""
+    def has_joined(self) -> bool:
+        """Returns whether the worker has ever come to work."""
+
+    def has_work(self) -> bool:
+        """Returns whether the worker was given something that it has not answered."""
+
+    def give_up(self) -> None:
+        """Tells the runner that the answers it waits for will not come."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker process of this job, and what is known of its end."""
+
+    process: subprocess.Popen[bytes]
+    line: Line
+    was_told_to_end: bool = False
+    """By the runner, while it was alive: nothing more is wanted of it."""
+    was_ended: bool = False
+    """By the watchdog, for whatever reason."""
+
+    @property
+    def number(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def is_lost(self) -> bool:
+        """Returns whether it is gone although the job still counts on it."""
+        status = self.process.poll()
+        if status is None or self.was_told_to_end or self.was_ended:
+            return False
+        return status != 0 or self.line.has_work()
+
+    def ended_badly(self) -> bool:
+        """Returns whether it ended, by no doing of ours, other than one whose work is done."""
+        return self.process.poll() not in (None, 0) and not self.was_ended
+
+    def end(self) -> None:
+        """Ends it at once. What it holds is safe: a shard is committed whole or not at all."""
+        self.was_ended = True
+        self.process.kill()
+
+    def ending(self) -> str:
+        """Returns how it ended, for people: `SIGKILL` or `status 3`."""
+        status = self.process.poll()
+        if status is not None and status < 0:
+            with suppress(ValueError):
+                return signal.Signals(-status).name
+        return f"status {status}"
 
 
 class WorkerWatch:
-    """Knows the worker processes of this job, and which of them are gone."""
+    """Knows the worker processes of this job, and which of them are lost."""
 
     def __init__(self) -> None:
-        self._job = psutil.Process()
-        self._known: dict[int, psutil.Process] = {}
-        self._lost_at: float | None = None
-        self._has_failed = False
-        self._died_first: list[int] = []
+        self._workers: list[Worker] = []
+        self._lock = threading.Lock()
+        self._suspects: set[int] = set()
 
-    def __enter__(self) -> "WorkerWatch":
-        """Begins to listen for workers that fail, also for those that fail before they are seen."""
-        self._log_error, threading.excepthook = threading.excepthook, self._note_failure
-        return self
+    def add(self, worker: Worker) -> None:
+        """Takes note of a worker that was started."""
+        with self._lock:
+            self._workers.append(worker)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leaves the errors of threads to whom they went to before."""
-        threading.excepthook = self._log_error
+    def _all(self) -> list[Worker]:
+        with self._lock:
+            return list(self._workers)
 
-    def _note_failure(self, error: threading.ExceptHookArgs) -> None:
-        if error.thread is not None and error.thread.name == WORKER_THREAD:
-            self._has_failed = True
-            self._note_deaths()
-        self._log_error(error)
+    def lost(self) -> list[Worker]:
+        """Returns the workers that were lost at this look and at the one before.
 
-    def lost(self) -> list[int] | None:
-        """Returns the workers that died while the job went on, once that is certain; else None.
-
-        The list is empty if one died too early to be known by its number.
+        Between the two, a signal that went to the job and its workers alike reaches the job too.
         """
-        gone = self._note_deaths()
-        if not gone and not self._has_failed:
-            self._lost_at = None
-            return None
-        now = time.monotonic()
-        self._lost_at = self._lost_at or now
-        return gone if now - self._lost_at >= GRACE_SECONDS else None
+        lost = [worker for worker in self._all() if worker.is_lost()]
+        certain = [worker for worker in lost if worker.number in self._suspects]
+        self._suspects = {worker.number for worker in lost}
+        return certain
 
-    def died_first(self) -> list[int]:
-        """Returns the workers that ended first, for whatever reason.
-
-        When one dies, Beam's runner may end the others in mid-work: these died of nothing.
-        """
-        return self._died_first
-
-    def _note_deaths(self) -> list[int]:
-        self._find_new()
-        gone = [number for number, worker in list(self._known.items()) if not _is_alive(worker)]
-        self._died_first = self._died_first or gone
-        return gone
+    def ended_badly(self) -> list[Worker]:
+        """Returns the workers that ended by no doing of ours and not in order."""
+        return [worker for worker in self._all() if worker.ended_badly()]
 
     def end_all(self) -> None:
-        """Ends the workers that are left, at once."""
-        self._find_new()
-        for worker in self._known.values():
-            if _is_alive(worker):
-                worker.kill()
-        psutil.wait_procs(list(self._known.values()), timeout=10)
+        """Ends the workers that are left, all at the same time, and the runner's wait for them."""
+        left = [worker for worker in self._all() if worker.process.poll() is None]
+        for worker in left:
+            worker.end()
+        for worker in left:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(END_SECONDS)
+        self.give_up()
 
-    def _find_new(self) -> None:
-        for child in self._job.children():
-            if child.pid not in self._known and _is_worker(child):
-                self._known[child.pid] = child
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return WORKER_MODULE in process.cmdline()
-    except psutil.Error:
-        return False
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    def give_up(self) -> None:
+        """Ends the runner's wait for workers that are gone."""
+        for worker in self._all():
+            if worker.process.poll() is not None:
+                worker.line.give_up()

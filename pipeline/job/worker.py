@@ -4,10 +4,12 @@ import os
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.job.lock import hold_as_worker
 from pipeline.job.log import lossy_output
+from schemas.memory import keep_freed_memory
 
 PARENT_CHECK_SECONDS = 0.5
 
@@ -18,16 +20,19 @@ def main(job_process: int, run_folder: str | None) -> None:
     Args:
         run_folder: local folder of the job's lock and logs; None for a dataset on an object store.
     """
+    keep_freed_memory()
     threading.Thread(target=_die_with, args=(job_process,), daemon=True).start()
-    held = None
-    if run_folder is not None:
-        _write_output_to_log(Path(run_folder) / "logs")
-        held = hold_as_worker(Path(run_folder))
-    from apache_beam.runners.worker import sdk_worker_main
+    with ExitStack() as held:
+        if run_folder is not None:
+            _write_output_to_log(Path(run_folder) / "logs")
+            held.enter_context(hold_as_worker(Path(run_folder)))
+        from apache_beam.runners.worker import sdk_worker_main
 
-    sdk_worker_main.main(sys.argv)
-    if held is not None:
-        held.close()
+        sdk_worker_main.main(sys.argv)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All work is committed: to take models and libraries apart would only take time.
+        os._exit(0)
 
 
 def _die_with(job_process: int) -> None:

@@ -62,11 +62,10 @@ def given_level(value: dict[str, Any]) -> str | None:
     return str(found + 1)
 
 
-def sample_id(value: dict[str, Any]) -> str | None:
-    """Returns what the file calls the row, by LLaVA's `id`."""
-    found = value.get("id")
+def sample_id(found: Any) -> str | None:
+    """Returns what a row's `id` is as text; None for none."""
     is_name = isinstance(found, str | int) and not isinstance(found, bool) and found != ""
-    return str(found) if is_name else None
+    return str(found).encode("utf-8", "replace").decode() if is_name else None
 
 
 def _turns(turns: Any) -> list[Turn]:

@@ -21,6 +21,7 @@ from schemas.storage import read_bytes, read_range
 
 COLUMNS = ["key", "sample_id", "url", "caption", "conversations", "alignment_level"]
 COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
+COLUMNS += ["pixel_hash", "more_images"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class RawSample:
     """First byte and length of each image in the tar; empty for text alone."""
     sample_id: str | None = None
     """LLaVA's `id`, where the file that was curated had one."""
+    image_hashes: tuple[str, ...] = ()
+    """Of each image's stored pixels; where the dataset has none, key and number of the image."""
 
     @property
     def name(self) -> str:
@@ -111,6 +114,7 @@ class TrainDataset:
             tar=self._tars[row["shard"]],
             image_ranges=_image_ranges(row),
             sample_id=row["sample_id"],
+            image_hashes=_image_hashes(row),
         )
 
     def check_levels(self, num_levels: int) -> None:
@@ -197,6 +201,13 @@ def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     offsets = [row["image_offset"], *(row["more_image_offsets"] or ())]
     lengths = [row["image_bytes"], *(row["more_image_bytes"] or ())]
     return tuple(zip(offsets, lengths, strict=True))
+
+
+def _image_hashes(row: dict[str, Any]) -> tuple[str, ...]:
+    count = len(_image_ranges(row))
+    hashes = [row["pixel_hash"], *(more["pixel_hash"] for more in row["more_images"] or ())]
+    hashes += [None] * (count - len(hashes))
+    return tuple(hashes[n] or f"{row['key']}/{n}" for n in range(count))
 
 
 def _fingerprint(manifest: Manifest) -> str:
