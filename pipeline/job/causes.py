@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-from rich.console import Console
-
 from pipeline.report.inspect import rejected_examples
 from pipeline.report.write import HINTS
 from schemas.errors import RejectReason
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from schemas.terminal import Console
 
 LARGE_RATIO = 0.1
 """Share of a stage's rows from which on a reason is spoken of: not a few bad rows, but a cause."""
