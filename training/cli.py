@@ -6,19 +6,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from schemas.progress import at_work, is_first_process
+from schemas.terminal import Console, prepare_output
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
+
+if TYPE_CHECKING:
+    from training.evaluation.control import Difference
 
 MORE_HELP = (
     f"Recipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
@@ -126,6 +129,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main() -> None:
     """Runs the command line; it ends with 0, 1 (failed), 2 (refused) or 143 (SIGTERM)."""
+    prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
@@ -286,12 +290,13 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
     with at_work("starting"):
         from training.evaluation.dataset_loss import dataset_loss
 
-    totals = dataset_loss(
+    totals, difference = dataset_loss(
         command.model,
         command.data,
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        control=command.control,
         precision=command.precision,
     )
     table = Table("alignment level", "loss", "target tokens")
@@ -299,7 +304,23 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
         table.add_row(str(level), f"{loss:.4f}", f"{totals.level_counts[level]:,.0f}")
     table.add_row("all", f"{totals.loss:.4f}", f"{totals.targets:,.0f}")
     Console().print(table)
+    if difference is not None:
+        print_control(difference)
     return 0
+
+
+def print_control(found: "Difference") -> None:
+    """Prints what the pictures are worth to a model."""
+    from training.evaluation.control import in_words
+
+    table = Table("pictures", "loss", "95 % interval", title=f"{found.samples:,} samples")
+    table.add_row("their own", f"{found.right:.4f}", "")
+    table.add_row("exchanged", f"{found.exchanged:.4f}", "")
+    interval = f"{found.low:+.4f} to {found.high:+.4f}"
+    table.add_row("difference", f"{found.difference:+.4f}", interval)
+    console = Console()
+    console.print(table)
+    console.print(in_words(found), highlight=False)
 
 
 def print_outcome(out: str, is_complete: bool) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,6 +16,7 @@ from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import list_files
+from schemas.terminal import Console
 
 PLAIN_PAUSE_SECONDS = 10.0
 """Between two lines of a stage where the output is no terminal."""

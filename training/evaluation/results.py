@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from schemas.storage import commit_text
+from schemas.terminal import Console
 from training.evaluation.predictions import Matched
 from training.evaluation.protocol import Benchmark
 from training.evaluation.report import mean_weights, render, section

@@ -1,6 +1,7 @@
 """The loss on samples that a model was not trained on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,21 @@ from training.metrics.totals import RunningTotals, Totals
 
 VALIDATION_WINDOW = 64
 """Of `validation_order`, for a language model that keeps packed samples apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a run is validated on: held-out samples, and those with pictures once more with others.
+
+    The orders are this process's share, from `validation_order`.
+    """
+
+    rows: PackedRows
+    order: Sequence[Rows]
+    """Empty where nothing is held out."""
+    control_rows: PackedRows
+    """The same samples with exchanged pictures."""
+    control_order: Sequence[Rows]
 
 
 def validation_loss(
