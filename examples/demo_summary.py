@@ -33,6 +33,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(counts_table(manifest))
     console.print(levels_table(manifest))
     console.print(losses_table(summary.out))
+    console.print(evaluation_table(summary.out))
     console.print(answer_table(summary))
     console.print(times_table(summary))
     for what, path in places(summary.out).items():
@@ -84,6 +85,19 @@ def losses_table(out: Path) -> Table:
     return table
 
 
+def evaluation_table(out: Path) -> Table:
+    """Returns what the model got on held-out yes-no questions, and about other pictures."""
+    results = json.loads((out / "evaluation" / "results.json").read_text())["benchmarks"]["pope"]
+    table = Table(title="Held-out yes-no questions, in POPE's format", title_justify="left")
+    for name in ("", "F1", "accuracy", "says yes"):
+        table.add_column(name, justify="right" if name else "left")
+    for what, label in (("right", "about their pictures"), ("exchanged", "about other pictures")):
+        one = results[what]
+        shares = [f"{100 * one[name]:.1f} %" for name in ("accuracy", "yes_ratio")]
+        table.add_row(label, f"{one['score']:.1f}", *shares)
+    return table
+
+
 def answer_table(summary: Summary) -> Table:
     """Returns what the model was asked about a picture it had not seen, and what it said."""
     table = Table(title="A picture that it has not seen", title_justify="left", show_header=False)
@@ -115,4 +129,5 @@ def places(out: Path) -> dict[str, Path]:
         "Loss of stage 1 and stage 2:": out / "pretrained" / "loss.png",
         "": out / "finetuned" / "loss.png",
         "The model:": out / "finetuned" / "model",
+        "Its answers, right and wrong:": out / "evaluation" / "report.html",
     }
