@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from schemas.storage import (
     is_local,
     list_files,
     local_path,
+    read_bytes,
     read_json,
     remove,
 )
@@ -75,6 +77,31 @@ class ShardProgress:
             commit_text(self._path, json.dumps(values))
 
 
+def begin_step(layout: DatasetLayout, stage: Stage, step: str, total: int) -> None:
+    """Announces a part of a stage that is none of a shard's, and how many pieces it has.
+
+    Without a name it is the stage itself, and the pieces are its rows, 0 if nobody knows.
+    """
+    with suppress(StorageError):
+        commit_text(f"{_progress_folder(layout)}/{stage.value}-{step}.plan", str(total))
+
+
+def end_piece(layout: DatasetLayout, stage: Stage, step: str, piece: str | int) -> None:
+    """Announces that a piece of a step is done."""
+    with suppress(StorageError):
+        commit_text(f"{_progress_folder(layout)}/{piece}.{stage.value}-{step}.done", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """How far a step of a stage is."""
+
+    stage: Stage
+    step: str
+    total: int
+    done: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
     """What a progress file says."""
@@ -100,7 +127,7 @@ class ProgressReader:
     """Reads the progress files of a folder again and again, each only when it may have changed."""
 
     def __init__(self, layout: DatasetLayout) -> None:
-        self._folder = f"{layout.run}/progress"
+        self._folder = _progress_folder(layout)
         self._known: dict[str, tuple[int, ShardState]] = {}
 
     def read(self) -> list[ShardState]:
@@ -113,6 +140,22 @@ class ProgressReader:
                 if state is not None:
                     self._known[path] = (version, state)
         return [state for _, state in sorted(self._known.values(), key=_by_stage_and_shard)]
+
+    def read_steps(self) -> list[StepState]:
+        """Returns how far each step is that was announced, by stage."""
+        done = Counter(path.rsplit(".", 2)[-2] for path in list_files(self._folder, ".done"))
+        steps = []
+        for path in list_files(self._folder, ".plan"):
+            name = path.rsplit("/", 1)[-1].removesuffix(".plan")
+            stage, _, step = name.partition("-")
+            with suppress(FileNotFoundError):
+                total = int(read_bytes(path))
+                steps.append(StepState(stage=Stage(stage), step=step, total=total, done=done[name]))
+        return sorted(steps, key=lambda step: (step.stage.number, step.step))
+
+
+def _progress_folder(layout: DatasetLayout) -> str:
+    return f"{layout.run}/progress"
 
 
 def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
@@ -142,9 +185,12 @@ def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
     unfinished = [state for state in ProgressReader(layout).read() if state.state != "done"]
     for state in unfinished:
         remove(progress_path(layout, state.stage, state.shard))
+    for suffix in (".plan", ".done"):
+        for path in list_files(_progress_folder(layout), suffix):
+            remove(path)
     return unfinished
 
 
 def progress_path(layout: DatasetLayout, stage: Stage, shard: int) -> str:
     """Returns the path of a shard's progress in a stage."""
-    return f"{layout.run}/progress/{stage.value}-{shard:05d}.json"
+    return f"{_progress_folder(layout)}/{stage.value}-{shard:05d}.json"
