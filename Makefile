@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check curate fetch score deduplicate level pack report \
-        pretrain finetune chat inspect bench clean
+        pretrain finetune chat inspect bench docs lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,11 +85,20 @@ chat: $(READY) ## Ask a model about a picture: MODEL, IMAGE, PROMPT
 	$(BIN)/aligngpt-train chat $(call need,MODEL) --image $(call need,IMAGE) \
 	  $(if $(strip $(PROMPT)),--prompt "$(strip $(PROMPT))") $(ARGS)
 
+docs: $(READY) ## Build the documentation as a site into site/, its links checked
+	$(BIN)/python docs/file_map.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lock: $(READY) ## Write requirements.lock anew: all versions, with the hash of every file
+	$(BIN)/uv pip compile pyproject.toml $(foreach extra,curate train demo dev,--extra $(extra)) \
+	  --constraint constraints.txt --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+
 bench: $(READY) ## Run every benchmark and experiment, at sizes for a laptop without a GPU
 	@for script in benchmarks/[!_]*.py benchmarks/*/run.py experiments/[!_]*.py experiments/*/run.py; do \
 	  echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
 
 clean: ## Remove what demo and tests made; the environment stays
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 need = $(or $(strip $($(1))),$(error set $(1), as in: make $@ $(1)=...))

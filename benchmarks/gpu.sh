@@ -4,29 +4,21 @@
 #   benchmarks/gpu.sh [OUT]               logs and table.md go to OUT, by default gpu_results
 #   REHEARSE=1 benchmarks/gpu.sh [OUT]    the same on the CPU, at sizes that only show that it runs
 #
+# Any machine with an NVIDIA GPU and this project's environment does (`make setup`); PYTHON names
+# its interpreter, by default the one of .venv where there is one, else python3. Beam is not needed.
 # Ends within LIMIT_SECONDS (530 by default): every part has a limit of its own, together 510, so
-# that all of them begin; what a part leaves of its limit is the next one's. Beam is not needed. PYTHON names the interpreter (python3).
+# that all of them begin; what a part leaves of its limit is the next one's. On a machine without a
+# package registry, wheels that lie in the folder .whl are installed for the run, into a folder of
+# their own: fill it by `pip download` where there is a registry, for that machine's Python.
 #
-# A machine that has torch, torchvision, transformers, timm, pyarrow, peft and pytest, but neither
-# the other packages nor a registry, gets them as wheels: this script installs what lies in the
-# folder .whl into a folder of its own. Fill it where there is a registry, for its Python (3.12):
-#
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-#     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
-#     --platform manylinux2014_x86_64 -d .whl \
-#     open_clip_torch==3.3.0 ftfy wcwidth tyro docstring-parser typeguard simplejpeg \
-#     webdataset==0.2.111 braceexpand hjson pydantic==2.14.3 pydantic-core==2.50.4 \
-#     annotated-types typing-inspection faiss-cpu==1.15.1 \
-#     accelerate einops msgpack ninja py-cpuinfo psutil rich markdown-it-py mdurl pygments
-#   DS_BUILD_OPS=0 pip wheel --no-deps --no-build-isolation -w .whl deepspeed==0.19.8
-#
-# In all 30 MB, 19 of them FAISS, which only the search for duplicates needs. A new benchmark gets
-# a line `run NAME LIMIT_SECONDS COMMAND` at the end, its limit taken from those of the others.
+# A new benchmark gets a line `run NAME LIMIT_SECONDS COMMAND` at the end, its limit taken from
+# those of the others.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=${1:-gpu_results}
-PYTHON=${PYTHON:-python3}
+[[ -x .venv/bin/python ]] && VENV_PYTHON=$PWD/.venv/bin/python
+PYTHON=${PYTHON:-${VENV_PYTHON:-python3}}
 LIMIT_SECONDS=${LIMIT_SECONDS:-530}
 REHEARSE=${REHEARSE:-}
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True

@@ -27,9 +27,11 @@ from pipeline.commands import (
 )
 from pipeline.config import CurationConfig
 from pipeline.dataset.guard import config_from_json, stored_config
+from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
+from schemas.memory import keep_freed_memory
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
@@ -53,6 +55,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()  # one worker is this process
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
     signal.signal(signal.SIGTERM, _terminate)
@@ -105,7 +108,7 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         ConfigError: if there is no such command or recipe, or a setting is not allowed.
     """
-    name, rest = arguments[0], list(arguments[1:])
+    name, rest = arguments[0], hide_credentials(arguments[1:])
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: use one of {', '.join(COMMANDS)}")
     command = COMMANDS[name]

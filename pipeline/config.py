@@ -4,15 +4,14 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError
-from schemas.records import ImageFormat
 from schemas.stages import Stage
 from scoring.config import (
     DeduplicateConfig,
     ImageSettings,
     LevelConfig,
-    ResizeMode,
     ScoreConfig,
 )
 
@@ -43,7 +42,7 @@ class ReadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchConfig:
+class FetchConfig(ImageSettings):
     """How images are downloaded, decoded and stored."""
 
     engine: Literal["aligngpt", "img2dataset"] = "aligngpt"
@@ -71,6 +70,10 @@ class FetchConfig:
     allow_folders: tuple[str, ...] = ()
     """Folders whose files are read where a pair's url is a path; none by default. Local, or in an
     object store as fsspec URLs."""
+    proxy: str | None = None
+    """Proxy that all requests go through, as http://HOST:PORT; variables of the environment are not
+    read but for ALIGNGPT_PROXY_CREDENTIALS=USER:PASSWORD. Addresses are judged as far as names
+    resolve here; of other names, only the proxy knows where they lead."""
     ca_file: str | None = None
     """Certificates (PEM) that are trusted beside the system's."""
     user_agent: str = "aligngpt/0.1"
@@ -91,24 +94,6 @@ class FetchConfig:
     """Processes that decode and encode; 0 takes one for each core."""
     decode_timeout_seconds: float = 60.0
     """Time that decoding and encoding one image may take."""
-    max_pixels: int = 64_000_000
-    """Largest image decoded, checked in its header before decoding."""
-    max_frames: int = 1000
-    """Frames that an animation may have; the first is stored."""
-    min_side: int = 0
-    """Shortest side that an image must have as downloaded, in pixels."""
-    max_aspect_ratio: float = 20.0
-    """Longest side over shortest side, at most."""
-    resize_mode: ResizeMode = "keep_ratio"
-    """keep_ratio: shortest side to image_size; keep_ratio_largest: longest side; no: as it is."""
-    image_size: int = 256
-    """Target side, in pixels."""
-    can_upscale: bool = False
-    """Whether smaller images are enlarged."""
-    image_format: ImageFormat = "jpg"
-    """How images are stored."""
-    image_quality: int = 95
-    """Quality of jpg and webp, 1 to 100."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -141,6 +126,7 @@ class FetchConfig:
                 f"fetch.max_aspect_ratio is longest over shortest side, at least 1, "
                 f"got {self.max_aspect_ratio}"
             )
+        _check_proxy(self.proxy)
         for network in self.allow_networks:
             try:
                 ipaddress.ip_network(network)
@@ -155,6 +141,26 @@ class FetchConfig:
         """Which images are taken, and how they are stored."""
         names = [field.name for field in dataclasses.fields(ImageSettings)]
         return ImageSettings(**{name: getattr(self, name) for name in names})
+
+
+def _check_proxy(proxy: str | None) -> None:
+    """Raises `ConfigError` unless it is a proxy's address; a password in it is not repeated."""
+    if proxy is None:
+        return
+    if "@" in proxy:
+        raise ConfigError(
+            "fetch.proxy must not hold a user name or a password, since it is stored with the "
+            "dataset: set ALIGNGPT_PROXY_CREDENTIALS=USER:PASSWORD in the environment"
+        )
+    try:
+        parts = urlsplit(proxy)
+        is_address = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError(
+            f"fetch.proxy must be an address such as http://proxy:3128, got {proxy!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

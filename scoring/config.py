@@ -28,7 +28,7 @@ class ImageSettings:
     max_aspect_ratio: float = 20.0
     """Longest side over shortest side, at most."""
     resize_mode: ResizeMode = "keep_ratio"
-    """What image_size means."""
+    """keep_ratio: shortest side to image_size; keep_ratio_largest: longest side; no: as it is."""
     image_size: int = 256
     """Target side, in pixels."""
     can_upscale: bool = False

@@ -168,9 +168,12 @@ HOSTILE: dict[str, tuple[RejectReason, Route]] = {
     ),
     "unknown encoding": (
         R.BAD_RESPONSE,
-        lambda s: s.serve("/x", IMAGE, {"Content-Encoding": "br"}),
+        lambda s: s.serve("/x", b"\x8b" + IMAGE, {"Content-Encoding": "br"}),
     ),
-    "broken gzip": (R.BAD_RESPONSE, lambda s: s.serve("/x", IMAGE, {"Content-Encoding": "gzip"})),
+    "broken gzip": (
+        R.BAD_RESPONSE,
+        lambda s: s.serve("/x", b"\x1f\x8b" + IMAGE, {"Content-Encoding": "gzip"}),
+    ),
     "cut gzip": (
         R.INCOMPLETE_RESPONSE,
         lambda s: s.serve("/x", gzip.compress(IMAGE)[:-9], {"Content-Encoding": "gzip"}),

@@ -225,8 +225,8 @@ def train_stage(command: Pretrain | Finetune) -> int:
     """Trains, prints where to look now, and returns 0."""
     import torch
 
+    from schemas.memory import keep_freed_memory
     from training.engine.deepspeed import name_accelerator
-    from training.engine.memory import keep_freed_memory
     from training.train import train
 
     name_accelerator()

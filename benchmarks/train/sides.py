@@ -125,8 +125,8 @@ def run_ours(setting: Setting) -> dict[str, float]:
     """Returns the rates of our trainer: the loop of training/train.py with a clock in it."""
     import torch
 
+    from schemas.memory import keep_freed_memory
     from training.engine.deepspeed import start_distributed
-    from training.engine.memory import keep_freed_memory
     from training.loss import batch_loss
     from training.metrics.log import read_metrics
     from training.run.build import build

@@ -27,6 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.modes import data, report, retrieval
+from schemas.memory import keep_freed_memory
 from training.config import (
     AlignmentMode,
     DataConfig,
@@ -38,7 +39,6 @@ from training.config import (
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
-from training.engine.memory import keep_freed_memory
 from training.evaluation.validation import validation_loss, validation_order
 from training.metrics.progress import show_progress
 from training.parts import Assembled, load_folder

@@ -6,7 +6,7 @@ import socket
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -37,6 +37,7 @@ class ShardProgress:
         self._written_at = -1e9
         self._state = "running"
         self._kept = self._rejected = 0
+        self._error: WorkError | None = None
 
     def update(self, kept: int, rejected: int) -> None:
         """Takes the rows done so far, kept and rejected."""
@@ -55,8 +56,9 @@ class ShardProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Announces that the work has ended, well or not."""
-        self._state = "done" if kind is None else "failed"
+        """Announces that the work has ended, well or not, and by what error."""
+        self._state = "done" if error is None else "failed"
+        self._error = None if error is None else WorkError.of(error)
         self._write()
 
     def _write(self) -> None:
@@ -71,6 +73,7 @@ class ShardProgress:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "time_unix_seconds": time.time(),
+            "error": self._error and asdict(self._error),
         }
         # A full disk must fail at the file that the work is for; this one only tells of it.
         with suppress(StorageError):
@@ -103,6 +106,23 @@ class StepState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkError:
+    """An error that ended the work on a shard, as it crosses from one process to another."""
+
+    kind: str
+    """Name of its class."""
+    message: str
+    errno: int | None
+    """The operating system's number, if the error is its."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "WorkError":
+        """Returns what there is to tell of an error."""
+        number = error.errno if isinstance(error, OSError) else None
+        return cls(kind=type(error).__name__, message=str(error), errno=number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardState:
     """What a progress file says."""
 
@@ -116,6 +136,8 @@ class ShardState:
     host: str
     process: int
     time_unix_seconds: float
+    error: WorkError | None = None
+    """What the work failed of."""
 
     @property
     def rows_done(self) -> int:
@@ -177,7 +199,11 @@ def _read_state(path: str) -> ShardState | None:
         values = read_json(path)
     except FileNotFoundError:
         return None
-    return ShardState(**{**values, "stage": Stage(values["stage"])})
+    error = values.pop("error", None)
+    return ShardState(
+        **{**values, "stage": Stage(values["stage"])},
+        error=None if error is None else WorkError(**error),
+    )
 
 
 def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:

@@ -23,6 +23,7 @@ from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
 from pipeline.fetch.http.download import Downloader
+from pipeline.fetch.http.proxy import require_proxy
 from pipeline.fetch.http.urls import parse_url
 from pipeline.fetch.image_folders import LocalFiles, StoreFiles
 from pipeline.fetch.img2dataset.engine import Answer, download_with_img2dataset
@@ -57,6 +58,7 @@ NOT_DECIDING = (
     "requests_per_second_per_host",
     "max_buffered_bytes",
     "decode_processes",
+    "proxy",
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
 
@@ -215,6 +217,13 @@ class ShardFetcher:
         return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
 
     async def _fetch_all(self) -> None:
+        if self._config.proxy is not None and any(map(self._is_asked, self._images)):
+            require_proxy(self._config.proxy)
+            logger.warning(
+                "requests go through the proxy %s: where it leads to for names that do not "
+                "resolve here, nobody guards",
+                self._config.proxy,
+            )
         if self._config.engine == "aligngpt":
             return await self._run()
         logger.warning(

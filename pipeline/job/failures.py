@@ -1,18 +1,24 @@
 """What went wrong in a job, said for people: which stage, which shard, and what to do."""
 
 import errno
-import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.dataset.progress import ProgressReader, ShardState
+from pipeline.dataset.progress import ProgressReader, ShardState, WorkError
 from pipeline.job.log import job_log_path
 from pipeline.job.watch import Worker
 from pipeline.job.worker import worker_log
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import is_local, local_path, room_of
+
+FOR_PEOPLE = {kind.__name__: kind for kind in (ConfigError, DatasetError, StorageError)}
+"""Name to class of the errors whose message is all that a person needs."""
+
+RUNNING = " [while running '"
+"""What Beam adds to an error: the step that it was raised in."""
 
 REMEDY = "What is committed stays: run the same command again to go on"
 
@@ -61,66 +67,64 @@ def _at_work(layout: DatasetLayout, workers: Sequence[Worker]) -> list[ShardStat
 
 
 def explained(
-    error: BaseException, layout: DatasetLayout, started: float, ended: Sequence[Worker] = ()
+    error: BaseException, layout: DatasetLayout, ended: Sequence[Worker] = ()
 ) -> Exception:
     """Returns an error for people from what the runner raised.
 
-    A worker's error crosses process borders as text; a wrong configuration that only a worker can
-    see (a model that is not there) is found in it.
+    What failed on a shard is read from its progress file, where the worker left it; a job begins
+    by forgetting those of earlier ones. An error of another step, or one of a disk that took no
+    more files, is told by the runner alone.
 
     Args:
-        started: when the job began, in Unix seconds.
         ended: workers that ended by no doing of the job and not in order. Where no stage says that
             it failed, the runner's error is only the echo of that.
     """
-    text = str(error)
-    for kind in (ConfigError, DatasetError, StorageError):
-        message = _message_of(kind, error)
-        if message is not None:
-            return kind(message if kind is not StorageError else f"{message}. {REMEDY}")
-    failed = [
-        state
-        for state in ProgressReader(layout).read()
-        if state.state == "failed" and state.time_unix_seconds >= started
-    ]
+    failed = [state for state in ProgressReader(layout).read() if state.state == "failed"]
+    told = [state.error for state in failed if state.error is not None]
+    for one in (*told, _told_by_runner(error)):
+        if one.kind in FOR_PEOPLE:
+            is_storage = one.kind == StorageError.__name__
+            return FOR_PEOPLE[one.kind](f"{one.message}. {REMEDY}" if is_storage else one.message)
     if not failed and ended:
         return worker_died(layout, ended)
-    where = "; ".join(place_of(state) for state in failed) or _running_part(text)
+    where = "; ".join(place_of(state) for state in failed) or "the job"
     log = job_log_path(layout)
     details = f" Details: {log}." if log else ""
-    return JobFailed(f"{where or 'the job'} failed: {_cause(error)}.{details} {REMEDY}")
+    cause = told[0] if told else _told_by_runner(error)
+    return JobFailed(f"{where} failed: {_shown(cause)}.{details} {REMEDY}")
 
 
-def _message_of(kind: type[Exception], error: BaseException) -> str | None:
-    """Returns what an error of a kind says, or one of a worker in whose text it stands."""
-    text = str(error)
-    if isinstance(error, kind):
-        return _without_place(text)
-    found = re.search(rf"^(?:schemas\.errors\.)?{kind.__name__}: (.*)", text, re.MULTILINE)
-    return _without_place(found.group(1)) if found else None
+def _told_by_runner(error: BaseException) -> WorkError:
+    """Returns the error that the runner's stands for.
+
+    Raised in this process, it is the error itself. From another, Beam's runner gives the text of
+    its traceback, and the error in a line of it that begins with the name of its class.
+    """
+    own = WorkError.of(error)
+    lines = [line.split(RUNNING, 1)[0] for line in own.message.splitlines()]
+    if own.kind in FOR_PEOPLE or not lines:
+        return replace(own, message=own.message.split(RUNNING, 1)[0])
+    raised = [WorkError(kind=name, message=text, errno=None) for name, text in _raised(lines)]
+    known = (one for one in raised if one.kind in FOR_PEOPLE)
+    if type(error) is RuntimeError and raised:
+        return next(known, raised[-1])
+    return replace(own, message=lines[0])
 
 
-def _cause(error: BaseException) -> str:
-    """Returns the error's kind and first line, from a worker's traceback if there is one."""
-    text = _without_place(str(error))
-    if f"[Errno {errno.ENOSPC}]" in text:
+def _raised(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields class and message of each line of a traceback that tells of an error."""
+    for line in lines:
+        name, colon, message = line.partition(": ")
+        if colon and all(part.isidentifier() for part in name.split(".")):
+            yield name.rsplit(".", 1)[-1], message
+
+
+def _shown(error: WorkError) -> str:
+    """Returns an error in a line; a full disk of temporary files with what to do about it."""
+    if error.errno == errno.ENOSPC or f"[Errno {errno.ENOSPC}]" in error.message:
         temporary = Path(tempfile.gettempdir())
         return (
             f"no space left on a device; temporary files lie in {temporary} "
             f"({room_of(temporary)}): make room there, or set TMPDIR to another folder"
         )
-    if type(error) is RuntimeError and "Traceback" in text:
-        raised = re.findall(r"^\S*(?:Error|Exception|Interrupt|Exit)\b.*", text, re.MULTILINE)
-        if raised:
-            return str(raised[-1])
-    lines = text.strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else repr(error)
-
-
-def _without_place(text: str) -> str:
-    return re.sub(r" \[while running '[^']*'\]", "", text)
-
-
-def _running_part(text: str) -> str:
-    found = re.search(r"\[while running '([^']*)'\]", text)
-    return f"stage {found.group(1).split('/')[0].lower()}" if found else ""
+    return f"{error.kind}: {(error.message.strip().splitlines() or [''])[0]}"

@@ -299,7 +299,6 @@ def run_watched(
         ConfigError: if a worker found that the configuration cannot work.
         DatasetError: if a worker found that the folder does not hold what it needs.
     """
-    started = time.time()
     thread = _PipelineThread(pipeline)
     try:
         with ProgressDisplay(layout, stages, console) as display:
@@ -314,7 +313,7 @@ def run_watched(
     finally:
         watch.end_all()
     if thread.error is not None:
-        raise explained(thread.error, layout, started, watch.ended_badly()) from thread.error
+        raise explained(thread.error, layout, watch.ended_badly()) from thread.error
     if thread.state != PipelineState.DONE:
         raise JobFailed(f"the runner ended the job in the state {thread.state}")
 

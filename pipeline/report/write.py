@@ -60,6 +60,7 @@ DECIDING_PACKAGES = (
 HINTS = {
     RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
     RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
+    RejectReason.DNS_FAILED.value: "where there is a proxy, fetch.proxy names it",
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
 }
 """Reason to the setting that is behind it most often."""

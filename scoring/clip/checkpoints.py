@@ -286,7 +286,7 @@ def deciding_identity(identity: ModelIdentity) -> ModelIdentity:
     return {
         name: value
         for name, value in identity.items()
-        if not name.startswith("version.") and name not in ("device", "arithmetic")
+        if not name.startswith("version.") and name not in ("device", "arithmetic", "memory_format")
     }
 
 

@@ -49,12 +49,14 @@ class ImagePreprocessor:
             image = step(image)
         return np.asarray(image)
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(
+        self, pixels: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> torch.Tensor:
         """Returns a batch (B, height, width, 3) uint8 as (B, 3, height, width) float32."""
         if self._mean.device != pixels.device:
             self._white = self._white.to(pixels.device)
             self._mean, self._std = self._mean.to(pixels.device), self._std.to(pixels.device)
-        batch = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        batch = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
         return batch.div_(self._white).sub_(self._mean).div_(self._std)
 
 

@@ -66,6 +66,8 @@ class ClipScorer:
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
         self.model, arithmetic = _load_model(checkpoint, config, self.device)
+        self._memory_format = _fast_memory_format(self.device)
+        self.model.to(memory_format=self._memory_format)
         self._text_tower = TextTower(self.model, tokenizer)
         self._encode_image = _image_encoder(self.model, config)
         self._dtype = _input_dtype(arithmetic)
@@ -75,6 +77,7 @@ class ClipScorer:
         self.identity: ModelIdentity = {
             **_identity(checkpoint, config, self._captions),
             "arithmetic": arithmetic,
+            "memory_format": str(self._memory_format).removeprefix("torch."),
             "device": describe_device(self.device),
         }
 
@@ -186,7 +189,8 @@ class ClipScorer:
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns unit image embeddings (B, D) of pixels (B, height, width, 3)."""
         torch.set_num_threads(self.config.threads)
-        batch = self.preprocessor.normalize(pixels.to(self.device, non_blocking=True))
+        pixels = pixels.to(self.device, non_blocking=True)
+        batch = self.preprocessor.normalize(pixels, self._memory_format)
         features = self._encode_image(batch.to(self._dtype))
         return F.normalize(features.float(), dim=-1)
 
@@ -379,6 +383,14 @@ def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
         if checkpoint.folder is not None and beside.is_dir():
             text["hf_model_name"] = str(beside)
     return text
+
+
+def _fast_memory_format(device: torch.device) -> torch.memory_format:
+    """Returns how pictures lie in memory: by pixel on a CPU, which its convolutions are fast in.
+
+    Source: benchmarks/score_memory.py, EfficientNet-Lite0.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 def _input_dtype(arithmetic: str) -> torch.dtype:

@@ -250,7 +250,8 @@ def components(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) ->
     """Returns the smallest member of each number's connected component, (count,).
 
     Args:
-        left, right: (m,), the ends of the edges.
+        left: (m,), one end of each edge.
+        right: (m,), the other.
 
     Source: Shiloach and Vishkin, An O(log n) parallel connectivity algorithm (1982): join roots,
     then shorten all paths.

@@ -52,19 +52,20 @@ class Judge:
             self.replies[entry["key"]] = entry["reply"]
             self.models[entry["answered_by"]] += 1
 
-    def key(self, request: JudgeRequest, run: int) -> str:
-        """Returns what a reply is kept under: all that decides it, and the run."""
-        value = [self.model, list(request.messages), request.temperature, request.max_tokens, run]
+    def key(self, question: str, request: JudgeRequest, run: int) -> str:
+        """Returns what a reply is kept under: question, run, and all that is sent."""
+        sent = [list(request.messages), request.temperature, request.max_tokens]
+        value = [self.model, question, sent, run]
         return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
-    def ask(self, request: JudgeRequest, run: int) -> str:
+    def ask(self, question: str, request: JudgeRequest, run: int) -> str:
         """Returns the reply to a request, from what is kept or from the endpoint.
 
         Raises:
             ConfigError: if the endpoint refuses, or does not answer after all retries. What was
                 judged so far is kept.
         """
-        key = self.key(request, run)
+        key = self.key(question, request, run)
         if key not in self.replies:
             reply, answered_by = self._call(request)
             self._keep(key, request, reply, answered_by, run)
@@ -155,8 +156,8 @@ def judge_answers(
     waiting = [
         request
         for run in range(config.runs)
-        for request in (benchmark.first_request(answer, rules) for answer in answers)
-        if judge.key(request, run) not in judge.replies
+        for answer, request in ((one, benchmark.first_request(one, rules)) for one in answers)
+        if judge.key(str(answer.question.question_id), request, run) not in judge.replies
     ]
     if waiting:
         agree_on_price(benchmark, judge, waiting, is_agreed=is_agreed)
@@ -165,8 +166,12 @@ def judge_answers(
         for run in range(config.runs):
             for answer in answers:
 
-                def ask(request: JudgeRequest, run: int = run) -> str:
-                    return judge.ask(request, run)
+                def ask(
+                    request: JudgeRequest,
+                    question: str = str(answer.question.question_id),
+                    run: int = run,
+                ) -> str:
+                    return judge.ask(question, request, run)
 
                 found = benchmark.judge(answer, rules, ask, config.parser)
                 answer.judged.append(found.value)

@@ -125,6 +125,14 @@ class Benchmark(ABC):
         """Returns the file for the benchmark's server; None if it has none."""
         return None
 
+    def expected(self, question: Question) -> str:
+        """Returns the right answer in words; empty where it is not public."""
+        for name in ("label", "letter", "answer"):
+            if question.facts.get(name):
+                return str(question.facts[name])
+        given = [str(one) for one in question.facts.get("answers") or []]
+        return max(given, key=given.count) if given else ""
+
     def paired(self, answers: Sequence[Answer]) -> dict[Hashable, float]:
         """Returns the score of each thing that is right or wrong as one, by its key."""
         return {

@@ -12,6 +12,7 @@ from rich.table import Table
 from schemas.storage import commit_text
 from training.evaluation.predictions import Matched
 from training.evaluation.protocol import Benchmark
+from training.evaluation.report import mean_weights, render, section
 from training.evaluation.scoring import Scored
 
 COLUMNS = ("benchmark", "score", "95 % interval", "exchanged", "AlignGPT-7B", "AlignGPT-13B")
@@ -91,17 +92,22 @@ class Results:
     def markdown(self) -> str:
         """Returns the table as Markdown."""
         head = [" | ".join(COLUMNS), " | ".join(["---", *["---:"] * (len(COLUMNS) - 1)])]
-        rows = [" | ".join(result.cells()) for result in self.benchmarks]
+        rows = [" | ".join(_escaped(cell) for cell in result.cells()) for result in self.benchmarks]
         lines = [f"| {line} |" for line in (*head, *rows)]
         lines += ["", *(f"\\* {note}" + "  " for note in self.notes)]
         return "\n".join([f"# {self.model}", "", *lines]) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Returns a cell in which Markdown finds no mark of its own."""
+    return cell.replace("*", r"\*").replace("|", r"\|")
 
 
 def print_results(console: Console, results: Results, out: str) -> None:
     """Prints the table and where more is."""
     table = Table(title=f"{results.model}, protocol {results.protocol}", title_justify="left")
     for number, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if number else "left")
+        table.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for result in results.benchmarks:
         table.add_row(*result.cells())
     console.print(table)
@@ -114,7 +120,24 @@ def print_results(console: Console, results: Results, out: str) -> None:
 
 
 def write_results(out: str, results: Results) -> None:
-    """Writes results.json and results.md."""
+    """Writes results.json, results.md and report.html."""
     text = json.dumps(results.to_json(), indent=2, ensure_ascii=False)
     commit_text(str(Path(out) / "results.json"), text + "\n")
     commit_text(str(Path(out) / "results.md"), results.markdown())
+    commit_text(str(Path(out) / "report.html"), page(results))
+
+
+def page(results: Results) -> str:
+    """Returns report.html."""
+    sections, weights = [], {}
+    for result in results.benchmarks:
+        answers = result.matched.answers if result.matched is not None else []
+        if result.scored is not None:
+            scored = result.scored
+            sections.append(section(result.benchmark, answers, scored.parts, scored.notes))
+        mean = mean_weights(answers)
+        if mean is not None:
+            weights[result.benchmark.title] = mean
+    title = f"{results.model} (protocol {results.protocol}, {results.precision})"
+    rows = [result.cells() for result in results.benchmarks]
+    return render(title, COLUMNS, rows, sections, weights)

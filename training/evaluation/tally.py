@@ -28,11 +28,15 @@ class Tally:
     """The score of sums (..., K), in the unit of the benchmark's published number."""
 
     def score(self) -> float:
-        """Returns the score of all."""
+        """Returns the score of all; 0 of none."""
+        if not self.units:
+            return 0.0
         return float(self.headline(self.sums.sum(axis=0)))
 
     def interval(self) -> tuple[float, float]:
-        """Returns the 95 % interval of the bootstrap over units."""
+        """Returns the 95 % interval of the bootstrap over units; (0, 0) of none."""
+        if not self.units:
+            return 0.0, 0.0
         drawn = self.headline(draw(self.sums))
         return quantiles(drawn)
 
@@ -48,7 +52,8 @@ def tally_of(
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(units))}
     sums = np.zeros((len(names), len(rows[0]) if rows else 1))
-    np.add.at(sums, [names[unit] for unit in units], np.asarray(rows, dtype=np.float64))
+    if rows:
+        np.add.at(sums, [names[unit] for unit in units], np.asarray(rows, dtype=np.float64))
     return Tally(tuple(names), sums, headline)
 
 

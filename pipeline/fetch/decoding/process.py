@@ -22,6 +22,7 @@ import cv2
 from PIL import Image
 
 from schemas.errors import RejectReason, SampleRejected
+from schemas.memory import keep_memory_of_images
 from scoring.config import ImageSettings
 from scoring.images.prepare import PreparedImage, prepare_image
 
@@ -143,6 +144,7 @@ def start_message(settings: ImageSettings, timeout_seconds: float) -> dict[str, 
 
 def main() -> None:
     """Serves on the standard streams; what C libraries print goes to standard error."""
+    keep_memory_of_images()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     Image.init()  # loads the decoders now, not on the first image's time

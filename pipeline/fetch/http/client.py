@@ -2,12 +2,16 @@
 
 import asyncio
 import functools
+import ipaddress
+import re
 import ssl
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -16,6 +20,8 @@ from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
 from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.budgets import ByteBudget, paused
+from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler
+from pipeline.fetch.http.proxy import not_let_in, proxy_url
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
 from schemas.errors import RejectReason, SampleRejected
@@ -28,11 +34,21 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 """What the client raises when a request fails."""
 
 CHUNK_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 64 * 1024
-"""Longest line of an answer's head: policies of 30 KB are seen, aiohttp's own limit is 8 KB."""
+MAX_HEAD_FIELDS = 4096
+"""Fields of a plain head, which is bounded by its bytes."""
 
 MAX_ROOM_SECONDS = 300.0
 """How long an answer may wait in all until decoders have made room for its bytes."""
+
+PROXY_REFUSES = 407
+
+LOOKUP_SECONDS = 2.0
+"""How long a name is looked up whose address a proxy will look up as well."""
+
+GOOD_STATUS = frozenset({200, 201, 202, 203, *range(207, 300)})
+"""Answers with a body that may be the image: those of 2xx but for no, other and partial content."""
+
+WHOLE_RANGE = re.compile(r"bytes\s+0-([0-9]{1,18})/([0-9]{1,18})", re.ASCII | re.IGNORECASE)
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -57,15 +73,20 @@ class HttpClient:
         self._config, self._memory = config, memory
         self._guard = AddressGuard(config.allow_networks, config.allow_ports)
         self._budget = ByteBudget(config.max_buffered_bytes)
+        self._resolver = resolver or CachedResolver(memory.names)
         connector = aiohttp.TCPConnector(
             limit=0,
-            resolver=resolver or CachedResolver(memory.names),
+            resolver=self._resolver,
             use_dns_cache=False,
-            socket_factory=self._guard.open_socket,
+            # All that is connected to is the proxy where there is one: `_judge` looks further.
+            socket_factory=self._guard.open_socket if config.proxy is None else None,
             happy_eyeballs_delay=None,
             ssl=tls_context(config.ca_file),
             keepalive_timeout=10.0,
         )
+        # aiohttp has no setting for the protocol of a connection.
+        factory = functools.partial(GenerousHandler, asyncio.get_running_loop())
+        connector._factory = cast("functools.partial[ResponseHandler]", factory)
         contact = f" (+{config.contact})" if config.contact else ""
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -78,9 +99,11 @@ class HttpClient:
             },
             auto_decompress=False,
             trust_env=False,
+            proxy=proxy_url(config.proxy) if config.proxy is not None else None,
             read_bufsize=2 * CHUNK_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_FIELDS,
         )
 
     async def close(self) -> None:
@@ -124,7 +147,11 @@ class HttpClient:
         headers = {"Connection": "close"} if is_last else None
         body = bytearray()
         try:
+            if self._config.proxy is not None:
+                await self._judge(str(url.raw_host))
             async with self._session.get(url, allow_redirects=False, headers=headers) as response:
+                if response.status == PROXY_REFUSES and self._config.proxy is not None:
+                    raise not_let_in(self._config.proxy)
                 self._heed_pause(response)
                 if is_image:
                     self._check_opt_out(url, response)
@@ -141,9 +168,29 @@ class HttpClient:
             return Answer(body)
         except BaseException as error:
             self._budget.release(len(body))
+            if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == PROXY_REFUSES:
+                raise not_let_in(str(self._config.proxy)) from error
             if isinstance(error, FAILURES) and not isinstance(error, TimeoutError):
                 raise failure(error) from error
             raise
+
+    async def _judge(self, host: str) -> None:
+        """Raises `SampleRejected` if a host that a proxy will ask is known to be forbidden.
+
+        The proxy looks names up itself. One that does not resolve here is left to it.
+        """
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            try:
+                async with asyncio.timeout(LOOKUP_SECONDS):
+                    found = [one["host"] for one in await self._resolver.resolve(host)]
+            except OSError:  # a look-up that takes too long among them
+                return
+        else:
+            found = [host]
+        for address in found:
+            self._guard.check_address(address)
 
     def _heed_pause(self, response: aiohttp.ClientResponse) -> None:
         """Takes note whether the host wants to be left alone for a while."""
@@ -177,7 +224,8 @@ class HttpClient:
 
         What comes over the line counts as well: packed data can go on without giving a byte.
         """
-        unpack = Unpacker(response.headers.get("Content-Encoding", ""))
+        encodings = response.headers.getall("Content-Encoding", [])
+        unpack = Unpacker(",".join(encodings), is_image)
         body = bytearray()
         raw_bytes, patience = 0, MAX_ROOM_SECONDS
         is_sniffed, is_cut = not is_image, False
@@ -233,7 +281,7 @@ class HttpClient:
 
 def _check_status(response: aiohttp.ClientResponse) -> None:
     status = response.status
-    if status == 200:
+    if status in GOOD_STATUS or (status == 206 and _is_whole(response)):
         return
     detail = f"HTTP {status}"
     wait = retry_after_seconds(response.headers.get("Retry-After"))
@@ -244,6 +292,12 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
     if status in PASSING_STATUS or status >= 500:
         raise SampleRejected(RejectReason.SERVER_ERROR, detail, status)
     raise SampleRejected(RejectReason.HTTP_STATUS, detail, status)
+
+
+def _is_whole(response: aiohttp.ClientResponse) -> bool:
+    """Returns whether an answer that calls itself partial brings everything all the same."""
+    found = WHOLE_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    return found is not None and int(found[1]) + 1 == int(found[2])
 
 
 @functools.cache

@@ -12,18 +12,35 @@ PASSING_STATUS = frozenset({408, 425, 500, 502, 503, 504})
 """Answers after which the same request may succeed later."""
 
 
-class Unpacker:
-    """Undoes a Content-Encoding, never producing more than is wanted."""
+PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
-    def __init__(self, encoding: str) -> None:
-        name = encoding.strip().lower()
-        if name in ("", "identity"):
-            self._inflate = None
-        elif name in ("gzip", "x-gzip", "deflate"):
+NO_PACKINGS = frozenset({"", "identity", "none", "binary", "utf-8", "utf8", "aws-chunked"})
+"""What stands in Content-Encoding and packs nothing."""
+
+IMAGE_STARTS = frozenset(b"\xff\x89GRBIM\0")
+"""First bytes of the image formats that are taken."""
+
+GZIP_START = 0x1F
+ZLIB_METHOD = 0x08
+"""Lower half of the first byte of deflated data; no image format and no text begins so."""
+
+
+class Unpacker:
+    """Undoes a Content-Encoding, never producing more than is wanted.
+
+    Servers say gzip of what is not packed: what begins as an image is one.
+    """
+
+    def __init__(self, encoding: str, is_image: bool) -> None:
+        names = [name.strip().lower() for name in encoding.split(",")]
+        packings = [name for name in names if name not in NO_PACKINGS]
+        self._inflate = None
+        self._is_begun = False
+        if packings and all(name in PACKINGS for name in packings) and len(packings) == 1:
             self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        else:
-            detail = f"Content-Encoding {name[:30]!r} was not asked for"
-            raise SampleRejected(RejectReason.BAD_RESPONSE, detail)
+        elif packings and not is_image:
+            raise _unwanted(packings)
+        self._unknown = packings if self._inflate is None else []
 
     @property
     def is_complete(self) -> bool:
@@ -42,12 +59,31 @@ class Unpacker:
 
     def __call__(self, chunk: bytes, wanted: int) -> bytes:
         """Returns up to `wanted` bytes out of a chunk of the body."""
+        if not self._is_begun and chunk:
+            self._begin(chunk)
         if self._inflate is None:
             return chunk
         try:
             return self._inflate.decompress(chunk, max(wanted, 1))
         except zlib.error as error:
             raise SampleRejected(RejectReason.BAD_RESPONSE, f"gzip: {error}") from error
+
+    def _begin(self, chunk: bytes) -> None:
+        """Judges by its first byte whether the body is what it is said to be.
+
+        Raises:
+            SampleRejected: BAD_RESPONSE, if it is packed in a way that was not asked for.
+        """
+        self._is_begun = True
+        if self._inflate is not None and chunk[0] != GZIP_START and chunk[0] & 0x0F != ZLIB_METHOD:
+            self._inflate = None
+        if self._unknown and chunk[0] not in IMAGE_STARTS:
+            raise _unwanted(self._unknown)
+
+
+def _unwanted(encodings: list[str]) -> SampleRejected:
+    detail = f"Content-Encoding {', '.join(encodings)[:30]!r} was not asked for"
+    return SampleRejected(RejectReason.BAD_RESPONSE, detail)
 
 
 def too_many(max_bytes: int) -> SampleRejected:
@@ -58,6 +94,12 @@ def too_many(max_bytes: int) -> SampleRejected:
 def failure(error: Exception) -> SampleRejected:
     """Returns what a client's error means for the sample."""
     detail = _detail(error)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        is_passing = error.status >= 500
+        reason = RejectReason.SERVER_ERROR if is_passing else RejectReason.HTTP_STATUS
+        return SampleRejected(reason, f"the proxy answers {error.status}", error.status)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return SampleRejected(RejectReason.CONNECT_FAILED, detail)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return SampleRejected(RejectReason.DNS_FAILED, detail)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):

@@ -23,11 +23,13 @@ from pipeline.config import FetchConfig
 from pipeline.dataset.input_tars import read_members
 from pipeline.fetch.hosts.robots import OPT_OUTS, agent_token
 from pipeline.fetch.http.addresses import AddressGuard
+from pipeline.fetch.http.proxy import proxy_url
 from pipeline.fetch.http.responses import PASSING_STATUS
 from pipeline.fetch.http.urls import parse_url
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 
 PNG_COMPRESSION = 6
+PROXY_VARIABLES = ("http_proxy", "https_proxy")
 HASHES = ("sha256", "md5", "sha512")
 
 R = RejectReason
@@ -141,7 +143,7 @@ def _run(urls: list[str], algorithm: str, config: FetchConfig, folder: Path) -> 
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"},
+            env=_environment(config.proxy),
         )
         try:
             status = process.wait()
@@ -156,6 +158,12 @@ def _run(urls: list[str], algorithm: str, config: FetchConfig, folder: Path) -> 
             f"img2dataset's process ended with status {status}: {said}\nRun again, or use "
             "fetch.engine aligngpt, whose decoders cost one image when they crash"
         )
+
+
+def _environment(proxy: str | None) -> dict[str, str]:
+    """Returns the variables of its process, which takes its proxy from there."""
+    of_proxy = {} if proxy is None else dict.fromkeys(PROXY_VARIABLES, str(proxy_url(proxy)))
+    return {**os.environ, **of_proxy, "NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _job(count: int, algorithm: str, config: FetchConfig) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_rows_of_one_page_that_hangs_end_each_at_its_own_deadline(web_server: We
 
 
 def test_the_memory_of_opt_outs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.fetch.hosts.robots.MAX_OPT_OUTS", 10)
+    monkeypatch.setattr("pipeline.fetch.hosts.memory.MAX_OPT_OUTS", 10)
     memory = HostMemory(FetchConfig())
     rejected = SampleRejected(RejectReason.TDM_RESERVED, "TDM-Reservation: 1")
     for number in range(11):

@@ -1,0 +1,51 @@
+"""How a process on a CPU deals with the memory that it frees."""
+
+import ctypes
+
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
+M_ARENA_MAX = -8
+"""Parameters of glibc's mallopt. Source: malloc.h."""
+
+KEEPING_ALL = (
+    (M_MMAP_MAX, 0),
+    (M_TRIM_THRESHOLD, 2**31 - 1),
+    (M_TOP_PAD, 128 * 2**20),
+    # Another thread's heap holds 64 MiB at most: larger tensors would be mapped after all.
+    (M_ARENA_MAX, 1),
+)
+KEEPING_IMAGES = (
+    (M_MMAP_THRESHOLD, 32 * 2**20),
+    (M_TRIM_THRESHOLD, 64 * 2**20),
+    (M_TOP_PAD, 16 * 2**20),
+)
+
+
+def keep_freed_memory() -> bool:
+    """Returns whether glibc was told to keep freed memory instead of giving it back.
+
+    A model frees its large tensors with every batch and asks for the same again. By default each
+    is mapped anew, and the kernel clears its pages: of scoring with a convolutional tower this
+    took two thirds (`benchmarks/score_memory.py`). The process keeps what it once needed at most.
+    To be called before the process starts threads.
+    """
+    return _set(KEEPING_ALL)
+
+
+def keep_memory_of_images() -> bool:
+    """Returns whether glibc was told to keep what one image takes.
+
+    The same for a process that decodes one image after another. What is larger than 32 MiB, as
+    few images are, is still given back at once, so that the process stays small.
+    """
+    return _set(KEEPING_IMAGES)
+
+
+def _set(settings: tuple[tuple[int, int], ...]) -> bool:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all(mallopt(name, value) for name, value in settings)
