@@ -91,8 +91,7 @@ class ProgressDisplay:
                 tally.count(own, max(len(sizes), len(own)))
         for step in steps:
             if step.step and step.stage in self._tallies:
-                tally = self._steps.setdefault((step.stage, step.step), StepTally(step))
-                tally.state = step
+                self._steps.setdefault((step.stage, step.step), StepTally(step)).state = step
 
     def _show(self) -> None:
         now = time.monotonic()
