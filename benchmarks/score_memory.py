@@ -70,7 +70,7 @@ def compare(model: str, rounds: int, images: int, batch_size: int) -> None:
                     *("--weights", str(weights), "--images", str(images)),
                     *("--batch-size", str(batch_size)),
                 ]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
                 found[side].append(json.loads(done.stdout.splitlines()[-1]))
     for side in SIDES:
         rate, user, system, faults = (

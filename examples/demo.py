@@ -9,11 +9,13 @@ import argparse
 import csv
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,8 @@ BIN = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
 PORT = 8970
 EVERY_NTH_IS_A_DUPLICATE = 40
+STOPPED = 128 + signal.SIGTERM
+"""Status of what SIGTERM stopped."""
 Step = Callable[..., str]
 """Runs a command under a title; returns what it said, if that is an answer."""
 
@@ -58,12 +62,13 @@ def main() -> None:
         started = time.monotonic()
         is_answer = words[1:2] == ["chat"]
         output = subprocess.PIPE if is_answer else None
-        done = subprocess.run(words, check=False, stdout=output, text=True)
+        status, said = run_command(words, output)
         seconds[title] = time.monotonic() - started
-        if done.returncode:
-            console.print(f"[red]The demo stops here: the command ended with {done.returncode}.")
-            sys.exit(done.returncode)
-        return done.stdout.strip() if is_answer else ""
+        if status:
+            why = ": SIGTERM; run the demo again to go on" if status == STOPPED else ""
+            console.print(f"[red]The demo stops here: the command ended with {status}{why}.")
+            sys.exit(status)
+        return said.strip() if is_answer else ""
 
     started = time.monotonic()
     models = out / "models"
@@ -90,6 +95,33 @@ def main() -> None:
         answer=answer,
     )
     print_summary(console, summary)
+
+
+def run_command(words: Sequence[str], output: int | None) -> tuple[int, str]:
+    """Returns the status of a command, as a shell has it, and what it said to `output`.
+
+    SIGTERM is passed on, so that it stops the command, which saves what it has, and the demo.
+    """
+    command = subprocess.Popen(words, stdout=output, text=True)
+    was_asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal was_asked
+        was_asked = True
+        command.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        said, _ = command.communicate()
+    except KeyboardInterrupt:  # the terminal has sent it to the command, too
+        with suppress(subprocess.TimeoutExpired):
+            command.wait(timeout=10)
+        raise
+    finally:
+        command.kill()
+        signal.signal(signal.SIGTERM, before)
+    status = command.returncode if command.returncode >= 0 else 128 - command.returncode
+    return STOPPED if was_asked else status, said or ""
 
 
 def curate_pairs(step: Step, out: Path, models: Path, stamps: list[Stamp], port: int) -> None:

@@ -14,6 +14,16 @@ def print_error(message: str) -> None:
     Console(stderr=True).print(text, soft_wrap=True)
 
 
+def format_seconds(seconds: float) -> str:
+    """Returns a length of time for people: `47 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def print_commands(usage: str, commands: Mapping[str, type], more: str) -> None:
     """Prints how a program is called, its commands, a line each, and what else there is to know.
 

@@ -77,6 +77,16 @@ def with_precision(config: ScoreConfig) -> ScoreConfig:
     return replace(config, precision=precision_here(config).precision)
 
 
+def quick_to_check(config: ScoreConfig) -> ScoreConfig:
+    """Returns the configuration to try a model with on this CPU, which may not be its device.
+
+    What a GPU does at once, this processor may emulate, for minutes a picture.
+    """
+    if kind_of_device(config) == "cpu" or config.precision == fast_arithmetic("cpu").precision:
+        return config
+    return replace(config, precision="fp32")
+
+
 def describe_device(device: torch.device) -> str:
     """Returns what kind of processor a device is, for the record."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -5,7 +5,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -13,10 +14,14 @@ from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.progress import at_work, is_first_process
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
-from training.engine.launch import EarlySigterm, launch
+from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
+
+if TYPE_CHECKING:
+    from training.evaluation.control import Difference
 
 MORE_HELP = (
     f"Recipes of pretrain: {', '.join(PRETRAIN_RECIPES)}.\n"
@@ -123,7 +128,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main() -> None:
-    """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    """Runs the command line; it ends with 0, 1 (failed), 2 (refused) or 143 (SIGTERM)."""
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
@@ -222,12 +227,13 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
 
 
 def train_stage(command: Pretrain | Finetune) -> int:
-    """Trains, prints where to look now, and returns 0."""
-    import torch
+    """Trains, prints where to look now, and returns 0, or 143 if SIGTERM stopped it."""
+    with at_work("starting"):
+        import torch
 
-    from schemas.memory import keep_freed_memory
-    from training.engine.deepspeed import name_accelerator
-    from training.train import train
+        from schemas.memory import keep_freed_memory
+        from training.engine.deepspeed import name_accelerator
+        from training.train import train
 
     name_accelerator()
     if not torch.cuda.is_available():
@@ -235,51 +241,61 @@ def train_stage(command: Pretrain | Finetune) -> int:
     is_complete = train(command.config, command.data, command.out, command.init)
     if is_first_process():
         print_outcome(command.out, is_complete)
-    return 0
-
-
-def is_first_process() -> bool:
-    """Returns whether this is the one of the processes that speaks to the user."""
-    return os.environ.get("RANK", "0") == "0"
+    return 0 if is_complete else STATUS_TERMINATED
 
 
 def exchange(command: Import | Export) -> int:
     """Turns one form of model folder into another and prints where it is."""
-    from training.exchange import export_model, import_model
+    with at_work("starting"):
+        from training.exchange import export_model, import_model
 
     tower = command.vision_tower
     if isinstance(command, Import):
-        import_model(
-            command.checkpoint,
-            command.out,
-            language_model=command.language_model,
-            vision_tower=tower,
-            alignment_mode=command.alignment_mode,
-            revision=command.revision,
-        )
+        source = command.checkpoint
+        with at_work(f"importing {source}", into=Path(command.out), num_bytes=weight_bytes(source)):
+            import_model(
+                command.checkpoint,
+                command.out,
+                language_model=command.language_model,
+                vision_tower=tower,
+                alignment_mode=command.alignment_mode,
+                revision=command.revision,
+            )
     else:
         assert tower is not None
-        export_model(command.model, command.out, form=command.form, vision_tower=tower)
+        source = command.model
+        num_bytes = 0 if command.form == "stage_1" else weight_bytes(source)
+        with at_work(f"exporting {source}", into=Path(command.out), num_bytes=num_bytes):
+            export_model(source, command.out, form=command.form, vision_tower=tower)
     Console().print(f"written: {command.out}")
     return 0
+
+
+def weight_bytes(folder: str) -> int:
+    """Returns the size of the weights in a folder; 0 if it is not on this machine."""
+    files = [file for kind in ("safetensors", "bin") for file in Path(folder).glob(f"*.{kind}")]
+    return sum(file.stat().st_size for file in files)
 
 
 def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
     """Measures a model on benchmarks, or prints its loss on a dataset."""
     if command.benchmarks:
-        from training.evaluation.evaluate import evaluate_benchmarks
+        with at_work("starting"):
+            from training.evaluation.evaluate import evaluate_benchmarks
 
         return evaluate_benchmarks(command, arguments)
     if command.precision == "fp16":
         raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
-    from training.evaluation.dataset_loss import dataset_loss
+    with at_work("starting"):
+        from training.evaluation.dataset_loss import dataset_loss
 
-    totals = dataset_loss(
+    totals, difference = dataset_loss(
         command.model,
         command.data,
         form=command.form,
         tokens_per_sequence=command.tokens_per_sequence,
         samples=command.samples,
+        control=command.control,
         precision=command.precision,
     )
     table = Table("alignment level", "loss", "target tokens")
@@ -287,7 +303,23 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
         table.add_row(str(level), f"{loss:.4f}", f"{totals.level_counts[level]:,.0f}")
     table.add_row("all", f"{totals.loss:.4f}", f"{totals.targets:,.0f}")
     Console().print(table)
+    if difference is not None:
+        print_control(difference)
     return 0
+
+
+def print_control(found: "Difference") -> None:
+    """Prints what the pictures are worth to a model."""
+    from training.evaluation.control import in_words
+
+    table = Table("pictures", "loss", "95 % interval", title=f"{found.samples:,} samples")
+    table.add_row("their own", f"{found.right:.4f}", "")
+    table.add_row("exchanged", f"{found.exchanged:.4f}", "")
+    interval = f"{found.low:+.4f} to {found.high:+.4f}"
+    table.add_row("difference", f"{found.difference:+.4f}", interval)
+    console = Console()
+    console.print(table)
+    console.print(in_words(found), highlight=False)
 
 
 def print_outcome(out: str, is_complete: bool) -> None:

@@ -14,6 +14,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 PublishedForm = Literal["aligngpt", "llava", "stage_1"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
+ProjectorStart = Literal["paper", "scaled", "regression"]
+Control = Literal["none", "exchanged"]
 OnCorrupt = Literal["error", "skip"]
 
 
@@ -31,8 +33,14 @@ class ModelConfig:
     """How the level vectors are used: the paper's way, one of its ablations, or not at all."""
     num_levels: int = 8
     """Alignment levels of the data."""
-    projector: str = "mlp2x_gelu"
-    """linear, or mlp{k}x_gelu: k linear layers with GELU between them."""
+    connector: str = "mlp2x_gelu"
+    """From an image's vectors to the language model's: linear, or mlp{k}x_gelu, k linear layers
+    with GELU between them. Before either, pixel_shuffle{k}_ joins each k x k vectors to one, and
+    pool{k}_ averages them to k x k: fewer tokens for an image, as pixel_shuffle2_mlp2x_gelu."""
+    projector_start: ProjectorStart = "paper"
+    """Where a new projector starts. paper: random weights. scaled: what it reads is standardised,
+    and what it says begins at half the spread of the words. regression: so, and from a ridge
+    regression of what is said about up to 10,000 pictures on what the tower sees in them."""
     vision_feature_layer: int = -2
     """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
     vision_feature_select: FeatureSelect = "patch"
@@ -76,6 +84,11 @@ class DataConfig:
     """Packed sequences in one forward pass; the rest of a step is accumulated."""
     packing_window: int = 64
     """Waiting samples, in the shuffled order, among which the mates of a sequence are chosen."""
+    vision_features: Literal["compute", "store"] = "compute"
+    """store keeps what the frozen vision tower gives for each picture on disk and computes it once;
+    the room that it takes is said before."""
+    vision_features_folder: str = ""
+    """Folder of stored features, for several runs; empty: OUT/vision_features."""
     workers: int = 2
     """Processes that decode and tokenise for each device; 0 does it in the loop."""
     on_corrupt: OnCorrupt = "error"

@@ -5,6 +5,7 @@ from pathlib import Path
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
+from training.model.projector import plain_type
 from training.model.published.source import find_source
 from training.model.published.stage_1 import (
     STAGE_1_FILE,
@@ -95,6 +96,14 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
         )
     if form == "aligngpt" and mode == "none":
         raise ConfigError(f"{folder} has no alignment vectors: use --format llava")
+    joined = parts.model.config.projector_type
+    if joined != plain_type(joined):
+        raise ConfigError(
+            f"the published code reads every vector of an image, but {folder} has the connector "
+            f"{joined}: its weights have no place there"
+        )
+    parts.model.projector.fold()
+    parts.model.config.standardizes_features = False
     if form == "stage_1":
         Path(out).mkdir(parents=True, exist_ok=True)
         save_stage_1(parts.model, Path(out) / STAGE_1_FILE)

@@ -30,6 +30,10 @@ class BatchLoss:
     """(N - 1,) weights of the local vectors, summed over the samples; zeros where none mixed."""
     gate_count: int
     """Samples whose vector was mixed by the gate."""
+    losses: Tensor
+    """(B * K,) of each target, 0 where there is none."""
+    hits: Tensor
+    """(B * K,) bool, whether the target is what the model finds most likely."""
     gate_histogram: Tensor
     """(N - 1, BINS) how many samples gave each local vector a weight in each of BINS equal parts
     of 0 to 1."""
@@ -67,5 +71,7 @@ def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
         level_sums=sums.index_add(0, levels, losses.detach()),
         gate_sums=gate_sums,
         gate_count=0 if weights is None else weights.shape[0],
+        losses=losses.detach(),
+        hits=logits.detach().argmax(dim=-1) == targets,
         gate_histogram=histogram,
     )

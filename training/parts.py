@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import ConfigError
+from schemas.progress import at_work
 from training.config import Attention, DataConfig, OnCorrupt, SampleForm, TrainConfig
 from training.data.conversations import VICUNA_V1
 from training.data.dataset import TrainDataset
+from training.data.features import FeatureStore
 from training.data.lengths import Encoder
 from training.data.loader import PackedRows
 from training.engine.precision import dtype_of
@@ -74,9 +76,19 @@ class Assembled:
         )
 
     def rows(
-        self, dataset: TrainDataset, encoder: Encoder, on_corrupt: OnCorrupt = "error"
+        self,
+        dataset: TrainDataset,
+        encoder: Encoder,
+        on_corrupt: OnCorrupt = "error",
+        features: FeatureStore | None = None,
+        pictures_from: Mapping[int, int] | None = None,
     ) -> PackedRows:
-        """Returns what turns rows of the plan into batches for this model."""
+        """Returns what turns rows of the plan into batches for this model.
+
+        Args:
+            features: holds what the tower gives for the pictures.
+            pictures_from: for some samples, the sample whose pictures they get.
+        """
         size = self.model.config.image_size
         is_stage_1 = encoder.form == "caption"
         return PackedRows(
@@ -87,6 +99,8 @@ class Assembled:
             passes_levels=is_stage_1 and self.model.config.has_align_token,
             on_corrupt=on_corrupt,
             width=encoder.tokens_per_sequence if torch.cuda.is_available() else 0,
+            features=features,
+            pictures_from=pictures_from,
         )
 
     def size(self, config: TrainConfig) -> ModelSize:
@@ -157,7 +171,8 @@ def from_parts(config: TrainConfig) -> Assembled:
         vision_feature_select=parts.vision_feature_select,
         image_scales=list(parts.image_scales) or None,
         gate_reads_answer=bool(parts.gate_reads_answer),
-        projector_type=parts.projector,
+        projector_type=parts.connector,
+        standardizes_features=parts.projector_start != "paper",
         alignment_mode=parts.alignment_mode,
         num_levels=parts.num_levels,
     )
@@ -171,7 +186,8 @@ def loading(setting: str, name: str) -> Iterator[None]:
     Code that a folder brings along is not run: what needs it cannot be read.
     """
     try:
-        yield
+        with at_work(f"loading {name}"):
+            yield
     except ImportError as error:
         raise ConfigError(
             f"{setting} {name!r} needs a package that is not installed ({str(error).strip()}): "

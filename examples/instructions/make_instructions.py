@@ -1,8 +1,11 @@
 """Rebuilds the bundled instruction samples, in LLaVA's format.
 
-Questions about the stamps of `examples/corpus` are made from their captions and topics; those
-about coloured shapes are easy-VQA's own. Both files have some samples without a picture. The
+Questions about the stamps of `examples/corpus` are made from their captions and topics; those about
+coloured shapes from the answers of easy-VQA. Both files have some samples without a picture. The
 image folder of both files is `examples/`.
+
+Held out are also questions in pairs, one question on two pictures with different answers, so that
+the words alone do not tell the answer; those for yes or no once more in POPE's format.
 
     pip install easy-vqa
     python examples/instructions/make_instructions.py
@@ -11,20 +14,27 @@ image folder of both files is `examples/`.
 import argparse
 import csv
 import hashlib
+import itertools
 import json
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TypedDict
 
 HERE = Path(__file__).parent
 CORPUS = HERE.parent / "corpus"
-SHAPES = {"train": 600, "validation": 100}
+SHAPES = {"train": 600, "validation": 160}
+WORD_PAIRS = 20
+"""Of pictures with different answers, for colour and for shape."""
+YES_NO_PAIRS = 15
+"""The same, for questions answered Yes or No."""
+GROUP_PAIRS = 20
+STAMP_YES_NO_PAIRS = 20
 EASY_VQA_SPLIT = {"train": "train", "validation": "test"}
-QUESTIONS_PER_SHAPE = 4
 COMPARISONS = {"train": 80, "validation": 12}
 OF_TWO_PICTURES = {"train": 80, "validation": 12}
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
@@ -53,6 +63,17 @@ TOPICS = {
 
 THING = re.compile(r"An? [^.!?;(—]{2,40}\.")
 """Captions that name one thing in a few words, so that "Is this a …?" can be asked."""
+
+SHAPE_NAMES = ("circle", "rectangle", "triangle")
+COLOR_NAMES = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+SHAPE_QUESTIONS = (
+    "What shape is in the image?",
+    "What shape does the image contain?",
+    "What shape is present?",
+)
+COLOR_QUESTIONS = ("What color is the shape?", "What is the color of the shape?")
+IS_THERE = ("Is there a {thing}?", "Does the image contain a {thing}?", "Is a {thing} present?")
+"""easy-VQA's own words, without those that negate."""
 
 Turn = tuple[str, str]
 
@@ -107,11 +128,16 @@ def yes_or_no(stamps: list[dict[str, str]], chance: random.Random) -> list[Sampl
 
 def which_group(topic: str, chance: random.Random) -> Turn:
     """Returns a question for the stamp's topic among four."""
-    wrong = chance.sample([name for key, name in TOPICS.items() if key != topic], 3)
-    offered = [TOPICS[topic], *wrong]
+    return group_question([topic], chance), TOPICS[topic].capitalize()
+
+
+def group_question(topics: Sequence[str], chance: random.Random) -> str:
+    """Returns the question for a group among four, these topics in it."""
+    others = [key for key in TOPICS if key not in topics]
+    offered = [TOPICS[key] for key in (*topics, *chance.sample(others, 4 - len(topics)))]
     chance.shuffle(offered)
     listed = ", ".join(offered[:-1]) + " or " + offered[-1]
-    return f"Which group does this belong to: {listed}?{SHORT_ANSWER}", TOPICS[topic].capitalize()
+    return f"Which group does this belong to: {listed}?{SHORT_ANSWER}"
 
 
 def about(stamp: dict[str, str], kind: str, turns: Sequence[Turn]) -> Sample:
@@ -139,35 +165,134 @@ def easy_vqa_folder(split: str) -> Path:
     return Path(str(package.locate_file("easy_vqa"))) / "data" / EASY_VQA_SPLIT[split]
 
 
-def about_shapes(split: str, seen: set[bytes], chance: random.Random) -> list[Sample]:
-    """Returns easy-VQA's questions on a few of its pictures, which are copied beside the file.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A picture of easy-VQA, and what can be said about it for certain."""
+
+    picture: Path
+    shape: str
+    color: str
+
+
+def known_shapes(split: str, seen: set[bytes], chance: random.Random) -> Iterator[Shape]:
+    """Yields easy-VQA's pictures whose shape and colour its answers name, in a random order.
 
     Args:
-        split: Which of its two splits.
-        seen: Hashes of pictures taken so far; those are not taken again, here only added.
-        chance: Source of the choice.
+        split: which of its two splits.
+        seen: hashes of pictures taken so far; those are not taken again, here only added.
+        chance: source of the order.
     """
-    source, target = easy_vqa_folder(split), HERE / "shapes" / split
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    asked: dict[int, list[Turn]] = {}
-    for question, answer, number in json.loads((source / "questions.json").read_text()):
-        asked.setdefault(number, []).append((question.capitalize(), answer.capitalize()))
-    samples: list[Sample] = []
-    for number in chance.sample(sorted(asked), len(asked)):
-        if len(samples) == SHAPES[split]:
-            break
+    source = easy_vqa_folder(split)
+    said: dict[int, dict[str, str]] = {}
+    for _, answer, number in json.loads((source / "questions.json").read_text()):
+        if answer not in ("yes", "no"):
+            said.setdefault(number, {})["shape" if answer in SHAPE_NAMES else "color"] = answer
+    for number in chance.sample(sorted(said), len(said)):
         picture = source / "images" / f"{number}.png"
         digest = hashlib.sha256(picture.read_bytes()).digest()
-        if digest in seen:
-            continue
-        seen.add(digest)
-        shutil.copyfile(picture, target / picture.name)
-        chosen = chance.sample(asked[number], min(QUESTIONS_PER_SHAPE, len(asked[number])))
-        turns = [(question + SHORT_ANSWER, answer) for question, answer in chosen]
-        image = f"instructions/shapes/{split}/{picture.name}"
-        samples.append(sample(f"shape_{split}_{number}", turns, image))
+        if len(said[number]) == 2 and digest not in seen:
+            seen.add(digest)
+            yield Shape(picture, **said[number])
+
+
+def bundled(shape: Shape, split: str) -> str:
+    """Returns where the picture is from the image folder, once it is copied there."""
+    target = HERE / "shapes" / split
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(shape.picture, target / shape.picture.name)
+    return f"instructions/shapes/{split}/{shape.picture.name}"
+
+
+def about_shapes(shapes: Iterator[Shape], chance: random.Random) -> list[Sample]:
+    """Returns a conversation about each of some shapes: two questions for yes or no, two words."""
+    samples: list[Sample] = []
+    for number, shape in enumerate(itertools.islice(shapes, SHAPES["train"])):
+        turns = [is_there(shape.shape, SHAPE_NAMES, number % 2 == 0, chance)]
+        turns.append(is_there(shape.color, COLOR_NAMES, number % 4 < 2, chance))
+        words = [(chance.choice(COLOR_QUESTIONS), shape.color.capitalize())]
+        words.append((chance.choice(SHAPE_QUESTIONS), shape.shape.capitalize()))
+        turns = [*chance.sample(turns, 2), *chance.sample(words, 2)]
+        turns[0] = (turns[0][0] + SHORT_ANSWER, turns[0][1])
+        image = bundled(shape, "train")
+        samples.append(sample(f"shape_train_{shape.picture.stem}", turns, image))
     return samples
+
+
+def is_there(own: str, names: tuple[str, ...], is_true: bool, chance: random.Random) -> Turn:
+    """Returns whether a shape or colour is in a picture."""
+    asked = own if is_true else chance.choice([name for name in names if name != own])
+    thing = asked if names is SHAPE_NAMES else f"{asked} shape"
+    return chance.choice(IS_THERE).format(thing=thing), "Yes" if is_true else "No"
+
+
+def pairs_about_shapes(shapes: Iterator[Shape], chance: random.Random) -> list[Sample]:
+    """Returns questions on two pictures each, which have different answers."""
+    samples: list[Sample] = []
+    waiting = list(itertools.islice(shapes, SHAPES["validation"]))
+
+    def add(kind: str, question: str, answered: Sequence[tuple[Shape, str]]) -> None:
+        for shape, answer in answered:
+            turn = (question + SHORT_ANSWER, answer)
+            image = bundled(shape, "validation")
+            samples.append(sample(f"shape_{kind}_{shape.picture.stem}", [turn], image))
+
+    def two(of: Callable[[Shape], str]) -> tuple[Shape, Shape]:
+        one = waiting.pop()
+        other = next(shape for shape in reversed(waiting) if of(shape) != of(one))
+        waiting.remove(other)
+        return one, other
+
+    for of, questions, names, kind in (
+        (lambda shape: shape.color, COLOR_QUESTIONS, COLOR_NAMES, "color"),
+        (lambda shape: shape.shape, SHAPE_QUESTIONS, SHAPE_NAMES, "shape"),
+    ):
+        for _ in range(WORD_PAIRS):
+            pair = two(of)
+            said = [(shape, of(shape).capitalize()) for shape in pair]
+            add(f"{kind}_word", chance.choice(questions), said)
+        for _ in range(YES_NO_PAIRS):
+            pair = two(of)
+            question, _ = is_there(of(pair[0]), names, True, chance)
+            add(f"{kind}_yes_no", question, list(zip(pair, ("Yes", "No"), strict=True)))
+    return samples
+
+
+def pairs_about_stamps(stamps: list[dict[str, str]], chance: random.Random) -> list[Sample]:
+    """Returns questions for the group of two stamps of different groups, and for yes or no."""
+    samples: list[Sample] = []
+    grouped = [stamp for stamp in stamps if stamp["topic"] in TOPICS]
+    chance.shuffle(grouped)
+    for number in range(GROUP_PAIRS):
+        one = grouped.pop()
+        other = next(s for s in reversed(grouped) if s["topic"] != one["topic"])
+        grouped.remove(other)
+        question = group_question([one["topic"], other["topic"]], chance)
+        for stamp in (one, other):
+            turn = (question, TOPICS[stamp["topic"]].capitalize())
+            samples.append(about(stamp, f"group_{number}", [turn]))
+    named = [stamp for stamp in stamps if thing(stamp["caption"]) is not None]
+    chance.shuffle(named)
+    for number in range(STAMP_YES_NO_PAIRS):
+        one, other = named[2 * number % len(named)], named[(2 * number + 1) % len(named)]
+        question = f"Is this {thing(one['caption'])}?{SHORT_ANSWER}"
+        for stamp, answer in ((one, "Yes"), (other, "No")):
+            samples.append(about(stamp, f"is_this_{number}", [(question, answer)]))
+    return samples
+
+
+def write_pope(samples: list[Sample], path: Path) -> None:
+    """Writes the questions for yes or no in POPE's format, a line each.
+
+    Source: the files of AoiDragon/POPE: question_id, image, text, label.
+    """
+    lines = []
+    for entry in samples:
+        question, answer = (turn["value"] for turn in entry["conversations"])
+        if answer in ("Yes", "No"):
+            text = question.removeprefix("<image>\n").removesuffix(SHORT_ANSWER)
+            line = {"question_id": len(lines) + 1, "image": entry["image"], "text": text}
+            lines.append(json.dumps(line | {"label": answer.lower()}, ensure_ascii=False))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def without_a_picture(
@@ -213,12 +338,19 @@ def main() -> None:
     ).parse_args()
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
+    shutil.rmtree(HERE / "shapes", ignore_errors=True)
     seen: set[bytes] = set()
     for split, name in (("train", "instructions"), ("validation", "instructions_validation")):
-        chance = random.Random(f"{name} 1")
+        chance = random.Random(f"{name} 2")
         stamps = [row for row in rows if row["split"] == split]
-        samples = what_is_it(stamps, chance) + yes_or_no(stamps, chance)
-        samples += about_shapes(split, seen, chance)
+        shapes = known_shapes(split, seen, chance)
+        samples = what_is_it(stamps, chance)
+        if split == "train":
+            samples += yes_or_no(stamps, chance) + about_shapes(shapes, chance)
+        else:
+            paired = pairs_about_shapes(shapes, chance) + pairs_about_stamps(stamps, chance)
+            write_pope(paired, HERE / "yes_no_validation.jsonl")
+            samples += paired
         samples += without_a_picture(stamps, split, chance)
         chance.shuffle(samples)
         samples += which_of_two(stamps, split, chance)

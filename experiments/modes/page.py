@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.modes.data import NEAR_COSINE, TOWER_PIXELS
-from experiments.modes.retrieval import CANDIDATES, LONGEST_CAPTION, QUESTION
+from training.evaluation.retrieval import CANDIDATES, LONGEST_CAPTION, QUESTION
 
 PAIRS_PER_STEP = 22
 """Of 512 tokens, on these data."""

@@ -26,8 +26,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments.modes import data, report, retrieval
+from experiments.modes import data, report
 from schemas.memory import keep_freed_memory
+from schemas.progress import show_progress
 from training.config import (
     AlignmentMode,
     DataConfig,
@@ -39,8 +40,8 @@ from training.config import (
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
+from training.evaluation import retrieval
 from training.evaluation.validation import validation_loss, validation_order
-from training.metrics.progress import show_progress
 from training.parts import Assembled, load_folder
 from training.recipes import ablation, demo_finetune, demo_pretrain
 from training.train import train

@@ -27,7 +27,7 @@ from pipeline.job.failures import JobFailed, explained, place_of, worker_died
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.runners import ChosenRunner, choose_runner
-from pipeline.job.terminal import ProgressDisplay, format_seconds, summary_table
+from pipeline.job.terminal import ProgressDisplay, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.read.inputs import InputFile, check_inputs
@@ -39,6 +39,7 @@ from pipeline.score.precision import (
     settle_precision,
     with_settled,
 )
+from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout

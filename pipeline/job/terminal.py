@@ -11,11 +11,12 @@ from rich.table import Table
 
 from pipeline.dataset.progress import ProgressReader, ShardState, StepState
 from pipeline.job.tally import SHARD_BY_SHARD, ShardSizes, StageTally, StepTally, rows_by_stage
+from schemas.command_line import format_seconds
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
-__all__ = ["ProgressDisplay", "StageTally", "format_seconds", "summary_table"]
+__all__ = ["ProgressDisplay", "StageTally", "summary_table"]
 
 PLAIN_PAUSE_SECONDS = 10.0
 """Between two lines of a stage where the output is no terminal."""
@@ -184,16 +185,6 @@ def _time_left(tally: StageTally, rate: float | None) -> str:
     if not rate or not tally.rows:
         return ""
     return format_seconds((tally.rows - tally.rows_done) / rate)
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a length of time for people: `47 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def summary_table(stages: Mapping[str, StageCounts]) -> Table:

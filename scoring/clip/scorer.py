@@ -5,29 +5,25 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import torch
 import torch.nn.functional as F
 
-from schemas.arithmetic import fast_arithmetic
-from schemas.errors import ConfigError
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
+from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower
 from scoring.config import ScoreConfig
 from scoring.devices import (
     claim_device,
     describe_device,
-    kind_of_device,
+    quick_to_check,
     require_device,
-    use_exact_arithmetic,
     with_precision,
 )
 
@@ -62,15 +58,15 @@ class ClipScorer:
         checkpoint = resolve_checkpoint(config)
         self.config = config
         self.device = claim_device(config.device)
-        tokenizer = _load_tokenizer(checkpoint, config)
+        tokenizer = load_tokenizer(checkpoint, config)
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
-        self.model, arithmetic = _load_model(checkpoint, config, self.device)
-        self._memory_format = _fast_memory_format(self.device)
+        self.model, arithmetic = load_model(checkpoint, config, self.device)
+        self._memory_format = fast_memory_format(self.device)
         self.model.to(memory_format=self._memory_format)
         self._text_tower = TextTower(self.model, tokenizer)
         self._encode_image = _image_encoder(self.model, config)
-        self._dtype = _input_dtype(arithmetic)
+        self._dtype = input_dtype(arithmetic)
         self._embedding_width = int(checkpoint.architecture["embed_dim"])
         self._lock = threading.Lock()
         self._image_batch = self._text_batch = config.batch_size
@@ -252,20 +248,10 @@ def check_model(config: ScoreConfig, *, runs_here: bool = True) -> ModelIdentity
         require_device(config.device)
     config = with_precision(config)
     checkpoint = resolve_checkpoint(config)
-    tokenizer = _load_tokenizer(checkpoint, config)
-    _load_model(checkpoint, _quick_to_check(config), torch.device("cpu"))
+    tokenizer = load_tokenizer(checkpoint, config)
+    load_model(checkpoint, quick_to_check(config), torch.device("cpu"))
     _give_memory_back()
     return _identity(checkpoint, config, CaptionTokenizer(tokenizer, config.prompt_template))
-
-
-def _quick_to_check(config: ScoreConfig) -> ScoreConfig:
-    """Returns the configuration to try a model with on this CPU, which may not be its device.
-
-    What a GPU does at once, this processor may emulate, for minutes a picture.
-    """
-    if kind_of_device(config) == "cpu" or config.precision == fast_arithmetic("cpu").precision:
-        return config
-    return replace(config, precision="fp32")
 
 
 def _give_memory_back() -> None:
@@ -290,7 +276,7 @@ def model_identity(config: ScoreConfig) -> ModelIdentity:
         if config not in _identities:
             exact = with_precision(config)
             checkpoint = resolve_checkpoint(exact)
-            tokenizer = _load_tokenizer(checkpoint, exact)
+            tokenizer = load_tokenizer(checkpoint, exact)
             captions = CaptionTokenizer(tokenizer, exact.prompt_template)
             _identities[config] = _identity(checkpoint, exact, captions)
         return _identities[config]
@@ -309,93 +295,6 @@ def _identity(
     checkpoint: Checkpoint, config: ScoreConfig, captions: CaptionTokenizer
 ) -> ModelIdentity:
     return identify(checkpoint, config, captions(PROBE_CAPTIONS).ids.numpy().tobytes())
-
-
-def _load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
-    try:
-        return open_clip.get_tokenizer(checkpoint.model)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"the tokenizer of score.model {config.model!r} cannot be loaded ({error}): make it "
-            "available offline, or choose a model with a tokenizer of its own"
-        ) from error
-
-
-def _load_model(
-    checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
-) -> tuple[torch.nn.Module, str]:
-    """Returns the model in evaluation mode, and open_clip's name of its arithmetic.
-
-    open_clip's mixed precision keeps the norms in fp32, but does not know every kind of tower:
-    where it fails, all weights are converted.
-    """
-    wanted = config.precision
-    for name in ["fp32"] if wanted == "fp32" else [wanted, f"pure_{wanted}"]:
-        try:
-            model = _create_model(checkpoint, device, name)
-            use_exact_arithmetic()
-            torch.set_num_threads(config.threads)
-            _try_out(model, checkpoint, _input_dtype(name), device)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            failure = error
-        else:
-            return model, name
-    raise ConfigError(
-        f"score.model {config.model!r} cannot be loaded from {checkpoint.weights} in "
-        f"{wanted}: {failure}"
-    ) from failure
-
-
-def _create_model(checkpoint: Checkpoint, device: torch.device, arithmetic: str) -> torch.nn.Module:
-    """Returns the model, its weights all from the checkpoint."""
-    is_schema = ":" in checkpoint.model
-    model: torch.nn.Module = open_clip.create_model(
-        checkpoint.model,
-        None if is_schema else str(checkpoint.weights),
-        precision=arithmetic,
-        device=device,
-        require_pretrained=True,
-        force_quick_gelu=bool(checkpoint.architecture.get("quick_gelu", False)),
-        text_cfg=_local_text(checkpoint),
-    )
-    return model.eval().requires_grad_(False)
-
-
-@torch.inference_mode()
-def _try_out(
-    model: torch.nn.Module, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Runs both towers once; raises what they raise."""
-    towers: Any = model
-    height, width = checkpoint.preprocessing["size"]
-    towers.encode_image(torch.zeros(1, 3, height, width, dtype=dtype, device=device))
-    length = checkpoint.architecture["text_cfg"].get("context_length", 77)
-    towers.encode_text(torch.ones(1, length, dtype=torch.int64, device=device))
-
-
-def _local_text(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Returns the text tower's settings, a folder named in them found beside the model's file."""
-    text = dict(checkpoint.architecture["text_cfg"])
-    name = text.get("hf_model_name")
-    if name:
-        text["hf_model_pretrained"] = False
-        beside = (checkpoint.folder or Path()) / name
-        if checkpoint.folder is not None and beside.is_dir():
-            text["hf_model_name"] = str(beside)
-    return text
-
-
-def _fast_memory_format(device: torch.device) -> torch.memory_format:
-    """Returns how pictures lie in memory: by pixel on a CPU, which its convolutions are fast in.
-
-    Source: benchmarks/score_memory.py, EfficientNet-Lite0.
-    """
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
-def _input_dtype(arithmetic: str) -> torch.dtype:
-    dtype: torch.dtype | None = open_clip.get_input_dtype(arithmetic)
-    return dtype or torch.float32
 
 
 def _image_encoder(

@@ -20,6 +20,13 @@ class EncodedSample:
     pixel_values: Tensor | None
     """(I, 3, H, W) of its I pictures in their order, or None for text alone."""
     alignment_level: int | None
+    vision_features: Tensor | None = None
+    """(I, R, W) in place of `pixel_values`, where what the tower gives is stored."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it is not text alone."""
+        return self.pixel_values is not None or self.vision_features is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,12 @@ class Batch:
         index = self.inputs["sample_index"]
         assert index is not None
         return int((index >= 0).sum())
+
+    @property
+    def num_images(self) -> int:
+        """Pictures, of all samples."""
+        images = self.inputs.get("vision_features", self.inputs.get("pixel_values"))
+        return 0 if images is None else int(images.shape[0])
 
     def pin_memory(self) -> "Batch":
         """Returns the batch in memory from which a GPU copies while the program goes on.
@@ -113,12 +126,15 @@ def collate(
         "sample_index": sample_index,
         "prompt_mask": prompt_mask,
         "labels": labels,
-        "pixel_values": _stack_images(samples, image_size),
     }
+    stored = [s.vision_features for s in samples if s.vision_features is not None]
+    if stored:
+        inputs["vision_features"] = torch.cat(stored)
+    else:
+        inputs["pixel_values"] = _stack_images(samples, image_size)
     if passes_levels:
         inputs["alignment_level"] = torch.tensor(
-            [sample.alignment_level for sample in samples if sample.pixel_values is not None],
-            dtype=torch.int64,
+            [sample.alignment_level for sample in samples if sample.has_image], dtype=torch.int64
         )
     targets = _next(labels, IGNORE_INDEX)
     columns = target_columns(targets)

@@ -21,6 +21,7 @@ from schemas.storage import read_bytes, read_range
 
 COLUMNS = ["key", "url", "caption", "conversations", "alignment_level"]
 COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
+COLUMNS += ["pixel_hash", "more_images"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class RawSample:
     """Path of the tar that holds the images."""
     image_ranges: tuple[tuple[int, int], ...]
     """First byte and length of each image in the tar; empty for text alone."""
+    image_hashes: tuple[str, ...] = ()
+    """Of each image's stored pixels; where the dataset has none, key and number of the image."""
 
     @property
     def num_images(self) -> int:
@@ -103,6 +106,7 @@ class TrainDataset:
             alignment_level=row["alignment_level"],
             tar=self._tars[row["shard"]],
             image_ranges=_image_ranges(row),
+            image_hashes=_image_hashes(row),
         )
 
     def check_levels(self, num_levels: int) -> None:
@@ -189,6 +193,13 @@ def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     offsets = [row["image_offset"], *(row["more_image_offsets"] or ())]
     lengths = [row["image_bytes"], *(row["more_image_bytes"] or ())]
     return tuple(zip(offsets, lengths, strict=True))
+
+
+def _image_hashes(row: dict[str, Any]) -> tuple[str, ...]:
+    count = len(_image_ranges(row))
+    hashes = [row["pixel_hash"], *(more["pixel_hash"] for more in row["more_images"] or ())]
+    hashes += [None] * (count - len(hashes))
+    return tuple(hashes[n] or f"{row['key']}/{n}" for n in range(count))
 
 
 def _fingerprint(manifest: Manifest) -> str:

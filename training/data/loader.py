@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from schemas.errors import DatasetError
 from training.config import DataConfig, OnCorrupt
 from training.data.collate import Batch, EncodedSample, collate
-from training.data.dataset import CorruptImage, TrainDataset, open_images
+from training.data.dataset import CorruptImage, RawSample, TrainDataset, open_images
+from training.data.features import FeatureStore
 from training.data.lengths import Encoder, SampleLengths
 from training.data.plan import EpochPlan, Packed, plan_epoch
 
@@ -107,7 +108,12 @@ class TrainingPlan:
 
 
 class PackedRows(Dataset[Batch]):
-    """Gives the batch of any rows of the plan: reads, decodes, tokenises, collates."""
+    """Gives the batch of any rows of the plan: reads, decodes, tokenises, collates.
+
+    Args:
+        features: holds what the tower gives for the pictures, so that none is decoded.
+        pictures_from: for some samples, the sample whose pictures they get in place of their own.
+    """
 
     def __init__(
         self,
@@ -119,7 +125,10 @@ class PackedRows(Dataset[Batch]):
         passes_levels: bool,
         on_corrupt: OnCorrupt = "error",
         width: int = 0,
+        features: FeatureStore | None = None,
+        pictures_from: Mapping[int, int] | None = None,
     ) -> None:
+        self._features, self._pictures_from = features, pictures_from or {}
         self._dataset, self._encoder, self._preprocess = dataset, encoder, preprocess
         self._image_size, self._passes_levels = image_size, passes_levels
         self._on_corrupt, self._width = on_corrupt, width
@@ -166,13 +175,22 @@ class PackedRows(Dataset[Batch]):
                 "vectors, so its data must be curated with the level stage, or "
                 "model.alignment_mode must be none"
             )
-        images = [self._preprocess(image) for image in open_images(sample)]
+        pixels, features = self._pictures(self._dataset[self._pictures_from.get(index, index)])
         return EncodedSample(
             key=sample.key,
             tokens=tokens,
-            pixel_values=torch.stack(images) if images else None,
+            pixel_values=pixels,
+            vision_features=features,
             alignment_level=sample.alignment_level,
         )
+
+    def _pictures(self, sample: RawSample) -> tuple[Tensor | None, Tensor | None]:
+        """Returns a sample's pictures as pixels (I, 3, H, W), or what is stored of them."""
+        if not sample.num_images:
+            return None, None
+        if self._features is not None:
+            return None, torch.stack([self._features[name] for name in sample.image_hashes])
+        return torch.stack([self._preprocess(image) for image in open_images(sample)]), None
 
 
 class _BatchOrError(Dataset[Batch | DatasetError]):

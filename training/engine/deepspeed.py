@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.progress import at_work
 from training.config import TrainConfig
 from training.engine.launch import end_together, free_port
 from training.engine.precision import arithmetic_of
@@ -76,7 +77,8 @@ def start_distributed() -> None:
     import torch
 
     name_accelerator()
-    import deepspeed
+    with at_work("starting DeepSpeed"):
+        import deepspeed
 
     # DeepSpeed 0.19.8 calls torch's collectives by names that torch 2.14 renames.
     warnings.filterwarnings("ignore", message=".*is deprecated.*", module="torch.distributed.*")

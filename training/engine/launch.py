@@ -13,6 +13,9 @@ from rich.console import Console
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux's prctl(2)."""
+STATUS_TERMINATED = 128 + signal.SIGTERM
+"""What a process ends with that SIGTERM stopped, whether or not it had something to save: whoever
+waits for a model must not go on. As shells write it."""
 SECONDS_TO_FOLLOW = 60.0
 """Time that the others have to end by themselves when one process failed: it may be saving."""
 
@@ -20,8 +23,8 @@ SECONDS_TO_FOLLOW = 60.0
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Returns 0 if all processes ended well, else the status of the first that did not.
 
-    SIGTERM is passed on; SIGINT ends all at once. Unlike torchrun's, this status says of a run
-    that was asked to stop whether it saved.
+    SIGTERM is passed on; SIGINT ends all at once. Unlike torchrun's, this status says whether a
+    run was stopped by SIGTERM (143) and saved, or failed.
 
     Args:
         arguments: of `aligngpt-train`, which every process runs.
@@ -66,14 +69,14 @@ class EarlySigterm:
         self.was_asked = False
 
     def __call__(self, *_: object) -> None:
-        """Ends this process with 0, or notes that it was asked to end."""
+        """Ends this process with 143, or notes that it was asked to end."""
         self.was_asked = True
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             _end_before_first_step()
 
 
 def end_together(handler: object) -> None:
-    """Ends all processes with 0 if one was asked to; they must call this together.
+    """Ends all processes with 143 if one was asked to; they must call this together.
 
     Args:
         handler: of SIGTERM, as `signal.getsignal` gives it; only an `EarlySigterm` was asked.
@@ -94,7 +97,7 @@ def _end_before_first_step() -> None:
         Console(stderr=True).print(
             "stopped by SIGTERM before the first step: run the same command again to begin it"
         )
-    sys.exit(0)
+    sys.exit(STATUS_TERMINATED)
 
 
 def free_port() -> int:
@@ -110,7 +113,8 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     status = 0
     while None in [child.poll() for child in children]:
         time.sleep(0.1)
-        failures = [child.returncode for child in children if child.returncode]
+        ended = [child.returncode for child in children if child.returncode]
+        failures = [status for status in ended if status != STATUS_TERMINATED]
         if failures and failed_at is None:
             failed_at, status = time.monotonic(), failures[0]
         if failed_at is not None and time.monotonic() - failed_at > SECONDS_TO_FOLLOW:

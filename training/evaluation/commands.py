@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from schemas.errors import ConfigError
-from training.config import SampleForm
+from training.config import Control, SampleForm
 from training.evaluation.judging import Parser
 
 
@@ -65,9 +65,9 @@ class Evaluate:
     protocol: Literal["aligngpt", "llava-1.2"] = "aligngpt"
     """aligngpt pads or crops pictures as the paper's code did for each benchmark; llava-1.2 pads
     for all, as LLaVA does since its version 1.2."""
-    control: Literal["none", "exchanged"] = "none"
-    """exchanged asks every question once more about another question's picture: what a model gets
-    without looking."""
+    control: Control = "none"
+    """exchanged asks every question, or reads every sample, once more with another's picture: what
+    a model gets without looking; the difference is what its pictures are worth to it."""
     batch_size: int = 16
     """Questions answered at once."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -6,13 +6,20 @@ from typing import Any
 
 import torch
 
-from training.config import DataConfig, ParallelConfig, Precision, SampleForm
+from schemas.errors import ConfigError
+from schemas.progress import show_progress
+from training.config import Control, DataConfig, ParallelConfig, Precision, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
 from training.engine.deepspeed import start_distributed
 from training.engine.precision import dtype_of
+from training.evaluation.control import (
+    Difference,
+    compared,
+    exchanged_samples,
+    sample_results,
+)
 from training.evaluation.validation import VALIDATION_WINDOW, validation_loss, validation_order
-from training.metrics.progress import show_progress
 from training.metrics.totals import Totals
 from training.model.packing.check import packing_fault
 from training.parts import Assembled, load_folder
@@ -26,12 +33,17 @@ def dataset_loss(
     tokens_per_sequence: int,
     samples: int,
     precision: Precision = "auto",
-) -> Totals:
-    """Returns the loss of a model on datasets, over all and by alignment level.
+    control: Control = "none",
+) -> tuple[Totals, Difference | None]:
+    """Returns the loss of a model on datasets, over all and by alignment level, and the control.
 
     Args:
         samples: reads the first so many by the order of their keys; 0 reads all.
         precision: of the model; auto is what this machine is fast in.
+        control: `exchanged` to read those with pictures once more with other samples' pictures.
+
+    Raises:
+        ConfigError: if there is a control to make, but no two different pictures.
     """
     start_distributed()
     has_gpu = torch.cuda.is_available()
@@ -47,6 +59,17 @@ def dataset_loss(
     order = validation_order(chosen, lengths, tokens_per_sequence, window)
     model: Any = parts.model
     model.to("cuda" if has_gpu else "cpu")
-    return validation_loss(
-        model, parts.rows(dataset, encoder), order, parts.model.config.num_levels
-    )
+    rows, levels = parts.rows(dataset, encoder), parts.model.config.num_levels
+    totals = validation_loss(model, rows, order, levels)
+    if control == "none":
+        return totals, None
+    pictures_from = exchanged_samples(dataset, [s for s in chosen if lengths.tokens[s] > 0])
+    if not pictures_from:
+        raise ConfigError(
+            f"{', '.join(data)}: no two samples have different pictures and captions, so there are "
+            "none to exchange: leave --control out, or read more samples"
+        )
+    with_picture = validation_order(list(pictures_from), lengths, tokens_per_sequence, window)
+    others = parts.rows(dataset, encoder, pictures_from=pictures_from)
+    right = sample_results(model, rows, with_picture, levels)
+    return totals, compared(right, sample_results(model, others, with_picture, levels))

@@ -10,19 +10,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from PIL import Image
 
 from schemas.errors import ConfigError
 from training.data.conversations import VICUNA_V1
 from training.engine.precision import arithmetic_here
-from training.evaluation.questions import Picture
 from training.parts import Assembled, load_folder
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BATCHES_AHEAD = 2
 """Batches whose pictures are decoded while another is answered."""
+
+
+class Openable(Protocol):
+    """Where a picture is."""
+
+    def open(self) -> Image.Image:
+        """Returns the picture in RGB."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,7 @@ class Request:
     number: int
     """Its place among the questions."""
     prompt: str
-    picture: Picture | None
+    picture: "Openable | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from schemas.errors import ConfigError
+from schemas.progress import RunProgress
 from training.evaluation.commands import JudgeConfig
 from training.evaluation.files import Folder, numbered_lines
 from training.evaluation.judging import JudgedBenchmark, JudgeRequest
 from training.evaluation.questions import Answer
-from training.metrics.progress import RunProgress
 
 CHARACTERS_A_TOKEN = 4
 """Of English text, as tokenizers of GPT models cut it; for the price alone."""
@@ -162,7 +162,8 @@ def judge_answers(
     if waiting:
         agree_on_price(benchmark, judge, waiting, is_agreed=is_agreed)
     total = config.runs * len(answers)
-    with RunProgress(f"judging {benchmark.title}", total, 0, is_active=True) as progress:
+    title = f"judging {benchmark.title}"
+    with RunProgress(title, total, 0, is_active=True, unit="answer") as progress:
         for run in range(config.runs):
             for answer in answers:
 

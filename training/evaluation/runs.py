@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from schemas.errors import ConfigError
+from schemas.progress import RunProgress
 from training.evaluation.generate import (
     Answerer,
     Decoding,
@@ -29,7 +30,6 @@ from training.evaluation.generate import (
 from training.evaluation.predictions import write_answers
 from training.evaluation.protocol import Benchmark
 from training.evaluation.questions import Answer, Question
-from training.metrics.progress import RunProgress
 
 Pictures = Literal["right", "exchanged"]
 Protocol = Literal["aligngpt", "llava-1.2"]
@@ -146,7 +146,8 @@ def answer_task(task: Task, answerer: Answerer, rank: int, processes: int) -> No
     title = f"{task.benchmark.title}{', exchanged' if task.pictures == 'exchanged' else ''}"
     file = progress.writer(rank)
     try:
-        with RunProgress(title, len(mine), len(mine) - len(waiting), is_active=rank == 0) as shown:
+        done = len(mine) - len(waiting)
+        with RunProgress(title, len(mine), done, is_active=rank == 0, unit="batch") as shown:
             for number, replies in answer_batches(answerer, waiting, task.decoding):
                 file.add(number, replies)
                 shown.advance("")

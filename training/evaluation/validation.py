@@ -1,12 +1,14 @@
 """The loss on samples that a model was not trained on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from schemas.progress import shown
 from training.data.lengths import SampleLengths
 from training.data.loader import PackedRows, Rows, load_batches
 from training.data.plan import pack
@@ -15,6 +17,21 @@ from training.metrics.totals import RunningTotals, Totals
 
 VALIDATION_WINDOW = 64
 """Of `validation_order`, for a language model that keeps packed samples apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a run is validated on: held-out samples, and those with pictures once more with others.
+
+    The orders are this process's share, from `validation_order`.
+    """
+
+    rows: PackedRows
+    order: Sequence[Rows]
+    """Empty where nothing is held out."""
+    control_rows: PackedRows
+    """The same samples with exchanged pictures."""
+    control_order: Sequence[Rows]
 
 
 def validation_loss(
@@ -30,7 +47,8 @@ def validation_loss(
     was_training = engine.training if hasattr(engine, "training") else True
     engine.eval()
     with torch.no_grad():
-        for batch in load_batches(rows, order, workers=0, pin_memory=False):
+        batches = load_batches(rows, order, workers=0, pin_memory=False)
+        for batch in shown("validating", batches, len(order), unit="batch"):
             totals.add(batch, batch_loss(engine, batch, num_levels))
     engine.train(was_training)
     return totals.reduce(is_stopping=False)

@@ -158,6 +158,7 @@ def draw_loss(metrics: Path, picture: Path) -> None:
     for name, label, style in (
         ("train/loss", "training", "-"),
         ("validation/loss", "held out", "o-"),
+        ("validation/exchanged_loss", "held out, exchanged pictures", "s--"),
     ):
         points = [(entry["step"], entry[name]) for entry in entries if name in entry]
         if points:

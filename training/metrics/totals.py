@@ -75,7 +75,6 @@ class RunningTotals:
         """Takes one batch; the loss is not read back from the device."""
         index = batch.inputs["sample_index"]
         positions = batch.inputs["position_ids"]
-        pixels = batch.inputs["pixel_values"]
         assert index is not None and positions is not None
         real = index >= 0
         learnt = batch.targets != IGNORE_INDEX
@@ -93,7 +92,7 @@ class RunningTotals:
         self._counts["samples"] += len(batch.keys)
         self._counts["skipped"] += batch.num_skipped
         self._counts["keys"] += sum(int(key[:8], 16) for key in batch.keys)
-        self._counts["images"] += 0 if pixels is None else pixels.shape[0]
+        self._counts["images"] += batch.num_images
         # Σ over a sample of (2 · position + 1) is its length squared.
         self._counts["squares"] += int((2 * positions[real] + 1).sum())
         self.keys.extend(batch.keys)

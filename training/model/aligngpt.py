@@ -12,7 +12,6 @@ Source: arXiv:2405.14129.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import torch
@@ -21,12 +20,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
+from training.model.outputs import AlignGPTOutput, Embedded
 from training.model.packing.attention import settings_of_samples
 from training.model.packing.segments import (
     Segments,
@@ -42,47 +42,6 @@ from training.model.packing.segments import (
 from training.model.projector import Projector
 from training.model.targets import kept_columns, next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
-
-
-@dataclass
-class AlignGPTOutput(ModelOutput):
-    """What a forward pass gives.
-
-    Attributes:
-        loss: scalar, where labels are given.
-        logits: (B, T, V), or of the positions asked for; None in training with labels.
-        past_key_values: the cache.
-        hidden_states: of the language model, where asked for.
-        attentions: of the language model, where asked for.
-        image_features: (I, P, D) projected, where there are images.
-        gate_weights: (A, N - 1) weights of the local vectors, where asked for and mixed.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    image_features: Tensor | None = None
-    gate_weights: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The sequence that the language model reads."""
-
-    embeddings: Tensor
-    """(B, T, D), images and alignment vectors inserted."""
-    image_features: Tensor | None = None
-    """(I, P, D), projected."""
-    gate_weights: Tensor | None = None
-    """(A, N - 1) weights of the gate, with places for as many `<align>` tokens as images."""
-    is_used: Tensor | None = None
-    """(A,) bool, which of those places an `<align>` token took."""
-
-    def used_gate_weights(self) -> Tensor | None:
-        """Returns the weights that were used, a row for each `<align>` token."""
-        return None if self.gate_weights is None else self.gate_weights[self.is_used]
 
 
 class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, GenerationMixin):
@@ -114,7 +73,12 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """Makes the parts between tower and language model, with new weights."""
         config = self.config
         width = config.text_hidden_size
-        self.projector = Projector(config.projector_type, config.vision_hidden_size, width)
+        self.projector = Projector(
+            config.projector_type,
+            config.vision_hidden_size,
+            width,
+            standardizes=config.standardizes_features,
+        )
         if config.has_align_token:
             self.level_vectors = LevelVectors(config.num_levels, width)
         if config.has_gate:
@@ -194,6 +158,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         prompt_mask: Tensor | None = None,
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
         alignment_level: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         past_key_values: Any = None,
@@ -213,9 +178,11 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         if input_ids is not None and inputs_embeds is None:
             embedded = self.embed(
                 input_ids, attention_mask, sample_index, prompt_mask, labels, pixel_values,
-                alignment_level,
+                alignment_level, vision_features,
             )  # fmt: skip
-        elif inputs_embeds is not None and input_ids is pixel_values is alignment_level is None:
+        elif inputs_embeds is not None and all(
+            other is None for other in (input_ids, pixel_values, vision_features, alignment_level)
+        ):
             embedded = Embedded(inputs_embeds)
         else:
             raise ConfigError("give input_ids, with images and levels, or inputs_embeds alone")
@@ -261,6 +228,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         labels: Tensor | None,
         pixel_values: Tensor | None,
         alignment_level: Tensor | None,
+        vision_features: Tensor | None = None,
     ) -> "Embedded":
         """Returns the sequence as the language model reads it, with what went into it."""
         is_learning = self.training or labels is not None or sample_index is not None
@@ -269,12 +237,13 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         )
         words = input_ids.masked_fill(is_placeholder, 0)
         embeddings: Tensor = self.get_input_embeddings()(words)
-        if pixel_values is None or pixel_values.shape[0] == 0:
+        features = self._image_features(pixel_values, vision_features)
+        if features is None:
             if is_learning:
                 embeddings = embeddings + self._nothing_seen(embeddings, alignment_level)
             check(~is_placeholder.any(), "there are <image> or <align> tokens, but no images")
             return Embedded(embeddings)
-        features = self.project(pixel_values).to(embeddings.dtype)
+        features = features.to(embeddings.dtype)
         numbers = number_samples(input_ids, attention_mask, sample_index)
         segments = find_segments(
             input_ids=input_ids,
@@ -304,9 +273,25 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
 
     def project(self, pixel_values: Tensor) -> Tensor:
         """Returns the images in the language model's space, (I, P, D) from (I, 3, H, W)."""
-        weight = next(self.projector.parameters(), None)
-        dtype = self.dtype if weight is None else weight.dtype
+        dtype = self._projector_dtype()
         return cast(Tensor, self.projector(self.vision_tower(pixel_values.to(dtype))))
+
+    def _image_features(
+        self, pixel_values: Tensor | None, vision_features: Tensor | None
+    ) -> Tensor | None:
+        """Returns the images in the language model's space, None where there are none."""
+        if pixel_values is not None and vision_features is not None:
+            raise ConfigError("give pixel_values or vision_features, not both")
+        if vision_features is not None and vision_features.shape[0]:
+            dtype = self._projector_dtype()
+            return cast(Tensor, self.projector(vision_features.to(dtype), is_reduced=True))
+        if pixel_values is not None and pixel_values.shape[0]:
+            return self.project(pixel_values)
+        return None
+
+    def _projector_dtype(self) -> torch.dtype:
+        weight = next(self.projector.parameters(), None)
+        return self.dtype if weight is None else weight.dtype
 
     def _align_places(self, features: Tensor, alignment_level: Tensor | None) -> int:
         """Returns how many `<align>` tokens the batch may hold."""

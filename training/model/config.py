@@ -9,7 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from schemas.errors import ConfigError
 from schemas.levels import check_num_levels
 from training.model.inputs import Placeholders
-from training.model.projector import check_projector_type
+from training.model.projector import check_projector_type, reduced_count
 
 ALIGNMENT_MODES = ("adaptive", "local", "global", "average", "none")
 """How the vector of a sample is made in stage 2 and inference, from level vectors H_1 .. H_N.
@@ -56,7 +56,10 @@ class AlignGPTConfig(PreTrainedConfig):
         vision_feature_select: `patch`, or `cls_patch` to keep the class token of CLIP too.
         image_scales: sides in pixels of the multi-scale input S2 (arXiv:2403.13043), each a
             multiple of the tower's own; None for the tower's own alone.
-        projector_type: `linear`, `identity` or `mlp{k}x_gelu`.
+        projector_type: `linear`, `identity` or `mlp{k}x_gelu`, after `pool{k}_` or
+            `pixel_shuffle{k}_` for fewer vectors of an image.
+        standardizes_features: whether the projector brings each channel that it reads to mean 0
+            and spread 1, by numbers that are kept with its weights.
         alignment_mode: one of ALIGNMENT_MODES.
         num_levels: N, the number of alignment levels.
         gate_hidden_size: width of the gate's hidden layer.
@@ -88,6 +91,7 @@ class AlignGPTConfig(PreTrainedConfig):
     vision_feature_select: str = "patch"
     image_scales: list[int] | None = None
     projector_type: str = "mlp2x_gelu"
+    standardizes_features: bool = False
     alignment_mode: str = "adaptive"
     num_levels: int = 8
     gate_hidden_size: int = 256
@@ -133,7 +137,12 @@ class AlignGPTConfig(PreTrainedConfig):
 
     @property
     def num_image_tokens(self) -> int:
-        """Vectors of one image, P."""
+        """Vectors of one image that the language model reads."""
+        return reduced_count(self.projector_type, self.num_patches)
+
+    @property
+    def num_patches(self) -> int:
+        """Vectors of one image that the tower gives, P."""
         vision = self.vision_config
         if isinstance(vision, TimmTowerConfig):
             return vision.num_patches
@@ -182,6 +191,7 @@ class AlignGPTConfig(PreTrainedConfig):
                 f"got {self.vision_feature_select}"
             )
         check_projector_type(self.projector_type)
+        reduced_count(self.projector_type, self.num_patches)
         self._check_layer()
         self._check_scales()
 

@@ -56,6 +56,8 @@ class AlignGPTInputs(TypedDict, total=False):
         labels: (B, T) int64, `input_ids` at targets and IGNORE_INDEX elsewhere; not shifted, the
             model shifts them.
         pixel_values: (I, 3, H, W) float. For a batch without images leave it out or pass I = 0.
+        vision_features: (I, R, W) in place of `pixel_values`: what the tower makes of them, pooled
+            or joined as the projector reads it (`Projector.reduce`).
         alignment_level: (A,) int64, levels from 1 to N: stage 1, where a pair has the vector of
             its own level. Left out in stage 2 and inference, where the gate mixes. In stage 1 pass
             it on every rank and step, with A = 0 for a batch without images: it decides which
@@ -71,6 +73,7 @@ class AlignGPTInputs(TypedDict, total=False):
     prompt_mask: Tensor | None
     labels: Tensor | None
     pixel_values: Tensor | None
+    vision_features: Tensor | None
     alignment_level: Tensor | None
     num_items_in_batch: Tensor | int | None
 

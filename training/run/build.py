@@ -3,6 +3,7 @@
 import hashlib
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,20 +15,22 @@ from rich.table import Table
 from torch import nn
 
 from schemas.errors import ConfigError, DatasetError
+from schemas.progress import at_work, show_progress
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
-from training.data.loader import PackedRows, TrainingPlan
+from training.data.loader import Rows, TrainingPlan
 from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
 from training.engine.deepspeed import deepspeed_config
 from training.engine.launch import EarlySigterm, end_together
-from training.evaluation.validation import VALIDATION_WINDOW, validation_order
+from training.evaluation.control import exchanged_samples
+from training.evaluation.validation import VALIDATION_WINDOW, Validation, validation_order
 from training.metrics.log import check_wandb
-from training.metrics.progress import show_progress
 from training.model.trainable import trainable_table
-from training.parts import Assembled, assemble, check_packing, choose_attention
+from training.parts import assemble, check_packing, choose_attention
 from training.run.folder import RunFolder
 from training.run.run import Run
+from training.run.vision import fill_store, open_store, start_of_projector
 
 
 def build(folder: RunFolder) -> Run:
@@ -45,8 +48,9 @@ def build(folder: RunFolder) -> Run:
     dataset = TrainDataset(data)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
-    check_packing(parts, config, init)
-    attention = choose_attention(parts, config)
+    with at_work("trying out attention"):
+        check_packing(parts, config, init)
+        attention = choose_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
@@ -66,8 +70,24 @@ def build(folder: RunFolder) -> Run:
             f"{int(held_out.sum()):,} are held out, {lengths.losses}"
         )
     dataset.check_levels(config.model.num_levels)
-    rows = parts.rows(dataset, encoder, config.data.on_corrupt)
-    held_rows, order = _validation(config, parts, encoder, dataset, lengths, held_out, is_first)
+    validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
+    store = None
+    planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
+    if config.data.vision_features == "store":
+        store = open_store(parts, config.data, out)
+        seen = [(dataset, planned), (validation.dataset, validation.samples)]
+        fill_store(store, parts, config.data, seen)
+    rows = parts.rows(dataset, encoder, config.data.on_corrupt, store)
+    held_rows = Validation(
+        rows=parts.rows(validation.dataset, encoder, config.data.on_corrupt, store),
+        order=validation.order,
+        control_rows=parts.rows(
+            validation.dataset, encoder, config.data.on_corrupt, store, validation.pictures_from
+        ),
+        control_order=validation.control_order,
+    )
+    if init is None:
+        start_of_projector(parts, config, dataset, planned, encoder, store, out)
     size = parts.size(config)
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
@@ -76,10 +96,13 @@ def build(folder: RunFolder) -> Run:
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
     if checkpoint is not None:
-        load_weights(parts.model, checkpoint)
-    engine = _start_engine(config, parts.model)
+        with at_work("loading the checkpoint"):
+            load_weights(parts.model, checkpoint)
+    with at_work("starting DeepSpeed's engine"):
+        engine = _start_engine(config, parts.model)
     if checkpoint is not None:
-        load_optimizer(engine, checkpoint, first_step)
+        with at_work("loading the optimizer's state"):
+            load_optimizer(engine, checkpoint, first_step)
     if is_first:  # only now: a first attempt that was no good leaves the folder free
         folder.write_config()
     return Run(
@@ -89,8 +112,7 @@ def build(folder: RunFolder) -> Run:
         processor=parts.processor,
         rows=rows,
         plan=plan,
-        validation_rows=held_rows,
-        validation_order=order,
+        validation=held_rows,
         first_step=first_step,
         plan_fingerprint=fingerprint,
         size=size,
@@ -146,6 +168,7 @@ def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
         _checkpoint_activations(model)
     if config.parallel.compile_blocks:
         _compile_blocks(model)
+    _align(model)
     model.train()
     has_gpu = torch.cuda.is_available()
     optimizer = torch.optim.AdamW(
@@ -162,6 +185,16 @@ def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
         config=deepspeed_config(config, dist.get_world_size(), has_gpu),
     )
     return engine
+
+
+def _align(model: nn.Module) -> None:
+    """Moves learning weights that lie at an odd place, as in a file that is mapped to memory.
+
+    DeepSpeed takes a group's only weight as it lies and asserts that it begins at a whole word.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
 
 
 def _clip_before_step(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
@@ -245,16 +278,28 @@ def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> Measure
     return measured if is_first else measure_lengths(dataset, encoder, progress)
 
 
-def _validation(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HeldOut:
+    """What a run is validated on."""
+
+    dataset: TrainDataset
+    samples: list[int]
+    order: list[Rows]
+    """This process's share of all of them, packed."""
+    pictures_from: dict[int, int]
+    """Whose pictures a sample gets in the control; those without pictures are not in it."""
+    control_order: list[Rows]
+    """This process's share of the samples in `pictures_from`."""
+
+
+def _held_out(
     config: TrainConfig,
-    parts: Assembled,
     encoder: Encoder,
     dataset: TrainDataset,
     lengths: SampleLengths,
     held_out: np.ndarray,
     is_first: bool,
-) -> tuple[PackedRows | None, list[Any]]:
-    """Returns what is validated on, and this process's share of it."""
+) -> _HeldOut:
     samples = np.flatnonzero(held_out)
     if config.data.validation_data:
         dataset = TrainDataset(config.data.validation_data)
@@ -262,16 +307,17 @@ def _validation(
         lengths = _lengths(dataset, encoder, is_first)
         samples = np.arange(len(dataset))
     by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
-    chosen = by_key[: config.data.validation_samples]
-    if not chosen:
-        return None, []
-    order = validation_order(
-        chosen,
-        lengths,
-        config.data.tokens_per_sequence,
-        min(VALIDATION_WINDOW, config.data.packing_window),
+    chosen = [s for s in by_key if lengths.tokens[s] > 0][: config.data.validation_samples]
+    pictures_from = exchanged_samples(dataset, chosen)
+    window = min(VALIDATION_WINDOW, config.data.packing_window)
+    tokens = config.data.tokens_per_sequence
+    return _HeldOut(
+        dataset=dataset,
+        samples=chosen,
+        order=validation_order(chosen, lengths, tokens, window) if chosen else [],
+        pictures_from=pictures_from,
+        control_order=validation_order(list(pictures_from), lengths, tokens, window),
     )
-    return parts.rows(dataset, encoder, config.data.on_corrupt), order
 
 
 def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:

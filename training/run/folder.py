@@ -185,6 +185,12 @@ def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[Diff
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a stored configuration with the settings that came after it, at their defaults."""
+    model = config.get("model", {})
+    if "projector" in model:  # its name until the connectors came
+        model = {"connector": model["projector"]} | {
+            name: value for name, value in model.items() if name != "projector"
+        }
+        config = {**config, "model": model}
     defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
     merged = {**defaults, **config}
     for part, values in defaults.items():

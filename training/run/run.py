@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 
 from schemas.errors import LossNotFinite
+from schemas.progress import RunProgress, at_work
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
@@ -21,10 +23,10 @@ from training.engine.checkpoint import RunState, save_checkpoint
 from training.engine.launch import end_together
 from training.engine.memory import resident_bytes
 from training.engine.model_folder import save_model_folder
-from training.evaluation.validation import validation_loss
+from training.evaluation.control import Difference, compared, in_words, sample_results
+from training.evaluation.validation import Validation, validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
-from training.metrics.progress import RunProgress
 from training.metrics.totals import RunningTotals, Totals
 from training.run.folder import RunFolder
 
@@ -64,8 +66,7 @@ class Run:
         processor: Any,
         rows: PackedRows,
         plan: TrainingPlan,
-        validation_rows: PackedRows | None,
-        validation_order: list[Any],
+        validation: Validation,
         first_step: int,
         plan_fingerprint: str,
         size: ModelSize,
@@ -74,7 +75,9 @@ class Run:
         self._folder = folder
         self.plan, self.first_step = plan, first_step
         self._rows, self._size = rows, size
-        self._validation_rows, self._validation_order = validation_rows, validation_order
+        self._validation = validation
+        self.control: Difference | None = None
+        """Of the last validation: the loss with the right pictures and with exchanged ones."""
         self._plan_fingerprint = plan_fingerprint
         self.process, self.processes = dist.get_rank(), dist.get_world_size()
         self.is_first_process = self.process == 0
@@ -200,17 +203,33 @@ class Run:
             self.save(done)
 
     def validate(self, done: int) -> None:
-        """Writes the loss on the held-out samples, where there are some."""
-        if self._validation_rows is None:
+        """Writes the loss on the held-out samples, where there are some, and of the control."""
+        held_out, levels = self._validation, self.config.model.num_levels
+        if not held_out.order:
             return
-        totals = validation_loss(
-            self.engine, self._validation_rows, self._validation_order, self.config.model.num_levels
-        )
-        values = {"validation/loss": totals.loss}
+        totals = validation_loss(self.engine, held_out.rows, held_out.order, levels)
+        values = {"validation/loss": totals.loss, **self._control_values()}
         for level, loss in totals.level_losses.items():
             values[f"validation/level_{level}_loss"] = loss
         self._log.write(done, values)
         self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
+
+    def _control_values(self) -> dict[str, float]:
+        """Returns the loss of held-out samples with exchanged pictures, beside their own."""
+        held_out, levels = self._validation, self.config.model.num_levels
+        if not held_out.control_order:
+            return {}
+        orders = held_out.control_order
+        right = sample_results(self.engine, held_out.rows, orders, levels)
+        other = sample_results(self.engine, held_out.control_rows, orders, levels)
+        self.control = compared(right, other)
+        return {
+            "validation/pictured_loss": self.control.right,
+            "validation/exchanged_loss": self.control.exchanged,
+            "validation/picture_gain_nats": self.control.difference,
+            "validation/picture_gain_low_nats": self.control.low,
+            "validation/picture_gain_high_nats": self.control.high,
+        }
 
     def save(self, done: int) -> None:
         """Writes a checkpoint after `done` steps."""
@@ -222,14 +241,18 @@ class Run:
         )
         folder = self.out / "checkpoints"
         hours = self.config.keep_checkpoint_every_hours
-        save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
+        with at_work("saving a checkpoint"):
+            save_checkpoint(self.engine, folder, state, self.config.keep_checkpoints, hours)
         self.totals = RunningTotals(self.config.model.num_levels, self.engine.device)
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
-        save_model_folder(self.engine.module, self.processor, self.out / "model")
+        with at_work("writing the model"):
+            save_model_folder(self.engine.module, self.processor, self.out / "model")
         if self.is_first_process:
             draw_loss(self.out / "metrics.jsonl", self.out / "loss.png")
+            if self.control is not None:
+                Console(stderr=True).print(in_words(self.control), highlight=False)
             self._folder.finish()
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:

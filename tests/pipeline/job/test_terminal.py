@@ -14,7 +14,6 @@ from pipeline.dataset.progress import (
 from pipeline.job.terminal import (
     ProgressDisplay,
     StageTally,
-    format_seconds,
     summary_table,
 )
 from schemas.manifest import StageCounts
@@ -106,14 +105,6 @@ def test_the_summary_has_each_stage_with_its_reasons():
     counts = StageCounts(rows_in=10, kept=7, rejected={"timed_out": 1, "http_status": 2})
     Console(file=written, width=120).print(summary_table({"fetch": counts}))
     assert "http_status 2, timed_out 1" in written.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.2, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_a_length_of_time_is_for_people(seconds, shown):
-    assert format_seconds(seconds) == shown
 
 
 def begin(layout, stage, shard, total, kept, rejected):

@@ -108,7 +108,7 @@ def test_the_saved_model_has_the_loss_that_training_ended_with(
 ) -> None:
     log = (Path(model_folder).parent / "metrics.jsonl").read_text().splitlines()
     reported = [json.loads(line)["validation/loss"] for line in log if "validation/loss" in line]
-    measured = dataset_loss(
+    measured, _ = dataset_loss(
         model_folder,
         [caption_dataset],
         form="caption",

@@ -22,3 +22,14 @@ def test_a_failed_process_is_noticed_whichever_it_is(
         for child in children:
             child.kill()
             child.wait()
+
+
+SAVES = "import sys, time; time.sleep(float(sys.argv[1])); sys.exit(143)"
+
+
+def test_processes_that_sigterm_stopped_have_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_FOLLOW", 0.0)
+    seconds = ("0", "1")
+    children = [subprocess.Popen([sys.executable, "-c", SAVES, wait]) for wait in seconds]
+    assert launch._wait(children) == launch.STATUS_TERMINATED == 143
+    assert [child.poll() for child in children] == [143, 143]

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import ConfigError
-from training.model.projector import Projector
+from training.model.projector import Projector, reduced_count
 
 
 def test_mlp2x_gelu_is_linear_gelu_linear():
@@ -35,3 +35,48 @@ def test_identity_passes_features_through_and_needs_equal_widths():
 def test_an_unknown_projector_is_refused(projector_type):
     with pytest.raises(ConfigError, match="projector_type"):
         Projector(projector_type, 5, 7)
+
+
+def test_pixel_shuffle_joins_each_square_of_neighbours_and_loses_nothing():
+    projector = Projector("pixel_shuffle2_linear", 3, 7)
+    features = torch.arange(16 * 3.0).reshape(1, 16, 3)
+    joined = projector.reduce(features)
+    assert joined.shape == (1, 4, 12)
+    grid = features.reshape(4, 4, 3)
+    torch.testing.assert_close(joined[0, 1], grid[0:2, 2:4].reshape(12))
+    torch.testing.assert_close(joined[0, 2], grid[2:4, 0:2].reshape(12))
+    assert projector(features).shape == (1, 4, 7)
+
+
+def test_pooling_averages_the_map_to_so_many_vectors():
+    features = torch.arange(16 * 3.0).reshape(1, 16, 3)
+    pooled = Projector("pool2_linear", 3, 7).reduce(features)
+    grid = features.reshape(4, 4, 3)
+    torch.testing.assert_close(pooled[0, 3], grid[2:4, 2:4].mean(dim=(0, 1)))
+    assert reduced_count("pool2_mlp2x_gelu", 49) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "patches", "said"),
+    [
+        ("pixel_shuffle2_linear", 49, "multiple of 2"),
+        ("pixel_shuffle2_linear", 577, "square map"),
+        ("pool9_linear", 49, "7 x 7"),
+    ],
+)
+def test_patches_that_cannot_be_joined_are_refused(kind, patches, said):
+    with pytest.raises(ConfigError, match=said):
+        reduced_count(kind, patches)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu", "pool2_mlp2x_gelu"])
+def test_folded_weights_need_no_standardised_features(kind):
+    projector = Projector(kind, 5, 7, standardizes=True)
+    projector.feature_mean.copy_(torch.randn(5) * 10)
+    projector.feature_scale.copy_(torch.rand(5) + 0.1)
+    plain = Projector(kind, 5, 7)
+    plain.layers.load_state_dict(projector.folded())
+    features = torch.randn(2, 16, 5) * 3
+    torch.testing.assert_close(plain(features), projector(features), rtol=1e-4, atol=1e-4)
+    assert projector.standardizes and not plain.standardizes
+    assert "feature_mean" not in plain.state_dict()

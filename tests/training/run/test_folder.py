@@ -1,9 +1,8 @@
-import fcntl
 import json
-import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,27 +10,25 @@ from schemas.errors import ConfigError
 from tests.training.test_train import tiny_config
 from training.train import train
 
-
-def hold(path: str, is_held: Any, may_end: Any) -> None:
-    with Path(path).open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        is_held.set()
-        may_end.wait()
+HOLD = """
+import fcntl, pathlib, sys, time
+file = pathlib.Path(sys.argv[1]).open("w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(1000)
+"""
 
 
 def test_a_second_run_is_refused_while_one_is_at_work_and_let_in_when_that_has_died(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
     config = tiny_config(tiny_parts, max_steps=1)
-    context = multiprocessing.get_context("spawn")
-    is_held, may_end = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(tmp_path / ".lock"), is_held, may_end))
-    other.start()
-    assert is_held.wait(timeout=60)
-    with pytest.raises(ConfigError, match="another run is at work"):
-        train(config, [caption_dataset], str(tmp_path))
-    other.kill()
-    other.join()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another run is at work"):
+            train(config, [caption_dataset], str(tmp_path))
+        other.kill()
     assert train(config, [caption_dataset], str(tmp_path))
 
 
