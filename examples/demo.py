@@ -21,7 +21,8 @@ from pathlib import Path
 
 from demo_server import DemoServer
 from demo_summary import Summary, print_summary
-from rich.console import Console
+
+from schemas.terminal import Console
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from schemas.manifest import Manifest
+from schemas.terminal import Console
 
 
 @dataclass(frozen=True, slots=True)

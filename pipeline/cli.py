@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import tyro
-from rich.console import Console
 
 from pipeline.commands import (
     COMMANDS,
@@ -34,6 +33,7 @@ from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.memory import keep_freed_memory
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from schemas.terminal import Console, prepare_output
 
 MORE_HELP = (
     f"Recipes: {', '.join(RECIPES)}. Each command explains its options: "
@@ -52,7 +52,7 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     """Runs the command line; the process ends with 0, 1 (failed), 2 (refused) or a signal's."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()  # one worker is this process
@@ -160,7 +160,7 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         from pipeline.report.verify import verify_dataset
 
         try:
-            Console().print(str(verify_dataset(command.dataset)), highlight=False)
+            Console(markup=False).print(str(verify_dataset(command.dataset)), highlight=False)
         except DatasetError as error:
             print_error(str(error))
             return STATUS_FAILED
@@ -172,7 +172,7 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:
-        run_job(job, Console())
+        run_job(job, Console(markup=False))
     except JobFailed as error:
         print_error(str(error))
         return STATUS_FAILED

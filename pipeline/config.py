@@ -31,6 +31,10 @@ class ReadConfig:
     """Folder that relative paths start from; by default the folder of the LLaVA JSON itself."""
     as_captions: bool = False
     """Whether LLaVA conversations are read as pairs, the first answer being the caption."""
+    verify_hashes: bool = False
+    """Whether columns named sha256, sha512 or md5 are hashes that an image's downloaded bytes must
+    have. Many tables have them of other bytes: of what a site served years ago, or of a resized
+    copy."""
     pairs_per_shard: int = 10_000
     """Pairs in a shard, the unit of work, of retry and of resume."""
 

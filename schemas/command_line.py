@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from schemas.terminal import Console
 
 
 def print_error(message: str) -> None:

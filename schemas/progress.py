@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 
 from schemas.command_line import format_seconds
+from schemas.terminal import Console
 
 SAY_EVERY_SECONDS = 20.0
 """Between two lines of the same work where the output is no terminal."""

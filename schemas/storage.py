@@ -269,16 +269,49 @@ def remove_folder(folder: str) -> None:
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
+    return [path for path in sorted(file_sizes(folder)) if path.endswith(suffix)]
+
+
+def file_sizes(folder: str) -> dict[str, int]:
+    """Returns path to size, in bytes, of the visible files straight below `folder`."""
     filesystem, name = file_system(folder)
     with reaching_store(folder):
         if not filesystem.exists(name):
-            return []
-        entries = filesystem.ls(name, detail=False)
+            return {}
+        entries = filesystem.ls(name, detail=True)
     # A store may hold an object by the name of the folder itself, of no bytes.
-    entries = [entry for entry in entries if entry.strip("/") != name.strip("/")]
-    names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries]
-    visible = [entry for entry in names if not entry.startswith(".") and entry.endswith(suffix)]
-    return [f"{folder.rstrip('/')}/{entry}" for entry in sorted(visible)]
+    entries = [entry for entry in entries if entry["name"].strip("/") != name.strip("/")]
+    sizes = {
+        entry["name"].rstrip("/").rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in entries
+    }
+    stem = folder.rstrip("/")
+    return {f"{stem}/{file}": size for file, size in sizes.items() if not file.startswith(".")}
+
+
+def walk_files(folder: str) -> list[str]:
+    """Returns the paths of all visible files below a folder, at any depth, sorted; [] if none."""
+    filesystem, name = file_system(folder)
+    prefix = name.rstrip("/") + "/"
+    with reaching_store(folder):
+        entries = filesystem.find(name)
+    found = [entry for entry in entries if "/." not in entry[len(prefix) - 1 :]]
+    return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
+
+
+def lies_within(path: str, folder: str) -> bool:
+    """Returns whether a file or folder is, or lies in, a folder that is there, however spelt.
+
+    Local paths are followed through links; of a chained URL the store at its end counts.
+    """
+    path = path.rsplit("::", 1)[-1] if "://" in path else path
+    if is_local(path) != is_local(folder):
+        return False
+    if is_local(path):
+        root, place = Path(local_path(folder)), Path(local_path(path)).resolve()
+        there = [one for one in (place, *place.parents) if one.exists()]
+        return root.exists() and any(one.samefile(root) for one in there)
+    (store, name), (other, base) = file_system(path), file_system(folder)
+    return type(store) is type(other) and f"{name}/".startswith(base.strip("/") + "/")
 
 
 def stage_files(folder: str) -> list[str]:
@@ -302,5 +335,6 @@ def is_local(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """Returns a local path without its protocol."""
-    return path.split("://", 1)[1] if "://" in path else path
+    """Returns a local path without its protocol; `~` is the user's home, as fsspec has it."""
+    plain = path.split("://", 1)[1] if "://" in path else path
+    return str(Path(plain).expanduser()) if plain.startswith("~") else plain

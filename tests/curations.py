@@ -17,8 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.ownership import FolderRecord
 from pipeline.job.run import Job, run_job
 from schemas.manifest import Manifest
+from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +115,17 @@ def wait_for_progress(process: subprocess.Popen[str], root: Path, stage: Stage) 
         if any((root / "_run" / "progress").glob(f"{stage.value}-*.json")):
             return
         time.sleep(0.01)
+
+
+def record_of(layout: DatasetLayout) -> FolderRecord:
+    """Returns a record that takes every file of a folder for the dataset's own."""
+    record = FolderRecord(layout)
+    root = Path(layout.root)
+    for path in root.rglob("*"):
+        if path.is_file():
+            folder = path.parent.relative_to(root).as_posix().removeprefix(".")
+            record.files.setdefault(folder, set()).add(path.name)
+    return record
 
 
 def contents(root: Path) -> dict[str, str]:

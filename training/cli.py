@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from schemas.progress import at_work, is_first_process
+from schemas.terminal import Console, prepare_output
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
@@ -129,6 +129,7 @@ COMMANDS: dict[str, type[Command]] = {
 
 def main() -> None:
     """Runs the command line; it ends with 0, 1 (failed), 2 (refused) or 143 (SIGTERM)."""
+    prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

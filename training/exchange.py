@@ -112,5 +112,8 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
 
 
 def _check_free(out: str) -> None:
-    if Path(out).exists() and any(Path(out).iterdir()):
+    place = Path(out)
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"{out} is a file, a model is a folder: choose another --out")
+    if place.exists() and any(place.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another --out")

@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.ownership import (
+    NUMBERED,
+    ROOT_FILES,
+    FolderRecord,
+    record_path,
+    stage_folders,
+)
 from pipeline.dataset.progress import ProgressReader, progress_path
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError
@@ -21,6 +28,7 @@ from schemas.storage import (
     is_local,
     list_files,
     local_path,
+    read_bytes,
     read_json,
     remove,
     stage_files,
@@ -30,7 +38,10 @@ from schemas.versions import program_version
 SYSTEM_FOLDERS = ("lost+found",)
 """What a new disk holds."""
 
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+LOCK_FILES = ("lock", "workers.lock", "lock.json")
+"""What a job leaves that ended before it could record that the folder is its own."""
+
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 """Names of files that were being written. Source: `schemas.storage.commit_file`."""
 
 
@@ -48,10 +59,12 @@ def stored_config(layout: DatasetLayout) -> dict[str, Any] | None:
     path = config_path(layout)
     if not exists(path):
         return None
+    if not _is_config(path):
+        raise DatasetError(f"{path} is no configuration of a dataset: use another --out")
     values = read_json(path)
-    if values.get("schema_version") != SCHEMA_VERSION:
+    if values["schema_version"] != SCHEMA_VERSION:
         raise DatasetError(
-            f"{layout.root} was made under schema version {values.get('schema_version')}, this "
+            f"{layout.root} was made under schema version {values['schema_version']}, this "
             f"program writes version {SCHEMA_VERSION}: use another --out"
         )
     config: dict[str, Any] = values["config"]
@@ -75,7 +88,7 @@ def guard_folder(
         ConfigError: if one of the stages has output that was made with other settings.
     """
     wanted = as_json(config)
-    stored = stored_config(layout) or wanted
+    stored = with_later_settings(stored_config(layout) or wanted)
     conflicts: list[str] = []
     redo: Stage | None = None
     for stage in stages:
@@ -112,24 +125,56 @@ def refuse_foreign_folder(layout: DatasetLayout) -> None:
     Raises:
         ConfigError: if no dataset was begun there and files stand there all the same.
     """
-    if exists(config_path(layout)):
+    if exists(record_path(layout)) or _is_config(config_path(layout)):
         return
-    foreign = [path for path in list_files(layout.root) if not _is_of_dataset(layout, path)]
+    foreign = [
+        path.removeprefix(f"{layout.root}/")
+        for entry in list_files(layout.root)
+        for path in _strangers(layout, entry)
+    ]
     if foreign:
-        names = ", ".join(path.rsplit("/", 1)[-1] for path in foreign[:3])
         raise ConfigError(
-            f"{layout.root} holds what is not of a dataset ({names}"
-            f"{', ...' if len(foreign) > 3 else ''}): give --out a new or empty folder"
+            f"{layout.root} holds what is not of a dataset ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}): give --out a new or empty folder. If a "
+            f"dataset of aligngpt was copied there, copy its {layout.run.rsplit('/', 1)[-1]} "
+            "folder too"
         )
 
 
-def _is_of_dataset(layout: DatasetLayout, path: str) -> bool:
-    """Returns whether a new dataset may find this in its folder: a disk for a stage, too."""
+def _is_config(path: str) -> bool:
+    """Returns whether the configuration of a dataset stands there, of whatever version."""
+    if not exists(path):
+        return False
+    try:
+        return {"schema_version", "config"} <= read_json(path).keys()
+    except (ValueError, AttributeError):
+        return False
+
+
+def _strangers(layout: DatasetLayout, path: str) -> list[str]:
+    """Returns what a new dataset may not find in its folder: a disk for a stage it may."""
     name = path.removeprefix(f"{layout.root}/")
-    if name in {stage.folder for stage in Stage}:
+    if name in SYSTEM_FOLDERS:
+        return []
+    if name == "rejected":
+        return [found for inner in list_files(path) for found in _strangers(layout, inner)]
+    if path == layout.run:
+        return [inner for inner in list_files(path) if not _is_lock(inner)]
+    if name in stage_folders():
         of_system = [f"{path}/{folder}" for folder in SYSTEM_FOLDERS]
-        return set(list_files(path)) <= {*stage_files(path), *of_system}
-    return path == layout.run or name in ("rejected", *SYSTEM_FOLDERS)
+        return [inner for inner in list_files(path) if inner not in of_system]
+    return [path]
+
+
+def _is_lock(path: str) -> bool:
+    """Returns whether a file is a lock that a job made before it recorded anything."""
+    if path.rsplit("/", 1)[-1] not in LOCK_FILES:
+        return False
+    try:
+        said = read_bytes(path)
+    except OSError:
+        return False
+    return not said or said.startswith(b'{"host":')
 
 
 def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> None:
@@ -144,10 +189,20 @@ def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> No
     standing = committed_fingerprint(layout.pairs(shard))
     if standing not in (None, fingerprint) and exists(layout.fetched(shard, "_stats.json")):
         raise ConfigError(
-            f"{layout.root} was made from other rows than --pairs has now (first seen to differ: "
-            f"shard {shard:05d}): use the same input to go on, another --out to begin anew, or "
-            "--redo read to remove all that was made"
+            f"{layout.root} was made from other rows than --pairs has now, or hashes were verified "
+            f"then (first seen to differ: shard {shard:05d}): use the same input, or "
+            "--read.verify-hashes, to go on, another --out to begin anew, or --redo read to remove "
+            "all that was made"
         )
+
+
+def with_later_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with the settings that came after it, as all was before."""
+    defaults = as_json(CurationConfig())
+    return {
+        name: {**defaults[name], **stored[name]} if isinstance(default, dict) else stored[name]
+        for name, default in defaults.items()
+    }
 
 
 def _difference(name: str, stored: Any, wanted: Any) -> str:
@@ -211,22 +266,43 @@ def code_sha256() -> str:
 
 
 def remove_leftovers(layout: DatasetLayout) -> None:
-    """Removes the half-written files of a job that was killed: nobody writes when a job begins."""
-    if is_local(layout.root):
-        for path in Path(local_path(layout.root)).rglob(".*.tmp"):
-            if LEFTOVER.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+    """Removes the half-written files of a job that was killed: nobody writes when a job begins.
+
+    They lie where jobs write, and are named after a file that a job writes there.
+    """
+    if not is_local(layout.root):
+        return
+    root = Path(local_path(layout.root))
+    for path in root.rglob(".*.tmp"):
+        found = LEFTOVER.fullmatch(path.name)
+        folder = path.parent.relative_to(root).as_posix()
+        if found and _is_written(found[1], folder):
+            path.unlink(missing_ok=True)
 
 
-def remove_outputs(layout: DatasetLayout, first: Stage) -> None:
-    """Removes what a stage and all stages after it made, the markers of completeness first."""
-    croissant = f"{layout.root}/croissant.json"
-    for path in (layout.manifest, layout.report, croissant, layout.train_index):
-        remove(path)
-    for stage in reversed(first.onward):
-        for folder in (layout.folder(stage), layout.rejected_folder(stage)):
-            for path in stage_files(folder):
-                remove(path)
+def _is_written(name: str, folder: str) -> bool:
+    """Returns whether jobs write files of this name to this folder, below the root."""
+    if folder == ".":
+        return name in ROOT_FILES
+    if folder in stage_folders():
+        return NUMBERED.fullmatch(name) is not None or name in ("index.json", "edges.json")
+    return folder.split("/", 1)[0] == "_run"
+
+
+def remove_outputs(layout: DatasetLayout, first: Stage, record: FolderRecord) -> None:
+    """Removes what a stage and all stages after it made, the markers of completeness first.
+
+    Args:
+        record: of what is ours; nothing else is touched.
+    """
+    names = [*(f"{layout.root}/{name}" for name in ROOT_FILES), layout.train_index]
+    for folder, stage in reversed(stage_folders().items()):
+        if stage in first.onward:
+            names += stage_files(f"{layout.root}/{folder}")
+    for path in names:
+        if record.lists(path):
+            remove(path)
+            record.forget(path)
     for state in ProgressReader(layout).read():
         if state.stage in first.onward:
             remove(progress_path(layout, state.stage, state.shard))

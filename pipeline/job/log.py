@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.shards import DatasetLayout
 from schemas.storage import explaining_writes, is_local, local_path
+from schemas.terminal import shown_bytes
 
 
 def job_log_path(layout: DatasetLayout) -> Path | None:
@@ -31,8 +32,16 @@ class _Output(io.FileIO):
     def write(self, data: Any) -> int:
         """Returns how many bytes there were, written or lost."""
         with suppress(OSError):
-            super().write(data)
+            super().write(shown_bytes(bytes(data)))
         return memoryview(data).nbytes
+
+
+class _Indented(logging.Formatter):
+    """Sets the further lines of a message in, so that none of them passes for one of the log's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the lines of a record."""
+        return super().format(record).replace("\n", "\n    ")
 
 
 def lossy_output(descriptor: int) -> io.TextIOWrapper:
@@ -51,7 +60,7 @@ def logging_to_folder(layout: DatasetLayout) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         handler = logging.StreamHandler(lossy_output(descriptor))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Indented("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     beam = logging.getLogger("apache_beam")
     root = logging.getLogger()
     before, threading.excepthook = threading.excepthook, _log_thread_error

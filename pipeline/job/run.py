@@ -9,7 +9,6 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineState
-from rich.console import Console
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
@@ -21,6 +20,7 @@ from pipeline.dataset.guard import (
     remove_leftovers,
     remove_outputs,
 )
+from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
@@ -30,7 +30,7 @@ from pipeline.job.runners import ChosenRunner, choose_runner
 from pipeline.job.terminal import ProgressDisplay, summary_table
 from pipeline.job.watch import WorkerWatch
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
-from pipeline.read.inputs import InputFile, check_inputs
+from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
 from pipeline.score.precision import (
@@ -45,6 +45,7 @@ from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
+from schemas.terminal import Console
 from scoring.clip.scorer import check_model
 from scoring.devices import require_device
 
@@ -90,13 +91,19 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     layout = DatasetLayout(job.root)
     started = time.monotonic()
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    if Stage.READ in job.stages:
+        refuse_inputs_within(layout, job.files, job.config.read)
     job = with_checked_inputs(job)
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
         raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
     refuse_foreign_folder(layout)
-    with hold_folder(layout) as left_behind, logging_to_folder(layout):
+    with (
+        hold_folder(layout) as left_behind,
+        recorded_folder(layout, console.print) as record,
+        logging_to_folder(layout),
+    ):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
         for state in forget_unfinished(layout):
@@ -106,8 +113,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
         if job.redo is not None:
-            remove_outputs(layout, job.redo)
+            remove_outputs(layout, job.redo, record)
         guard_folder(layout, job.config, job.stages, NOT_DECIDING)
+        record.begin(job.stages, has_report=job.has_report)
         if settled is not None:
             record_precision(layout, settled)
         if job.stages:

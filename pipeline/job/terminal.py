@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,6 +14,7 @@ from schemas.command_line import format_seconds
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from schemas.terminal import Console
 
 __all__ = ["ProgressDisplay", "StageTally", "summary_table"]
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config import PackConfig
 from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
+from pipeline.dataset.ownership import listed_files
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.tars import TarWriter, read_members
 from pipeline.pack.plan import Piece, TrainShardPlan
@@ -34,7 +35,6 @@ from schemas.storage import (
     commit_text,
     committed_fingerprint,
     exists,
-    list_files,
     open_read,
     remove,
 )
@@ -65,7 +65,7 @@ def write_index(layout: DatasetLayout, packed: Iterable[tuple[int, int, int]]) -
     """
     shards = sorted(packed)
     names = {f"{number:06d}" for number, _, _ in shards}
-    for path in list_files(layout.folder(Stage.PACK)):
+    for path in listed_files(layout, Stage.PACK.folder):
         name = path.rsplit("/", 1)[-1].split(".", 1)[0]
         if name.isdecimal() and name not in names:
             remove(path)

@@ -30,6 +30,8 @@ class InputColumns:
     caption: str | None
     conversations: str | None
     hashes: tuple[str, ...]
+    unread_hashes: tuple[str, ...] = ()
+    """Columns named as hashes that nobody asked to verify."""
 
 
 URL_LIST_COLUMNS = InputColumns(url="url", caption="caption", conversations=None, hashes=())
@@ -45,6 +47,12 @@ def map_columns(path: str, found: list[str], config: ReadConfig, has_header: boo
         ConfigError: if there is none for the URL or for the caption.
     """
     columns = usual_columns(found, config)
+    for name in (columns.url, columns.caption, columns.conversations, *columns.hashes):
+        if name is not None and found.count(name) > 1:
+            raise ConfigError(
+                f"{path} has {found.count(name)} columns of the name {name!r}, so that it is not "
+                "said which one counts: rename or drop the others"
+            )
     if columns.conversations is None:
         for column, flag in ((columns.url, "url_column"), (columns.caption, "caption_column")):
             if column is None:
@@ -66,8 +74,14 @@ def usual_columns(found: Collection[str], config: ReadConfig) -> InputColumns:
         url=_find(found, _wanted(config.url_column, "url", names)),
         caption=_find(found, _wanted(config.caption_column, "caption", CAPTION_NAMES)),
         conversations=conversations,
-        hashes=tuple(name for want in HASH_NAMES if (name := _find(found, (want,)))),
+        hashes=hash_columns(found) if config.verify_hashes else (),
+        unread_hashes=() if config.verify_hashes else hash_columns(found),
     )
+
+
+def hash_columns(found: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns that are named as hashes of the image's bytes."""
+    return tuple(name for want in HASH_NAMES if (name := _find(found, (want,))))
 
 
 def _wanted(configured: str, default: str, usual: tuple[str, ...]) -> tuple[str, ...]:

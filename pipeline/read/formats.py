@@ -16,7 +16,6 @@ from pipeline.read.inputs import (
     InputFile,
     InputFormat,
     InputSplit,
-    walk_files,
 )
 from pipeline.read.rows import (
     IMAGE_SUFFIXES,
@@ -39,7 +38,7 @@ from pipeline.read.texts import (
     split_tsv,
 )
 from schemas.errors import RejectReason, SampleRejected
-from schemas.storage import open_read
+from schemas.storage import open_read, walk_files
 
 BATCH_ROWS = 32_768
 
@@ -103,7 +102,8 @@ def _read_fields(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
     file = split.file
     if file.format is InputFormat.CSV:
         with open_text(file.path, newline="") as text:
-            yield from _rows_of_fields(CsvRows(text), None, file, config)
+            parsed = CsvRows(text, len(config.column_names))
+            yield from _rows_of_fields(parsed, None, file, config)
     else:
         header = config.column_names or _tsv_header(file.path)
         has_header = split.start == 0 and not config.column_names
@@ -178,6 +178,7 @@ def _captions_of_tables(paths: list[str]) -> dict[str, Any]:
         folder = path.rsplit("/", 1)[0]
         for row in _records_of_table(path):
             name = _first_named(row, PATH_NAMES)
+            name = name.decode(errors="replace") if isinstance(name, bytes) else name
             caption = _first_named(row, CAPTION_NAMES)
             if name and caption:
                 captions[f"{folder}/{name}"] = caption
@@ -220,29 +221,71 @@ def _raw_table(table: pa.Table, file: InputFile, config: ReadConfig) -> pa.Table
     """Returns a batch of a Parquet file as raw rows: whole columns where they are plain text."""
     columns = file.columns
     url, caption = columns.url, columns.caption
-    is_plain = columns.conversations is None and not columns.hashes and url and caption
-    if is_plain and all(_is_text(table[name].type) for name in (url, caption)):
-        nulls = pa.nulls(table.num_rows, pa.string())
-        return pa.table(
-            dict.fromkeys(RAW_SCHEMA.names, nulls)
-            | {"url": _as_string(table[url]), "caption": _as_string(table[caption])},
-            schema=RAW_SCHEMA,
-        )
+    if columns.conversations is None and not columns.hashes and url and caption:
+        texts = [_as_string(table[name]) for name in (url, caption)]
+        if all(text is not None for text in texts):
+            nulls = pa.nulls(table.num_rows, pa.string())
+            return pa.table(
+                dict.fromkeys(RAW_SCHEMA.names, nulls) | {"url": texts[0], "caption": texts[1]},
+                schema=RAW_SCHEMA,
+            )
     rows = (
         row_or_reason(row_of_record, value, file.columns, config.as_captions)
-        for value in table.to_pylist()
+        for value in _as_bytes(table).to_pylist()
     )
     return next(_in_batches(rows, table.num_rows))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def _as_bytes(table: pa.Table) -> pa.Table:
+    """Returns a table whose texts are bytes where some are not in UTF-8 though the file says so."""
+    for place, field in enumerate(table.schema):
+        bytes_type = BYTES_OF.get(field.type)
+        if bytes_type is None:
+            continue
+        try:
+            table.column(place).validate(full=True)
+        except pa.ArrowInvalid:
+            table = table.set_column(place, field.name, pc.cast(table.column(place), bytes_type))
+    return table
+
+
+BYTES_OF = {
+    pa.string(): pa.binary(),
+    pa.large_string(): pa.large_binary(),
+    pa.list_(pa.string()): pa.list_(pa.binary()),
+    pa.large_list(pa.string()): pa.large_list(pa.binary()),
+}
+
+
+def _as_string(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Returns a column as texts; None where a row is no text, or not in UTF-8.
+
+    Writers without Parquet's mark for UTF-8 leave texts as bytes.
+    """
+    kind = column.type
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+        kind = kind.value_type
+        column = pc.cast(column, kind)
+    if pa.types.is_fixed_size_binary(kind):
+        column = pc.cast(column, pa.binary())
+    elif kind not in TEXT_TYPES:
+        return None
+    try:
+        texts = pc.cast(column, pa.string())
+        texts.validate(full=True)  # a file may claim UTF-8 and hold something else
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+    return texts
 
 
-def _as_string(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.cast(column, pa.string())
+TEXT_TYPES = (
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+)
 
 
 def _in_batches(rows: Iterable[RawRow], size: int = BATCH_ROWS) -> Iterator[pa.Table]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -10,17 +11,26 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 from braceexpand import braceexpand
-from fsspec.core import url_to_fs
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.ownership import stage_folders
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.read.rows import IMAGE_SUFFIXES
 from pipeline.read.tar_rows import absolute, check_tar
 from pipeline.read.tar_table import table_beside
 from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv
-from schemas.errors import ConfigError
-from schemas.storage import exists, is_local, list_files, open_read
+from schemas.errors import ConfigError, StorageError
+from schemas.shards import DatasetLayout
+from schemas.storage import (
+    exists,
+    file_system,
+    is_local,
+    lies_within,
+    list_files,
+    open_read,
+    walk_files,
+)
 
 BYTES_OF_SHARD_PER_ROW_BYTE = 32
 """Length of a tar over that of its rows, roughly: images of 10 KB, rows of 300 bytes."""
@@ -108,7 +118,31 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
     """
     if not files:
         raise ConfigError("--pairs names no input: give at least one file, folder or glob")
-    paths = {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+    with reading_inputs():
+        return _check_inputs(files, config)
+
+
+@contextmanager
+def reading_inputs() -> Iterator[None]:
+    """Says of an input that cannot be reached or opened what to check, before any work.
+
+    Raises:
+        ConfigError: in place of what a store or the operating system says.
+    """
+    try:
+        yield
+    except StorageError as error:
+        raise ConfigError(f"--pairs: {error}") from error
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(
+            f"--pairs: {named}{error.strerror or error}. Check the path, and that this user or "
+            "these credentials may read it"
+        ) from error
+
+
+def _check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
+    paths = expand_inputs(files)
     for tar in [path for path in paths if path.endswith(".tar")]:
         # img2dataset's table and statistics belong to the tar, also where a glob matches them. A
         # table without keys is no such one: its rows are read for themselves.
@@ -118,6 +152,45 @@ def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
             belonging.add(f"{name}.parquet")
         paths -= belonging
     return [_check_file(path, config) for path in sorted(paths)]
+
+
+def expand_inputs(files: Sequence[str]) -> set[str]:
+    """Returns the paths that paths, globs and fsspec URLs stand for.
+
+    Raises:
+        ConfigError: if one stands for nothing.
+    """
+    return {path for pattern in files for one in _unbraced(pattern) for path in _expand(one)}
+
+
+def refuse_inputs_within(layout: DatasetLayout, files: Sequence[str], config: ReadConfig) -> None:
+    """Keeps jobs from writing where their input lies.
+
+    Raises:
+        ConfigError: if an input lies in the dataset's folder, or in one that it is linked to, or
+            is a folder of images that the dataset lies in.
+    """
+    with reading_inputs():
+        inputs = sorted(expand_inputs(files)) if files else []
+    folder = config.image_folder
+    for path in [*inputs, *([] if folder is None else [folder])]:
+        within = next((place for place in _places(layout) if lies_within(path, place)), None)
+        if within is not None:
+            raise ConfigError(
+                f"{path}, an input, lies in {within}, where this job writes and removes files of "
+                "its own: give --out another folder, or move the input elsewhere"
+            )
+        is_images = path in inputs and file_system(path)[0].isdir(file_system(path)[1])
+        if is_images and lies_within(layout.root, path):
+            raise ConfigError(
+                f"--out {layout.root} lies in {path}, a folder that is read as an input and would "
+                "change while the job runs: give --out a folder outside of it"
+            )
+
+
+def _places(layout: DatasetLayout) -> list[str]:
+    """Returns the folders that a job writes to; each may be a link to another disk."""
+    return [layout.root, layout.run, *(f"{layout.root}/{name}" for name in stage_folders())]
 
 
 def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
@@ -150,14 +223,6 @@ def format_of(path: str) -> InputFormat:
     )
 
 
-def walk_files(folder: str) -> list[str]:
-    """Returns the paths of all visible files below a folder, at any depth, sorted."""
-    filesystem, name = url_to_fs(folder)
-    prefix = name.rstrip("/") + "/"
-    found = [entry for entry in filesystem.find(name) if "/." not in entry[len(prefix) - 1 :]]
-    return sorted(f"{folder.rstrip('/')}/{entry[len(prefix) :]}" for entry in found)
-
-
 def _unbraced(pattern: str) -> list[str]:
     """Returns the patterns that braces stand for: {00000..00099}, {a,b}."""
     if without_credentials(pattern) != pattern:
@@ -174,7 +239,7 @@ def _unbraced(pattern: str) -> list[str]:
 
 
 def _expand(pattern: str) -> list[str]:
-    filesystem, name = url_to_fs(pattern)
+    filesystem, name = file_system(pattern)
     if not any(character in pattern for character in "*?[") or filesystem.exists(name):
         if not filesystem.exists(name):
             raise ConfigError(f"{pattern} does not exist: give a file, a folder or a glob")
@@ -189,7 +254,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _check_file(path: str, config: ReadConfig) -> InputFile:
-    filesystem, name = url_to_fs(path)
+    filesystem, name = file_system(path)
     if filesystem.isdir(name):
         return _check_folder(path)
     kind = format_of(path)
@@ -227,10 +292,10 @@ def _check_folder(path: str) -> InputFile:
         first = next((file for file in list_files(path) if is_input(file)), None)
         advice = f"; to read its tables, give a glob such as {path}/*" if first else ""
         raise ConfigError(f"the folder {path} holds no images{advice}")
-    filesystem, _ = url_to_fs(path)
+    filesystem, _ = file_system(path)
     identity = hashlib.blake2b(digest_size=16)
     for file in files:
-        identity.update(f"{file} {filesystem.ukey(url_to_fs(file)[1])}\n".encode())
+        identity.update(f"{file} {filesystem.ukey(file_system(file)[1])}\n".encode())
     return InputFile(
         path=path,
         format=InputFormat.IMAGE_FOLDER,
@@ -249,7 +314,7 @@ def _check_shard(path: str, state: str, size: int, config: ReadConfig) -> InputF
     """
     table = check_tar(path, size, config)
     if table is not None:
-        filesystem, name = url_to_fs(table)
+        filesystem, name = file_system(table)
         state += f" {filesystem.ukey(name)}"
     return InputFile(
         path=path,

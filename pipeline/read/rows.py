@@ -1,10 +1,12 @@
 """From what an input file says to a clean pair with its key, or to a reason against it."""
 
 import json
+import math
 import os.path
 import posixpath
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -175,10 +177,13 @@ def named_hash(name: str, value: Any) -> str | None:
     Raises:
         SampleRejected: if it is no such hash.
     """
-    if value is None or value == "":
+    wanted = HASH_DIGITS[name.lower()]
+    if isinstance(value, bytes) and len(value) == wanted // 2:
+        value = value.hex()
+    digits = (text_of(value, f"its {name}") or "").strip().lower()
+    if not digits:
         return None
-    digits = str(value).strip().lower()
-    if not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS[name.lower()]}}}", digits):
+    if not re.fullmatch(f"[0-9a-f]{{{wanted}}}", digits):
         raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {name} is no hash: {digits[:40]!r}")
     return f"{name.lower()}:{digits}"
 
@@ -234,7 +239,7 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
     expected = next(
         (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
     )
-    is_pair = columns.conversations is None or value.get(columns.conversations) is None
+    is_pair = columns.conversations is None or value.get(columns.conversations) in (None, "", b"")
     if more and (is_pair or as_captions):
         raise SampleRejected(
             RejectReason.SEVERAL_IMAGES, f"its {columns.url} is a list of {1 + len(more)}"
@@ -277,13 +282,49 @@ def _text(value: dict[str, Any], column: str | None) -> str | None:
     found = value.get(column) if column is not None else None
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
-    if found is None:
-        return None
     if isinstance(found, list):
         raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is a list of {len(found)}")
-    if isinstance(found, bool | dict):
-        raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is no text")
+    return text_of(found, f"its {column}")
+
+
+def text_of(found: Any, what: str) -> str | None:
+    """Returns what a value says as text: bytes are UTF-8, a number that is none is missing.
+
+    Args:
+        what: how a message names the value.
+
+    Raises:
+        SampleRejected: if it is no text and no number, or cannot be stored.
+    """
+    if found is None or (isinstance(found, float) and not math.isfinite(found)):
+        return None
+    if isinstance(found, bytes):
+        try:
+            return found.decode()
+        except UnicodeDecodeError as error:
+            raise SampleRejected(
+                RejectReason.MALFORMED_ROW, f"{what} is not valid UTF-8: {excerpt(repr(found))}"
+            ) from error
+    if isinstance(found, bool) or not isinstance(found, str | int | float | Decimal):
+        kind = type(found).__name__
+        raise SampleRejected(RejectReason.MALFORMED_ROW, f"{what} is no text but of type {kind}")
     return storable(str(found))
+
+
+def plain_text(value: Any) -> str:
+    """Returns a value as text to look up or to show, whatever it is."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _decoded(value: Any) -> Any:
+    """Returns a value whose bytes, at any depth, are texts."""
+    if isinstance(value, bytes):
+        return text_of(value, "a part of it")
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    return value
 
 
 def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
@@ -292,6 +333,7 @@ def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
     Raises:
         SampleRejected: if they are no such turns, or speak of other images than there are.
     """
+    turns = _decoded(turns)
     if isinstance(turns, str):
         try:
             turns = json.loads(turns)

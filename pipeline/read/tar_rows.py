@@ -22,6 +22,7 @@ from pipeline.read.rows import (
     IMAGE_SUFFIXES,
     RawRow,
     excerpt,
+    plain_text,
     rejected_row,
     row_of_record,
     row_or_reason,
@@ -79,7 +80,9 @@ def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
         raise ConfigError(f"{path} cannot be read as tar: {error}") from error
     if samples and not any(sample.images or sample.problem for sample in samples):
         endings = ", ".join(IMAGE_SUFFIXES)
-        raise ConfigError(f"{path} holds no images: members that end in {endings}")
+        raise ConfigError(
+            f"{path} holds no images: members that end in {endings}{_dotted(samples)}"
+        )
     if samples and not any(_is_usable(row) for row in rows):
         why = next((row.detail for row in rows if row.reason), None)
         raise ConfigError(
@@ -89,6 +92,19 @@ def check_tar(path: str, size: int, config: ReadConfig) -> str | None:
             f"read.caption_column ({config.caption_column!r}) in .json members and the table beside"
         )
     return table_path
+
+
+def _dotted(samples: list[Sample]) -> str:
+    """Returns what is to be said where names have dots before the ending of an image."""
+    found = next((sample.untaken_image for sample in samples if sample.untaken_image), None)
+    if found is None or not found.lower().endswith(IMAGE_SUFFIXES):
+        return ""
+    key, ending = _split_name(found)
+    return (
+        f". A key ends at the first dot of a name, as WebDataset has it: {found} is of the key "
+        f"{key} and ends in .{ending}; rename the members so that keys hold no dots, as in "
+        f"{found.rpartition('.')[0].replace('.', '_')}.{found.rpartition('.')[2]}"
+    )
 
 
 def _is_usable(row: RawRow) -> bool:
@@ -101,7 +117,10 @@ def read_tar(path: str, table_path: str | None, config: ReadConfig) -> Iterator[
     seen = set()
     for sample in _samples_of(path):
         if sample.key in seen:
-            sample.problem = f"the tar holds samples of the name {excerpt(sample.key)} twice"
+            sample.problem = (
+                f"the tar holds samples of the name {excerpt(sample.key)} twice: the members of "
+                "one stand one after the other in a tar"
+            )
         seen.add(sample.key)
         yield row_or_reason(_row, sample, path, table.values_of(sample.key), config)
     for values, problem in table.left_over():
@@ -196,10 +215,7 @@ def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
         raise SampleRejected(RejectReason.SEVERAL_IMAGES, names)
     if not sample.images:
         if columns.conversations is None or values[columns.conversations] is None:
-            detail = f"no image beside {excerpt(sample.key)}"
-            if sample.untaken_image is not None:
-                detail = f"{excerpt(sample.untaken_image)} has no ending of images that are taken"
-            raise SampleRejected(RejectReason.MISSING_IMAGE, detail)
+            raise SampleRejected(RejectReason.MISSING_IMAGE, _why_no_image(sample))
         return row_of_record(values, replace(columns, url=None), config.as_captions)
     image, path = sample.images[0], absolute(path)
     url = columns.url or "url"
@@ -210,6 +226,20 @@ def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
         text = sample.texts["txt"].decode("utf-8-sig", "surrogateescape")
         row = row._replace(caption=storable(text), captions=None)
     return row._replace(tar_member=image.place_in(path))
+
+
+def _why_no_image(sample: Sample) -> str:
+    """Returns what is to be said of a sample without an image."""
+    found = sample.untaken_image
+    if found is None:
+        return (
+            f"no image beside {excerpt(sample.key)}: the members of a sample stand one after the "
+            "other in a tar"
+        )
+    detail = f"{excerpt(found)} has no ending of images that are taken"
+    if found.lower().endswith(IMAGE_SUFFIXES):
+        detail += f": a key ends at the first dot, so that its ending is .{_split_name(found)[1]}"
+    return detail
 
 
 def absolute(path: str) -> str:
@@ -223,8 +253,8 @@ def _row_without_image(values: Values, problem: str | None, config: ReadConfig) 
     """Returns the row of a URL that img2dataset asked in vain, or that a problem makes useless."""
     status, error = values.get("status"), values.get("error_message")
     detail = "the table names it, the tar does not hold it"
-    if status not in (None, "success"):
-        detail = f"img2dataset says: {status}: {error}"
+    if status not in (None, "success", b"success"):
+        detail = f"img2dataset says: {plain_text(status)}: {plain_text(error)}"
     row = row_or_reason(row_of_record, values, columns_of(values, config), config.as_captions)
     if row.reason:
         return row

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
 from pipeline.read.columns import InputColumns, usual_columns
-from pipeline.read.rows import excerpt
+from pipeline.read.rows import excerpt, plain_text
 from schemas.errors import ConfigError
 from schemas.storage import exists, open_read
 
@@ -62,7 +62,7 @@ class TarTable:
             if row["key"] is None:
                 self._keyless.append(row)
             else:
-                self._rows.setdefault(str(row["key"]), []).append(row)
+                self._rows.setdefault(plain_text(row["key"]), []).append(row)
 
     def values_of(self, sample_key: str) -> Values:
         """Returns what the table says of a sample; nothing if its rows contradict each other."""

@@ -14,6 +14,12 @@ from schemas.storage import open_read
 MAX_FIELD_CHARACTERS = 1 << 20
 """Longest field of a CSV file; beyond it a row counts as malformed (a quote never closed)."""
 
+MAX_ROW_LINES = 1000
+"""Most lines of one row of a CSV file."""
+
+SHOWN_CHARACTERS = 120
+"""Of a malformed line, in its message."""
+
 CHUNK_CHARACTERS = 1 << 20
 
 MAX_RECORD_CHARACTERS = 1 << 25
@@ -58,21 +64,104 @@ def split_csv(text: TextIO) -> Iterator[list[str]]:
 
 
 class CsvRows(Iterator[list[str]]):
-    """The rows of a CSV file; goes on after a `MalformedLine`."""
+    """The rows of a CSV file; goes on after a `MalformedLine`.
 
-    def __init__(self, text: TextIO) -> None:
+    A row of several lines is believed only if it is closed as CSV has it and as wide as the first
+    row. Otherwise a quote in its first line was never closed: that line alone is malformed, and
+    reading goes on with the line after it.
+    """
+
+    def __init__(self, text: TextIO, width: int = 0) -> None:
+        """Takes a file opened with `newline=""`.
+
+        Args:
+            width: fields of a row; 0 takes those of the first row.
+        """
         csv.field_size_limit(MAX_FIELD_CHARACTERS)
-        self._reader = csv.reader(text)
+        self._lines = _Lines(text)
+        self._reader = csv.reader(self._lines)
+        self._width = width
 
     def __next__(self) -> list[str]:
         """Returns the next row."""
         while True:
+            self._lines.taken.clear()
             try:
                 row = next(self._reader)
+                fault = self._fault(row)
             except csv.Error as error:
-                raise MalformedLine(str(error)) from error
+                row, fault = [], str(error)
+            if fault is not None:
+                raise self._malformed(fault)
             if row:
+                self._width = self._width or len(row)
                 return row
+
+    def _fault(self, row: list[str]) -> str | None:
+        """Returns what is wrong with a row of several lines; None if nothing is."""
+        lines = self._lines.taken
+        if len(lines) < 2:
+            is_open = bool(lines) and self._lines.is_at_end and _strict_fault(lines)
+            return "a quote is still open at the end of the file" if is_open else None
+        fault = _strict_fault(lines)
+        if fault is None and self._width and len(row) != self._width:
+            fault = f"with the lines that it takes in it has {len(row)} fields, not {self._width}"
+        if fault is None and len(lines) > MAX_ROW_LINES:
+            fault = f"it goes on for {len(lines):,} lines"
+        return fault and f"a quote is never closed ({fault})"
+
+    def _malformed(self, fault: str) -> MalformedLine:
+        """Returns the error that names the row, and sees to it that its other lines are read."""
+        first, number = self._lines.give_back()
+        self._reader = csv.reader(self._lines)
+        return MalformedLine(f"line {number:,}: {fault}: {_shown(first)}")
+
+
+def _strict_fault(lines: list[str]) -> str | None:
+    """Returns why the lines are not one row of CSV, by its letter; None if they are.
+
+    In the wild a quote within a field often stands alone, which is read as it is; but a field of
+    several lines that ends so was never meant to be one.
+    """
+    try:
+        list(csv.reader(lines, strict=True))
+    except csv.Error as error:
+        return str(error)
+    return None
+
+
+def _shown(line: str) -> str:
+    text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace").rstrip("\r\n")
+    return repr(text[:SHOWN_CHARACTERS])
+
+
+class _Lines(Iterator[str]):
+    """The lines of a text, of which some can be given back to be read again."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self._waiting: list[str] = []
+        self._number = 0
+        self.taken: list[str] = []
+        """Lines that were read since this list was cleared."""
+        self.is_at_end = False
+
+    def __next__(self) -> str:
+        """Returns the next line with its end."""
+        line = self._waiting.pop() if self._waiting else self._text.readline()
+        self.is_at_end = not line
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.taken.append(line)
+        return line
+
+    def give_back(self) -> tuple[str, int]:
+        """Returns the first line taken and its number; the others will be read again."""
+        first, *others = self.taken
+        self._waiting += reversed(others)
+        self._number -= len(others)
+        return first, self._number
 
 
 def split_tsv(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -21,6 +21,7 @@ import apache_beam as beam
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
+from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.read.formats import read_split
 from pipeline.read.inputs import InputFile, InputSplit, plan_splits
@@ -41,7 +42,6 @@ from schemas.storage import (
     read_json,
     remove,
     remove_folder,
-    stage_files,
 )
 
 PARTITION_BYTES = 64 * 1024 * 1024
@@ -108,7 +108,7 @@ class Reading:
             config=config,
             files=tuple(files),
             fingerprint=stage_fingerprint(
-                Stage.READ, dataclasses.asdict(config), [file.identity for file in files]
+                Stage.READ, _settings(config, files), [file.identity for file in files]
             ),
             num_partitions=min(1 + total_bytes // PARTITION_BYTES, MAX_PARTITIONS),
         )
@@ -180,7 +180,11 @@ class Reading:
         return partition, counts["kept"], counts["rejected"]
 
     def ranges(self, sorted_counts: Iterable[tuple[int, int, int]]) -> Iterator[ShardRange]:
-        """Yields what each shard is made of, once all partitions are sorted."""
+        """Yields what each shard is made of, once all partitions are sorted.
+
+        How many there are is written down first: should the job be killed, the next one knows by
+        it which files in `pairs/` are its own.
+        """
         counts = sorted(sorted_counts)
         if counts:
             shards = plan_shards(
@@ -188,6 +192,7 @@ class Reading:
                 [rejected for _, _, rejected in counts],
                 self.config.pairs_per_shard,
             )
+            commit_text(f"{self.folder}/shards.json", json.dumps({"shards": len(shards)}))
             begin_step(self.layout, Stage.READ, "write", len(shards))
             yield from shards
 
@@ -218,19 +223,26 @@ class Reading:
         return numbers
 
 
+def _settings(config: ReadConfig, files: Sequence[InputFile]) -> dict[str, Any]:
+    """Returns what decides a reading, later settings only where they change what it was before."""
+    settings = dataclasses.asdict(config)
+    if config.verify_hashes or not any(file.columns.unread_hashes for file in files):
+        del settings["verify_hashes"]
+    return settings
+
+
 def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:
     """Removes what an earlier, longer input left in shards that no longer exist."""
-    for stage in Stage:
+    for folder, stage in stage_folders().items():
+        if stage is Stage.PACK:
+            continue
         # Of an empty input, what was rejected still lies in shard 0.
         kept = max(shards, 1) if stage is Stage.READ else shards
-        folders = [layout.rejected_folder(stage)]
-        if stage is not Stage.PACK:  # its shards are others
-            folders.append(layout.folder(stage))
-        for path in (path for folder in folders for path in stage_files(folder)):
+        for path in listed_files(layout, folder):
             number = re.match(r"\d+", path.rsplit("/", 1)[-1])
             if number and int(number[0]) >= kept:
                 remove(path)
-    if shards == 0:
+    if shards == 0 and layout.pairs(0) in listed_files(layout, "pairs"):
         remove(layout.pairs(0))
 
 

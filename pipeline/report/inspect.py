@@ -2,7 +2,6 @@
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import list_files, open_read
+from schemas.terminal import Console, shown
 
 EXAMPLES_PER_LEVEL = 3
 CAPTION_CHARACTERS = 72
@@ -179,7 +179,7 @@ def _rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) ->
 
 def _short(text: str) -> str:
     """Returns a text on one line, its beginning if it is long."""
-    line = " ".join(text.split())
+    line = shown(" ".join(text.split()))
     if len(line) > CAPTION_CHARACTERS:
         line = line[: CAPTION_CHARACTERS - 1] + "…"
     return line

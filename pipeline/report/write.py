@@ -34,6 +34,7 @@ from schemas.manifest import Manifest, ShardEntry, StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_text, list_files, open_read, read_json
+from schemas.terminal import shown
 from schemas.versions import installed_versions, program_version
 
 EXAMPLES_PER_LEVEL = 8
@@ -129,7 +130,9 @@ def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]
 def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:
     """Returns the report as one page of HTML that needs no other file."""
     template = files("pipeline.report").joinpath("report.jinja").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printable
+    )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment.from_string(template).render(
         manifest=manifest,
@@ -173,6 +176,11 @@ def politeness_rows(manifest: Manifest) -> list[dict[str, Any]]:
         }
         for rule, setting, reason in POLITENESS
     ]
+
+
+def _printable(value: Any) -> Any:
+    """Returns what a page shows of a value: texts without control characters."""
+    return shown(value) if type(value) is str else value
 
 
 def _reason_rows(manifest: Manifest) -> list[dict[str, Any]]:

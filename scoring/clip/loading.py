@@ -1,10 +1,13 @@
 """A CLIP model and its tokenizer from a checkpoint, in the arithmetic and layout that run fast."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 
 from schemas.errors import ConfigError
 from scoring.clip.checkpoints import Checkpoint
@@ -27,6 +30,21 @@ def load_tokenizer(checkpoint: Checkpoint, config: ScoreConfig) -> Any:
         ) from error
 
 
+LOAD_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    BadZipFile,
+    SafetensorError,
+)
+"""What libraries raise over a file that is no checkpoint, or not one of this model."""
+
+
 def load_model(
     checkpoint: Checkpoint, config: ScoreConfig, device: torch.device
 ) -> tuple[torch.nn.Module, str]:
@@ -45,7 +63,14 @@ def load_model(
             use_exact_arithmetic()
             torch.set_num_threads(config.threads)
             _try_out(model, checkpoint, input_dtype(name), device)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UnpicklingError as error:
+            raise ConfigError(
+                f"{checkpoint.weights} holds more than weights, as checkpoints of training do "
+                "(optimizer, arguments), and is not unpickled, since that could run code: keep its "
+                "state_dict alone, if you trust it, by torch.save(torch.load(FILE, "
+                "weights_only=False)['state_dict'], NEW), and give NEW"
+            ) from error
+        except LOAD_ERRORS as error:
             failure = error
         else:
             return model, name

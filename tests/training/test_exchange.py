@@ -81,6 +81,10 @@ def test_llava_is_refused_a_model_with_alignment_and_a_full_folder_is_left_alone
     assert run(["export", ours, "--out", ours]) == 2
     assert "not empty" in capsys.readouterr().err.replace("\n", " ")
     assert run(["import", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    (tmp_path / "file").write_text("mine")
+    assert run(["export", ours, "--out", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def without_template(folder: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
 
 from schemas.errors import ConfigError
 from schemas.records import IMAGE_TOKEN
+from schemas.terminal import Console
 from training.config import SampleForm
 from training.engine.precision import dtype_here
 from training.parts import Assembled, load_folder
@@ -81,7 +81,7 @@ class Conversation:
     @torch.no_grad()
     def ask(self, question: str) -> str:
         """Returns the greedy answer."""
-        model, processor = self._parts.model.eval(), self._parts.processor
+        model, processor = self._parts.model.eval(), self._parts.processor  # type: ignore[no-untyped-call]
         inputs = self._inputs(question).to(model.device)
         output = model.generate(
             **inputs,

@@ -17,6 +17,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from schemas.errors import DatasetError, StorageError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = re.compile(r"step-\d{8}")
 FILE_BYTES = 2 * 10**9
 """After so many a process begins its next file: it holds no more than that in main memory."""
 
@@ -103,7 +105,7 @@ def save_checkpoint(
     with _together(folder):
         if rank == 0:
             _commit(aside, target, state, folder)
-            for old in superseded(sorted(folder.glob("step-*")), keep, every_hours):
+            for old in superseded(own_checkpoints(folder, state), keep, every_hours):
                 if old != target:
                     shutil.rmtree(old)
     return target
@@ -167,6 +169,20 @@ def _together(folder: Path) -> Iterator[None]:
         )
 
 
+def own_checkpoints(folder: Path, state: RunState) -> list[Path]:
+    """Returns the checkpoints that this run wrote, oldest first; those of others are none."""
+    found = [path for path in sorted(folder.glob("step-*")) if STEP.fullmatch(path.name)]
+    return [path for path in found if _is_own(path, state)]
+
+
+def _is_own(path: Path, state: RunState) -> bool:
+    try:
+        values = json.loads((path / "run.json").read_text())
+        return bool(values["plan_fingerprint"] == state.plan_fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def superseded(checkpoints: Sequence[Path], keep: int, every_hours: float) -> list[Path]:
     """Returns which of the checkpoints, oldest first, need not be kept."""
     found = []
@@ -183,7 +199,8 @@ def superseded(checkpoints: Sequence[Path], keep: int, every_hours: float) -> li
 def _remove_unfinished(folder: Path) -> None:
     """Removes what runs that were killed, or that found no room, left half written."""
     for aside in folder.glob(".step-*.tmp"):
-        shutil.rmtree(aside, ignore_errors=True)
+        if STEP.fullmatch(aside.name[1 : -len(".tmp")]):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
@@ -218,6 +235,8 @@ def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
     (aside / "run.json").write_text(values + "\n")
     for path in (*aside.iterdir(), aside):
         _sync(path)
+    if target.exists() and not _is_own(target, state):
+        raise FileExistsError(f"{target} stands there, and this run did not write it")
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
     _sync(folder)  # so that after a loss of power no pointer stands without what it names

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from schemas.terminal import Console
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux's prctl(2)."""

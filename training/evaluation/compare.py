@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
 from schemas.errors import ConfigError
+from schemas.terminal import Console
 from training.evaluation.catalogue import benchmark, benchmarks
 from training.evaluation.commands import Compare
 from training.evaluation.judging import JudgedBenchmark

@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from schemas.storage import commit_file
+from schemas.terminal import Console
 from training.engine.launch import launch
 from training.evaluation.catalogue import benchmark, benchmarks
 from training.evaluation.commands import Evaluate

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from schemas.storage import commit_file
+from schemas.terminal import Console
 from training.evaluation.catalogue import benchmark, benchmarks
 from training.evaluation.commands import Compare, Evaluate, Score
 from training.evaluation.judge import judge_answers, judge_for

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from schemas.errors import ConfigError
 from schemas.progress import RunProgress
+from schemas.terminal import Console
 from training.evaluation.commands import JudgeConfig
 from training.evaluation.files import Folder, numbered_lines
 from training.evaluation.judging import JudgedBenchmark, JudgeRequest

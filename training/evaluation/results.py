@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from schemas.storage import commit_text
+from schemas.terminal import Console
 from training.evaluation.predictions import Matched
 from training.evaluation.protocol import Benchmark
 from training.evaluation.report import mean_weights, render, section

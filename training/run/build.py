@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from schemas.errors import ConfigError, DatasetError
 from schemas.progress import at_work, show_progress
+from schemas.terminal import Console
 from training.config import Part, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StorageError
 from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
@@ -29,6 +29,16 @@ FREE_TO_CHANGE = (
 )
 """Settings that may differ when a run goes on, those of `parallel` too: they decide how it is
 computed and what is written down, not what is learnt."""
+WRITTEN_FROM_THE_START = (
+    "config.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "wandb",
+    "checkpoints",
+    ".metrics.jsonl.tmp",
+)
+WRITTEN_AT_THE_END = ("model", "loss.png", "finished.json", ".model.tmp")
+"""What a run writes to its folder. Before it first does, nothing may stand there by that name."""
 SHOWN = 6
 """Most differing settings that a message names."""
 
@@ -64,12 +74,15 @@ class RunFolder:
             parent = next(path for path in (out, *out.absolute().parents) if path.exists())
             can_write = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
             is_dataset = (out / "manifest.json").exists() or (out / "_run").exists()
+            above = [path for path in out.absolute().parents if _is_dataset(path)]
         except OSError as error:
             raise ConfigError(f"--out {out}: {error.strerror}") from error
         if not can_write:
             raise ConfigError(f"--out {out}: {parent} is no folder that can be written to")
         if is_dataset:
             raise ConfigError(f"--out {out} is a dataset: give the run a folder of its own")
+        if above:
+            raise ConfigError(f"--out {out} lies in the dataset {above[0]}: give it another place")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,7 +106,7 @@ class RunFolder:
     def _lock(self, held: ExitStack) -> bool:
         """Returns whether this process now holds the folder; if it dies, the folder is free."""
         self.out.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context((self.out / ".lock").open("w"))
+        file = held.enter_context((self.out / ".lock").open("a"))
         try:
             # Of the process, so that data workers, which outlive it by seconds, do not hold it.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,7 +116,17 @@ class RunFolder:
         return True
 
     def check(self) -> None:
-        """Raises `ConfigError` if the folder holds what a run of another configuration learnt."""
+        """Raises `ConfigError` if the folder holds what a run of another configuration learnt.
+
+        And if it holds what no run wrote, in the place of what this one would write or remove.
+        """
+        foreign = self._foreign((*WRITTEN_FROM_THE_START, *WRITTEN_AT_THE_END))
+        if foreign:
+            raise ConfigError(
+                f"--out {self.out} holds {', '.join(foreign)}, which no run of aligngpt wrote and "
+                "which a run would replace. Nothing was touched: give the run a folder of its own, "
+                "or move that elsewhere"
+            )
         path = self.out / "config.json"
         if not path.exists() or not self.holds_weights():
             return
@@ -123,8 +146,48 @@ class RunFolder:
         """Returns whether there is anything that another configuration could spoil."""
         return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
 
+    @property
+    def _record(self) -> Path:
+        return self.out / ".written.json"
+
+    def _written(self) -> set[str]:
+        """Returns the names in the folder that are the run's: its own record lists them.
+
+        Of a run from before there were records, all are, if its configuration stands there.
+        """
+        if self._record.exists():
+            return set(json.loads(self._record.read_text()))
+        try:
+            found = json.loads((self.out / "config.json").read_text())
+        except (OSError, ValueError):
+            return set()
+        is_run = isinstance(found, dict) and {"config", "data", "init"} <= found.keys()
+        return {*WRITTEN_FROM_THE_START, *WRITTEN_AT_THE_END} if is_run else set()
+
+    def _foreign(self, names: Sequence[str]) -> list[str]:
+        written = self._written()
+        return [name for name in names if name not in written and (self.out / name).exists()]
+
+    def claim(self, names: Sequence[str]) -> None:
+        """Lists names as the run's own, before it writes them for the first time.
+
+        Raises:
+            StorageError: if something came to stand there since the run began.
+        """
+        foreign = self._foreign(names)
+        if foreign:
+            raise StorageError(
+                f"{self.out / foreign[0]} came to stand there while the run was at work, and no "
+                "run wrote it: move it elsewhere and run the same command again; the last "
+                "checkpoint stays"
+            )
+        text = json.dumps(sorted({*self._written(), *names})) + "\n"
+        commit_text(str(self._record), text)
+
     def write_config(self) -> None:
         """Writes the resolved configuration, whole or not at all."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.claim(WRITTEN_FROM_THE_START)
         commit_text(str(self.out / "config.json"), self._settings())
 
     def is_finished(self) -> bool:
@@ -165,6 +228,10 @@ class RunFolder:
         """Returns name, size and time of each file of weights that the run starts from."""
         files = sorted(Path(self.init).glob("*.safetensors")) if self.init else []
         return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+def _is_dataset(folder: Path) -> bool:
+    return (folder / "_run" / "config.json").exists()
 
 
 def differences(found: Any, wanted: Any, names: Sequence[str] = ()) -> list[Difference]:

@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import torch.distributed as dist
-from rich.console import Console
 
 from schemas.arithmetic import Arithmetic, emulation_warning
+from schemas.terminal import Console
 from training.engine.precision import arithmetic_of, device_here
 from training.run.folder import RunFolder
 

@@ -28,7 +28,7 @@ from training.evaluation.validation import Validation, validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
 from training.metrics.totals import RunningTotals, Totals
-from training.run.folder import RunFolder
+from training.run.folder import WRITTEN_AT_THE_END, RunFolder
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_ratio: float) -> float:
@@ -247,6 +247,8 @@ class Run:
 
     def save_model(self) -> None:
         """Writes the model and its processor for transformers, to `OUT/model`."""
+        if self.is_first_process:
+            self._folder.claim(WRITTEN_AT_THE_END)
         with at_work("writing the model"):
             save_model_folder(self.engine.module, self.processor, self.out / "model")
         if self.is_first_process:

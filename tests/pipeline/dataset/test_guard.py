@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipeline.config import CurationConfig, FetchConfig
@@ -5,7 +7,6 @@ from pipeline.dataset.guard import (
     as_json,
     config_from_json,
     guard_folder,
-    has_output,
     refuse_foreign_folder,
     remove_leftovers,
     remove_outputs,
@@ -17,6 +18,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_text, exists
 from scoring.config import LevelConfig, ScoreConfig
+from tests.curations import record_of
 
 FREE = {Stage.FETCH: ("connections",)}
 
@@ -79,7 +81,7 @@ def test_redo_removes_a_stage_and_all_after_it(layout):
     paths = {stage: f"{layout.root}/rejected/{stage.value}/00000.parquet" for stage in Stage}
     for path in (*paths.values(), layout.manifest, layout.levelled(0), layout.fetched(0, "tar")):
         commit_text(path, "")
-    remove_outputs(layout, Stage.LEVEL)
+    remove_outputs(layout, Stage.LEVEL, record_of(layout))
     assert not exists(layout.manifest)
     assert not exists(layout.levelled(0))
     assert exists(layout.fetched(0, "tar"))
@@ -91,40 +93,67 @@ def test_redo_removes_a_stage_and_all_after_it(layout):
     ]
 
 
-def test_redo_leaves_what_the_program_did_not_write(layout):
+def test_redo_removes_what_the_record_lists_and_nothing_else(layout):
     own = [layout.fetched(0, end) for end in ("tar", "parquet", "_stats.json")]
     own += [layout.pairs(0), layout.edges, layout.train(3, "tar"), layout.train_index]
-    foreign = [f"{layout.root}/{path}" for path in ("train/weights.bin", "pairs/my.tsv", "pairs/a")]
-    for path in (*own, *foreign):
+    for path in own:
         commit_text(path, "")
-    remove_outputs(layout, Stage.READ)
+    record = record_of(layout)
+    names = ("train/weights.bin", "pairs/my.tsv", "pairs/00001.parquet", "fetched/00000.jpg")
+    foreign = [f"{layout.root}/{path}" for path in (*names, "report.html")]
+    for path in foreign:
+        commit_text(path, "")
+    remove_outputs(layout, Stage.READ, record)
     assert [path for path in own if exists(path)] == []
     assert all(exists(path) for path in foreign)
-    assert not has_output(layout, Stage.READ)
 
 
 def test_only_half_written_files_of_ours_are_removed(layout):
-    ours = f"{layout.root}/pairs/.00000.parquet.{'a' * 32}.tmp"
-    theirs = f"{layout.root}/.draft.tmp"
-    for path in (ours, theirs):
-        commit_text(path, "")
+    hexes = "a" * 32
+    ours = [f"pairs/.00000.parquet.{hexes}.tmp", f"_run/.config.json.{hexes}.tmp"]
+    ours += [f"rejected/read/.00000.parquet.{hexes}.tmp", f".manifest.json.{hexes}.tmp"]
+    theirs = [".draft.tmp", f".thesis.odt.{hexes}.tmp", f"pairs/.notes.{hexes}.tmp"]
+    theirs += [f"mine/.00000.parquet.{hexes}.tmp"]
+    for name in (*ours, *theirs):
+        commit_text(f"{layout.root}/{name}", "")
     remove_leftovers(layout)
-    assert exists(theirs) and not exists(ours)
+    assert [name for name in ours if exists(f"{layout.root}/{name}")] == []
+    assert [name for name in theirs if not exists(f"{layout.root}/{name}")] == []
 
 
 def test_a_new_dataset_is_not_begun_among_other_files(layout):
     refuse_foreign_folder(layout)
     commit_text(f"{layout.run}/lock", "")
+    for name in ("pairs", "rejected/fetch"):
+        Path(layout.root, name).mkdir(parents=True)
+    Path(layout.root, "fetched", "lost+found").mkdir(parents=True)
     refuse_foreign_folder(layout)
-    for name in ("fetched/lost+found/x", "fetched/00000.tar", "rejected/read/00000.parquet"):
+    for name in ("a.tsv", "train/weights.bin", "z"):
         commit_text(f"{layout.root}/{name}", "")
-    refuse_foreign_folder(layout)
-    for name in ("a.tsv", "b.tsv", "train/weights.bin", "z"):
-        commit_text(f"{layout.root}/{name}", "")
-    with pytest.raises(ConfigError, match=r"holds .* \(a.tsv, b.tsv, train, ...\): give --out a"):
+    with pytest.raises(ConfigError, match=r"\(a.tsv, train/weights.bin, z\): give --out a new"):
         refuse_foreign_folder(layout)
     guard_folder(layout, CurationConfig(), [Stage.READ], FREE)
     refuse_foreign_folder(layout)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pairs/00000.parquet",
+        "fetched/00000.tar",
+        "rejected/read/00000.parquet",
+        "rejected/x.txt",
+        "train/index.json",
+        "manifest.json",
+        "_run/notes.txt",
+        "_run/config.json",
+        "_run/lock",
+    ],
+)
+def test_a_new_dataset_is_not_begun_among_files_that_are_named_like_ours(layout, name):
+    commit_text(f"{layout.root}/{name}", '{"mine": true}')
+    with pytest.raises(ConfigError, match=name):
+        refuse_foreign_folder(layout)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -17,6 +17,7 @@ from schemas.columns import file_metadata, read_table
 from schemas.errors import DatasetError
 from schemas.records import LEVELLED_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
+from tests.curations import record_of
 from tests.datasets import fetched_sample, jpeg, write_dataset, write_fetched
 
 
@@ -147,7 +148,11 @@ def test_packing_twice_writes_once_and_packing_anew_gives_the_same_bytes(tmp_pat
 def test_larger_shards_leave_none_of_the_smaller_ones_behind(tmp_path):
     write_dataset(tmp_path)
     assert pack(tmp_path, 5) == list(range(8))
+    record_of(DatasetLayout(str(tmp_path))).write()
+    foreign = tmp_path / "train" / "000007.jpg"
+    foreign.write_bytes(b"mine")
     assert pack(tmp_path, 20) == [0, 1]
+    foreign.unlink()
     names = sorted(path.name for path in (tmp_path / "train").iterdir())
     assert names == ["000000.parquet", "000000.tar", "000001.parquet", "000001.tar", "index.json"]
 

@@ -16,6 +16,7 @@ from schemas.columns import read_table
 from schemas.errors import ConfigError, RejectReason
 from schemas.records import PAIR_SCHEMA, REJECTION_SCHEMA, pair_key
 from schemas.shards import DatasetLayout
+from tests.curations import record_of
 
 
 def read_files(root: Path, *files: Path, **settings) -> list[int]:
@@ -146,7 +147,8 @@ def test_of_equal_pairs_the_first_by_source_and_hash_stays_whatever_the_order(tm
     names = ("url", "caption", "md5")
     write_parquet(tmp_path / "b.parquet", [(*row, "0" * 32)], names)
     write_parquet(tmp_path / "a.parquet", [(*row, "f" * 32), (*row, "e" * 32)], names)
-    read_files(tmp_path / "out", tmp_path / "b.parquet", tmp_path / "a.parquet")
+    files = (tmp_path / "b.parquet", tmp_path / "a.parquet")
+    read_files(tmp_path / "out", *files, verify_hashes=True)
     (stayed,) = kept(tmp_path / "out")
     assert (stayed["source"], stayed["expected_hash"]) == ("a.parquet", "md5:" + "e" * 32)
 
@@ -295,7 +297,9 @@ def test_what_is_read_is_not_read_again(tmp_path):
 
 def test_a_shorter_input_leaves_no_shards_of_the_longer_one_behind(tmp_path):
     source = write_parquet(tmp_path / "in.parquet", rows_of(30))
+    layout = DatasetLayout(str(tmp_path / "out"))
     read_files(tmp_path / "out", source, pairs_per_shard=10)
+    record_of(layout).write()
     write_parquet(source, rows_of(15))
     assert read_files(tmp_path / "out", source, pairs_per_shard=10) == [0, 1]
     assert len(kept(tmp_path / "out")) == 15

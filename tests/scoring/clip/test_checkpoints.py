@@ -1,13 +1,17 @@
+import argparse
 import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from schemas.errors import ConfigError
 from scoring.clip import checkpoints
 from scoring.clip.checkpoints import Checkpoint, identify, resolve_checkpoint
+from scoring.clip.scorer import ClipScorer
 from scoring.config import ScoreConfig
 
 PUBLISHED = [
@@ -90,3 +94,23 @@ def test_file_alone_is_not_warned_of_where_all_checkpoints_have_the_plain_settin
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert resolve("ViT-L-14-quickgelu", str(weights)).architecture["quick_gelu"] is True
+
+
+@pytest.mark.parametrize("kind", ["epoch", "arguments", "empty", "text", "cut", "list"])
+def test_a_file_that_is_no_plain_state_dict_is_one_sentence(kind, tiny_clip, tmp_path):
+    path = tmp_path / "epoch_1.pt"
+    whole = torch.load(tiny_clip.weights, weights_only=True)
+    contents = {
+        "epoch": {"epoch": 1, "state_dict": whole, "optimizer": {"lr": np.float64(0.1)}},
+        "arguments": {"state_dict": whole, "args": argparse.Namespace(lr=0.1)},
+        "list": [1, 2],
+    }
+    if kind in contents:
+        torch.save(contents[kind], path)
+    else:
+        data = {"empty": b"", "text": b"weights\n", "cut": tiny_clip.weights.read_bytes()[:5000]}
+        path.write_bytes(data[kind])
+    with pytest.raises(ConfigError, match=r"epoch_1\.pt") as refused:
+        ClipScorer(tiny_clip.score_config(pretrained=str(path)))
+    if kind in ("epoch", "arguments"):
+        assert "keep its state_dict alone" in str(refused.value)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,6 +44,54 @@ def test_a_run_is_not_written_into_a_dataset_or_a_file(
     for out in ("file", "file/run"):
         with pytest.raises(ConfigError, match="file is no folder that can be written to"):
             train(config, [caption_dataset], str(tmp_path / out))
+
+    (tmp_path / "data" / "_run" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="train/run lies in the dataset"):
+        train(config, [caption_dataset], str(tmp_path / "data" / "train" / "run"))
+
+
+@pytest.mark.parametrize(
+    "name", ["model/weights.bin", "config.json", "metrics.jsonl", "loss.png", "checkpoints/a.pt"]
+)
+def test_a_run_does_not_begin_where_a_users_file_has_the_name_of_one_of_its_own(
+    name: str, tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("{}")
+    with pytest.raises(ConfigError, match=f"holds {name.split('/')[0]}, which no run"):
+        train(config, [caption_dataset], str(tmp_path))
+    assert mine.read_text() == "{}"
+
+
+def test_what_a_user_puts_into_a_run_stays(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=3, save_every_steps=1, keep_checkpoints=1)
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".lock").write_text("mine")
+    assert train(config, [caption_dataset], str(out))
+    (out / "finished.json").unlink()
+    mine = [out / "notes.txt", *(out / "checkpoints" / f"step-{n}" for n in ("best", "00000001"))]
+    for path in mine:
+        path.write_text("mine")
+    shutil.rmtree(out / "model")
+    (out / "checkpoints" / "step-00000002").mkdir()
+    (out / "checkpoints" / "step-00000002" / "run.json").write_text('{"plan_fingerprint": "x"}')
+    again = replace(config, max_steps=3, log_every_steps=2)
+    assert train(again, [caption_dataset], str(out))
+    assert (out / ".lock").read_text() == "mine"
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert (out / "checkpoints" / "step-00000002" / "run.json").exists()
+    (out / "model").rename(out / "ours")
+    written = json.loads((out / ".written.json").read_text())
+    (out / ".written.json").write_text(json.dumps([name for name in written if name != "model"]))
+    (out / "finished.json").unlink()
+    (out / "model").mkdir()
+    with pytest.raises(ConfigError, match="holds model, which no run"):
+        train(config, [caption_dataset], str(out))
 
 
 def test_a_first_attempt_that_was_no_good_leaves_the_folder_free(
