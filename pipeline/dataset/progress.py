@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -22,6 +23,9 @@ from schemas.storage import (
     read_json,
     remove,
 )
+
+STEP_FILE = re.compile(r"([a-z0-9-]+\.(?=.*\.done))?[a-z]+-[a-z]*\.(plan|done)")
+"""Names of the files that tell of steps: one for its plan, one for each piece that is done."""
 
 
 class ShardProgress:
@@ -165,11 +169,14 @@ class ProgressReader:
 
     def read_steps(self) -> list[StepState]:
         """Returns how far each step is that was announced, by stage."""
-        done = Counter(path.rsplit(".", 2)[-2] for path in list_files(self._folder, ".done"))
+        files = _step_files(self._folder)
+        done = Counter(path.rsplit(".", 2)[-2] for path in files if path.endswith(".done"))
         steps = []
-        for path in list_files(self._folder, ".plan"):
-            name = path.rsplit("/", 1)[-1].removesuffix(".plan")
+        for path in files:
+            name, _, kind = path.rsplit("/", 1)[-1].rpartition(".")
             stage, _, step = name.partition("-")
+            if kind != "plan":
+                continue
             with suppress(FileNotFoundError):
                 total = int(read_bytes(path))
                 steps.append(StepState(stage=Stage(stage), step=step, total=total, done=done[name]))
@@ -178,6 +185,11 @@ class ProgressReader:
 
 def _progress_folder(layout: DatasetLayout) -> str:
     return f"{layout.run}/progress"
+
+
+def _step_files(folder: str) -> list[str]:
+    paths = [path for suffix in (".plan", ".done") for path in list_files(folder, suffix)]
+    return [path for path in paths if STEP_FILE.fullmatch(path.rsplit("/", 1)[-1])]
 
 
 def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
@@ -211,9 +223,8 @@ def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
     unfinished = [state for state in ProgressReader(layout).read() if state.state != "done"]
     for state in unfinished:
         remove(progress_path(layout, state.stage, state.shard))
-    for suffix in (".plan", ".done"):
-        for path in list_files(_progress_folder(layout), suffix):
-            remove(path)
+    for path in _step_files(_progress_folder(layout)):
+        remove(path)
     return unfinished
 
 
