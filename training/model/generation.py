@@ -1,5 +1,6 @@
 """Generation: what `generate` needs beyond a plain language model's."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,23 @@ from transformers.generation.logits_process import (
 )
 from transformers.generation.utils import GenerationMixin
 
+from schemas.errors import ConfigError
 from training.model.packing.segments import number_samples
+
+REFUSED = {
+    "assistant_model": "it would be asked about a picture that it is not shown; leave it out, or "
+    "guess ahead by prompt_lookup_num_tokens",
+    "assistant_early_exit": "the first layers alone are not run here; guess ahead by "
+    "prompt_lookup_num_tokens",
+    "encoder_repetition_penalty": "a picture's places in the prompt are no words, and have no "
+    "score; use repetition_penalty",
+    "encoder_no_repeat_ngram_size": "a picture's places in the prompt are no words, and have no "
+    "score; use no_repeat_ngram_size",
+    "prefill_chunk_size": "a picture cannot be cut in two; leave it out",
+}
+"""Settings of `generate` that do not go with pictures, and what to do instead."""
+NEUTRAL = {"encoder_repetition_penalty": 1.0}
+"""Values with which such a setting does nothing, where it is not 0."""
 
 
 class AlignGPTGeneration(GenerationMixin):
@@ -25,7 +42,12 @@ class AlignGPTGeneration(GenerationMixin):
         Args:
             inputs: (B, T) input ids; or pass `input_ids`, or `inputs_embeds` alone.
             kwargs: the model's inputs and the settings of transformers' `generate`.
+
+        Raises:
+            ConfigError: if a setting does not go with pictures.
         """
+        settings = kwargs.get("generation_config") or self.generation_config
+        _refuse_settings(kwargs, settings)
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is not None:
             aligned = {"input_ids": input_ids, "attention_mask": kwargs.pop("attention_mask", None)}
@@ -42,7 +64,6 @@ class AlignGPTGeneration(GenerationMixin):
             if token < self.config.text_config.vocab_size
         ]
         if unsayable:
-            settings = kwargs.get("generation_config") or self.generation_config
             others = kwargs.pop("suppress_tokens", None) or settings.suppress_tokens or []
             kwargs["suppress_tokens"] = [*others, *unsayable]
         return cast(Any, super()).generate(**kwargs)
@@ -56,6 +77,14 @@ class AlignGPTGeneration(GenerationMixin):
             if isinstance(processor, RepetitionPenaltyLogitsProcessor)
             else processor
             for processor in processors
+        )
+
+    def _get_candidate_generator(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns what guesses ahead, shown the words of the prompt alone."""
+        generator = cast(Any, super())._get_candidate_generator(*args, **kwargs)
+        placeholders = [self.config.image_token_id, self.config.align_token_id]
+        return WordsAhead(
+            generator, lambda ids: ~torch.isin(ids, torch.tensor(placeholders, device=ids.device))
         )
 
     def _expand_inputs_for_generation(  # type: ignore[override]
@@ -102,6 +131,35 @@ class WordsOnly(LogitsProcessor):
         words = torch.where(is_word, input_ids, word.clamp(min=0))
         processed: Tensor = cast(Any, self._processor)(words, scores)
         return torch.where(word >= 0, processed, scores)
+
+
+class WordsAhead:
+    """Guesses of the next tokens by what reads words alone.
+
+    It is shown some word in the place of a placeholder, whose score it could not look up: what it
+    guesses there is no worse than another guess, as the model has the last word.
+    """
+
+    def __init__(self, generator: Any, is_word: Callable[[Tensor], Tensor]) -> None:
+        self._generator, self._is_word = generator, is_word
+
+    def get_candidates(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        """Returns the row so far with the words that may follow, (1, T + n), and their scores."""
+        words = input_ids.masked_fill(~self._is_word(input_ids), 0)
+        guessed, scores = self._generator.get_candidates(words, *args, **kwargs)
+        return torch.cat([input_ids, guessed[:, input_ids.shape[1] :]], dim=1), scores
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns what else the generator has."""
+        return getattr(self._generator, name)
+
+
+def _refuse_settings(given: dict[str, Any], settings: Any) -> None:
+    for name, why in REFUSED.items():
+        value = given.get(name)
+        value = getattr(settings, name, None) if value is None else value
+        if value is not None and value != NEUTRAL.get(name, 0):
+            raise ConfigError(f"generate: {name} does not go with pictures: {why}")
 
 
 def _pad_on_the_left(tensors: dict[str, Any], attention_mask: Tensor) -> dict[str, Any]:

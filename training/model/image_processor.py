@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -59,7 +60,8 @@ class AlignGPTImageProcessor(BaseImageProcessor):
         **unused: Any,
     ) -> BatchFeature:
         """Returns `pixel_values`, (I, 3, S, S) float32, for one picture or several."""
-        pictures = images if isinstance(images, list | tuple) else [images]
+        is_several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) > 3
+        pictures = images if is_several else [images]
         pixels = [self.pixels(picture, image_mode) for picture in pictures]
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
@@ -67,10 +69,10 @@ class AlignGPTImageProcessor(BaseImageProcessor):
         """Returns one picture, (3, S, S): what a data loader's worker needs.
 
         Args:
-            image: a PIL image of any mode, or an array (H, W, 3) of bytes.
+            image: a PIL image of any mode, or what `as_picture` takes.
             image_mode: one of IMAGE_MODES; the processor's own by default.
         """
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+        picture = image if isinstance(image, Image.Image) else as_picture(image)
         mode = _checked_mode(image_mode or self.image_mode)
         square = _square(as_rgb(picture), mode, self.image_size, self.image_mean)
         values = np.asarray(square, dtype=np.float32) / np.float32(255.0)
@@ -78,6 +80,42 @@ class AlignGPTImageProcessor(BaseImageProcessor):
         std = np.asarray(self.image_std, dtype=np.float32)
         normalised: NDArray[np.float32] = ((values - mean) / std).transpose(2, 0, 1)
         return np.ascontiguousarray(normalised)
+
+
+CHANNELS = (1, 3, 4)
+"""Grey, RGB and RGBA."""
+
+
+def as_picture(values: Any) -> Image.Image:
+    """Returns the picture in an array or tensor: (H, W), (H, W, C) or (C, H, W), C of CHANNELS.
+
+    Args:
+        values: bytes of 0 to 255, or fractions of 0 to 1.
+
+    Raises:
+        ConfigError: if it is of another shape, or its numbers are outside of these.
+    """
+    if isinstance(values, Tensor):
+        is_fraction = values.is_floating_point()
+        array = values.detach().cpu().double().numpy()
+    else:
+        array = np.asarray(values)
+        is_fraction = np.issubdtype(array.dtype, np.floating)
+    if array.ndim == 3 and array.shape[-1] not in CHANNELS and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in CHANNELS):
+        raise ConfigError(
+            f"a picture is (H, W), (H, W, C) or (C, H, W), with C one of {CHANNELS}; got an array "
+            f"of {tuple(np.shape(values))}"
+        )
+    highest = 1.0 if is_fraction else 255.0
+    if array.size == 0 or not (array.min() >= 0 and array.max() <= highest):
+        raise ConfigError(
+            "a picture's numbers are bytes of 0 to 255 or fractions of 0 to 1; give it as it is, "
+            "not normalised"
+        )
+    pixels = np.rint(array * (255.0 / highest)).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """From text and pictures to the model's inputs, and back to text."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -16,11 +17,19 @@ from schemas.errors import ConfigError
 from schemas.records import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
-from training.model.inputs import ALIGN_TOKEN, Placeholders, lay_out
+from training.model.inputs import ALIGN_TOKEN, Placeholders, SampleTokens, lay_out
+from training.model.padding import RowSettings
 from training.model.pieces import tokens_of
 from training.model.tokenizer_files import copy_sentencepiece, keep_legacy
 
 Conversation = list[dict[str, Any]]
+
+ROW_SETTINGS = tuple(field.name for field in dataclasses.fields(RowSettings))
+"""Arguments of the call that say how rows are cut and padded."""
+REFUSED_KINDS = ("videos", "audio")
+"""What other processors take and this model cannot see."""
+PART_TYPES = ("text", "image", "image_url")
+"""What a message may be made of."""
 
 
 class AlignGPTProcessor(ProcessorMixin):
@@ -51,7 +60,9 @@ class AlignGPTProcessor(ProcessorMixin):
         self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
-        super().__init__(image_processor, tokenizer, chat_template=template)
+        super().__init__(  # type: ignore[no-untyped-call]
+            image_processor, tokenizer, chat_template=template
+        )
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Returns the names of the files written, among them the tokenizer's `tokenizer.model`."""
@@ -78,42 +89,49 @@ class AlignGPTProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         *,
         return_tensors: str | None = "pt",
-        padding_side: str | None = None,
         image_mode: str | None = None,
         add_special_tokens: bool = True,
-        **unused: Any,
+        **settings: Any,
     ) -> BatchFeature:
         """Returns `input_ids`, `attention_mask`, `prompt_mask` (B, T), and `pixel_values`.
 
         Args:
-            images: one picture, a list of them, or a list of lists (PIL images, arrays, or paths);
-                as many as there are `<image>` in the texts, in their order.
+            images: one picture, a list of them, or a list of lists (PIL images, arrays or tensors,
+                or paths); as many as there are `<image>` in the texts, in their order.
             text: one text or several, padded to the longest.
             return_tensors: `pt`, or None for lists.
-            padding_side: `left` or `right`; the tokenizer's own by default. `generate` takes both.
             image_mode: `pad`, `crop` or `squash`; the image processor's own by default.
             add_special_tokens: False if the text brings its own BOS; where it starts with one,
                 none is added in any case.
-            unused: arguments of other processors (`padding`, `truncation`), which change nothing.
+            settings: `padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `padding_side` of
+                `RowSettings`, also in `text_kwargs`; those of other processors change nothing.
+                `generate` takes rows padded on either side.
 
         Raises:
-            ConfigError: text and images disagree.
+            ConfigError: text and images disagree, a picture would be cut, or there are videos.
         """
+        settings = {**settings, **(settings.get("text_kwargs") or {})}
+        for kind in REFUSED_KINDS:
+            if settings.get(kind) is not None:
+                raise ConfigError(f"this model takes no {kind}: give pictures as images")
+        asked = RowSettings(**{name: settings.get(name) for name in ROW_SETTINGS})
         pictures = flatten_images(images)
         data: dict[str, Any] = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            data = self._encode(texts, len(pictures), padding_side, add_special_tokens)
+            rows = self._rows(texts, len(pictures), add_special_tokens)
+            is_tensor = return_tensors is not None
+            data = asked.rows(rows, self.tokenizer, self.image_token_id, is_tensor=is_tensor)
         if pictures:
             data["pixel_values"] = self.image_processor(
                 pictures, image_mode=image_mode, return_tensors=None
             )["pixel_values"]
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def _encode(
-        self, texts: list[str], num_images: int, padding_side: str | None, add_special_tokens: bool
-    ) -> dict[str, Any]:
-        """Returns the padded lists of token ids, attention mask and prompt mask."""
+    def _rows(
+        self, texts: list[str], num_images: int, add_special_tokens: bool
+    ) -> list[SampleTokens]:
+        """Returns the texts laid out."""
         wanted = sum(text.count(IMAGE_TOKEN) for text in texts)
         if wanted != num_images:
             raise ConfigError(
@@ -124,18 +142,7 @@ class AlignGPTProcessor(ProcessorMixin):
             starts_with_bos = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)
             token_ids = self._token_ids(text, add_special_tokens and not starts_with_bos)
             rows.append(lay_out(token_ids, [False] * len(token_ids), self.placeholders))
-        length = max(len(row.input_ids) for row in rows)
-        on_left = (padding_side or self.tokenizer.padding_side) == "left"
-
-        def padded(values: list[Any], filler: Any) -> list[Any]:
-            padding = [filler] * (length - len(values))
-            return padding + values if on_left else values + padding
-
-        return {
-            "input_ids": [padded(row.input_ids, self.tokenizer.pad_token_id) for row in rows],
-            "attention_mask": [padded([1] * len(row.input_ids), 0) for row in rows],
-            "prompt_mask": [padded(row.prompt_mask, False) for row in rows],
-        }
+        return rows
 
     def _token_ids(self, text: str, add_special_tokens: bool) -> list[int]:
         return tokens_of(
@@ -174,11 +181,12 @@ class AlignGPTProcessor(ProcessorMixin):
             return_dict: whether all inputs are wanted instead of `input_ids` alone.
             return_tensors: as in `__call__`.
             processor_kwargs: further arguments of `__call__`.
-            kwargs: variables of the template.
+            kwargs: variables of the template, and `RowSettings` as in `__call__`.
 
         Raises:
-            ConfigError: there is no template.
+            ConfigError: there is no template, or a part is neither text nor picture.
         """
+        asked = {name: kwargs.pop(name) for name in ROW_SETTINGS if name in kwargs}
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         flat = [flatten_messages(messages) for messages in conversations]
@@ -207,7 +215,7 @@ class AlignGPTProcessor(ProcessorMixin):
             images=pictures or None,
             text=texts,
             return_tensors=None,
-            **{"add_special_tokens": False, **(processor_kwargs or {})},
+            **{"add_special_tokens": False, **asked, **(processor_kwargs or {})},
         )
         for row, (messages, _) in enumerate(flat):
             first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), None)
@@ -298,7 +306,7 @@ def flatten_images(images: Any) -> list[Any]:
     """Returns the pictures of any nesting of lists, paths loaded."""
     if images is None:
         return []
-    if isinstance(images, list | tuple):
+    if isinstance(images, list | tuple) or getattr(images, "ndim", 0) > 3:
         return [picture for inner in images for picture in flatten_images(inner)]
     return [_loaded(images)]
 
@@ -310,6 +318,12 @@ def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
         content = message["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
+        for part in content:
+            if part["type"] not in PART_TYPES:
+                raise ConfigError(
+                    f"a message has a part of the type {part['type']!r}; this model takes "
+                    f"{', '.join(PART_TYPES)}"
+                )
         shown = [part for part in content if part["type"] in ("image", "image_url")]
         words = [part for part in content if part["type"] == "text"]
         if len(shown) == 1:

@@ -1,7 +1,9 @@
 import pytest
 import torch
+import transformers
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
+from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
     ALIGN,
     IMAGE,
@@ -11,7 +13,7 @@ from tests.training.model.tiny_models import (
     padded_rows,
     sample,
 )
-from training.model.generation import WordsOnly
+from training.model.generation import WordsAhead, WordsOnly
 
 TEXT_MODELS = ("llama", "qwen2", "qwen3", "mistral", "phi", "gemma")
 
@@ -126,3 +128,73 @@ def test_the_image_is_looked_at_once_in_a_generation():
     model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     alone(model, item, do_sample=False)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"encoder_repetition_penalty": 1.3},
+        {"encoder_no_repeat_ngram_size": 2},
+        {"assistant_early_exit": 1},
+        {"prefill_chunk_size": 4},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+@pytest.mark.parametrize("is_in_config", [False, True])
+def test_settings_that_do_not_go_with_pictures_are_refused_by_name(setting, is_in_config):
+    model, [name] = build_model(), setting
+    if is_in_config:
+        setting = {"generation_config": transformers.GenerationConfig(**setting)}
+    with pytest.raises(ConfigError, match=rf"generate: {name} does not go with pictures: .+"):
+        model.generate(**without_labels(one_row(sample(1, 9))), **setting)
+
+
+def test_another_model_is_not_asked_ahead():
+    model, other = build_model(), build_model()
+    with pytest.raises(ConfigError, match="assistant_model does not go with pictures"):
+        alone(model, sample(1, 9), assistant_model=other)
+
+
+def test_settings_that_do_nothing_are_no_reason_to_refuse():
+    model, item = build_model(), sample(1, 9)
+    said = alone(model, item, encoder_repetition_penalty=1.0, encoder_no_repeat_ngram_size=0)
+    assert torch.equal(said, alone(model, item))
+
+
+def test_looking_ahead_in_the_prompt_changes_no_word():
+    model = build_model()
+    for seed in range(4):
+        item = sample(seed, 12)
+        item["input_ids"][-8:] = item["input_ids"][-4:] * 2  # something to find again
+        expected = alone(model, item, do_sample=False)
+        assert torch.equal(
+            alone(model, item, do_sample=False, prompt_lookup_num_tokens=3), expected
+        )
+
+
+def test_looking_ahead_meets_a_picture_behind_the_word_just_said():
+    model, item = build_model(), sample(1, 9)
+    place = item["input_ids"].index(IMAGE)
+    for word in range(3, VOCAB_SIZE):
+        shown = {**item, "input_ids": item["input_ids"].copy()}
+        shown["input_ids"].insert(place, word)
+        said = alone(model, shown, do_sample=False)
+        if word in said[-5:-1].tolist():
+            looking = alone(model, shown, do_sample=False, prompt_lookup_num_tokens=4)
+            assert torch.equal(looking, said)
+            return
+    raise AssertionError("no prompt made the model say the word before the picture")
+
+
+def test_what_guesses_ahead_is_shown_words_alone():
+    class Guesses:
+        num_matches = 7
+
+        def get_candidates(self, input_ids):
+            assert (input_ids < VOCAB_SIZE).all()
+            return torch.cat([input_ids, torch.tensor([[5, 6]])], dim=1), None
+
+    ahead = WordsAhead(Guesses(), lambda ids: ids < VOCAB_SIZE)
+    ids, scores = ahead.get_candidates(torch.tensor([[1, IMAGE, 2]]))
+    assert ids.tolist() == [[1, IMAGE, 2, 5, 6]] and scores is None
+    assert ahead.num_matches == 7
