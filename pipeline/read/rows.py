@@ -57,7 +57,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 DETAIL_CHARACTERS = 200
 
-NO_TURNS = (None, "", b"", [], "[]")
+NO_TURNS: tuple[Any, ...] = (None, "", b"", [], "[]")
 """What stands under `conversations` in the row of a pair."""
 
 MOST_IMAGES = 100
