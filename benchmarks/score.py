@@ -289,8 +289,7 @@ def kernel_seconds(events: Iterable[Any]) -> float:
     return sum(
         event.device_time_total / 1e6
         for event in events
-        if event.device_type == torch.autograd.DeviceType.CUDA
-        and not event.name.startswith(("Memcpy", "Memset"))
+        if event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
     )
 
 

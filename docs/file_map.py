@@ -17,8 +17,10 @@ disk is all that `pipeline` and `training` share. `tests/` mirrors the tree: wha
 
 Written by `python docs/file_map.py` from the first line of every module.
 """
-FOLDERS = ("schemas", "scoring", "pipeline", "training", "benchmarks", "experiments")
-FOLDERS += ("examples", "docs")
+FOLDERS = (
+    *("schemas", "scoring", "pipeline", "training"),
+    *("benchmarks", "experiments", "examples", "docs"),
+)
 
 
 def page() -> str:

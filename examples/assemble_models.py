@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -174,7 +175,8 @@ def make_smollm2(folder: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     kept = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
     config = LlamaConfig.from_dict(kept)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.config.dtype = torch.bfloat16

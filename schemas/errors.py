@@ -62,7 +62,9 @@ class RejectReason(Enum):
     BELOW_MINIMUM_SCORE = ("below_minimum_score", Stage.LEVEL, False)
     BELOW_TOP_FRACTION = ("below_top_fraction", Stage.LEVEL, False)
 
-    def __new__(cls, name: str, stage: Stage, is_retryable: bool) -> "RejectReason":
+    def __new__(
+        cls, name: str, stage: Stage = Stage.READ, is_retryable: bool = False
+    ) -> "RejectReason":
         """Returns the member whose value is its name on disk."""
         member = object.__new__(cls)
         member._value_ = name

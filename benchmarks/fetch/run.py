@@ -201,6 +201,7 @@ def pixels_part(bench: Bench, images: int) -> dict[str, Any]:
         found["ours"].append(psnr(ours, full))
         before = prepare_image(original, lossless).encoded
         pixels = cv2.imdecode(np.frombuffer(before, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is not None
         found["ours_before_encoding"].append(psnr(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), full))
         found["encoder_alone"].append(psnr(simplejpeg.decode_jpeg(encoded), full))
         if url in theirs:

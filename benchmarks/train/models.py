@@ -14,7 +14,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 VOCABULARY = 32_000
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -46,7 +46,7 @@ def fitting_shape(shape: str) -> str:
     return "7b" if torch.cuda.get_device_properties(0).total_memory >= BYTES_OF_7B else "3.5b"
 
 
-TOWERS: dict[str, dict[str, int]] = {
+TOWERS: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -80,7 +80,11 @@ def write_parts(folder: Path, shape: str, device: str) -> None:
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer()
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    ids: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": 0,
+    }
     dtype = torch.bfloat16 if shape in LARGE else torch.float32
     torch.set_default_dtype(dtype)
     with torch.device(device):

@@ -88,7 +88,15 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
         write_parts(folder, arguments.shape, arguments.device)
         return
     script = ROOT / "examples" / "assemble_models.py"
-    command = [sys.executable, script, "--out", folder, "--only", "smollm2", "vision_tower"]
+    command: list[str | Path] = [
+        sys.executable,
+        script,
+        "--out",
+        folder,
+        "--only",
+        "smollm2",
+        "vision_tower",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)

@@ -193,7 +193,8 @@ def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
     dataset = TrainDataset(setting.data())
     encoder = parts.encoder(config.data)
     samples = Samples(parts.rows(dataset, encoder), len(dataset))
-    lengths = [len(encoder.encode(dataset[i]).input_ids) for i in range(len(dataset))]
+    whole = [encoder.encode(dataset[i]) for i in range(len(dataset))]
+    lengths = [len(sample.input_ids) for sample in whole if sample is not None]
     entries: list[dict[str, Any]] = []
     clock = Clock()
 

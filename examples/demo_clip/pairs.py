@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -99,7 +100,7 @@ def openclipart_pairs() -> Iterator[TrainingPair]:
         yield TrainingPair(
             name=f"openclipart/{relative}",
             texts=tuple(dict.fromkeys(text for text in texts if text)),
-            picture=lambda path=png: opened(path),
+            picture=partial(opened, png),
         )
 
 
@@ -126,7 +127,7 @@ def emoji_pairs() -> Iterator[TrainingPair]:
         yield TrainingPair(
             name=f"emoji/{ord(emoji):x}",
             texts=tuple(dict.fromkeys([name, f"{name}, {listed}", listed])),
-            picture=lambda emoji=emoji: drawn_emoji(emoji),
+            picture=partial(drawn_emoji, emoji),
         )
 
 
@@ -138,7 +139,7 @@ def art4apps_pairs() -> Iterator[TrainingPair]:
         yield TrainingPair(
             name=f"art4apps/{path.parent.name}/{path.name}",
             texts=(word, f"{word}, {topic}"),
-            picture=lambda path=path: opened(path),
+            picture=partial(opened, path),
         )
 
 

@@ -14,8 +14,10 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -24,7 +26,7 @@ import torch.nn.functional as F
 from pairs import TrainingPair, opened, training_pairs
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
@@ -146,15 +148,15 @@ def extract(models: Path, cache: Path) -> dict[str, Tensor]:
     pairs = training_pairs()
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         stamps = list(csv.DictReader(file, dialect="excel-tab"))
-    tower = timm.create_model(f"local-dir:{models / 'vision_tower'}", pretrained=True).eval()
+    tower: Any = timm.create_model(f"local-dir:{models / 'vision_tower'}", pretrained=True).eval()
     classifier = tower.get_classifier()
     tower.reset_classifier(0)
-    pictures = [lambda path=CORPUS / stamp["file"]: opened(path) for stamp in stamps]
+    pictures = [partial(opened, CORPUS / stamp["file"]) for stamp in stamps]
     parts = [cached(cache / "stamps.safetensors", lambda: image_features(pictures, tower))]
     for rows in batches(len(pairs), CHUNK):
         chosen = [pair.picture for pair in pairs[rows]]
         path = cache / f"pairs_{rows.start:05}.safetensors"
-        parts.append(cached(path, lambda chosen=chosen: image_features(chosen, tower)))
+        parts.append(cached(path, partial(image_features, chosen, tower)))
         print(f"pictures: {rows.stop} of {len(pairs)}", flush=True)
     captions = [stamp["caption"] for stamp in stamps]
     return {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def stamps(pictures: Path, limit: int) -> list[Entry]:
     if limit:
         rows = random.Random(0).sample(rows, limit)
     for row in rows:
-        save(pictures / "stamp" / row["file"], lambda row=row: opened(CORPUS / row["file"]))
+        save(pictures / "stamp" / row["file"], partial(opened, CORPUS / row["file"]))
     return [
         Entry(f"stamp/{row['file']}", row["caption"], "stamp", row["split"] == "validation")
         for row in rows

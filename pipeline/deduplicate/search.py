@@ -178,7 +178,8 @@ def unit_length(stored: NDArray[np.float16]) -> NDArray[np.float32]:
     """Returns the embeddings as float32 of unit length: half precision moved them a little."""
     vectors = stored.astype(np.float32)
     norms = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    unit: NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit
 
 
 def load_cells(plan: SearchPlan) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -273,7 +274,8 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
             must_agree=captions[places] if config.must_captions_agree else None,
             device=device,
         )
-        return numbers[places[pairs]]
+        found: NDArray[np.int64] = numbers[places[pairs]]
+        return found
 
     return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1), config.threads)
 
@@ -315,7 +317,8 @@ def _stored_embeddings(
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values: NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values
 
 
 def _spill(plan: SearchPlan, kind: str, shard: int) -> str:

@@ -151,4 +151,4 @@ class LocalWorkerHandler(GrpcWorkerHandler):
 
 
 def _as_text(address: endpoints_pb2.ApiServiceDescriptor) -> str:
-    return text_format.MessageToString(address)
+    return str(text_format.MessageToString(address))

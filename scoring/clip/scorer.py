@@ -210,7 +210,8 @@ def best_of_each(
     comparable = np.where(np.isfinite(score), score, -np.inf)
     order = np.lexsort((-comparable, owner))
     is_first = np.append(True, np.diff(owner) > 0)[: len(owner)]
-    return order[is_first]
+    best: npt.NDArray[np.int64] = order[is_first]
+    return best
 
 
 def encode_in_parts(
@@ -301,5 +302,7 @@ def _image_encoder(
     model: torch.nn.Module, config: ScoreConfig
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     encode: Any = model.encode_image
-    compiled: Any = torch.compile(encode, dynamic=False) if config.compile_model else encode
+    compiled: Callable[[torch.Tensor], torch.Tensor] = encode
+    if config.compile_model:
+        compiled = torch.compile(encode, dynamic=False)
     return compiled

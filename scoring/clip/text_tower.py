@@ -1,6 +1,6 @@
 """The text tower on batches cut to their longest caption, where that leaves the result alone."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,9 @@ def _encode_causal(tower: Any, ids: torch.Tensor) -> torch.Tensor:
     eos_id = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
     x = text_global_pool(x, ids, _pool_type(tower), eos_token_id=eos_id)  # (B, width)
     projection = tower.text_projection
-    if projection is None:
-        return x
-    return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+    if projection is not None:
+        x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+    return cast(torch.Tensor, x)
 
 
 def _masks_padding(model: torch.nn.Module, tokenizer: Any) -> bool:

@@ -216,7 +216,8 @@ def assign_cells(
 def _widths(centroids: NDArray[np.floating], places: NDArray[np.int64]) -> NDArray[np.floating]:
     """Returns how far the centre of each first cell is from that of each, (m, k)."""
     between: NDArray[np.floating] = centroids[places[:, :1]] - centroids[places]
-    return np.sqrt((between**2).sum(axis=2))
+    widths: NDArray[np.floating] = np.sqrt((between**2).sum(axis=2))
+    return widths
 
 
 def _homes_exactly(

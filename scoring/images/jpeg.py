@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 
-APP0, APP14, DHT, DQT, DRI, EOI, SOS = 0xE0, 0xEE, 0xC4, 0xDB, 0xDD, 0xD9, 0xDA
+APP0, APP2, APP14, DHT, DQT, DRI, EOI, SOS = 0xE0, 0xE2, 0xEE, 0xC4, 0xDB, 0xDD, 0xD9, 0xDA
+ICC_START = b"ICC_PROFILE\0"
+"""What the pieces of a profile begin with. Source: ICC.1:2022, annex B.4."""
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
 STANDALONE = (0x01, *range(0xD0, 0xD8))
 
@@ -81,6 +83,8 @@ def mendings(data: bytes, complaint: str) -> list[bytes]:
         return _without_padding(data, int(extraneous[1]), int(extraneous[2], 16))
     if "Invalid SOS parameters" in complaint:
         return _with_whole_scans(data)
+    if "bad ICC marker" in complaint:
+        return [_without_profile(data)]
     if "unknown JFIF revision" in complaint:
         places = [segment.body for segment in segments(data) if segment.marker == APP0]
         return [_replaced(data, places[0] + 5, b"\x01\x01")] if places else []
@@ -149,6 +153,18 @@ def _without_padding(data: bytes, count: int, marker: int) -> list[bytes]:
             if count <= run <= count + READ_AHEAD_BYTES:
                 files.append(data[: scan.stop - count] + data[scan.stop :])
     return files
+
+
+def _without_profile(data: bytes) -> bytes:
+    """Returns a file without its ICC profile, whose pieces are not all there or not in order."""
+    pieces = [
+        segment
+        for segment in segments(data)
+        if segment.marker == APP2 and data[segment.body :].startswith(ICC_START)
+    ]
+    for piece in reversed(pieces):
+        data = data[: piece.start] + data[piece.stop :]
+    return data
 
 
 def _with_whole_scans(data: bytes) -> list[bytes]:

@@ -20,6 +20,7 @@ from scoring.images.plain import is_plain
 from scoring.images.png import without_texts
 from scoring.images.scaling import Pixels, resize, resize_reduced, scale_divisor
 from scoring.images.sniff import SNIFFED_BYTES, require_image
+from scoring.images.webp import with_true_length
 
 # Pillow's own limit warns and raises at a fixed size; ours is checked in the header, by settings.
 Image.MAX_IMAGE_PIXELS = None
@@ -33,7 +34,7 @@ Source: the limit of 500 that libjpeg-turbo's own fuzzers set, lowered.
 """
 
 PILLOW_FORMATS = {
-    "jpeg": ("JPEG", "MPO"),
+    "jpeg": ("JPEG",),  # of several pictures (MPO) too
     "png": ("PNG",),
     "webp": ("WEBP",),
     "gif": ("GIF",),
@@ -167,6 +168,10 @@ def _tidy(data: bytes, file_format: str) -> bytes:
     """Returns a file that could not be read without what is no picture in it."""
     if file_format == "jpeg":
         return without_junk(data)
+    if file_format == "webp":
+        return with_true_length(data)
+    if file_format == "avif":  # Pillow asks for a major brand that not all writers set
+        return data[:8] + b"avif" + data[12:]
     return without_texts(data) if file_format == "png" else data
 
 
@@ -254,7 +259,8 @@ def decode(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[P
             return _decode_jpeg(data, header, target)
         return _decode_by_pillow(data, header), True
     except BROKEN_FILE_ERRORS as error:
-        if header.file_format == "png" and (tidy := without_texts(data)) != data:
+        is_container = header.file_format in ("png", "webp", "avif")
+        if is_container and (tidy := _tidy(data, header.file_format)) != data:
             return decode(tidy, header, target)[0], False
         raise _broken(header.file_format, "pixels", error) from error
 

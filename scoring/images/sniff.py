@@ -5,6 +5,8 @@ from schemas.errors import RejectReason, SampleRejected
 SNIFFED_BYTES = 64
 """Bytes from a file's start that tell its format."""
 
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
 
 def sniff(start: bytes) -> str | None:
     """Returns the image format that a file's first bytes announce, None if none that is taken."""
@@ -18,11 +20,20 @@ def sniff(start: bytes) -> str | None:
         return "webp"
     if start.startswith(b"BM"):
         return "bmp"
-    if start.startswith((b"II*\0", b"MM\0*")):
+    if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tiff"
-    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
+    if start[4:8] == b"ftyp" and _AVIF_BRANDS & set(_brands(start)):
         return "avif"
     return None
+
+
+def _brands(start: bytes) -> list[bytes]:
+    """Returns a file's brands, the major one first, as far as its first bytes hold them.
+
+    Source: ISO/IEC 14496-12, section 4.3: the version stands between the two kinds.
+    """
+    end = min(int.from_bytes(start[:4]), SNIFFED_BYTES)
+    return [start[8:12], *(start[at : at + 4] for at in range(16, end, 4))]
 
 
 def require_image(start: bytes) -> str:

@@ -81,7 +81,7 @@ class Conversation:
     @torch.no_grad()
     def ask(self, question: str) -> str:
         """Returns the greedy answer."""
-        model, processor = self._parts.model.eval(), self._parts.processor
+        model, processor = self._parts.model.eval(), self._parts.processor  # type: ignore[no-untyped-call]
         inputs = self._inputs(question).to(model.device)
         output = model.generate(
             **inputs,

@@ -70,7 +70,7 @@ class Answerer:
         processor: Any = parts.processor
         if chat_template == "vicuna_v1":
             processor.chat_template = processor.tokenizer.chat_template = VICUNA_V1
-        self._model: Any = parts.model.eval()
+        self._model: Any = parts.model.eval()  # type: ignore[no-untyped-call]
         self._processor = processor
         self._weights: list[torch.Tensor] = []
         if parts.model.config.has_gate:

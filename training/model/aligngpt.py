@@ -67,7 +67,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         self.vision_tower = VisionTower(config)
         self._build_between()
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _build_between(self) -> None:
         """Makes the parts between tower and language model, with new weights."""
@@ -123,7 +123,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
             for name, buffer in self.language_model.named_buffers()
             if buffer.dtype == torch.float32
         }
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in kept.items():
             owner, _, leaf = name.rpartition(".")
             module = self.language_model.get_submodule(owner)
@@ -148,7 +148,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         """Replaces the language model's head."""
         self.language_model.set_output_embeddings(new_embeddings)
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -112,7 +112,7 @@ class AlignGPTConfig(PreTrainedConfig):
         self.text_config = _part_config(self.text_config, "llama")
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         self._check()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def vision_hidden_size(self) -> int:

@@ -60,7 +60,9 @@ class AlignGPTProcessor(ProcessorMixin):
         self.image_token, self.align_token = IMAGE_TOKEN, ALIGN_TOKEN
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         template = chat_template or tokenizer.chat_template
-        super().__init__(image_processor, tokenizer, chat_template=template)
+        super().__init__(  # type: ignore[no-untyped-call]
+            image_processor, tokenizer, chat_template=template
+        )
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Returns the names of the files written, among them the tokenizer's `tokenizer.model`."""

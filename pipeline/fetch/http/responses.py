@@ -36,7 +36,8 @@ class Unpacker:
         packings = [name for name in names if name not in NO_PACKINGS]
         self._inflate = None
         self._is_begun = False
-        if packings and all(name in PACKINGS for name in packings) and len(packings) == 1:
+        # An image that is called packed twice was packed once, by each of two programs in a row.
+        if set(packings) <= PACKINGS and (len(packings) == 1 or (packings and is_image)):
             self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         elif packings and not is_image:
             raise _unwanted(packings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from pipeline.job.run import JobFailed
+from pipeline.job.failures import JobFailed
 from schemas.errors import ConfigError, StorageError
 from schemas.storage import commit_file, commit_text
 from tests.curations import contents, curate, finish, start_command

@@ -63,7 +63,7 @@ def test_levels_equal_those_of_a_sort(data, num_levels):
 @settings(max_examples=100)
 @given(pairs(), st.integers(2, 127))
 def test_levels_hold_equally_many_pairs(data, num_levels):
-    levels = assign_levels(*data, num_levels)
+    levels = assign_levels(*data, num_levels)  # type: ignore[call-arg]
     counts = np.bincount(levels, minlength=num_levels + 1)[1:]
     assert counts.sum() == len(levels)
     assert counts.max() - counts.min() <= 1

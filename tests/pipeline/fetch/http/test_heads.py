@@ -70,6 +70,9 @@ TAKEN = {
     "encoded as UTF-8": answer(b"Content-Encoding: utf-8"),
     "encoded twice as nothing": answer(*[b"Content-Encoding: identity"] * 2),
     "gzip after all": answer(b"Content-Encoding: utf-8, gzip", body=gzip.compress(IMAGE)),
+    "gzip twice, in words": answer(b"Content-Encoding: gzip,gzip", body=gzip.compress(IMAGE)),
+    "line ends of both kinds": b"HTTP/1.0 200 OK\nServer: x\r\nContent-Length: %s\r\nA: b;\n\n%s"
+    % (LENGTH, IMAGE),
     "created": answer(first=b"HTTP/1.1 201 Created"),
     "accepted": answer(first=b"HTTP/1.1 202 Accepted"),
     "of a proxy": answer(first=b"HTTP/1.1 203 Non-Authoritative"),

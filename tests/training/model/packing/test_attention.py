@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +136,8 @@ def test_packed_rows_on_a_gpu_have_the_loss_and_gradient_of_sdpa(attention):
     found = []
     for name in ("sdpa", attention):
         # On a GPU, flex_attention takes no heads narrower than 16.
-        model = build_model(text_config=text_config(head_dim=16)).cuda().bfloat16().train()
+        model: Any = build_model(text_config=text_config(head_dim=16))
+        model = model.cuda().bfloat16().train()
         model.language_model.set_attn_implementation(name)
         loss = model(**batch).loss
         loss.backward()
