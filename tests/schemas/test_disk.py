@@ -23,7 +23,10 @@ def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     ("error", "raised"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), StorageError),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 8"), StorageError),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"),
+            StorageError,
+        ),
         (ValueError("something else"), ValueError),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
