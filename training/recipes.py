@@ -73,10 +73,10 @@ def ablation(stage: Callable[[], TrainConfig], mode: AlignmentMode, levels: int 
 
 
 def demo_pretrain(models: str = "models") -> TrainConfig:
-    """Returns stage 1 of the demo: SmolLM2 and a small tower, minutes on two CPU cores.
+    """Returns stage 1 of the demo: SmolLM2 and a small tower, a minute on two CPU cores.
 
-    One pass over the demo's pairs in steps of about nine. Rate and number of steps are from runs
-    on the demo's data: the held-out loss fell from 5.94 to 3.15 in 70 steps.
+    The projector starts from a regression, and a picture is four vectors: with a new projector of
+    49 the held-out loss fell lower (to 3.15), but the model did not look at its pictures.
 
     Args:
         models: folder with `smollm2` and `vision_tower`, as the demo assembles them.
@@ -85,26 +85,28 @@ def demo_pretrain(models: str = "models") -> TrainConfig:
         model=ModelConfig(
             language_model=f"{models}/smollm2",
             vision_tower=f"timm:local-dir:{models}/vision_tower",
+            connector="pool2_linear",
+            projector_start="regression",
         ),
         data=DataConfig(
             form="caption",
             tokens_per_sequence=512,
             sequences_per_step=1,
             validation_ratio=0.1,
-            validation_samples=64,
+            validation_samples=32,
+            vision_features="store",
             workers=0,
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_ratio=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_ratio=0.1),
         parallel=ParallelConfig(zero_stage=2, activation_checkpointing=False),
         train_parts=("projector", "level_vectors"),
-        max_steps=70,
+        epochs=4,
+        max_steps=32,
     )
 
 
 def demo_finetune(models: str = "models") -> TrainConfig:
-    """Returns stage 2 of the demo.
-
-    In 60 such steps the held-out loss fell from 3.19, of stage 1, to 0.91.
+    """Returns stage 2 of the demo: some 1,500 to 2,000 questions about pictures.
 
     Args:
         models: not read, stage 2 starts from the model of stage 1.
@@ -113,9 +115,10 @@ def demo_finetune(models: str = "models") -> TrainConfig:
     return replace(
         config,
         data=replace(config.data, form="conversation"),
-        optimizer=OptimizerConfig(learning_rate=2e-4, warmup_ratio=0.1),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_ratio=0.05),
         train_parts=("projector", "gate", "language_model"),
-        max_steps=50,
+        epochs=1,
+        max_steps=80,
     )
 
 

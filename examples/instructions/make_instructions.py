@@ -285,7 +285,7 @@ def write_pope(samples: list[Sample], path: Path) -> None:
 
     Source: the files of AoiDragon/POPE: question_id, image, text, label.
     """
-    lines = []
+    lines: list[str] = []
     for entry in samples:
         question, answer = (turn["value"] for turn in entry["conversations"])
         if answer in ("Yes", "No"):

@@ -205,6 +205,9 @@ def stage_1_config(experiment: Experiment, seed: int, mode: AlignmentMode) -> Tr
     """Returns the demo's stage 1 with a smaller tower, more steps, and nothing held out."""
     models = experiment.work / "models"
     base = demo_pretrain(str(models))
+    # As in the paper, and as it was when the published figures were made.
+    model = replace(base.model, connector="mlp2x_gelu", projector_start="paper")
+    base = replace(base, model=model, data=replace(base.data, vision_features="compute"))
     base = replace(
         base,
         seed=seed,
@@ -216,6 +219,7 @@ def stage_1_config(experiment: Experiment, seed: int, mode: AlignmentMode) -> Tr
         data=replace(base.data, validation_ratio=0.0, tokens_per_sequence=TOKENS),
         optimizer=OptimizerConfig(learning_rate=RATE_STAGE_1, warmup_ratio=0.1),
         parallel=replace(base.parallel, zero_stage=1),
+        epochs=1,
         max_steps=experiment.steps[0],
     )
     return ablation(lambda: base, mode, NUM_LEVELS)

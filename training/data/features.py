@@ -185,7 +185,7 @@ def batches_of(missing: Sequence[Picture], shape: FeatureShape) -> Iterator[list
 
 def _opened(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt").__enter__()
+        return safe_open(path, framework="pt").__enter__()  # type: ignore[no-untyped-call]
     except (OSError, SafetensorError) as error:
         raise DatasetError(
             f"{path} cannot be read ({error}): remove it, and its features are computed again"

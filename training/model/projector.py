@@ -142,7 +142,8 @@ def reduced_count(projector_type: str, num_patches: int) -> int:
             f"projector_type {projector_type} needs a map whose side is a multiple of {count}, but "
             f"the tower gives {side} x {side}: take pool{{k}}_{plain_type(projector_type)}"
         )
-    return (side // count) ** 2
+    rows: int = (side // count) ** 2
+    return rows
 
 
 def reduced_width(projector_type: str, in_features: int) -> int:
@@ -162,7 +163,8 @@ def reduce_features(projector_type: str, features: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(grid.permute(0, 3, 1, 2).float(), count)
         return pooled.flatten(2).transpose(1, 2).to(features.dtype)
     blocks = grid.unflatten(2, (-1, count)).unflatten(1, (-1, count))
-    return blocks.transpose(2, 3).flatten(3).flatten(1, 2)  # (I, R, count * count * C)
+    joined: Tensor = blocks.transpose(2, 3).flatten(3).flatten(1, 2)  # (I, R, count * count * C)
+    return joined
 
 
 def _reduction(projector_type: str) -> tuple[str | None, int]:

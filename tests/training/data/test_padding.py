@@ -77,7 +77,7 @@ def captions() -> list[RawSample]:
 def test_less_than_three_percent_of_the_demos_data_is_padding(
     tokenizer: Any, read: Callable[[], list[RawSample]], data: DataConfig
 ) -> None:
-    lengths = lengths_of(read(), tokenizer, data, patches=49)
+    lengths = lengths_of(read(), tokenizer, data, patches=4)
     assert (lengths > 0).mean() > 0.99
     assert packed_padding(lengths, data) < 0.03
 

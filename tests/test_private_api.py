@@ -1,0 +1,140 @@
+"""What is private to a library is used in one place, in versions that it was seen in."""
+
+import ast
+import importlib
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("schemas", "scoring", "pipeline", "training")
+
+USES = [
+    # package, where it is found, what is used of it, the one module that uses it
+    *(
+        ("apache-beam", "apache_beam.runners.portability.fn_api_runner.worker_handlers", name, at)
+        for name, at in (
+            ("ControlConnection", "pipeline/job/local_workers.py"),
+            ("GrpcWorkerHandler", "pipeline/job/local_workers.py"),
+            ("GrpcWorkerHandler.stop_worker", None),
+            ("WorkerHandler.register_environment", "pipeline/job/local_workers.py"),
+        )
+    ),
+    ("apache-beam", "apache_beam.transforms.environments", "Environment.register_urn", None),
+    ("apache-beam", "apache_beam.runners.worker.sdk_worker_main", "main", None),
+    ("open_clip_torch", "open_clip.transformer", "text_global_pool", "scoring/clip/text_tower.py"),
+    ("open_clip_torch", "open_clip.transform", "image_transform_v2", "scoring/clip/preprocess.py"),
+    (
+        "open_clip_torch",
+        "open_clip.transform",
+        "merge_preprocess_dict",
+        "scoring/clip/checkpoints.py",
+    ),
+    *(
+        ("transformers", "transformers.generation.utils", f"GenerationMixin.{name}", at)
+        for at in ("training/model/generation.py",)
+        for name in (
+            "_get_logits_processor",
+            "_get_candidate_generator",
+            "_expand_inputs_for_generation",
+        )
+    ),
+    (
+        "transformers",
+        "transformers.integrations.sdpa_attention",
+        "sdpa_attention_forward",
+        "training/model/packing/attention.py",
+    ),
+    (
+        "transformers",
+        "transformers.utils.chat_template_utils",
+        "render_jinja_template",
+        "training/data/conversations.py",
+    ),
+    ("transformers", "transformers.modeling_utils", "PreTrainedModel._no_split_modules", None),
+    ("torch", "torch", "_assert_async", "training/model/packing/segments.py"),
+    (
+        "deepspeed",
+        "deepspeed.runtime.engine",
+        "DeepSpeedEngine.get_global_grad_norm",
+        None,
+    ),
+]
+
+
+def declared_range(package: str) -> Requirement:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    words = [*project["dependencies"], *extras["curate"], *extras["train"]]
+    return next(found for found in map(Requirement, words) if found.name == package)
+
+
+@pytest.mark.parametrize("package", sorted({use[0] for use in USES}))
+def test_the_installed_version_is_one_that_the_private_parts_were_seen_in(package: str) -> None:
+    wanted, found = declared_range(package).specifier, version(package)
+    assert str(wanted), f"pyproject.toml declares no range of versions for {package}"
+    assert found in wanted, (
+        f"{package} {found} is installed, its private parts were seen in {wanted}: try what uses "
+        "them (listed in this file), then widen the range in pyproject.toml"
+    )
+
+
+@pytest.mark.parametrize(("package", "module", "name", "at"), USES)
+def test_what_is_private_to_a_library_is_still_there(
+    package: str, module: str, name: str, at: str | None
+) -> None:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        assert hasattr(found, part), (
+            f"{package} {version(package)} has no {module}.{name} any more: "
+            f"mend {at or 'what uses it'}, and declare in pyproject.toml the versions that have it"
+        )
+        found = getattr(found, part)
+
+
+def names_in(path: Path) -> set[str]:
+    """Returns every name and attribute that a module uses or imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize(("package", "module", "name", "at"), [use for use in USES if use[3]])
+def test_each_private_use_stands_in_one_place(
+    package: str, module: str, name: str, at: str
+) -> None:
+    last = name.rsplit(".", 1)[-1]
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    users = [str(path.relative_to(ROOT)) for path in paths if last in names_in(path)]
+    assert users == [at]
+
+
+OWN_ATTRIBUTES = {
+    "_attn_implementation": 3,  # aligngpt, packing/attention, packing/check: what a config says
+    "_hp_optimizer_states_linked": 1,
+    "_global_grad_norm": 1,
+    "_no_split_modules": 1,
+}
+"""Private attributes that are read or set on a library's objects, and in how many modules."""
+
+
+@pytest.mark.parametrize(("name", "count"), OWN_ATTRIBUTES.items())
+def test_private_attributes_of_libraries_do_not_spread(name: str, count: int) -> None:
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    users = {
+        str(path.relative_to(ROOT))
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == name
+        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    }
+    assert 0 < len(users) <= count, users
