@@ -1,4 +1,4 @@
-"""The steps of the search for duplicates, each out of memory and each leaving files behind.
+"""The steps of the search for duplicates: each holds little in memory and leaves files behind.
 
     train_plan    cells, from a uniform sample of all embeddings         cells.npz
     spill_shard   a shard's rows, sorted by what they are searched in     near/ and exact/

@@ -192,7 +192,7 @@ def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
         raise ConfigError(f"cannot work on {layout.root}: {error}") from error
     if now is not None and now.token != mine.token:
         raise _refusal(layout, now)
-    signs = _Signs(path, mine)
+    signs = _Heartbeat(path, mine)
     signs.start()
     try:
         yield found
@@ -219,7 +219,7 @@ def _is_alive(holder: Holder) -> bool:
     return not is_of_this_host or (holder.process != os.getpid() and is_running(holder.process))
 
 
-class _Signs:
+class _Heartbeat:
     """The signs of life of a holder, and a watch that ends the job when they stay away.
 
     The watch has a thread of its own: a store that takes minutes to answer must not keep a job

@@ -74,7 +74,7 @@ class SavedEdges:
     cut_counts: dict[str, list[int]] = field(default_factory=dict)
     """By the same names, the pairs that they levelled in the data that they were cut in."""
     cut_left_out: dict[str, int | None] = field(default_factory=dict)
-    """By the same names, the pairs of that data that got no level; None in files of before."""
+    """By the same names, the pairs of that data that got no level; None in older files."""
 
     def group_of(self, source: str) -> str:
         """Returns whose edges level a source: its own, or else those of all pairs.
@@ -143,7 +143,7 @@ def read_edges(path: str) -> SavedEdges:
             )
             for group in values["groups"]
         }
-        # Files of before have no `cut_counts`: then the edges count as cut in their own data.
+        # Older files have no `cut_counts`: then the edges count as cut in their own data.
         cut_counts = {
             str(group["source"] or ALL_SOURCES): group.get("cut_counts", group["counts"])
             for group in values["groups"]

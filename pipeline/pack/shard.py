@@ -39,7 +39,7 @@ from schemas.storage import (
     remove,
 )
 
-Level = tuple[float | None, int | None]
+ScoreAndLevel = tuple[float | None, int | None]
 """A sample's clip_score and alignment_level."""
 
 
@@ -148,7 +148,7 @@ class HashingFile:
 
 def _samples_of(
     layout: DatasetLayout, piece: Piece, has_levels: bool
-) -> Iterator[tuple[FetchedSample, Level, tuple[bytes, ...]]]:
+) -> Iterator[tuple[FetchedSample, ScoreAndLevel, tuple[bytes, ...]]]:
     """Yields the samples of a piece with their images, in the order of their keys."""
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
         fetched = read_table(file, FETCHED_SCHEMA)
@@ -185,7 +185,7 @@ def _with_chosen_captions(layout: DatasetLayout, shard: int, fetched: pa.Table) 
     return fetched.set_column(column, fetched.schema.field(column), captions)
 
 
-def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
+def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, ScoreAndLevel]:
     path = layout.levelled(piece.shard)
     columns = ["key", "clip_score", "alignment_level"]
     with open_read(path) as file:
@@ -197,19 +197,19 @@ def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, Level]:
 
 
 def _add_sample(
-    tar: TarWriter, sample: FetchedSample, level: Level, images: tuple[bytes, ...]
+    tar: TarWriter, sample: FetchedSample, ranked: ScoreAndLevel, images: tuple[bytes, ...]
 ) -> TrainSample:
     """Adds a sample's members to the tar and returns its row."""
-    score, number = level
+    score, level = ranked
     members = zip(sample.image_members, images, strict=True)
     offsets = [tar.add(name, image) for name, image in members]
     tar.add(f"{sample.key}.txt", sample.caption.encode())
-    values = {**asdict(sample), "clip_score": score, "alignment_level": number}
+    values = {**asdict(sample), "clip_score": score, "alignment_level": level}
     tar.add(f"{sample.key}.json", _member_json(values))
     return TrainSample(
         **asdict(sample),
         clip_score=score,
-        alignment_level=number,
+        alignment_level=level,
         image_offset=offsets[0] if offsets else None,
         image_bytes=len(images[0]) if images else None,
         more_image_offsets=offsets[1:] or None,

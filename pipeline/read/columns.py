@@ -37,11 +37,11 @@ class InputColumns:
 URL_LIST_COLUMNS = InputColumns(url="url", caption="caption", conversations=None, hashes=())
 
 
-def map_columns(path: str, found: list[str], config: ReadConfig, has_header: bool) -> InputColumns:
+def map_columns(path: str, found: list[str], config: ReadConfig, is_certain: bool) -> InputColumns:
     """Returns which of the columns found in a file hold what.
 
     Args:
-        has_header: whether the file itself names its columns for sure.
+        is_certain: whether `found` are names for sure, the file's own or those given for it.
 
     Raises:
         ConfigError: if there is none for the URL or for the caption.
@@ -56,7 +56,7 @@ def map_columns(path: str, found: list[str], config: ReadConfig, has_header: boo
     if columns.conversations is None:
         for column, flag in ((columns.url, "url_column"), (columns.caption, "caption_column")):
             if column is None:
-                hint = "" if has_header else ", or read.column_names if the file has no header line"
+                hint = "" if is_certain else ", or read.column_names if the file has no header line"
                 raise ConfigError(
                     f"{path} has no column {getattr(config, flag)!r}: it has "
                     f"{', '.join(found) or 'none'}; set read.{flag} to one of them{hint}"

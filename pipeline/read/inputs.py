@@ -271,10 +271,10 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
             found = _found_columns(path, kind, config)
     except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
-    has_header = kind not in (InputFormat.CSV, InputFormat.TSV) or bool(config.column_names)
+    is_certain = kind not in (InputFormat.CSV, InputFormat.TSV) or bool(config.column_names)
     columns = URL_LIST_COLUMNS
     if kind is not InputFormat.URL_LIST:
-        columns = map_columns(path, found, config, has_header)
+        columns = map_columns(path, found, config, is_certain)
     return InputFile(
         path=path,
         format=kind,

@@ -62,7 +62,8 @@ def near_duplicate_groups(
     """Returns the group of each embedding, (n,): the first row of its group.
 
     Two embeddings are of one group if a chain of pairs with a cosine of at least `threshold`
-    leads from one to the other. A pair is missed where neither visits the home of the other.
+    leads from one to the other. A pair is missed where neither visits the home of the other. For
+    embeddings that fit into memory; the pipeline searches the same cells from files.
 
     Args:
         embeddings: (n, d), of unit length.

@@ -59,7 +59,8 @@ def assign_levels(
     """Returns the alignment levels, 1 (worst) to `num_levels`, as int8 (n,).
 
     The numbers of pairs in the levels differ by at most one. Of equal scores the smaller hash is
-    the lower; where the hash is equal too, the earlier row.
+    the lower; where the hash is equal too, the earlier row. For scores that fit into memory; the
+    pipeline finds the same edges by `EdgeSearch`, shard by shard.
 
     Args:
         clip_score: (n,), any numbers but NaN; -0.0 counts as 0.0.

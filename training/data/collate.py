@@ -100,6 +100,33 @@ def collate(
         num_skipped: samples that are not in `rows` though planned.
     """
     width = max(1, width, *(sum(len(sample.tokens.input_ids) for sample in row) for row in rows))
+    inputs, levels = _laid_out(rows, padding_id, width)
+    samples = [sample for row in rows for sample in row]
+    stored = [s.vision_features for s in samples if s.vision_features is not None]
+    if stored:
+        inputs["vision_features"] = torch.cat(stored)
+    else:
+        inputs["pixel_values"] = _stack_images(samples, image_size)
+    if passes_levels:
+        inputs["alignment_level"] = torch.tensor(
+            [sample.alignment_level for sample in samples if sample.has_image], dtype=torch.int64
+        )
+    targets = _next(cast(Tensor, inputs["labels"]), IGNORE_INDEX)
+    columns = target_columns(targets)
+    return Batch(
+        inputs=inputs,
+        keys=tuple(sample.key for sample in samples),
+        target_columns=columns,
+        targets=targets[:, columns],
+        target_levels=_next(levels, 0)[:, columns],
+        num_skipped=num_skipped,
+    )
+
+
+def _laid_out(
+    rows: Sequence[Sequence[EncodedSample]], padding_id: int, width: int
+) -> tuple[AlignGPTInputs, Tensor]:
+    """Returns the rows' tokens with what is known of each, and its sample's level, (B, T)."""
     shape = (len(rows), width)
     input_ids = torch.full(shape, padding_id, dtype=torch.int64)
     labels = torch.full(shape, IGNORE_INDEX, dtype=torch.int64)
@@ -119,7 +146,6 @@ def collate(
             position_ids[r, start:end] = torch.arange(end - start)
             start = end
         position_ids[r, start:] = torch.arange(width - start)
-    samples = [sample for row in rows for sample in row]
     inputs: AlignGPTInputs = {
         "input_ids": input_ids,
         "position_ids": position_ids,
@@ -127,25 +153,7 @@ def collate(
         "prompt_mask": prompt_mask,
         "labels": labels,
     }
-    stored = [s.vision_features for s in samples if s.vision_features is not None]
-    if stored:
-        inputs["vision_features"] = torch.cat(stored)
-    else:
-        inputs["pixel_values"] = _stack_images(samples, image_size)
-    if passes_levels:
-        inputs["alignment_level"] = torch.tensor(
-            [sample.alignment_level for sample in samples if sample.has_image], dtype=torch.int64
-        )
-    targets = _next(labels, IGNORE_INDEX)
-    columns = target_columns(targets)
-    return Batch(
-        inputs=inputs,
-        keys=tuple(sample.key for sample in samples),
-        target_columns=columns,
-        targets=targets[:, columns],
-        target_levels=_next(levels, 0)[:, columns],
-        num_skipped=num_skipped,
-    )
+    return inputs, levels
 
 
 def _next(values: Tensor, last: int) -> Tensor:

@@ -55,20 +55,7 @@ def build(folder: RunFolder) -> Run:
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
     held_out = dataset.is_held_out(ratio)
-    plan = TrainingPlan(
-        dataset.keys,
-        lengths,
-        _copies(dataset, held_out, config.data.weights),
-        config.data,
-        seed=config.seed,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-    )
-    if plan.num_steps == 0:
-        raise ConfigError(
-            f"{', '.join(data)}: no sample is left to train on; of {len(dataset):,}, "
-            f"{int(held_out.sum()):,} are held out, {lengths.losses}"
-        )
+    plan = _training_plan(config, dataset, lengths, held_out)
     dataset.check_levels(config.model.num_levels)
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
     store = None
@@ -95,14 +82,7 @@ def build(folder: RunFolder) -> Run:
     checkpoint = latest_checkpoint(out / "checkpoints")
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
-    if checkpoint is not None:
-        with at_work("loading the checkpoint"):
-            load_weights(parts.model, checkpoint)
-    with at_work("starting DeepSpeed's engine"):
-        engine = _start_engine(config, parts.model)
-    if checkpoint is not None:
-        with at_work("loading the optimizer's state"):
-            load_optimizer(engine, checkpoint, first_step)
+    engine = _engine_at(config, parts.model, checkpoint, first_step)
     if is_first:  # only now: a first attempt that was no good leaves the folder free
         folder.write_config()
     return Run(
@@ -132,6 +112,46 @@ def check_part_rates(model: nn.Module, config: TrainConfig) -> None:
                 f"optimizer.part_learning_rates names {name!r}, of which nothing learns: take it "
                 f"out, or let it learn by train_parts; {', '.join(sorted(learning))} do"
             )
+
+
+def _training_plan(
+    config: TrainConfig, dataset: TrainDataset, lengths: MeasuredLengths, held_out: np.ndarray
+) -> TrainingPlan:
+    """Returns which samples share a sequence at which step.
+
+    Raises:
+        ConfigError: if no sample is left to train on.
+    """
+    plan = TrainingPlan(
+        dataset.keys,
+        lengths,
+        _copies(dataset, held_out, config.data.weights),
+        config.data,
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+    )
+    if plan.num_steps == 0:
+        raise ConfigError(
+            f"{', '.join(dataset.folders)}: no sample is left to train on; of {len(dataset):,}, "
+            f"{int(held_out.sum()):,} are held out, {lengths.losses}"
+        )
+    return plan
+
+
+def _engine_at(
+    config: TrainConfig, model: nn.Module, checkpoint: Path | None, first_step: int
+) -> Any:
+    """Returns DeepSpeed's engine, model and optimizer as a checkpoint has them, if there is one."""
+    if checkpoint is not None:
+        with at_work("loading the checkpoint"):
+            load_weights(model, checkpoint)
+    with at_work("starting DeepSpeed's engine"):
+        engine = _start_engine(config, model)
+    if checkpoint is not None:
+        with at_work("loading the optimizer's state"):
+            load_optimizer(engine, checkpoint, first_step)
+    return engine
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

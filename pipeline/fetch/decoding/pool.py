@@ -207,10 +207,10 @@ class _Decoder(asyncio.Protocol):
         crashed = self.held.popleft() if self.held else None
         self._waiting.extendleft(reversed(self.held))
         self.held.clear()
-        self._change = asyncio.create_task(self._bury(crashed))
+        self._change = asyncio.create_task(self._reap(crashed))
         self._on_free()
 
-    async def _bury(self, crashed: _Job | None) -> None:
+    async def _reap(self, crashed: _Job | None) -> None:
         """Says which image the process was at, and begins with what has come meanwhile."""
         status = await asyncio.to_thread(_end, cast("subprocess.Popen[bytes]", self.process))
         self.process = self._change = None

@@ -36,7 +36,7 @@ SILENT = frozenset({RejectReason.CONNECT_FAILED, RejectReason.DNS_FAILED, Reject
 
 
 @dataclass(slots=True)
-class _Trip:
+class _Request:
     """The way to one image, over redirects and retries."""
 
     deadline: asyncio.Timeout
@@ -100,107 +100,107 @@ class Downloader:
         turn = turn or await self._turns.wait(origin, self._config.timeout_seconds)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                trip = _Trip(deadline, turn, origin)
-                body = await self._follow(url, trip, is_last_of_host)
+                request = _Request(deadline, turn, origin)
+                body = await self._follow(url, request, is_last_of_host)
         except TimeoutError:
-            if trip.is_waiting:
-                raise no_turn(trip.asked) from None
-            self._memory.failed(trip.asked)
+            if request.is_waiting:
+                raise no_turn(request.asked) from None
+            self._memory.failed(request.asked)
             detail = f"not done after {self._config.timeout_seconds:g} s"
             raise SampleRejected(RejectReason.TIMED_OUT, detail) from None
         except SampleRejected as rejected:
             if rejected.reason in SILENT:
-                self._memory.failed(trip.asked)
-            elif not trip.is_waiting:
-                self._memory.succeeded(trip.asked)
+                self._memory.failed(request.asked)
+            elif not request.is_waiting:
+                self._memory.succeeded(request.asked)
             raise
         finally:
             turn.end()
-        self._memory.succeeded(trip.asked)
+        self._memory.succeeded(request.asked)
         return body
 
-    async def _follow(self, url: URL, trip: _Trip, is_last: bool) -> bytearray:
+    async def _follow(self, url: URL, request: _Request, is_last: bool) -> bytearray:
         """Returns the body behind a URL and its redirects."""
-        start = trip.asked
+        start = request.asked
         for hop in range(self._config.max_redirects + 1):
             if hop:
                 self._client.check_url(url)
                 origin = str(url.origin())
                 if origin != start:
                     self._memory.require_available(origin)
-                trip.asked = origin
-            await self._begin(url, trip, is_first=hop == 0)
-            answer = await self._ask_once(url, trip, is_last or trip.asked != start)
+                request.asked = origin
+            await self._begin(url, request, is_first=hop == 0)
+            answer = await self._ask_once(url, request, is_last or request.asked != start)
             if answer.location is None:
                 return answer.body
-            self._memory.succeeded(trip.asked)
+            self._memory.succeeded(request.asked)
             url = redirected(url, answer.location)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
 
-    async def _begin(self, url: URL, trip: _Trip, is_first: bool) -> None:
+    async def _begin(self, url: URL, request: _Request, is_first: bool) -> None:
         """Returns when the URL may be asked, by its host's rules and in its turn there.
 
         A host is asked for its rules in the turn of who needs them; what they say of its pace then
         holds for that one too.
         """
-        if self._rules.are_known(trip.asked):
-            await self._rules.check(url, trip.asked)
+        if self._rules.are_known(request.asked):
+            await self._rules.check(url, request.asked)
             if not is_first:
-                await self._move(trip)
+                await self._move(request)
             return
         if not is_first:
-            await self._move(trip)
+            await self._move(request)
         try:
-            await self._rules.check(url, trip.asked)
-            await self._move(trip)
+            await self._rules.check(url, request.asked)
+            await self._move(request)
         finally:
-            self._turns.offer(trip.asked)
+            self._turns.offer(request.asked)
 
-    async def _ask_once(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
+    async def _ask_once(self, url: URL, request: _Request, is_last: bool) -> Answer:
         """Returns the answer to a request, which is not made if the page is known to opt out."""
         text = str(url)
         first = self._first.get(text)
         if first is not None:
-            with paused(trip.deadline):  # bounded by the time of who was first
+            with paused(request.deadline):  # bounded by the time of who was first
                 await first.wait()
             self._memory.require_not_opted_out(text)
-            return await self._try(url, trip, is_last)
+            return await self._try(url, request, is_last)
         self._memory.require_not_opted_out(text)
         first = self._first[text] = asyncio.Event()
         try:
-            return await self._try(url, trip, is_last)
+            return await self._try(url, request, is_last)
         finally:
             del self._first[text]
             first.set()
 
-    async def _move(self, trip: _Trip) -> None:
+    async def _move(self, request: _Request) -> None:
         """Returns when the host may be asked."""
-        trip.is_waiting = True
-        await trip.turn.move(trip.asked, self._seconds_to_wait(trip), trip.deadline)
-        trip.is_waiting = False
+        request.is_waiting = True
+        await request.turn.move(request.asked, self._seconds_to_wait(request), request.deadline)
+        request.is_waiting = False
 
-    def _seconds_to_wait(self, trip: _Trip) -> float:
+    def _seconds_to_wait(self, request: _Request) -> float:
         """Returns how long an image may wait so that there is time left for a request."""
-        left = (trip.deadline.when() or 0.0) - asyncio.get_running_loop().time()
+        left = (request.deadline.when() or 0.0) - asyncio.get_running_loop().time()
         return left - REQUEST_RATIO * self._config.timeout_seconds
 
-    async def _try(self, url: URL, trip: _Trip, is_last: bool) -> Answer:
+    async def _try(self, url: URL, request: _Request, is_last: bool) -> Answer:
         """Returns the answer to a request, asked again as long as that can help and time is."""
         for attempt in range(self._config.retries + 1):
             try:
-                return await self._client.ask_image(url, is_last, trip.deadline)
+                return await self._client.ask_image(url, is_last, request.deadline)
             except SampleRejected as rejected:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise
                 wait = BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1.5)
-                wait = max(wait, self._memory.host(trip.asked).paused_until - time.monotonic())
-                if wait >= self._seconds_to_wait(trip):
+                wait = max(wait, self._memory.host(request.asked).paused_until - time.monotonic())
+                if wait >= self._seconds_to_wait(request):
                     raise
                 failed = SampleRejected(*rejected.args)  # without what it holds in memory
             await asyncio.sleep(wait)
             try:
-                await trip.turn.move(trip.asked, 0.0, trip.deadline)
+                await request.turn.move(request.asked, 0.0, request.deadline)
             except SampleRejected:
                 raise failed from None
         raise AssertionError("the loop returns or raises")
