@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import DatasetError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every change of a column's meaning; files of another version are refused."""
 
 VERSION_FIELD = b"aligngpt.schema_version"

@@ -22,6 +22,7 @@ class RejectReason(Enum):
     BAD_URL = ("bad_url", Stage.READ, False)
     DUPLICATE_ROW = ("duplicate_row", Stage.READ, False)
     SEVERAL_IMAGES = ("several_images", Stage.READ, False)
+    UNTRAINABLE_CONVERSATION = ("untrainable_conversation", Stage.READ, False)
     IMAGE_COUNT_MISMATCH = ("image_count_mismatch", Stage.READ, False)
 
     INVALID_URL = ("invalid_url", Stage.FETCH, False)

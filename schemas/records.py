@@ -89,6 +89,16 @@ class CaptionedImage:
         str | None,
         Column(pa.string(), "LLaVA's turns as JSON, for instruction samples; null for pairs"),
     ]
+    sample_id: Annotated[
+        str | None, Column(pa.string(), "LLaVA's `id` of an instruction sample; null without one")
+    ] = None
+    given_level: Annotated[
+        int | None,
+        Column(
+            pa.int8(),
+            "1 to num_levels: the level that the input itself gives, `similarity` + 1; else null",
+        ),
+    ] = None
     source: Annotated[str, Column(pa.string(), "name of the input file the row came from")]
     expected_hash: Annotated[
         str | None,

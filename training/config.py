@@ -94,6 +94,9 @@ class DataConfig:
     on_corrupt: OnCorrupt = "error"
     """What a picture that cannot be decoded does: error stops the run and names shard and key;
     skip goes on without the sample, counts it, and leaves all others where the plan has them."""
+    on_bad_sample: OnCorrupt = "error"
+    """What a conversation does that the chat template refuses, or writes so that its answers cannot
+    be told apart: error stops the run and names it; skip leaves it out and counts it."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.validation_ratio < 1.0:

@@ -73,6 +73,7 @@ class Assembled:
             placeholders=self.processor.placeholders,
             form=data.form,
             tokens_per_sequence=data.tokens_per_sequence,
+            on_bad_sample=data.on_bad_sample,
         )
 
     def rows(

@@ -23,6 +23,7 @@ from pipeline.dataset.guard import (
 from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
+from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
@@ -127,6 +128,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         manifest = write_report(layout, job.config) if job.has_report else None
         stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
+    print_causes(layout, stages, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
 

@@ -157,7 +157,10 @@ def _samples_of(
         fetched = _with_chosen_captions(layout, piece.shard, fetched)
     else:
         fetched = fetched.slice(piece.start, piece.stop - piece.start)
-        levels = dict.fromkeys(fetched["key"].to_pylist(), (None, None))
+        given = fetched["given_level"].to_pylist()
+        levels = {
+            key: (None, level) for key, level in zip(fetched["key"].to_pylist(), given, strict=True)
+        }
     samples = {
         row["key"]: FetchedSample(**row) for row in fetched.to_pylist() if row["key"] in levels
     }

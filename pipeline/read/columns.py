@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config import ReadConfig
 from schemas.errors import ConfigError
@@ -19,6 +20,10 @@ CAPTION_NAMES = (
     "title",
 )
 """The first that is there; each may hold a list of captions, of which the best scored counts."""
+INSTRUCTION_NAMES = ("id", "similarity")
+"""What instruction samples may have beside their conversations."""
+CONVERSATION_NAMES = ("conversations", "messages")
+"""LLaVA's name, and that of newer tools."""
 HASH_NAMES = ("sha256", "sha512", "md5")
 
 
@@ -64,11 +69,49 @@ def map_columns(path: str, found: list[str], config: ReadConfig, is_certain: boo
     return columns
 
 
-def usual_columns(found: Collection[str], config: ReadConfig) -> InputColumns:
-    """Returns which of some columns hold what, None for what none of them holds."""
-    conversations = _find(found, ("conversations",))
+def columns_of_record(value: Any, file: InputColumns, config: ReadConfig) -> InputColumns:
+    """Returns which fields of a JSON record hold what.
+
+    Records need not have the same fields: what the first ones of a file lack, a later one can have.
+
+    Args:
+        file: what holds what in the first records, and counts where this one has it.
+    """
+    if not isinstance(value, dict) or _has_all(value, file):
+        return file
+    has_paths = file.conversations is not None
+    own = usual_columns([n for n, v in value.items() if v is not None], config, has_paths)
+    return InputColumns(
+        url=_present(file.url, value) or own.url,
+        caption=_present(file.caption, value) or own.caption,
+        conversations=_present(file.conversations, value) or own.conversations,
+        hashes=file.hashes or own.hashes,
+    )
+
+
+def _has_all(value: dict[str, Any], file: InputColumns) -> bool:
+    """Returns whether a record has all that the first ones had, and no conversation beside."""
+    names = (file.url, file.conversations or file.caption)
+    if any(name is None or value.get(name) is None for name in names):
+        return False
+    return file.conversations is not None or not any(n in value for n in CONVERSATION_NAMES)
+
+
+def _present(name: str | None, value: dict[str, Any]) -> str | None:
+    return name if name is not None and value.get(name) is not None else None
+
+
+def usual_columns(
+    found: Collection[str], config: ReadConfig, has_paths: bool = False
+) -> InputColumns:
+    """Returns which of some columns hold what, None for what none of them holds.
+
+    Args:
+        has_paths: whether images are named by paths, as beside conversations.
+    """
+    conversations = _find(found, CONVERSATION_NAMES)
     names: tuple[str, ...] = URL_NAMES
-    if conversations is not None or config.image_folder is not None:
+    if conversations is not None or config.image_folder is not None or has_paths:
         names = URL_NAMES + PATH_NAMES
     return InputColumns(
         url=_find(found, _wanted(config.url_column, "url", names)),

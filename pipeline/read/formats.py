@@ -10,7 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
-from pipeline.read.columns import CAPTION_NAMES, PATH_NAMES, InputColumns
+from pipeline.read.columns import (
+    CAPTION_NAMES,
+    INSTRUCTION_NAMES,
+    PATH_NAMES,
+    InputColumns,
+    columns_of_record,
+)
 from pipeline.read.inputs import (
     METADATA_NAMES,
     InputFile,
@@ -69,7 +75,7 @@ def _read_rows(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
     elif file.format is InputFormat.JSON_LIST:
         with open_text(file.path) as text:
             for value in iterate_json(text):
-                yield row_or_reason(row_of_record, value, file.columns, config.as_captions)
+                yield row_or_reason(_row_of_value, value, file, config)
     elif file.format is InputFormat.IMAGE_FOLDER:
         yield from _read_folder(file.path)
     elif file.format is InputFormat.TAR:
@@ -94,7 +100,12 @@ def _row_of_line(line: str) -> RawRow:
 
 
 def _row_of_json(line: str, file: InputFile, config: ReadConfig) -> RawRow:
-    return row_of_record(json.loads(line), file.columns, config.as_captions)
+    return _row_of_value(json.loads(line), file, config)
+
+
+def _row_of_value(value: Any, file: InputFile, config: ReadConfig) -> RawRow:
+    columns = columns_of_record(value, file.columns, config)
+    return row_of_record(value, columns, config.as_captions)
 
 
 def _read_fields(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
@@ -207,9 +218,12 @@ def _first_named(values: dict[str, Any], names: tuple[str, ...]) -> Any:
 def _read_parquet(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:
     columns = split.file.columns
     names = [columns.url, columns.caption, columns.conversations, *columns.hashes]
-    wanted = [name for name in names if name is not None]
+    if columns.conversations is not None:
+        names += INSTRUCTION_NAMES
     with open_read(split.file.path) as file:
         parquet = pq.ParquetFile(file)
+        there = set(parquet.schema_arrow.names)
+        wanted = [name for name in names if name in there]
         groups = list(range(split.start, split.stop))
         for batch in parquet.iter_batches(
             BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False

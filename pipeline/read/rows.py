@@ -16,14 +16,16 @@ import pyarrow.compute as pc
 from pipeline.dataset.captions import stored_captions
 from pipeline.dataset.credentials import without_credentials
 from pipeline.read.columns import InputColumns
+from pipeline.read.turns import conversation_text, given_level, sample_id
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import IMAGE_TOKEN, ROLES, Pair, json_text, pair_key
+from schemas.records import Pair, json_text, pair_key
 from schemas.storage import is_local, local_path
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
     + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions", "more_urls")]
+    + [(name, pa.string()) for name in ("sample_id", "given_level")]
 )
 """A row as a format's reader found it; `reason` is set where it could not make it out."""
 
@@ -42,6 +44,8 @@ class RawRow(NamedTuple):
     """Several as JSON, as `stored_captions` makes them; `caption` is then the first."""
     more_urls: str | None = None
     """Those after `url` as a JSON list, where a sample has several images."""
+    sample_id: str | None = None
+    given_level: str | None = None
 
 
 ROW_SCHEMA = pa.schema(
@@ -101,6 +105,8 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
             "source": pa.repeat(pa.scalar(source), len(keys)),
             "expected_hash": raw["expected_hash"],
             "tar_member": raw["tar_member"],
+            "sample_id": raw["sample_id"],
+            "given_level": raw["given_level"],
             "reason": pa.array(reasons, pa.string()),
             "detail": pa.array(details, pa.string()),
         },
@@ -157,7 +163,7 @@ def _checked_address(url: str) -> str:
 
 
 def image_path(folder: str, name: str) -> str:
-    """Returns the path of an image that is named relative to a folder, or below it.
+    """Returns the path of an image below a folder, named from there or, on a disk, from its root.
 
     Raises:
         SampleRejected: if the name leads out of the folder.
@@ -165,7 +171,7 @@ def image_path(folder: str, name: str) -> str:
     if not is_local(folder):
         return folder.rstrip("/") + posixpath.normpath("/" + name)
     base = os.path.abspath(local_path(folder))  # noqa: PTH100 (resolve() would follow links)
-    joined = os.path.normpath(f"{base}/{name}")
+    joined = os.path.normpath(name if name.startswith("/") else f"{base}/{name}")
     if not joined.startswith(base.rstrip("/") + "/"):
         raise SampleRejected(RejectReason.BAD_URL, "the path leads out of the image folder")
     return joined
@@ -248,15 +254,24 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
         caption, captions = _captions(value, columns.caption)
         return RawRow(url, caption, None, expected, captions=captions)
     num_images = 1 + len(more) if url else 0
-    turns, answer = conversation_text(value[columns.conversations], num_images)
+    turns, answer = conversation_text(_decoded(value[columns.conversations]), num_images)
     turns, answer = storable(turns), storable(answer)
-    more_urls = json_text(more) if more else None
-    return RawRow(url, answer, None if as_captions else turns, expected, more_urls=more_urls)
+    return RawRow(
+        url,
+        answer,
+        None if as_captions else turns,
+        expected,
+        more_urls=json_text(more) if more else None,
+        sample_id=sample_id(_decoded(value.get("id"))),
+        given_level=given_level(value),
+    )
 
 
 def _urls(value: dict[str, Any], column: str | None) -> list[str | None]:
     """Returns where the images are, of text alone [None]."""
     found = value.get(column) if column is not None else None
+    if found == []:
+        return [None]
     if not isinstance(found, list) or len(found) < 2:
         return [_text(value, column)]
     if len(found) > MOST_IMAGES:
@@ -325,49 +340,3 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _decoded(item) for name, item in value.items()}
     return value
-
-
-def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
-    """Returns LLaVA's turns as canonical JSON, and the first answer.
-
-    Raises:
-        SampleRejected: if they are no such turns, or speak of other images than there are.
-    """
-    turns = _decoded(turns)
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)
-        except ValueError as error:
-            raise SampleRejected(
-                RejectReason.MALFORMED_ROW, "its conversations are not JSON"
-            ) from error
-    if not isinstance(turns, list) or not turns:
-        raise SampleRejected(RejectReason.MALFORMED_ROW, "its conversations are no list of turns")
-    for turn in turns:
-        is_turn = isinstance(turn, dict) and all(
-            isinstance(turn.get(name), str) for name in ("from", "value")
-        )
-        if not is_turn:
-            raise SampleRejected(
-                RejectReason.MALFORMED_ROW, "a turn of its conversations lacks from or value"
-            )
-        if turn["from"] not in ROLES:
-            raise SampleRejected(
-                RejectReason.MALFORMED_ROW,
-                f"a turn of its conversations is from {excerpt(turn['from'])}, not one of "
-                f"{', '.join(ROLES)}",
-            )
-    asked = [turn["value"] for turn in turns if ROLES[turn["from"]] == "user"]
-    spoken_of = sum(text.count(IMAGE_TOKEN) for text in asked)
-    if spoken_of and not num_images:
-        raise SampleRejected(
-            RejectReason.MISSING_URL, "its conversations speak of an image, the row has none"
-        )
-    if spoken_of != num_images:
-        raise SampleRejected(
-            RejectReason.IMAGE_COUNT_MISMATCH,
-            f"its user's turns hold {spoken_of} times {IMAGE_TOKEN}, the row has {num_images} "
-            "images",
-        )
-    answer = next((t["value"] for t in turns if ROLES[t["from"]] == "assistant"), "")
-    return json_text([{"from": turn["from"], "value": turn["value"]} for turn in turns]), answer

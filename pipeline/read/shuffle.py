@@ -83,7 +83,8 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     found = [read_batches(run, [partition]) for run in runs]
     rows = pa.concat_tables([ROW_SCHEMA.empty_table(), *found])
     names = ("key", "reason", "source", "expected_hash", "url", "caption", "conversations")
-    filled = {name: pc.fill_null(rows[name], "") for name in (*names, "detail", "tar_member")}
+    more = ("detail", "tar_member", "sample_id", "given_level")
+    filled = {name: pc.fill_null(rows[name], "") for name in (*names, *more)}
     order = pc.sort_indices(pa.table(filled), sort_keys=[(name, "ascending") for name in filled])
     rows = rows.take(order).combine_chunks()
     is_rejected = ~np.asarray(rows["reason"].is_null())
@@ -98,9 +99,17 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     if again.num_rows:
         rejections = pa.concat_tables([rejections, _rejections(again, _kept_sources(kept, again))])
         rejections = rejections.sort_by([(name, "ascending") for name in _REJECTION_ORDER])
-    _write_table(f"{folder}/{partition:05d}_pairs.arrow", kept.select(PAIR_SCHEMA.names))
+    _write_table(f"{folder}/{partition:05d}_pairs.arrow", _pairs(kept))
     _write_table(f"{folder}/{partition:05d}_rejected.arrow", rejections)
     return kept.num_rows, rejections.num_rows
+
+
+def _pairs(kept: pa.Table) -> pa.Table:
+    """Returns the columns of a pair from rows whose columns are all texts."""
+    pairs = kept.select(PAIR_SCHEMA.names)
+    place = pairs.schema.get_field_index("given_level")
+    level = PAIR_SCHEMA.field("given_level")
+    return pairs.set_column(place, level.name, pc.cast(pairs[level.name], level.type))
 
 
 _REJECTION_ORDER = ("key", "reason", "source", "detail")
@@ -234,10 +243,10 @@ def _commit_shard(layout: DatasetLayout, shard: int, pairs: pa.Table, rejections
 
 
 def content_fingerprint(table: pa.Table) -> str:
-    """Returns 32 hex digits that depend on the values of a table of texts, and on nothing else."""
+    """Returns 32 hex digits that depend on the values of a table, as texts, and on nothing else."""
     digest = hashlib.blake2b(digest_size=16)
     for name in table.schema.names:
-        column = table[name]
+        column = pc.cast(table[name], pa.string())
         lengths = pc.fill_null(pc.binary_length(column), -1)
         digest.update(name.encode() + b"\0" + np.asarray(lengths, np.int32).tobytes())
         for value in column.drop_null().chunks:

@@ -81,7 +81,7 @@ def reasons_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Tabl
     # Rich takes room from columns that may wrap before any other; the cells still do not wrap.
     table.add_column("for example")
     for stage, counts in stages.items():
-        examples = _rejected_examples(layout, Stage(stage), set(counts.rejected))
+        examples = rejected_examples(layout, Stage(stage), set(counts.rejected))
         for reason, count in sorted(counts.rejected.items(), key=lambda item: -item[1]):
             example = Text(examples.get(reason, ""), no_wrap=True, overflow="ellipsis")
             table.add_row(stage, reason, f"{count:,}", example)
@@ -157,7 +157,7 @@ def _levels_before_pack(layout: DatasetLayout) -> list[LevelContents]:
     return [levels[number] for number in sorted(levels)]
 
 
-def _rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) -> dict[str, str]:
+def rejected_examples(layout: DatasetLayout, stage: Stage, wanted: set[str]) -> dict[str, str]:
     """Returns reason to what happened to the first row that was rejected for it."""
     examples: dict[str, str] = {}
     if not wanted:

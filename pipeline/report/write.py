@@ -63,8 +63,25 @@ HINTS = {
     RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
     RejectReason.DNS_FAILED.value: "where there is a proxy, fetch.proxy names it",
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
+    RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
+    RejectReason.MISSING_URL.value: "read.url_column names the column of the images",
+    RejectReason.MISSING_CAPTION.value: "read.caption_column names the column of the captions",
+    RejectReason.SEVERAL_IMAGES.value: "several images belong to conversations: read them so",
+    RejectReason.IMAGE_COUNT_MISMATCH.value: "each image needs one <image> in the user's turns",
+    RejectReason.UNTRAINABLE_CONVERSATION.value: (
+        "a conversation needs a turn of the user and an answer with words"
+    ),
+    RejectReason.DNS_FAILED.value: "mend the connection, then `aligngpt-curate retry`",
+    RejectReason.CONNECT_FAILED.value: "mend the connection, then `aligngpt-curate retry`",
+    RejectReason.TIMED_OUT.value: "raise fetch.timeout_seconds, then `aligngpt-curate retry`",
+    RejectReason.HOST_UNAVAILABLE.value: "try again later: `aligngpt-curate retry`",
+    RejectReason.RATE_LIMITED.value: (
+        "lower fetch.requests_per_second_per_host, then `aligngpt-curate retry`"
+    ),
+    RejectReason.SERVER_ERROR.value: "try again later: `aligngpt-curate retry`",
+    RejectReason.TOO_SMALL.value: "fetch.min_side is the shortest side that is taken",
 }
-"""Reason to the setting that is behind it most often."""
+"""Reason to the setting or the step that mends it most often."""
 
 
 def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:

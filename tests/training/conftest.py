@@ -171,6 +171,7 @@ def add_sample(tar: tarfile.TarFile, sample: dict[str, Any]) -> TrainSample:
         url=sample["url"],
         caption=sample["caption"],
         conversations=sample.get("conversations"),
+        sample_id=sample.get("sample_id"),
         source="test",
         expected_hash=None,
         image_format="png" if images else None,

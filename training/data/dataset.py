@@ -19,7 +19,7 @@ from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import read_bytes, read_range
 
-COLUMNS = ["key", "url", "caption", "conversations", "alignment_level"]
+COLUMNS = ["key", "sample_id", "url", "caption", "conversations", "alignment_level"]
 COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
 COLUMNS += ["pixel_hash", "more_images"]
 
@@ -37,8 +37,15 @@ class RawSample:
     """Path of the tar that holds the images."""
     image_ranges: tuple[tuple[int, int], ...]
     """First byte and length of each image in the tar; empty for text alone."""
+    sample_id: str | None = None
+    """LLaVA's `id`, where the file that was curated had one."""
     image_hashes: tuple[str, ...] = ()
     """Of each image's stored pixels; where the dataset has none, key and number of the image."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its key, and its id in the file that was curated."""
+        return self.key if self.sample_id is None else f"{self.key} (id {self.sample_id!r})"
 
     @property
     def num_images(self) -> int:
@@ -106,6 +113,7 @@ class TrainDataset:
             alignment_level=row["alignment_level"],
             tar=self._tars[row["shard"]],
             image_ranges=_image_ranges(row),
+            sample_id=row["sample_id"],
             image_hashes=_image_hashes(row),
         )
 
@@ -144,8 +152,8 @@ def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
         data = read_range(sample.tar, offset, length)
     except OSError as error:
         raise DatasetError(
-            f"the image of {sample.key} cannot be read, since {sample.tar} cannot ({error}): bring "
-            "the shard back, or curate again; --data.on-corrupt skip leaves out no whole shards"
+            f"the image of {sample.name} cannot be read, since {sample.tar} cannot ({error}): "
+            "bring the shard back, or curate again; --data.on-corrupt skip leaves out no shards"
         ) from error
     try:
         if len(data) != length:
@@ -154,7 +162,7 @@ def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
         image.load()
     except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImage(
-            f"the image of {sample.key} in {sample.tar} cannot be decoded ({error}): the shard is "
+            f"the image of {sample.name} in {sample.tar} cannot be decoded ({error}): the shard is "
             "damaged; `aligngpt-curate verify` finds such shards, and --data.on-corrupt skip "
             "trains without such samples"
         ) from error

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.storage import commit_file, exists, read_bytes
-from training.config import SampleForm
+from training.config import OnCorrupt, SampleForm
 from training.data.conversations import Words, tokenise
 from training.data.dataset import RawSample, TrainDataset
 from training.model.inputs import IGNORE_INDEX, Placeholders, SampleTokens, lay_out
 
-LENGTHS_VERSION = 3
+LENGTHS_VERSION = 4
 """Raised when samples are laid out differently from before."""
 
 Progress = Callable[[Iterable[int], int], Iterable[int]]
@@ -51,7 +51,22 @@ class SampleLength:
     """Turns that are not learnt from: 1 where a conversation opens with an answer."""
     has_special_words: bool
     """Whether someone's words held a special token, which is written apart."""
+    is_bad: bool = False
+    """Whether it is left out because the model's template or tokenizer cannot write it."""
 
+
+MOST_NAMED = 3
+"""Samples left out that are named one by one; all are counted."""
+NOTHING = SampleLength(
+    tokens=0,
+    targets=0,
+    whole_tokens=0,
+    whole_targets=0,
+    is_picture_cut=False,
+    dropped_turns=0,
+    has_special_words=False,
+)
+"""Of a sample that is not written at all."""
 
 COLUMNS: dict[str, type[np.generic]] = {
     field.name: np.bool_ if field.type is bool else np.int32 for field in fields(SampleLength)
@@ -68,6 +83,8 @@ class Encoder:
     placeholders: Placeholders
     form: SampleForm
     tokens_per_sequence: int
+    on_bad_sample: OnCorrupt = "error"
+    """What `measure_lengths` makes of a sample that cannot be tokenised."""
 
     def encode(self, sample: RawSample) -> SampleTokens | None:
         """Returns a sample's tokens, cut to a sequence; None if it is to be left out.
@@ -130,6 +147,7 @@ class Encoder:
             "placeholders": asdict(self.placeholders),
             "form": self.form,
             "tokens_per_sequence": self.tokens_per_sequence,
+            "on_bad_sample": self.on_bad_sample,
         }
         text = json.dumps(made_of, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -157,6 +175,7 @@ class MeasuredLengths(SampleLengths):
     is_picture_cut: np.ndarray
     dropped_turns: np.ndarray
     has_special_words: np.ndarray
+    is_bad: np.ndarray
 
     @property
     def losses(self) -> str:
@@ -171,7 +190,10 @@ class MeasuredLengths(SampleLengths):
         ]
         seldom = {
             "with a picture behind the end of a sequence and left out": self.is_picture_cut,
-            "with nothing behind their first token to learn and left out": self.whole_targets == 0,
+            "with nothing behind their first token to learn and left out": (
+                (self.whole_targets == 0) & ~self.is_bad
+            ),
+            "that the model's template or tokenizer cannot write and left out": self.is_bad,
             "without the answer that they open with": self.dropped_turns > 0,
             "with special tokens in someone's words, written apart": self.has_special_words,
         }
@@ -209,6 +231,12 @@ def _check_any(dataset: TrainDataset, lengths: MeasuredLengths, tokens_per_seque
     """Raises ConfigError if all samples are left out."""
     if lengths.tokens.any():
         return
+    if lengths.is_bad.all():
+        raise ConfigError(
+            f"{', '.join(dataset.folders)}: the model's chat template can write none of the "
+            f"{len(dataset):,} conversations: take another, as --model.chat-template vicuna_v1; "
+            "without --data.on-bad-sample skip the run says what is wrong with the first"
+        )
     shortest, longest = int(lengths.whole_tokens.min()), int(lengths.whole_tokens.max())
     raise ConfigError(
         f"{', '.join(dataset.folders)}: none of the {len(dataset):,} samples fits into a sequence "
@@ -228,8 +256,19 @@ def _measure(
     columns: dict[str, np.ndarray] = {
         name: np.zeros(len(rows), dtype=dtype) for name, dtype in COLUMNS.items()
     }
+    bad = 0
     for i in progress(range(len(rows)), len(rows)):
-        for name, value in asdict(encoder.measure(dataset[int(rows[i])])).items():
+        try:
+            length = encoder.measure(dataset[int(rows[i])])
+        except DatasetError as error:
+            if encoder.on_bad_sample == "error":
+                raise DatasetError(
+                    f"{error}. --data.on-bad-sample skip trains without such samples"
+                ) from error
+            length, bad = replace(NOTHING, is_bad=True), bad + 1
+            if bad <= MOST_NAMED:
+                logger.warning("left out: %s", error)
+        for name, value in asdict(length).items():
             columns[name][i] = value
     return pa.table(columns)
 

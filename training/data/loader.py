@@ -171,7 +171,7 @@ class PackedRows(Dataset[Batch]):
         assert tokens is not None, "the plan leaves out what has nothing to learn"
         if self._passes_levels and sample.num_images and sample.alignment_level is None:
             raise DatasetError(
-                f"sample {sample.key} has no alignment level: this stage learns the level "
+                f"sample {sample.name} has no alignment level: this stage learns the level "
                 "vectors, so its data must be curated with the level stage, or "
                 "model.alignment_mode must be none"
             )

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
 from schemas.errors import LossNotFinite
 from schemas.progress import RunProgress, at_work
+from schemas.terminal import Console
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from schemas.errors import DatasetError, StorageError
 from schemas.progress import show_progress
+from schemas.terminal import Console
 from training.config import DataConfig, TrainConfig
 from training.data.dataset import CorruptImage, RawSample, TrainDataset, open_images
 from training.data.features import (

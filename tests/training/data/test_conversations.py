@@ -153,7 +153,9 @@ def test_only_the_assistants_words_and_their_end_are_learnt(
     assert target_texts(tokenizer, words) == expected
 
 
-@pytest.mark.parametrize("answer", ["red", "final", "im_end", "assistant", "a\n b", "", "red \n"])
+@pytest.mark.parametrize(
+    "answer", ["red", "final", "im_end", "assistant", "a\n b", "\nred", " red", "red \n"]
+)
 @pytest.mark.parametrize(
     ("template", "before"),
     [(CHATML, ""), (TWO_ENDS, ""), (SPECIALS_BEFORE_THE_ANSWER, "<|endoftext|>final</s>")],
@@ -292,12 +294,12 @@ def test_several_pictures_of_a_turn_stay_where_they_are(tokenizer: Any) -> None:
     assert "user\n<image>\nnow<|im_end|>" in text
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_and_names_the_sample(
+def test_a_template_that_writes_the_last_turn_otherwise_trains_what_it_writes(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", LAST_TURN_DIFFERS)
-    with pytest.raises(DatasetError, match="sample k1"):
-        tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+    words = tokenise(sample(TWO_TURNS), "conversation", tokenizer)
+    assert target_texts(tokenizer, words) == ["it is red<|im_end|>", "(thinking) red<|im_end|>"]
 
 
 def test_a_template_that_marks_only_some_turns_is_refused_and_names_the_sample(
