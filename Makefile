@@ -20,11 +20,11 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check curate fetch score deduplicate level pack report \
+.PHONY: help setup demo test test-fast check curate fetch score deduplicate level pack report \
         pretrain finetune chat inspect bench docs lock clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Example: make curate PAIRS=pairs.parquet OUT=data/ ARGS='--workers 4'"
 
@@ -46,6 +46,9 @@ demo: $(READY) ## Curate, pre-train, fine-tune and chat, on real data, on this m
 
 test: check ## Run the checks and all tests
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-fast: $(READY) ## Run the tests that are not marked slow: for one's next edit
+	$(BIN)/pytest -m 'not slow' --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(READY) ## Lint, type-check, and hold the architecture
 	$(BIN)/ruff check .

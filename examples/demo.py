@@ -1,8 +1,8 @@
 """The whole of aligngpt on real data, on one machine, without a model hub.
 
 Serves the bundled pictures and some broken URLs on this machine, curates them, trains both stages
-on the result and asks the model about a picture that it has not seen. Each step prints the command
-it runs; run it again and what is done is not done twice.
+on the result, evaluates the model and asks it about a picture that it has not seen. Each step
+prints the command it runs; run it again and what is done is not done twice.
 """
 
 import argparse
@@ -31,6 +31,8 @@ BIN = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
 PORT = 8970
 EVERY_NTH_IS_A_DUPLICATE = 40
+EVALUATED = 48
+"""Of the hundred held-out yes-no questions: the demo is to be short."""
 STOPPED = 128 + signal.SIGTERM
 """Status of what SIGTERM stopped."""
 Step = Callable[..., str]
@@ -80,6 +82,7 @@ def main() -> None:
     pack_instructions(step, out)
     step("Look into the dataset", BIN / "aligngpt-curate", "inspect", out / "curated")
     train(step, out, models)
+    evaluate(step, out)
     look = (sys.executable, HERE / "demo_looks.py", "--model", out / "finetuned" / "model")
     held = ("--questions", out / "instructions_validation", "--pairs", out / "curated_validation")
     step("See whether the model looks", *look, *held, "--out", out / "looks")
@@ -176,6 +179,23 @@ def train(step: Step, out: Path, models: Path) -> None:
             out / "instructions_validation",
         ),
         *("--init", out / "pretrained" / "model", "--out", out / "finetuned"),
+    )
+
+
+def evaluate(step: Step, out: Path) -> None:
+    """Asks the held-out yes-no questions, laid out as POPE is, also about other pictures."""
+    folder = out / "benchmarks" / "pope"
+    (folder / "coco").mkdir(parents=True, exist_ok=True)
+    questions = (INSTRUCTIONS / "yes_no_validation.jsonl").read_text(encoding="utf-8")
+    (folder / "coco" / "coco_pope_random.json").write_text(questions, encoding="utf-8")
+    pictures = folder / "val2014"
+    if not pictures.exists():
+        pictures.symlink_to(HERE)
+    step(
+        "Evaluate: yes-no questions in POPE's format",
+        *(BIN / "aligngpt-train", "evaluate", out / "finetuned" / "model"),
+        *("--benchmarks", "pope", "--data", out / "benchmarks", "--out", out / "evaluation"),
+        *("--control", "exchanged", "--limit", str(EVALUATED)),
     )
 
 

@@ -33,6 +33,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(counts_table(manifest))
     console.print(levels_table(manifest))
     console.print(losses_table(summary.out))
+    console.print(evaluation_table(summary.out))
     console.print(looks_table(summary.out))
     console.print(answer_table(summary))
     console.print(times_table(summary))
@@ -82,6 +83,19 @@ def losses_table(out: Path) -> Table:
         losses = [line["validation/loss"] for line in metrics if "validation/loss" in line]
         steps = max(line["step"] for line in metrics)
         table.add_row(stage, f"{losses[0]:.3f}", f"{losses[-1]:.3f}", str(steps))
+    return table
+
+
+def evaluation_table(out: Path) -> Table:
+    """Returns what the model got on held-out yes-no questions, and about other pictures."""
+    results = json.loads((out / "evaluation" / "results.json").read_text())["benchmarks"]["pope"]
+    table = Table(title="Held-out yes-no questions, in POPE's format", title_justify="left")
+    for name in ("", "F1", "accuracy", "says yes"):
+        table.add_column(name, justify="right" if name else "left")
+    for what, label in (("right", "about their pictures"), ("exchanged", "about other pictures")):
+        one = results[what]
+        shares = [f"{100 * one[name]:.1f} %" for name in ("accuracy", "yes_ratio")]
+        table.add_row(label, f"{one['score']:.1f}", *shares)
     return table
 
 
@@ -139,4 +153,5 @@ def places(out: Path) -> dict[str, Path]:
         "": out / "finetuned" / "loss.png",
         "What it sees, with pictures:": out / "looks" / "answers.html",
         "The model:": out / "finetuned" / "model",
+        "Its answers, right and wrong:": out / "evaluation" / "report.html",
     }

@@ -4,9 +4,11 @@ import dataclasses
 import inspect
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import tyro
 
@@ -40,20 +42,27 @@ MORE_HELP = (
 STATUS_FAILED = 1
 STATUS_REFUSED = 2
 STATUS_INTERRUPTED = 130
+STATUS_TERMINATED = 143
+"""128 and the signal's number, as a shell says it of a program that does not handle it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, which is as good as by Ctrl-C."""
 
 
 def main() -> None:
-    """Runs the command line; the process ends with 0, 1 (failed) or 2 (refused)."""
+    """Runs the command line; the process ends with 0, 1 (failed), 2 (refused) or a signal's."""
     prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()  # one worker is this process
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
+    signal.signal(signal.SIGTERM, _terminate)
     status = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    if status in (STATUS_FAILED, STATUS_INTERRUPTED):
+    if status in (STATUS_FAILED, STATUS_INTERRUPTED, STATUS_TERMINATED):
         # Beam's threads may wait for ever for a worker that is gone.
         os._exit(status)
     sys.exit(status)
@@ -73,9 +82,15 @@ def run(arguments: Sequence[str]) -> int:
     except StorageError as error:
         print_error(str(error))
         return STATUS_FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as request:
         print_error("stopped; what is committed stays: run the same command again to go on")
-        return STATUS_INTERRUPTED
+        return STATUS_TERMINATED if isinstance(request, Terminated) else STATUS_INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the command in order; asked a second time, the process ends at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
 
 
 def split_beam_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,6 +15,15 @@ PACKAGES = ("schemas", "scoring", "pipeline", "training")
 USES = [
     # package, where it is found, what is used of it, the one module that uses it
     *(
+        ("aiohttp", "aiohttp.client_proto", f"ResponseHandler.{name}", at)
+        for name, at in (
+            ("set_response_params", "pipeline/fetch/http/heads.py"),
+            ("force_close", "pipeline/fetch/http/heads.py"),
+            ("data_received", None),
+            ("set_exception", None),
+        )
+    ),
+    *(
         ("apache-beam", "apache_beam.runners.portability.fn_api_runner.worker_handlers", name, at)
         for name, at in (
             ("ControlConnection", "pipeline/job/local_workers.py"),
@@ -119,6 +128,7 @@ def test_each_private_use_stands_in_one_place(
 
 
 OWN_ATTRIBUTES = {
+    "_factory": 1,  # fetch/http/client: what makes a connection's protocol
     "_attn_implementation": 3,  # aligngpt, packing/attention, packing/check: what a config says
     "_hp_optimizer_states_linked": 1,
     "_global_grad_norm": 1,

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.progress import STEP_FILE
 from schemas.columns import RECORD_FIELD, VERSION_FIELD
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
@@ -64,7 +65,7 @@ WORK_FILES = {
     "deduplicate": re.compile(
         r"[0-9a-f]{32}/(cells\.npz|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
     ),
-    "progress": re.compile(r"[a-z]+-\d{5,}\.json"),
+    "progress": re.compile(rf"[a-z]+-\d{{5,}}\.json|{STEP_FILE.pattern}"),
 }
 """Folder of `_run` to the names of the files in it, which jobs remove with their folders."""
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import socket
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +19,13 @@ from schemas.storage import (
     is_local,
     list_files,
     local_path,
+    read_bytes,
     read_json,
     remove,
 )
+
+STEP_FILE = re.compile(r"([a-z0-9-]+\.(?=.*\.done))?[a-z]+-[a-z]*\.(plan|done)")
+"""Names of the files that tell of steps: one for its plan, one for each piece that is done."""
 
 
 class ShardProgress:
@@ -78,6 +84,31 @@ class ShardProgress:
             commit_text(self._path, json.dumps(values))
 
 
+def begin_step(layout: DatasetLayout, stage: Stage, step: str, total: int) -> None:
+    """Announces a part of a stage that is none of a shard's, and how many pieces it has.
+
+    Without a name it is the stage itself, and the pieces are its rows, 0 if nobody knows.
+    """
+    with suppress(StorageError):
+        commit_text(f"{_progress_folder(layout)}/{stage.value}-{step}.plan", str(total))
+
+
+def end_piece(layout: DatasetLayout, stage: Stage, step: str, piece: str | int) -> None:
+    """Announces that a piece of a step is done."""
+    with suppress(StorageError):
+        commit_text(f"{_progress_folder(layout)}/{piece}.{stage.value}-{step}.done", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """How far a step of a stage is."""
+
+    stage: Stage
+    step: str
+    total: int
+    done: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkError:
     """An error that ended the work on a shard, as it crosses from one process to another."""
@@ -122,7 +153,7 @@ class ProgressReader:
     """Reads the progress files of a folder again and again, each only when it may have changed."""
 
     def __init__(self, layout: DatasetLayout) -> None:
-        self._folder = f"{layout.run}/progress"
+        self._folder = _progress_folder(layout)
         self._known: dict[str, tuple[int, ShardState]] = {}
 
     def read(self) -> list[ShardState]:
@@ -135,6 +166,30 @@ class ProgressReader:
                 if state is not None:
                     self._known[path] = (version, state)
         return [state for _, state in sorted(self._known.values(), key=_by_stage_and_shard)]
+
+    def read_steps(self) -> list[StepState]:
+        """Returns how far each step is that was announced, by stage."""
+        files = _step_files(self._folder)
+        done = Counter(path.rsplit(".", 2)[-2] for path in files if path.endswith(".done"))
+        steps = []
+        for path in files:
+            name, _, kind = path.rsplit("/", 1)[-1].rpartition(".")
+            stage, _, step = name.partition("-")
+            if kind != "plan":
+                continue
+            with suppress(FileNotFoundError):
+                total = int(read_bytes(path))
+                steps.append(StepState(stage=Stage(stage), step=step, total=total, done=done[name]))
+        return sorted(steps, key=lambda step: (step.stage.number, step.step))
+
+
+def _progress_folder(layout: DatasetLayout) -> str:
+    return f"{layout.run}/progress"
+
+
+def _step_files(folder: str) -> list[str]:
+    paths = [path for suffix in (".plan", ".done") for path in list_files(folder, suffix)]
+    return [path for path in paths if STEP_FILE.fullmatch(path.rsplit("/", 1)[-1])]
 
 
 def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
@@ -168,9 +223,11 @@ def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
     unfinished = [state for state in ProgressReader(layout).read() if state.state != "done"]
     for state in unfinished:
         remove(progress_path(layout, state.stage, state.shard))
+    for path in _step_files(_progress_folder(layout)):
+        remove(path)
     return unfinished
 
 
 def progress_path(layout: DatasetLayout, stage: Stage, shard: int) -> str:
     """Returns the path of a shard's progress in a stage."""
-    return f"{layout.run}/progress/{stage.value}-{shard:05d}.json"
+    return f"{_progress_folder(layout)}/{stage.value}-{shard:05d}.json"

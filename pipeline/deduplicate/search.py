@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from pipeline.dataset.arrow_files import read_batches, write_batches
 from pipeline.dataset.captions import caption_hashes, chosen_captions
 from pipeline.dataset.fetched_rows import fetched_rows
+from pipeline.dataset.progress import end_piece
 from pipeline.deduplicate.plan import SearchPlan, SearchTask
 from schemas.columns import read_table
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import commit_file, exists, list_files, open_read
 from scoring.config import DeduplicateConfig
 from scoring.devices import claim_device
@@ -92,6 +94,7 @@ def spill_shard(
         write_batches(exact, _hash_batches(shard, layout, plan))
     if plan.cell_groups and not exists(near):
         write_batches(near, _cell_batches(shard, layout, config, plan))
+    end_piece(layout, Stage.DEDUPLICATE, "spill", shard)
     return shard
 
 
@@ -100,18 +103,21 @@ def search_task(
 ) -> SearchTask:
     """Returns the task once the pairs that it found are saved."""
     path = f"{plan.folder}/edges/{task.kind}-{task.group:05d}.npy"
-    if exists(path):
-        return task
+    if not exists(path):
+        edges = _search(task, config, plan)
+        with commit_file(path) as file:
+            np.save(file, edges)
+    end_piece(layout, Stage.DEDUPLICATE, "search", f"{task.kind}-{task.group}")
+    return task
+
+
+def _search(task: SearchTask, config: DeduplicateConfig, plan: SearchPlan) -> NDArray[np.int64]:
     rows = pa.concat_tables(
         [read_batches(_spill(plan, task.kind, shard), [task.group]) for shard in plan.shards]
     ).combine_chunks()
     if task.kind == "exact":
-        edges = _equal_rows(rows, config.must_captions_agree)
-    else:
-        edges = _near_rows(rows, plan.width, config)
-    with commit_file(path) as file:
-        np.save(file, edges)
-    return task
+        return _equal_rows(rows, config.must_captions_agree)
+    return _near_rows(rows, plan.width, config)
 
 
 def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:

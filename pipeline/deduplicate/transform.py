@@ -15,10 +15,11 @@ from apache_beam.pvalue import AsSingleton
 
 from pipeline.dataset.commits import is_committed, on_accelerator
 from pipeline.dataset.fetched_rows import fetched_pairs
-from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.progress import ShardProgress, begin_step
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.deduplicate.plan import (
     SearchPlan,
+    SearchTask,
     kept_fingerprint,
     plan_search,
     search_folder,
@@ -64,7 +65,7 @@ class KeepBestOfDuplicates(beam.PTransform):
         search = beam.Map(search_task, layout, config, AsSingleton(plan))
         searched = (
             plan
-            | "Tasks" >> beam.FlatMap(tasks_of)
+            | "Tasks" >> beam.FlatMap(announced_tasks, layout)
             | "Spread" >> beam.Reshuffle()
             | "After all spills" >> beam.WaitOn(spilled)
             | "Search" >> on_gpu(search)
@@ -78,6 +79,15 @@ class KeepBestOfDuplicates(beam.PTransform):
         kept = unique | "All kept" >> beam.combiners.Count.Globally()
         _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
         return unique
+
+
+def announced_tasks(plan: SearchPlan, layout: DatasetLayout) -> list[SearchTask]:
+    """Returns the tasks of the search, for all to see how many they are."""
+    tasks = list(tasks_of(plan))
+    if tasks:
+        begin_step(layout, Stage.DEDUPLICATE, "spill", len(plan.shards))
+        begin_step(layout, Stage.DEDUPLICATE, "search", len(tasks))
+    return tasks
 
 
 def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:

@@ -1,79 +1,28 @@
 """What the person at the terminal sees while the job runs, and when it is done."""
 
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from pipeline.dataset.progress import ProgressReader, ShardState
+from pipeline.dataset.progress import ProgressReader, ShardState, StepState
+from pipeline.job.tally import SHARD_BY_SHARD, ShardSizes, StageTally, StepTally, rows_by_stage
 from schemas.command_line import format_seconds
 from schemas.manifest import StageCounts
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import list_files
 from schemas.terminal import Console
+
+__all__ = ["ProgressDisplay", "StageTally", "summary_table"]
 
 PLAIN_PAUSE_SECONDS = 10.0
 """Between two lines of a stage where the output is no terminal."""
 
-SHARD_BY_SHARD = (Stage.FETCH, Stage.SCORE, Stage.DEDUPLICATE, Stage.LEVEL)
-"""Stages that make one output of each shard of pairs; the others number their work anew."""
-
-RATE_WINDOW_SECONDS = 30.0
-"""How far back the rate looks."""
-
-
-@dataclass(slots=True)
-class StageTally:
-    """A stage's progress, added up over its shards."""
-
-    stage: Stage
-    shards: int = 0
-    """Shards that the stage will have, as far as known."""
-    shards_done: int = 0
-    rows_done: int = 0
-    rows_seen: int = 0
-    """Rows of the shards that have begun."""
-    shards_seen: int = 0
-    rejected: int = 0
-    _history: deque[tuple[float, int]] = field(default_factory=deque)
-
-    @property
-    def rows(self) -> int:
-        """Rows that the stage will have; shards not begun count as large as the others."""
-        if self.shards_seen == 0:
-            return 0
-        return round(self.rows_seen * max(self.shards, self.shards_seen) / self.shards_seen)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every known shard is done."""
-        return 0 < self.shards <= self.shards_done
-
-    def rows_per_second(self, now: float) -> float | None:
-        """Returns the rate of the last while; None until there is one."""
-        self._history.append((now, self.rows_done))
-        while now - self._history[0][0] > RATE_WINDOW_SECONDS and len(self._history) > 2:
-            self._history.popleft()
-        seconds = now - self._history[0][0]
-        rows = self.rows_done - self._history[0][1]
-        return rows / seconds if seconds > 0.2 and rows > 0 else None
-
-    def count(self, states: Iterable[ShardState], shards: int) -> None:
-        """Takes the newest state of each of the stage's shards."""
-        self.shards_seen = self.shards_done = self.rows_done = self.rows_seen = self.rejected = 0
-        for state in states:
-            self.shards_seen += 1
-            self.shards_done += state.state == "done"
-            self.rows_done += state.rows_done
-            self.rows_seen += max(state.total, state.rows_done)
-            self.rejected += state.rejected
-        self.shards = max(shards, self.shards_seen)
+SILENCE_SECONDS = 25.0
+"""After which a line says that the job is alive, even if there is no news."""
 
 
 class ProgressDisplay:
@@ -85,10 +34,13 @@ class ProgressDisplay:
     def __init__(self, layout: DatasetLayout, stages: Sequence[Stage], console: Console) -> None:
         self._layout = layout
         self._reader = ProgressReader(layout)
+        self._sizes = ShardSizes(layout)
         self._tallies = {stage: StageTally(stage) for stage in stages}
+        self._steps: dict[tuple[Stage, str], StepTally] = {}
         self._console = console
         self._live: Live | None = None
-        self._printed: dict[Stage, tuple[float, int]] = {}
+        self._printed: dict[object, tuple[float, int]] = {}
+        self._printed_at = self._began_at = time.monotonic()
         self._not_before = 0.0
 
     def __enter__(self) -> "ProgressDisplay":
@@ -119,36 +71,70 @@ class ProgressDisplay:
         if started < self._not_before:
             return []
         states = self._reader.read()
-        shards = len(list_files(self._layout.folder(Stage.READ), ".parquet"))
-        for stage, tally in self._tallies.items():
-            own = [state for state in states if state.stage is stage]
-            tally.count(own, shards if stage in SHARD_BY_SHARD else 0)
+        steps = self._reader.read_steps()
+        self._count(states, steps)
         self._show()
         seconds = time.monotonic() - started
         self._not_before = time.monotonic() + max(0.5, 20 * seconds)
         return states
 
+    def _count(self, states: Sequence[ShardState], steps: Sequence[StepState]) -> None:
+        announced = {step.stage: step.total for step in steps if not step.step}
+        sizes = self._sizes.read()
+        rows = rows_by_stage(states, sizes)
+        for stage, tally in self._tallies.items():
+            own = [state for state in states if state.stage is stage]
+            if stage not in SHARD_BY_SHARD:
+                tally.count(own, 0, announced.get(stage, 0))
+            elif any(sizes.values()):
+                tally.count(own, len(sizes), sum(rows[stage].values()))
+            else:
+                tally.count(own, max(len(sizes), len(own)))
+        for step in steps:
+            if step.step and step.stage in self._tallies:
+                self._steps.setdefault((step.stage, step.step), StepTally(step)).state = step
+
     def _show(self) -> None:
         now = time.monotonic()
         if self._live is not None:
-            self._live.update(progress_table(self._tallies.values(), now), refresh=True)
+            table = progress_table(self._tallies.values(), self._steps.values(), now)
+            self._live.update(table, refresh=True)
             return
-        for stage, tally in self._tallies.items():
-            printed_at, rows = self._printed.get(stage, (-1e9, -1))
-            has_news = tally.rows_done != rows and tally.shards_seen > 0
-            is_due = now - printed_at >= PLAIN_PAUSE_SECONDS or tally.is_done
-            if has_news and is_due:
-                self._printed[stage] = (now, tally.rows_done)
-                self._console.print(progress_line(tally, now), highlight=False)
+        for step in self._steps.values():
+            self._print(step, step.state.done, step.is_done, progress_step(step, now), now)
+        for tally in self._tallies.values():
+            if tally.shards_seen:
+                self._print(tally, tally.rows_done, tally.is_done, progress_line(tally, now), now)
+        if now - self._printed_at >= SILENCE_SECONDS:
+            self._printed_at = now
+            self._console.print(self._sign_of_life(now), highlight=False)
+
+    def _print(self, what: object, done: int, is_done: bool, line: str, now: float) -> None:
+        """Prints a line if it has news and none was printed of the same just before."""
+        printed_at, printed = self._printed.get(id(what), (-1e9, -1))
+        if done != printed and (is_done or now - printed_at >= PLAIN_PAUSE_SECONDS):
+            self._printed[id(what)] = (now, done)
+            self._printed_at = now
+            self._console.print(line, highlight=False)
+
+    def _sign_of_life(self, now: float) -> str:
+        """Returns a line for when there was no news for a while."""
+        working = [tally for tally in self._tallies.values() if tally.is_running]
+        if working:
+            return progress_line(working[0], now)
+        left = [tally.stage.value for tally in self._tallies.values() if not tally.is_done]
+        doing = f"{left[0]}: getting ready" if left else "finishing"
+        return f"{doing}, {format_seconds(now - self._began_at)} since the start"
 
 
-def progress_table(tallies: Iterable[StageTally], now: float) -> Table:
+def progress_table(tallies: Iterable[StageTally], steps: Iterable[StepTally], now: float) -> Table:
     """Returns the stages' progress as a table."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stage", style="bold")
     table.add_column("", width=24)
     for name in ("shards", "pairs", "rejected", "pairs/s", "time left"):
         table.add_column(name, justify="right")
+    under_way = [step for step in steps if not step.is_done]
     for tally in tallies:
         rate = tally.rows_per_second(now)
         table.add_row(
@@ -160,26 +146,43 @@ def progress_table(tallies: Iterable[StageTally], now: float) -> Table:
             f"{rate:,.0f}" if rate and not tally.is_done else "",
             _time_left(tally, rate),
         )
+        for step in (step for step in under_way if step.state.stage is tally.stage):
+            done, total = step.state.done, step.state.total
+            bar = ProgressBar(total=max(total, 1), completed=done, width=24)
+            table.add_row(f"  {step.state.step}", bar, f"{done}/{total}")
     return table
 
 
 def progress_line(tally: StageTally, now: float) -> str:
     """Returns a stage's progress as one line."""
     rate = tally.rows_per_second(now)
+    of = f" of {tally.rows:,}" if tally.rows else ""
+    shards = f" of {tally.shards}" if tally.shards else ""
     parts = [
-        f"{tally.stage.value}: {tally.rows_done:,} of {tally.rows:,} pairs",
-        f"{tally.shards_done} of {tally.shards} shards done",
+        f"{tally.stage.value}: {tally.rows_done:,}{of} pairs",
+        f"{tally.shards_done}{shards} shards done",
         f"{tally.rejected:,} rejected",
     ]
     if rate and not tally.is_done:
-        parts += [f"{rate:,.0f} pairs/s", f"{_time_left(tally, rate)} left"]
+        parts += [f"{rate:,.0f} pairs/s"]
+        parts += [f"{_time_left(tally, rate)} left"] if tally.rows else []
     return ", ".join(parts)
+
+
+def progress_step(tally: StepTally, now: float) -> str:
+    """Returns the progress of a step of a stage as one line."""
+    state = tally.state
+    line = f"{state.stage.value}: {state.step}, {state.done} of {state.total} done"
+    rate = tally.pace.per_second(now, state.done, is_running=True)
+    if not rate or tally.is_done:
+        return line
+    return f"{line}, {format_seconds((state.total - state.done) / rate)} left"
 
 
 def _time_left(tally: StageTally, rate: float | None) -> str:
     if tally.is_done:
         return "done"
-    if not rate:
+    if not rate or not tally.rows:
         return ""
     return format_seconds((tally.rows - tally.rows_done) / rate)
 

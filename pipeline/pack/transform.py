@@ -4,12 +4,16 @@ A plan made from the counts of the shards says which rows of which shards make e
 Each is then written in one pass over a contiguous range, image by image; nothing is shuffled.
 """
 
+from collections.abc import Iterable
+
 import apache_beam as beam
 
 from pipeline.config import PackConfig
-from pipeline.pack.plan import plan_train_shards
+from pipeline.dataset.progress import begin_step
+from pipeline.pack.plan import TrainShardPlan, plan_train_shards
 from pipeline.pack.shard import pack_shard, write_index
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 
 
 class PackShards(beam.PTransform):
@@ -27,7 +31,7 @@ class PackShards(beam.PTransform):
             one
             | "Plan"
             >> beam.FlatMap(
-                lambda _, all_shards: plan_train_shards(layout, all_shards, config, has_levels),
+                lambda _, all_shards: announced_plans(layout, all_shards, config, has_levels),
                 beam.pvalue.AsIter(shards),
             )
             | "SpreadPlans" >> beam.Reshuffle()
@@ -41,3 +45,12 @@ class PackShards(beam.PTransform):
             )
             | "SpreadTrainShards" >> beam.Reshuffle()
         )
+
+
+def announced_plans(
+    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+) -> list[TrainShardPlan]:
+    """Returns the plans of all train shards, for all to see how much there is to pack."""
+    plans = plan_train_shards(layout, shards, config, has_levels)
+    begin_step(layout, Stage.PACK, "", sum(plan.samples for plan in plans))
+    return plans

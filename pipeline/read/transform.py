@@ -22,7 +22,7 @@ import apache_beam as beam
 from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.ownership import listed_files, stage_folders
-from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.read.formats import read_split
 from pipeline.read.inputs import InputFile, InputSplit, plan_splits
 from pipeline.read.rows import clean_rows
@@ -125,7 +125,12 @@ class Reading:
 
     def splits(self) -> list[InputSplit]:
         """Returns the parts to read: none if the shards stand already."""
-        return [] if self.is_done() else plan_splits(self.files)
+        if self.is_done():
+            return []
+        splits = plan_splits(self.files)
+        rows = [split.rows for split in splits]
+        begin_step(self.layout, Stage.READ, "", sum(rows) if all(rows) else 0)
+        return splits
 
     def is_done(self) -> bool:
         """Returns whether these inputs stand as shards already."""
@@ -155,6 +160,7 @@ class Reading:
     def partitions(self, spilled: Iterable[int]) -> Iterator[int]:
         """Yields the partitions to sort, once all parts are spilled."""
         if sum(1 for _ in spilled):
+            begin_step(self.layout, Stage.READ, "sort", self.num_partitions)
             yield from range(self.num_partitions)
 
     def sort(self, partition: int) -> tuple[int, int, int]:
@@ -170,6 +176,7 @@ class Reading:
             kept, rejected = sort_partition(runs, partition, f"{self.folder}/sorted")
             counts = {"kept": kept, "rejected": rejected}
             commit_text(done, json.dumps(counts))
+        end_piece(self.layout, Stage.READ, "sort", partition)
         return partition, counts["kept"], counts["rejected"]
 
     def ranges(self, sorted_counts: Iterable[tuple[int, int, int]]) -> Iterator[ShardRange]:
@@ -186,11 +193,13 @@ class Reading:
                 self.config.pairs_per_shard,
             )
             commit_text(f"{self.folder}/shards.json", json.dumps({"shards": len(shards)}))
+            begin_step(self.layout, Stage.READ, "write", len(shards))
             yield from shards
 
     def write(self, shard: ShardRange) -> tuple[int, int, int]:
         """Writes a shard; returns its number, its pairs and its rejected rows."""
         kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted")
+        end_piece(self.layout, Stage.READ, "write", shard.shard)
         return shard.shard, kept, rejected
 
     def finish(self, written: Iterable[tuple[int, int, int]]) -> list[int]:
@@ -205,6 +214,7 @@ class Reading:
             "fingerprint": self.fingerprint,
             "files": [file.path for file in self.files],
             "shards": len(numbers),
+            "pairs_per_shard": self.config.pairs_per_shard,
             "kept": sum(kept for _, kept, _ in shards),
             "rejected": sum(rejected for _, _, rejected in shards),
         }

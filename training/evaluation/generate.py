@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from schemas.errors import ConfigError
+from schemas.storage import explaining_writes
 from training.data.conversations import VICUNA_V1
 from training.engine.precision import arithmetic_here
 from training.parts import Assembled, load_folder
@@ -223,23 +225,29 @@ class ProgressFile:
     """One process's file of answered batches, opened to add to it."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
+        self._path, self._fingerprint = path, fingerprint
         whole = "".join(f"{line}\n" for line in _whole_lines(path))
         self._file = path.open("a", encoding="utf-8")
         self._file.truncate(len(whole.encode()))
 
     def add(self, batch: int, replies: Sequence[Reply]) -> None:
-        """Writes a batch."""
+        """Writes a batch.
+
+        Raises:
+            StorageError: if the disk is full.
+        """
         rows = [
             {"number": r.number, "text": r.text, "gate_weights": r.gate_weights} for r in replies
         ]
         entry = {"fingerprint": self._fingerprint, "batch": batch, "replies": rows}
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with explaining_writes(str(self._path), self._path.parent):
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file; what a full disk does not take is lost with a message of its own."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -256,7 +264,11 @@ def answer_batches(
     batches: Sequence[tuple[int, Sequence[Request]]],
     decoding: Decoding,
 ) -> Iterator[tuple[int, list[Reply]]]:
-    """Yields the number and the answers of each batch, the next ones' pictures read meanwhile."""
+    """Yields the number and the answers of each batch, the next ones' pictures read meanwhile.
+
+    Raises:
+        ConfigError: if a picture cannot be read, or a batch does not fit in the GPU's memory.
+    """
     with ThreadPoolExecutor(BATCHES_AHEAD) as pool:
         waiting: list[Future[Any]] = []
         for index, (number, requests) in enumerate(batches):
@@ -264,4 +276,11 @@ def answer_batches(
                 ahead = batches[index + len(waiting)][1]
                 waiting.append(pool.submit(answerer.prepare, ahead, decoding.image_mode))
             inputs = waiting.pop(0).result()
-            yield number, answerer.answer(requests, inputs, decoding.max_new_tokens)
+            try:
+                replies = answerer.answer(requests, inputs, decoding.max_new_tokens)
+            except torch.OutOfMemoryError as error:
+                raise ConfigError(
+                    f"{len(requests)} questions at once do not fit in the GPU's memory: use a "
+                    f"smaller --batch-size than {decoding.batch_size}"
+                ) from error
+            yield number, replies

@@ -42,7 +42,9 @@ class Picture:
         try:
             source: Any = self.path if not (self.encoded or self.row >= 0) else self._bytes()
             with Image.open(source) as opened:
-                picture = opened.convert("RGB")
+                has_palette = opened.mode == "P" and "transparency" in opened.info
+                # The same colours, by a way on which Pillow has nothing to warn of.
+                picture = (opened.convert("RGBA") if has_palette else opened).convert("RGB")
         except (OSError, SyntaxError, ValueError, binascii.Error) as error:
             raise ConfigError(f"the picture {self.name} cannot be read: {error}") from error
         picture.info = {}  # its orientation must not turn it later

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from schemas.storage import commit_text
 from schemas.terminal import Console
@@ -105,7 +106,8 @@ def _escaped(cell: str) -> str:
 
 def print_results(console: Console, results: Results, out: str) -> None:
     """Prints the table and where more is."""
-    table = Table(title=f"{results.model}, protocol {results.protocol}", title_justify="left")
+    title = Text(f"{results.model}, protocol {results.protocol}")
+    table = Table(title=title, title_justify="left")
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=not number)
     for result in results.benchmarks:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from schemas.errors import ConfigError
 from schemas.progress import RunProgress
+from training.evaluation.control import Pictured, exchanged
 from training.evaluation.generate import (
     Answerer,
     Decoding,
@@ -122,15 +123,16 @@ def check_pictures(benchmark: Benchmark, questions: Sequence[Question]) -> None:
 def exchange(questions: Sequence[Question]) -> list[Question]:
     """Returns the questions that have another picture to be asked about, with that picture."""
     pictures = {q.picture.name: q.picture for q in questions if q.picture is not None}
-    names = sorted(pictures, key=lambda name: hashlib.blake2b(name.encode()).digest())
-    others = dict(zip(names, [*names[1:], *names[:1]], strict=True)) if len(names) > 1 else {}
+    names = sorted(pictures)
+    described = [Pictured(key=name, hashes=(name,), caption="") for name in names]
+    others = dict(zip(names, exchanged(described), strict=True))
     asked = []
     for question in questions:
         if question.picture is None:
             continue
-        other = others.get(question.picture.name)
+        other = others[question.picture.name]
         if other is not None:
-            asked.append(replace(question, picture=pictures[other]))
+            asked.append(replace(question, picture=pictures[names[other]]))
     return asked
 
 

@@ -150,7 +150,9 @@ def main() -> None:
     Image.init()  # loads the decoders now, not on the first image's time
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # What ends a job's whole group must not look like a file's fault: this ends when its job does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         serve(sys.stdin.buffer, answers)
     except BrokenPipeError:

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -300,3 +301,22 @@ def test_a_worker_that_dies_by_itself_ends_the_job_and_a_rerun_makes_the_same_by
     status, said = finish(start_command(flags, pairs, root, workers=2))
     assert status == 0, said
     assert contents(root) == contents(curated[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_job_that_is_asked_to_end_does_so_with_one_sentence(
+    flags, rows, site, tmp_path, number, status
+):
+    slow = write_pairs(tmp_path / "input", [*rows, (site.hang("/hang"), "never answered")])
+    patient = [*flags, "--fetch.timeout-seconds", "60"]
+    first = start_command(patient, slow, tmp_path / "out", workers=1)
+    wait_for_progress(first, tmp_path / "out", Stage.FETCH)
+    os.killpg(first.pid, number)
+    ended, said = finish(first)
+    assert ended == status
+    assert said.endswith(
+        "error: stopped; what is committed stays: run the same command again to go on"
+    )
+    assert "Traceback" not in said
+    assert (tmp_path / "out" / "_run" / "lock").read_text() == ""
