@@ -52,7 +52,12 @@ MEMBERS = (
     ("<key>.jpg", "the image, or `.png` or `.webp`; absent for text alone"),
     ("<key>.1.jpg", "the second image of a sample that has several, and so on"),
     ("<key>.txt", "the caption, UTF-8"),
-    ("<key>.json", "the columns of the table, `conversations` as a list of turns"),
+    (
+        "<key>.json",
+        "the columns of the table, of one type in every sample: `captions` is always a list, "
+        "`conversations`, `more_urls` and `more_images` are JSON in a text (`[]` for none), any "
+        "other text is empty and a size 0 where the table has null",
+    ),
 )
 
 INTRODUCTION = f"""# What a dataset is on disk

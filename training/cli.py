@@ -12,11 +12,12 @@ import tyro
 from rich.table import Table
 
 from schemas.command_line import print_commands, print_error, value_of
+from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
 from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
-from training.engine.launch import STATUS_TERMINATED, EarlySigterm, launch
+from training.engine.launch import STATUS_TERMINATED, EarlySigterm, is_peer_lost, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 
@@ -148,9 +149,31 @@ def run(arguments: Sequence[str]) -> int:
     except (LossNotFinite, StorageError) as error:
         print_error(str(error))
         return STATUS_FAILED
+    except (OSError, RuntimeError) as error:
+        said = failure_in_words(error)
+        if said is None:
+            raise
+        print_error(said)
+        return STATUS_FAILED
     except KeyboardInterrupt:
         print_error("stopped; the last checkpoint stays: run the same command again to go on")
         return STATUS_INTERRUPTED
+
+
+def failure_in_words(error: Exception) -> str | None:
+    """Returns what to say of an error that comes from outside; None if it is not known to."""
+    if is_out_of_room(error):
+        return (
+            f"{error}: make room, or choose another disk, and run the same command again; the last "
+            "checkpoint stays"
+        )
+    if is_peer_lost(error):
+        return (
+            f"process {os.environ['RANK']}: another process of this run died or cannot be reached "
+            f"any more ({str(error).splitlines()[0]}); what it said last says why. The last "
+            "checkpoint stays: run the same command again to go on"
+        )
+    return None
 
 
 def parse(arguments: Sequence[str]) -> Command:

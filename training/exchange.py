@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from schemas.disk import written_whole
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
@@ -71,8 +72,9 @@ def import_model(
                 chat_template=VICUNA_V1,
             )
     model.config.imported_from = source.name
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with written_whole(Path(out)) as aside:
+        model.save_pretrained(aside)
+        processor.save_pretrained(aside)
 
 
 def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: str) -> None:
@@ -104,11 +106,12 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
         )
     parts.model.projector.fold()
     parts.model.config.standardizes_features = False
-    if form == "stage_1":
-        Path(out).mkdir(parents=True, exist_ok=True)
-        save_stage_1(parts.model, Path(out) / STAGE_1_FILE)
-        return
-    save_published(parts.model, parts.processor, out, vision_tower=vision_tower)
+    with written_whole(Path(out)) as aside:
+        if form == "stage_1":
+            aside.mkdir(parents=True)
+            save_stage_1(parts.model, aside / STAGE_1_FILE)
+        else:
+            save_published(parts.model, parts.processor, str(aside), vision_tower=vision_tower)
 
 
 def _check_free(out: str) -> None:

@@ -1,11 +1,11 @@
 """A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from pipeline.dataset.members import member_json
 from pipeline.dataset.tars import TarWriter
 from pipeline.fetch.decoding.pool import DecodedImage
 from schemas.columns import table_from_records, write_table
@@ -99,9 +99,7 @@ def fetched_sample(
 
 def sample_json(sample: FetchedSample) -> bytes:
     """Returns what a sample's json member holds: our fields, and img2dataset's of success."""
-    values = {name: getattr(sample, name) for name in FETCHED_SCHEMA.names}
-    values |= {"status": "success", "error_message": None}
-    return json.dumps(values, sort_keys=True).encode()
+    return member_json(sample, {"status": "success", "error_message": ""})
 
 
 def shard_stats(reasons: dict[str, int], successes: int, started_at: float) -> dict[str, Any]:

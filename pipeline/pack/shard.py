@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config import PackConfig
 from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
+from pipeline.dataset.members import member_json
 from pipeline.dataset.ownership import listed_files
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.tars import TarWriter, read_members
@@ -38,6 +39,9 @@ from schemas.storage import (
     open_read,
     remove,
 )
+
+MEMBERS_VERSION = 2
+"""Of what the `.json` members hold; shards of another are packed anew."""
 
 ScoreAndLevel = tuple[float | None, int | None]
 """A sample's clip_score and alignment_level."""
@@ -100,7 +104,8 @@ def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig
             missing = paths[prints.index(None)]
             raise DatasetError(f"{missing} is missing: run the stage that makes it first")
         upstream.append(f"{piece.shard} {piece.start} {piece.stop} {' '.join(map(str, prints))}")
-    return stage_fingerprint(Stage.PACK, deciding_settings(config), upstream)
+    settings = {**deciding_settings(config), "members": MEMBERS_VERSION}
+    return stage_fingerprint(Stage.PACK, settings, upstream)
 
 
 def _write_shard(
@@ -207,8 +212,8 @@ def _add_sample(
     members = zip(sample.image_members, images, strict=True)
     offsets = [tar.add(name, image) for name, image in members]
     tar.add(f"{sample.key}.txt", sample.caption.encode())
-    values = {**asdict(sample), "clip_score": score, "alignment_level": level}
-    tar.add(f"{sample.key}.json", _member_json(values))
+    known = {"clip_score": score, "alignment_level": level}
+    tar.add(f"{sample.key}.json", member_json(sample, known))
     return TrainSample(
         **asdict(sample),
         clip_score=score,
@@ -218,11 +223,3 @@ def _add_sample(
         more_image_offsets=offsets[1:] or None,
         more_image_bytes=[len(image) for image in images[1:]] or None,
     )
-
-
-def _member_json(values: dict[str, Any]) -> bytes:
-    """Returns what is known of a sample, as JSON; what the columns have as JSON, as lists."""
-    for name in ("captions", "conversations", "more_urls"):
-        if values[name] is not None:
-            values = {**values, name: json.loads(values[name])}
-    return json.dumps(values, ensure_ascii=False, sort_keys=True).encode()

@@ -61,6 +61,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 DETAIL_CHARACTERS = 200
 
+NO_TURNS: tuple[Any, ...] = (None, "", b"", [], "[]")
+"""What stands under `conversations` in the row of a pair."""
+
 MOST_IMAGES = 100
 """Images that one sample may have: more fit into no language model's sequence."""
 
@@ -245,7 +248,7 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
     expected = next(
         (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
     )
-    is_pair = columns.conversations is None or value.get(columns.conversations) in (None, "", b"")
+    is_pair = columns.conversations is None or value.get(columns.conversations) in NO_TURNS
     if more and (is_pair or as_captions):
         raise SampleRejected(
             RejectReason.SEVERAL_IMAGES, f"its {columns.url} is a list of {1 + len(more)}"

@@ -20,6 +20,7 @@ from pipeline.config import ReadConfig
 from pipeline.dataset.input_tars import Member, check_ends, read_members
 from pipeline.read.rows import (
     IMAGE_SUFFIXES,
+    NO_TURNS,
     RawRow,
     excerpt,
     plain_text,
@@ -214,7 +215,7 @@ def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
         names = ", ".join(excerpt(image.name) for image in sample.images[:4])
         raise SampleRejected(RejectReason.SEVERAL_IMAGES, names)
     if not sample.images:
-        if columns.conversations is None or values[columns.conversations] is None:
+        if columns.conversations is None or values[columns.conversations] in NO_TURNS:
             raise SampleRejected(RejectReason.MISSING_IMAGE, _why_no_image(sample))
         return row_of_record(values, replace(columns, url=None), config.as_captions)
     image, path = sample.images[0], absolute(path)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,28 @@ def test_sigterm_while_a_process_still_builds_ends_all_of_them_with_143(
     assert [rank.returncode for rank in ranks] == [143, 143]
     assert "stopped by SIGTERM before the first step" in said[0]
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_the_death_of_another_process_is_one_line(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = command_line(tiny_parts, "pretrain", caption_dataset, out)
+    words += ["--epochs", "5000", "--processes", "2"]
+    with (tmp_path / "said").open("w") as said:
+        run = subprocess.Popen(words, env=own_environment(), stderr=said, start_new_session=True)
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2)
+        found = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True)
+        os.kill(max(map(int, found.stdout.split())), signal.SIGKILL)
+        assert run.wait(timeout=200) == 137
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert "Traceback (most recent call last):" not in lines
+    assert [line for line in lines if "was ended by SIGKILL" in line]
+    [line] = [line for line in lines if line.startswith("error: process 0")]
+    assert "another process of this run died" in line
+    assert len([line for line in lines if "gloo" in line]) <= 1

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from schemas.command_line import print_error
 from schemas.terminal import Console
 
 PR_SET_PDEATHSIG = 1
@@ -16,6 +17,17 @@ PR_SET_PDEATHSIG = 1
 STATUS_TERMINATED = 128 + signal.SIGTERM
 """What a process ends with that SIGTERM stopped, whether or not it had something to save: whoever
 waits for a model must not go on. As shells write it."""
+SIGNS_OF_A_LOST_PEER = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "remote process",
+    "timed out waiting",
+    "gloo/transport",
+    "nccl communicator was aborted",
+    "failed to recv",
+)
+"""What gloo, NCCL and torch's store say when a process at the other end is gone."""
 SECONDS_TO_FOLLOW = 60.0
 """Time that the others have to end by themselves when one process failed: it may be saving."""
 
@@ -100,6 +112,13 @@ def _end_before_first_step() -> None:
     sys.exit(STATUS_TERMINATED)
 
 
+def is_peer_lost(error: Exception) -> bool:
+    """Returns whether an error in a collective tells of another process that is gone."""
+    words = str(error).lower()
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return is_one_of_several and any(sign in words for sign in SIGNS_OF_A_LOST_PEER)
+
+
 def free_port() -> int:
     """Returns a port of this machine that nothing listens on."""
     with socket.socket() as server:
@@ -116,10 +135,21 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
         ended = [child.returncode for child in children if child.returncode]
         failures = [status for status in ended if status != STATUS_TERMINATED]
         if failures and failed_at is None:
+            _say_who_was_killed(children)
             failed_at, status = time.monotonic(), failures[0]
         if failed_at is not None and time.monotonic() - failed_at > SECONDS_TO_FOLLOW:
             break
-    return status or next((child.returncode for child in children if child.returncode), 0)
+    status = status or next((child.returncode for child in children if child.returncode), 0)
+    return status if status >= 0 else 128 - status
+
+
+def _say_who_was_killed(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Says which process a signal ended: it could say nothing itself."""
+    for rank, child in enumerate(children):
+        if child.returncode is not None and child.returncode < 0:
+            name = signal.Signals(-child.returncode).name
+            hint = " (the system does so when memory runs out)" if name == "SIGKILL" else ""
+            print_error(f"process {rank} of {len(children)} was ended by {name}{hint}")
 
 
 def _send(children: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:

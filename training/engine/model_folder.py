@@ -1,6 +1,5 @@
 """Model folders as transformers reads them, written from any ZeRO stage."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from schemas.disk import written_whole
+from schemas.errors import StorageError
 from training.model.lora import has_lora, merge_lora
 
 
@@ -17,18 +18,24 @@ def save_model_folder(model: Any, processor: Any, folder: Path) -> None:
     Args:
         model: an AlignGPT model, its weights split over the processes or not. Adapters of LoRA
             are merged: what is written is a plain model.
+
+    Raises:
+        StorageError: in all processes, if the disk takes no more; nothing is left half written.
     """
     weights = gathered_weights(model)
+    failure: list[str | None] = [None]
     if dist.get_rank() == 0:
-        aside = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
         if has_lora(model):
             weights = merge_lora(model, weights)
-        model.save_pretrained(aside, state_dict=weights)
-        processor.save_pretrained(aside)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.replace(folder)
-    dist.barrier()
+        try:
+            with written_whole(folder) as aside:
+                model.save_pretrained(aside, state_dict=weights)
+                processor.save_pretrained(aside)
+        except StorageError as error:
+            failure = [str(error)]
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise StorageError(failure[0])
 
 
 def gathered_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from schemas.progress import shown
 from training.data.collate import Batch
 from training.data.dataset import TrainDataset
 from training.data.loader import PackedRows, Rows, load_batches
@@ -161,7 +162,8 @@ def sample_results(
     was_training = engine.training if hasattr(engine, "training") else True
     engine.eval()
     with torch.no_grad():
-        for batch in load_batches(rows, order, workers=0, pin_memory=False):
+        batches = load_batches(rows, order, workers=0, pin_memory=False)
+        for batch in shown("validating with pictures", batches, len(order), unit="batch"):
             found |= _batch_results(batch, batch_loss(engine, batch, num_levels))
     engine.train(was_training)
     everyone: list[Any] = [None] * dist.get_world_size()

@@ -135,6 +135,11 @@ class PretrainedTower:
     image_std: tuple[float, ...]
 
 
+CLIP_KINDS = ("clip", "clip_vision_model")
+SIGLIP_KINDS = ("siglip", "siglip_vision_model")
+"""Kinds of configurations that transformers' CLIP and SigLIP vision models have."""
+
+
 def load_tower(name_or_path: str) -> PretrainedTower:
     """Returns a pretrained tower.
 
@@ -148,9 +153,15 @@ def load_tower(name_or_path: str) -> PretrainedTower:
         return _load_timm_tower(name_or_path.removeprefix("timm:"))
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     vision_config = getattr(config, "vision_config", config)
+    if vision_config.model_type.startswith("siglip2"):
+        raise ConfigError(
+            f"{name_or_path} is a SigLIP 2 of the kind NaFlex, for pictures of any shape, cut into "
+            "patches: take one of a fixed size, as google/siglip2-so400m-patch14-384"
+        )
+    backbone = _transformers_tower(name_or_path, vision_config)
     images = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     return PretrainedTower(
-        backbone=_transformers_tower(name_or_path, vision_config),
+        backbone=backbone,
         config=vision_config,
         image_mean=tuple(images.image_mean),
         image_std=tuple(images.image_std),
@@ -168,8 +179,8 @@ def _is_timm_folder(name_or_path: str) -> bool:
 
 def _transformers_tower(name_or_path: str, vision_config: PreTrainedConfig) -> nn.Module:
     """Returns the vision half of a CLIP or SigLIP folder."""
-    for prefix, model in (("clip", CLIPVisionModel), ("siglip", SiglipVisionModel)):
-        if vision_config.model_type.startswith(prefix):
+    for kinds, model in ((CLIP_KINDS, CLIPVisionModel), (SIGLIP_KINDS, SiglipVisionModel)):
+        if vision_config.model_type in kinds:
             backbone: nn.Module = model.from_pretrained(name_or_path)
             return backbone
     raise ConfigError(
@@ -219,6 +230,11 @@ def wrap_timm(model: nn.Module, model_args: dict[str, Any] | None = None) -> Pre
 
 def _as_sequence(features: Tensor, model: nn.Module) -> Tensor:
     """Returns features (I, P, C) from a sequence or from a map in either order of axes."""
+    if not isinstance(features, Tensor):
+        raise ConfigError(
+            f"a timm tower must give a map or a sequence, this one gives a "
+            f"{type(features).__name__} (NaFlex does): take one for pictures of a fixed size"
+        )
     if features.ndim == 3:
         return features
     if features.ndim != 4:

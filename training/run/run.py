@@ -5,7 +5,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any
@@ -177,7 +177,7 @@ class Run:
         if not math.isfinite(totals.loss):
             raise LossNotFinite(
                 f"the loss of step {step.number} is {totals.loss}; this process had the samples "
-                f"{', '.join(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
+                f"{_named(keys)}. Lower optimizer.learning_rate, or train in fp32; the run "
                 "goes on from its last checkpoint"
             )
         norm = self._gradient_norm()
@@ -185,7 +185,7 @@ class Run:
         if not self.engine.was_step_applied() or not math.isfinite(norm):
             raise LossNotFinite(
                 f"the gradient of step {step.number} is not finite, its loss was {totals.loss}; "
-                f"this process had the samples {', '.join(keys)}. Lower optimizer.learning_rate, "
+                f"this process had the samples {_named(keys)}. Lower optimizer.learning_rate, "
                 "or train in fp32; the run goes on from its last checkpoint"
             )
         seconds = time.perf_counter() - started_at
@@ -333,6 +333,16 @@ class Run:
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
         self._was_asked_to_stop = True
+
+
+NAMED = 10
+"""Most samples that a message names."""
+
+
+def _named(keys: Sequence[str]) -> str:
+    """Returns the keys in words, the first of many."""
+    more = f" and {len(keys) - NAMED:,} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
 
 
 def _is_due(done: int, every: int) -> bool:

@@ -143,6 +143,6 @@ def test_the_best_scored_of_several_captions_is_in_the_dataset(
             assert text is not None and text.read().decode() == row["caption"]
             assert values is not None
             several = json.loads(values.read())["captions"]
-            assert several == (json.loads(row["captions"]) if row["captions"] else None)
+            assert several == (json.loads(row["captions"]) if row["captions"] else [row["caption"]])
     assert len(set(index.values())) > 2
     assert rescore_dataset(layout.root, sample=9).largest_difference <= 1e-4

@@ -99,7 +99,7 @@ def test_members_stand_in_the_order_of_the_rows_and_hold_text_and_metadata(tmp_p
         assert {member.mtime for member in tar.getmembers()} == {0}
         text_row = next(row for row in rows if row["url"] is None)
         values = json.load(tar.extractfile(f"{text_row['key']}.json"))
-        assert values["conversations"] == json.loads(text_row["conversations"])
+        assert values["conversations"] == text_row["conversations"]
 
 
 @pytest.mark.filterwarnings("ignore:String specifications:UserWarning")

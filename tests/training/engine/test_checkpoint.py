@@ -9,6 +9,7 @@ import pytest
 from schemas.errors import StorageError
 from tests.training.test_train import go_back, logged, stage_2
 from training.engine.checkpoint import superseded
+from training.exchange import export_model
 from training.train import train
 
 
@@ -95,3 +96,35 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
     resize(small_disk, "64m")
     assert train(config, [conversation_dataset], str(run))
     assert logged(run, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-6)
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_half_of_a_model(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, small_disk: Path
+) -> None:
+    config = stage_2(tiny_parts, max_steps=2)
+    whole, run = tmp_path / "whole", small_disk / "run"
+    assert train(config, [conversation_dataset], str(whole))
+    model = size_of(whole / "model")
+    room = used(small_disk) + size_of(whole) - model // 2
+    resize(small_disk, f"{room // 1024}k")
+    with pytest.raises(StorageError, match=r"model could not be written.* nothing of it is left"):
+        train(config, [conversation_dataset], str(run))
+    assert not [path for path in run.iterdir() if "model" in path.name]
+    assert not (run / "finished.json").exists()
+    resize(small_disk, "64m")
+    assert train(config, [conversation_dataset], str(run))
+    assert size_of(run / "model") == model
+
+
+def test_a_disk_that_is_full_keeps_no_half_of_an_export(
+    tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, small_disk: Path
+) -> None:
+    assert train(stage_2(tiny_parts, max_steps=1), [conversation_dataset], str(tmp_path / "run"))
+    model = tmp_path / "run" / "model"
+    resize(small_disk, f"{(used(small_disk) + size_of(model) // 2) // 1024}k")
+    for form in ("aligngpt", "stage_1"):
+        if form == "stage_1":
+            resize(small_disk, "8k")
+        with pytest.raises(StorageError, match="out could not be written"):
+            export_model(str(model), str(small_disk / "out"), form=form, vision_tower="t")
+        assert list(small_disk.iterdir()) == []

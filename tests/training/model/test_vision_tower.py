@@ -188,3 +188,10 @@ def test_the_familys_siglip_at_384_and_768_gives_729_vectors_of_both_scales():
         tower = VisionTower(config)
         features = tower(torch.empty(2, 3, 768, 768))
     assert features.shape == (2, 729, 2 * 1152) == (2, 729, config.vision_hidden_size)
+
+
+def test_a_tower_for_pictures_of_any_shape_is_refused_in_words(tmp_path):
+    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.Siglip2VisionConfig(**settings).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"SigLIP 2 of the kind NaFlex.* of a fixed size"):
+        load_tower(str(tmp_path))

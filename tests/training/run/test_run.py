@@ -18,7 +18,7 @@ from training.parts import from_parts
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_13b
 from training.run.build import parameter_groups
 from training.run.folder import differences
-from training.run.run import learning_rate_factor
+from training.run.run import _named, learning_rate_factor
 
 
 def test_the_rate_rises_in_a_line_and_falls_along_half_a_cosine() -> None:
@@ -188,3 +188,9 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     log.write(1, {"train/loss": 2.5})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train/loss": 2.5}
+
+
+def test_a_message_names_ten_samples_at_most() -> None:
+    keys = [f"{number:032x}" for number in range(1234)]
+    assert _named(keys[:10]) == ", ".join(keys[:10])
+    assert _named(keys) == ", ".join(keys[:10]) + " and 1,224 more"

@@ -1,0 +1,52 @@
+"""Folders that are written whole or not at all, and what a full disk looks like."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from schemas.disk import is_out_of_room, written_whole
+from schemas.errors import StorageError
+
+
+def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for text in ("old", "new"):
+        with written_whole(folder) as aside:
+            aside.mkdir()
+            (aside / text).write_text(text)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"),
+            StorageError,
+        ),
+        (ValueError("something else"), ValueError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_what_fails_leaves_nothing_and_the_folder_before(
+    error: BaseException, raised: type[BaseException], tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(raised), written_whole(tmp_path / "model") as aside:
+        aside.mkdir()
+        (aside / "half").touch()
+        raise error
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_known_by_what_the_system_says() -> None:
+    with pytest.raises(OSError) as found, Path("/dev/full").open("w") as file:
+        file.write("a")
+        file.flush()
+    assert is_out_of_room(found.value)
+    assert not is_out_of_room(FileNotFoundError(errno.ENOENT, "no such file"))
