@@ -61,7 +61,7 @@ USES = [
         "transformers",
         "transformers.utils.chat_template_utils",
         "render_jinja_template",
-        "training/data/conversations.py",
+        "training/data/spans.py",
     ),
     ("transformers", "transformers.modeling_utils", "PreTrainedModel._no_split_modules", None),
     ("torch", "torch", "_assert_async", "training/model/packing/segments.py"),

@@ -38,6 +38,7 @@ from pipeline.score.precision import (
     SettledPrecision,
     record_precision,
     settle_precision,
+    with_recorded,
     with_settled,
 )
 from schemas.command_line import format_seconds
@@ -148,9 +149,9 @@ def with_checked_inputs(job: Job) -> Job:
 def with_settled_precision(
     job: Job, layout: DatasetLayout, console: Console
 ) -> tuple[Job, SettledPrecision | None]:
-    """Returns the job with the precision that it scores in, which it says; None if it does not."""
+    """Returns the job with the precision of its scores; what it was settled by, if it scores."""
     if Stage.SCORE not in job.stages:
-        return job, None
+        return replace(job, config=with_recorded(layout, job.config)), None
     settled = settle_precision(layout, job.config, job.redo)
     console.print(str(settled), highlight=False, markup=False)
     if settled.warning is not None:

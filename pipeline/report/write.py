@@ -61,7 +61,6 @@ DECIDING_PACKAGES = (
 HINTS = {
     RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
     RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
-    RejectReason.DNS_FAILED.value: "where there is a proxy, fetch.proxy names it",
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
     RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
     RejectReason.MISSING_URL.value: "read.url_column names the column of the images",
@@ -71,7 +70,9 @@ HINTS = {
     RejectReason.UNTRAINABLE_CONVERSATION.value: (
         "a conversation needs a turn of the user and an answer with words"
     ),
-    RejectReason.DNS_FAILED.value: "mend the connection, then `aligngpt-curate retry`",
+    RejectReason.DNS_FAILED.value: (
+        "mend the connection or name the proxy by fetch.proxy, then `aligngpt-curate retry`"
+    ),
     RejectReason.CONNECT_FAILED.value: "mend the connection, then `aligngpt-curate retry`",
     RejectReason.TIMED_OUT.value: "raise fetch.timeout_seconds, then `aligngpt-curate retry`",
     RejectReason.HOST_UNAVAILABLE.value: "try again later: `aligngpt-curate retry`",

@@ -58,6 +58,14 @@ def with_settled(config: CurationConfig, settled: SettledPrecision) -> CurationC
     return replace(config, score=replace(config.score, precision=settled.precision))
 
 
+def with_recorded(layout: DatasetLayout, config: CurationConfig) -> CurationConfig:
+    """Returns the configuration with what the folder's scores were made in in place of `auto`."""
+    recorded = _recorded(layout).get("precision")
+    if recorded is None or config.score.precision != "auto":
+        return config
+    return replace(config, score=replace(config.score, precision=recorded))
+
+
 def record_precision(layout: DatasetLayout, settled: SettledPrecision) -> None:
     """Writes down why a dataset has its precision, once."""
     if settled.precision != _recorded(layout).get("precision"):

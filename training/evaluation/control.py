@@ -54,8 +54,8 @@ def exchanged(samples: Sequence[Pictured]) -> list[int | None]:
         if count:
             members.sort(key=lambda index: _order(samples[index].key))
             for place, index in enumerate(members):
-                others = (*members[place + 1 :], *members[:place])
                 mine = samples[index]
+                others = (members[(place + step) % len(members)] for step in range(1, len(members)))
                 chosen[index] = next((o for o in others if _differ(mine, samples[o])), None)
     return chosen
 

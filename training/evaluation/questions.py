@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,20 @@ class Picture:
             raise ConfigError(f"the picture {self.name} cannot be read: {error}") from error
         picture.info = {}  # its orientation must not turn it later
         return picture
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the picture's file, 64 hex digits: the same under any name.
+
+        Raises:
+            ConfigError: if it is not there or cannot be read.
+        """
+        try:
+            if self.encoded or self.row >= 0:
+                return hashlib.sha256(self._bytes().getvalue()).hexdigest()
+            with Path(self.path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, binascii.Error) as error:
+            raise ConfigError(f"the picture {self.name} cannot be read: {error}") from error
 
     def is_there(self) -> bool:
         """Returns whether the picture's file exists, without reading it."""

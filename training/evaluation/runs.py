@@ -124,7 +124,9 @@ def exchange(questions: Sequence[Question]) -> list[Question]:
     """Returns the questions that have another picture to be asked about, with that picture."""
     pictures = {q.picture.name: q.picture for q in questions if q.picture is not None}
     names = sorted(pictures)
-    described = [Pictured(key=name, hashes=(name,), caption="") for name in names]
+    described = [
+        Pictured(key=name, hashes=(pictures[name].digest(),), caption="") for name in names
+    ]
     others = dict(zip(names, exchanged(described), strict=True))
     asked = []
     for question in questions:

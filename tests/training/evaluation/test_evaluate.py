@@ -1,5 +1,6 @@
 """Answers of a real tiny model: the same in any batch, after any stop, with any processes."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from training.evaluation import evaluate as evaluate_module
 from training.evaluation.catalogue import benchmark, benchmarks
 from training.evaluation.evaluate import tasks_of
 from training.evaluation.generate import Answerer, load_answerer
-from training.evaluation.questions import Picture
+from training.evaluation.questions import Picture, Question
 from training.evaluation.runs import answer_task, exchange, finish_task, image_mode
 from training.parts import load_folder
 
@@ -170,6 +171,20 @@ def test_questions_about_one_picture_get_the_same_other(pope_root: str) -> None:
         assert own.picture is not None and other.picture is not None
         others.setdefault(own.picture.name, set()).add(other.picture.name)
     assert all(len(names) == 1 for names in others.values())
+
+
+def test_a_picture_is_never_exchanged_for_the_same_file_under_another_name(tmp_path: Path) -> None:
+    content = {"a.jpg": b"one", "b.jpg": b"one", "c.jpg": b"another", "d.jpg": b"one"}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    pictures = [Picture(name=name, path=str(tmp_path / name)) for name in content]
+    pictures.append(Picture(name="e.jpg", encoded=base64.b64encode(b"one").decode()))
+    asked = exchange([Question(question_id=p.name, prompt="", picture=p) for p in pictures])
+    got = {question.question_id: question.picture for question in asked}
+    assert len(got) == 5
+    assert all(
+        other is not None and other.name == "c.jpg" for key, other in got.items() if key != "c.jpg"
+    )
 
 
 def test_a_missing_picture_is_named_before_the_model_is_loaded(
