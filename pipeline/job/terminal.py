@@ -122,7 +122,10 @@ class ProgressDisplay:
         working = [tally for tally in self._tallies.values() if tally.is_running]
         if working:
             return progress_line(working[0], now)
-        left = [tally.stage.value for tally in self._tallies.values() if not tally.is_done]
+        tallies = list(self._tallies.values())
+        # Nobody may know how many rows are read: what came after shows that they are.
+        last_seen = max((at for at, tally in enumerate(tallies) if tally.shards_seen), default=0)
+        left = [tally.stage.value for tally in tallies[last_seen:] if not tally.is_done]
         doing = f"{left[0]}: getting ready" if left else "finishing"
         return f"{doing}, {format_seconds(now - self._began_at)} since the start"
 

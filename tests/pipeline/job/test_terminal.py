@@ -181,3 +181,15 @@ def test_a_job_without_news_says_that_it_is_alive(layout, read, monkeypatch):
     begin(layout, Stage.FETCH, 0, 300, 0, 0)
     lines = shown(layout, [Stage.FETCH])
     assert lines[-1] == "fetch: 0 of 610 pairs, 0 of 3 shards done, 0 rejected"
+
+
+def test_what_is_being_prepared_is_what_follows_the_work_seen_last(layout, monkeypatch):
+    monkeypatch.setattr("pipeline.job.terminal.SILENCE_SECONDS", 0.0)
+    stages = [Stage.READ, Stage.FETCH, Stage.SCORE]
+    assert shown(layout, stages)[-1].startswith("read: getting ready")
+    report(layout, Stage.READ, 0, 0, 10, 1)  # of a text file nobody knows how many rows it has
+    commit_text(layout.pairs(0), "")
+    balance = {"shards": 1, "pairs_per_shard": 10, "kept": 10}
+    commit_text(f"{layout.run}/read.json", json.dumps(balance))
+    report(layout, Stage.FETCH, 0, 10, 10, 0)
+    assert shown(layout, stages)[-1].startswith("score: getting ready")
