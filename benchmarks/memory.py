@@ -274,8 +274,9 @@ def logit_bytes(model: Any, config: TrainConfig, width: int) -> float:
 
 
 HEADS = (
-    *("recipe", "GPUs", "weights", "gradients", "optimizer", "buffers", "activations", "logits"),
-    *("sum", "fits on", "activations, all kept"),
+    *("recipe", "GPUs", "sum", "fits on"),
+    *("weights", "gradients", "optimizer", "buffers", "activations", "logits"),
+    "activations, all kept",
 )
 
 
@@ -296,12 +297,15 @@ def rows(config: TrainConfig, numbers: tuple[int, ...]) -> Iterator[list[str]]:
         except ConfigError:
             continue
         held = (memory.weights, memory.gradients, memory.optimizer, memory.buffers)
-        columns = (*held, memory.activations, memory.logits, memory.total)
-        card = next(
-            (f"{card} GB" for card in CARDS if memory.total <= USED_RATIO * card * GB), "none"
-        )
-        kept = f"{memory.all_kept / GB:.2f}"
-        yield [str(gpus), *(f"{number / GB:.2f}" for number in columns), card, kept]
+        columns = (*held, memory.activations, memory.logits, memory.all_kept)
+        total, *others = (f"{size / GB:.2f}" for size in (memory.total, *columns))
+        yield [str(gpus), total, smallest_card(memory.total), *others]
+
+
+def smallest_card(taken: float) -> str:
+    """Returns the smallest GPU that has room for so many bytes."""
+    fitting = [card for card in CARDS if taken <= USED_RATIO * card * GB]
+    return f"{fitting[0]} GB" if fitting else "none"
 
 
 def base_recipes() -> dict[str, TrainConfig]:
