@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -135,13 +135,22 @@ def assemble(config: TrainConfig, init: str | None) -> Assembled:
         init: a model folder; None puts one together from the parts in `config.model`.
     """
     assembled = from_parts(config) if init is None else from_folder(init, config)
+    choose_trained(assembled.model, config)
+    return assembled
+
+
+def choose_trained(model: nn.Module, config: TrainConfig) -> None:
+    """Freezes all weights but those that learn: with LoRA, adapters for the language model's own.
+
+    Raises:
+        ConfigError: if `train_parts` names what this model does not have.
+    """
     rules = config.train_parts
     if config.lora.rank:
         lora = config.lora
-        add_lora(assembled.model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
+        add_lora(model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
         rules = tuple(LORA_RULE if rule == "language_model" else rule for rule in rules)
-    set_trainable(assembled.model, rules)
-    return assembled
+    set_trainable(model, rules)
 
 
 def from_parts(config: TrainConfig) -> Assembled:

@@ -55,7 +55,8 @@ def finetune_7b_one_gpu() -> TrainConfig:
     """Returns stage 2 with Vicuna 7B by LoRA, meant for one GPU of 80 GB; not run on one yet.
 
     The language model's 6.7 G weights stay in bf16, about 13.5 GB; what learns, 0.32 G weights of
-    matrices of rank 128 and 0.02 G of projector and gate, has about 16 bytes each, 5.5 GB.
+    matrices of rank 128 and 0.02 G of projector and gate, has 18 bytes each, 6.1 GB.
+    Computed by `benchmarks/memory.py`.
     Source: haotian-liu/LLaVA, `finetune_lora.sh`, for rank, alpha and rates.
     """
     config = finetune_7b()
