@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import CLIPImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from training.config import DataConfig, ModelConfig, ParallelConfig, TrainConfig
@@ -20,16 +21,37 @@ def config_of(parts: dict[str, str], **settings: Any) -> TrainConfig:
     )
 
 
-def test_a_siglip_tower_at_two_scales_trains_and_is_saved_so(
-    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
-) -> None:
-    tower = tmp_path / "siglip"
+def save_siglip(tower: Path) -> None:
     siglip = SiglipVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         image_size=16, patch_size=4,
     )  # fmt: skip
     SiglipVisionModel(siglip).save_pretrained(tower)
     CLIPImageProcessor().save_pretrained(tower)
+
+
+def test_stage_1_squashes_pictures_for_siglip_and_crops_them_for_others(
+    tiny_parts: dict[str, str], tmp_path: Path
+) -> None:
+    save_siglip(tmp_path / "siglip")
+    # Red at its left end, where a crop to a square does not reach.
+    wide = Image.new("RGB", (48, 16), "white")
+    wide.paste("red", (0, 0, 12, 16))
+    is_seen = {}
+    for tower in (tiny_parts["vision_tower"], str(tmp_path / "siglip")):
+        parts = from_parts(config_of({**tiny_parts, "vision_tower": tower}))
+        mode = parts.image_mode("caption")
+        pixels = parts.processor.image_processor.pixels(wide, mode)
+        is_seen[mode] = bool((pixels[0] - pixels[1]).max() > 1.0)
+        assert parts.image_mode("conversation") == "pad"
+    assert is_seen == {"crop": False, "squash": True}
+
+
+def test_a_siglip_tower_at_two_scales_trains_and_is_saved_so(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    tower = tmp_path / "siglip"
+    save_siglip(tower)
     parts = {**tiny_parts, "vision_tower": str(tower)}
     config = config_of(parts, image_scales=(16, 32), gate_reads_answer=True)
     assert train(config, [caption_dataset], str(tmp_path / "run"))
