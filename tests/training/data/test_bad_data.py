@@ -1,4 +1,5 @@
 import json
+import re
 import os
 import shutil
 import subprocess
@@ -109,13 +110,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     config = replace(tiny_config(tiny_parts), optimizer=optimizer, save_every_steps=1)
     with pytest.raises(LossNotFinite, match=r"step \d+ is (nan|inf)") as stopped:
         train(config, [caption_dataset], str(tmp_path))
-    named = str(stopped.value).split("the samples ")[1].split(". Lower")[0].split(", ")
+    said = str(stopped.value).split("the samples ")[1].split(". Lower")[0]
+    named = re.findall(r"[0-9a-f]{32}", said)
     rows = [
         row["key"]
         for path in sorted(Path(caption_dataset, "train").glob("*.parquet"))
         for row in pq.read_table(path).to_pylist()
     ]
-    assert named and set(named) <= set(rows)
+    assert len(named) == 10 and set(named) <= set(rows)
+    assert re.search(r" and \d+ more$", said)
     state = json.loads((tmp_path / "checkpoints" / "step-00000001" / "run.json").read_text())
     assert state["step"] == 1
 
