@@ -27,8 +27,8 @@ def keep_freed_memory() -> bool:
     """Returns whether glibc was told to keep freed memory instead of giving it back.
 
     A model frees its large tensors with every batch and asks for the same again. By default each
-    is mapped anew, and the kernel clears its pages: of scoring with a convolutional tower this
-    took two thirds (`benchmarks/score_memory.py`). The process keeps what it once needed at most.
+    is mapped anew, and the kernel clears its pages: of scoring with RN50 this took two fifths
+    (`benchmarks/score_memory.py`). The process keeps what it once needed at most.
     To be called before the process starts threads.
     """
     return _set(KEEPING_ALL)
