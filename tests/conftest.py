@@ -12,6 +12,11 @@ import pytest
 # Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Workers of a job are processes of their own, which unpickle functions of these tests.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 import open_clip
 import torch
 from hypothesis import settings
