@@ -89,12 +89,20 @@ def read_table(
 ) -> pa.Table:
     """Returns the table in a Parquet file that `write_table` wrote.
 
+    Columns that have come since it was written, all of them nullable, are null.
+
     Raises:
         DatasetError: if the file is of another record type or schema version.
     """
     with pq.ParquetFile(file) as parquet:
         check_schema(parquet.schema_arrow, expected, str(file))
-        return parquet.read(columns=columns)
+        table = parquet.read(columns=columns)
+    for name in expected.names if columns is None else columns:
+        if name not in table.column_names and name in expected.names:
+            table = table.append_column(
+                expected.field(name), pa.nulls(len(table), expected.field(name).type)
+            )
+    return table
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, name: str) -> None:

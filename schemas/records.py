@@ -135,7 +135,7 @@ class Pair(CaptionedImage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchedSample(CaptionedImage):
+class StoredSample(CaptionedImage):
     """The pair with its image, decoded, resized and encoded."""
 
     image_format: Annotated[
@@ -165,6 +165,24 @@ class FetchedSample(CaptionedImage):
             return ()
         count = 1 + len(self.more_images or ())
         return tuple(image_member(self.key, self.image_format, number) for number in range(count))
+
+
+STORED_COLUMNS = [field.name for field in fields(StoredSample)]
+"""What is known of a stored image, here and in the train shards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedSample(StoredSample):
+    """The same, and what the stages after fetch look at without opening the tar."""
+
+    thumbnail: Annotated[
+        bytes | None,
+        Column(
+            pa.binary(),
+            "the (first) image squeezed to a square of 64, 32, 16 or 8 pixels, as JPEG; null for "
+            "text alone, and in tables from before there were any",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +228,7 @@ class LevelledSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSample(FetchedSample):
+class TrainSample(StoredSample):
     """A sample to train on: what is known of it, and where its image lies in the tar."""
 
     clip_score: Annotated[
@@ -250,6 +268,20 @@ class Rejection:
         str | None, Column(pa.string(), "for duplicates: the pair that stayed in its place")
     ]
     clip_score: Annotated[float | None, Column(pa.float32(), "if it was scored before")]
+    kept_cosine: Annotated[
+        float | None,
+        Column(
+            pa.float32(),
+            "for duplicates: cosine of its image embedding and that of the pair that stayed",
+        ),
+    ] = None
+    kept_look: Annotated[
+        float | None,
+        Column(
+            pa.float32(),
+            "for duplicates: how different the two look, 0 to 255; null without thumbnails",
+        ),
+    ] = None
 
 
 PAIR_SCHEMA = arrow_schema(Pair)

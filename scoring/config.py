@@ -86,6 +86,9 @@ class DeduplicateConfig:
 
     threshold: float = 0.95
     """Lowest cosine of two image embeddings that makes them near-duplicates; above 1 finds none."""
+    look_difference: float = 35.0
+    """Most by which near-duplicates may differ when their small copies are laid upon each other,
+    0 to 255; 255 leaves that second look out. docs/deduplication.md explains it."""
     cells: int = 0
     """Number of k-means cells; 0 chooses it from the number of embeddings."""
     probes: int = 8
@@ -109,6 +112,11 @@ class DeduplicateConfig:
             raise ConfigError(
                 f"deduplicate.threshold must be in (0, 2] (a cosine; above 1 finds none), "
                 f"got {self.threshold}"
+            )
+        if not 0.0 <= self.look_difference <= 255.0:
+            raise ConfigError(
+                "deduplicate.look_difference must be in 0..255 (255 leaves the second look out), "
+                f"got {self.look_difference}"
             )
         if self.cells < 0 or self.probes < 1:
             raise ConfigError(

@@ -20,6 +20,7 @@ from schemas.records import (
 )
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_file
+from scoring.images.thumbnails import thumbnail
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Row:
     pixels: str = ""
     caption: str = "a picture"
     source: str = "pairs.csv"
+    picture: np.ndarray | None = None
+    """What its thumbnail shows: (H, W, 3), uint8."""
 
     @property
     def url(self) -> str:
@@ -74,6 +77,7 @@ def fetched(row: Row) -> FetchedSample:
         original_height=8,
         sha256="0" * 64,
         pixel_hash=pixels,
+        thumbnail=None if row.picture is None else thumbnail(row.picture),
     )
 
 

@@ -4,17 +4,16 @@ Readers such as `datasets` take the types of a dataset from its first few sample
 must not be null in those and a list in the next.
 """
 
-import dataclasses
 import json
 from typing import Any
 
-from schemas.records import FetchedSample, json_text
+from schemas.records import STORED_COLUMNS, StoredSample, json_text
 
 TEXTS = ("url", "expected_hash", "image_format", "sha256", "pixel_hash")
 SIZES = ("width", "height", "original_width", "original_height")
 
 
-def member_json(sample: FetchedSample, more: dict[str, Any]) -> bytes:
+def member_json(sample: StoredSample, more: dict[str, Any]) -> bytes:
     """Returns what is known of a sample as JSON.
 
     A text that is not there is empty, a size 0; `captions` is a list also of one; lists that may be
@@ -23,7 +22,7 @@ def member_json(sample: FetchedSample, more: dict[str, Any]) -> bytes:
     Args:
         more: fields beside those of the record, of one type in a dataset.
     """
-    values = {**dataclasses.asdict(sample), **more}
+    values = {**{name: getattr(sample, name) for name in STORED_COLUMNS}, **more}
     values |= {name: values[name] or "" for name in TEXTS}
     values |= {name: values[name] or 0 for name in SIZES}
     values |= {name: values[name] or "[]" for name in ("conversations", "more_urls")}

@@ -15,7 +15,7 @@ def rejection(pair: CaptionedImage, rejected: SampleRejected, **more: Any) -> Re
     """Returns the row of the rejection table for a pair.
 
     Args:
-        more: `kept_key` or `clip_score`, where they are known.
+        more: `clip_score`, `kept_key` and the like, where they are known.
     """
     values: dict[str, Any] = {"kept_key": None, "clip_score": None, **more}
     return Rejection(

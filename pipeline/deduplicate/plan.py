@@ -3,6 +3,7 @@
 Free of Beam, as the search is.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,8 @@ from schemas.stages import Stage
 from schemas.storage import committed_fingerprint, open_read
 from scoring.config import DeduplicateConfig
 
+logger = logging.getLogger(__name__)
+
 NOT_DECIDING = frozenset({"device", "accelerator", "memory_bytes", "threads"})
 EXACT_BYTES_PER_ROW = 64
 
@@ -30,6 +33,8 @@ class ShardSurvey:
     width: int
     """Numbers in an embedding; 0 if none is stored."""
     fingerprint: str
+    has_thumbnails: bool = False
+    """Whether the fetched table holds small copies of the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class SearchPlan:
     """Numbers in an embedding; 0 if near-duplicates are not searched."""
     is_done: bool
     """Whether every shard's result is committed already."""
+    must_look_alike: bool = False
+    """Whether near-duplicates get a second look."""
     cell_groups: int = 0
     """Tasks that the cells are divided among."""
 
@@ -87,7 +94,9 @@ def survey_shard(shard: int, layout: DatasetLayout) -> ShardSurvey:
             embedding = batch["image_embedding"][0]
             width = len(embedding) if embedding.is_valid else 0
             break
-    return ShardSurvey(shard, rows, width, fingerprint)
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        has_thumbnails = "thumbnail" in pq.read_schema(file).names
+    return ShardSurvey(shard, rows, width, fingerprint, has_thumbnails)
 
 
 def plan_search(
@@ -108,9 +117,11 @@ def plan_search(
             "embeddings of one width: score again with score.keep_embeddings, or set "
             "deduplicate.threshold above 1 to leave near-duplicates in"
         )
+    must_look_alike = is_near and config.look_difference < 255 and _are_there_thumbnails(surveys)
+    left_out = NOT_DECIDING if must_look_alike else {*NOT_DECIDING, "look_difference"}
     fingerprint = stage_fingerprint(
         Stage.DEDUPLICATE,
-        deciding_settings(config, leave_out=sorted(NOT_DECIDING)),
+        deciding_settings(config, leave_out=sorted(left_out)),
         [f"{survey.shard}:{survey.fingerprint}" for survey in surveys],
     )
     return SearchPlan(
@@ -119,6 +130,7 @@ def plan_search(
         shards=tuple(survey.shard for survey in surveys),
         offsets=(0, *np.cumsum([survey.rows for survey in surveys]).tolist()),
         width=widths.pop() if is_near else 0,
+        must_look_alike=must_look_alike,
         is_done=all(
             is_committed(
                 layout.unique(survey.shard),
@@ -127,6 +139,19 @@ def plan_search(
             for survey in surveys
         ),
     )
+
+
+def _are_there_thumbnails(surveys: list[ShardSurvey]) -> bool:
+    """Returns whether any shard has thumbnails; says so if some do not."""
+    lacking = [survey.shard for survey in surveys if survey.rows and not survey.has_thumbnails]
+    if lacking:
+        logger.warning(
+            "the images of %d shards (first %05d) were fetched before thumbnails were kept: their "
+            "near-duplicates are told by embeddings alone. To fetch them anew: --redo fetch",
+            len(lacking),
+            lacking[0],
+        )
+    return any(survey.rows and survey.has_thumbnails for survey in surveys)
 
 
 def search_folder(layout: DatasetLayout) -> str:

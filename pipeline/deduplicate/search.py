@@ -3,7 +3,7 @@
     train_plan    cells, from a uniform sample of all embeddings         cells.npz
     spill_shard   a shard's rows, sorted by what they are searched in     near/ and exact/
     search_task   the pairs within some cells or some hashes              edges/
-    join_groups   the groups of all pairs, and the best of each           decisions/
+    join_groups   the groups of all pairs, and the best of each           decisions/ and kept/
 
 All lies below `_run/deduplicate/` in a folder named by the fingerprint of the search: a file that
 stands there is of this search, and a run that was stopped goes on behind it. Rows are numbered
@@ -11,10 +11,11 @@ through all shards; a task holds no more embeddings than `memory_bytes`, or one 
 larger.
 """
 
+import functools
 import io
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +43,9 @@ from scoring.duplicates.cells import (
     sample_size,
     train_cells,
 )
+from scoring.duplicates.looks import Looks
 from scoring.duplicates.search import components, search_all, search_cell
+from scoring.images.thumbnails import THUMBNAIL_BYTES
 
 
 def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfig) -> SearchPlan:
@@ -64,7 +67,8 @@ def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfi
         centroids = train_cells(sample, cells, seed=config.seed, device=device)
         homes = assign_cells(sample, centroids, config.threshold, config.probes, device)
         expected = np.bincount(homes[homes >= 0], minlength=len(centroids)) / len(sample)
-        group_bytes = np.cumsum(expected) * plan.count * plan.width * 4
+        row_bytes = plan.width * 4 + (THUMBNAIL_BYTES if plan.must_look_alike else 0)
+        group_bytes = np.cumsum(expected) * plan.count * row_bytes
         groups = np.minimum(group_bytes // config.memory_bytes, len(centroids) - 1)
         _, groups = np.unique(groups, return_inverse=True)
         with commit_file(path) as file:
@@ -89,7 +93,7 @@ def spill_shard(
     """Returns the shard once its rows lie sorted by the tasks that search them."""
     if plan.is_done:
         return shard
-    near, exact = _spill(plan, "near", shard), _spill(plan, "exact", shard)
+    near, exact = spill_path(plan, "near", shard), spill_path(plan, "exact", shard)
     if not exists(exact):
         write_batches(exact, _hash_batches(shard, layout, plan))
     if plan.cell_groups and not exists(near):
@@ -113,7 +117,7 @@ def search_task(
 
 def _search(task: SearchTask, config: DeduplicateConfig, plan: SearchPlan) -> NDArray[np.int64]:
     rows = pa.concat_tables(
-        [read_batches(_spill(plan, task.kind, shard), [task.group]) for shard in plan.shards]
+        [read_batches(spill_path(plan, task.kind, shard), [task.group]) for shard in plan.shards]
     ).combine_chunks()
     if task.kind == "exact":
         return _equal_rows(rows, config.must_captions_agree)
@@ -122,7 +126,7 @@ def _search(task: SearchTask, config: DeduplicateConfig, plan: SearchPlan) -> ND
 
 def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
     """Returns the plan once it is saved, for each shard, which of its rows give way to which."""
-    done = f"{plan.folder}/decisions/done"
+    done = f"{plan.folder}/joined"
     if plan.is_done or exists(done):
         return plan
     edges = [np.empty((2, 0), np.int64)]
@@ -142,6 +146,7 @@ def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
     table = pa.table(
         {
             "row": rows,
+            "kept_row": rows[best],
             "kept_key": members["key"].take(pa.array(best)),
             "is_kept": best == np.arange(len(rows)),
             "is_exact": pc.equal(members["pixel_hash"], members["pixel_hash"].take(pa.array(best))),
@@ -151,15 +156,25 @@ def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
     bounds = np.searchsorted(rows, plan.offsets)
     for place, shard in enumerate(plan.shards):
         part = table.slice(bounds[place], bounds[place + 1] - bounds[place])
-        write_batches(_spill(plan, "decisions", shard), part.to_batches(), part.schema)
+        write_batches(spill_path(plan, "decisions", shard), part.to_batches(), part.schema)
+    _write_loans(plan, table.filter(pc.invert(table["is_kept"])))
     with commit_file(done):
         pass
     return plan
 
 
+def _write_loans(plan: SearchPlan, losers: pa.Table) -> None:
+    """Writes for each shard which of its rows stay in the place of rows of which other shards."""
+    losers = losers.select(["row", "kept_row"]).sort_by([("kept_row", "ascending")])
+    bounds = np.searchsorted(losers["kept_row"].to_numpy(), plan.offsets)
+    for place, shard in enumerate(plan.shards):
+        part = losers.slice(bounds[place], bounds[place + 1] - bounds[place])
+        write_batches(spill_path(plan, "loans", shard), part.to_batches(), part.schema)
+
+
 def read_decisions(plan: SearchPlan, shard: int) -> pa.Table:
     """Returns the shard's rows that have duplicates: row in the shard, kept_key, is_kept, ..."""
-    table = read_batches(_spill(plan, "decisions", shard))
+    table = read_batches(spill_path(plan, "decisions", shard))
     rows = pc.subtract(table["row"], plan.first_row(shard))
     return table.set_column(0, "row", rows)
 
@@ -210,20 +225,22 @@ def _cell_batches(
     order = np.argsort(cells, kind="stable")
     groups = group_of_cell[cells[order]]
     captions = caption_hashes(_fetched_rows(layout, shard)["caption"].to_pylist())
+    thumbnails = scored_thumbnails(layout, shard) if plan.must_look_alike else None
     bounds = np.searchsorted(groups, np.arange(plan.cell_groups + 1))
     for first, last in itertools.pairwise(bounds.tolist()):
         taken = rows[order[first:last]]
-        yield pa.record_batch(
-            {
-                "cell": cells[order[first:last]],
-                "is_visitor": ranks[order[first:last]] > 0,
-                "row": taken + plan.offsets[place],
-                "caption": captions[taken],
-                "embedding": pa.FixedSizeListArray.from_arrays(
-                    pa.array(stored[taken].ravel()), plan.width
-                ),
-            }
-        )
+        columns = {
+            "cell": cells[order[first:last]],
+            "is_visitor": ranks[order[first:last]] > 0,
+            "row": taken + plan.offsets[place],
+            "caption": captions[taken],
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(stored[taken].ravel()), plan.width
+            ),
+        }
+        if thumbnails is not None:
+            columns["thumbnail"] = thumbnails.take(pa.array(taken))
+        yield pa.record_batch(columns)
 
 
 def _hash_batches(shard: int, layout: DatasetLayout, plan: SearchPlan) -> Iterator[pa.RecordBatch]:
@@ -269,7 +286,8 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
     order = np.lexsort((numbers, visitors, rows["cell"].to_numpy()))
     cells = rows["cell"].to_numpy()[order]
     captions = rows["caption"].to_numpy()
-    stored = _flat(rows["embedding"]).reshape(-1, width)
+    stored = flat(rows["embedding"]).reshape(-1, width)
+    thumbnails = rows["thumbnail"].chunk(0) if "thumbnail" in rows.column_names else None
     device = search_device(config)
 
     def search(places: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -278,12 +296,22 @@ def _near_rows(rows: pa.Table, width: int, config: DeduplicateConfig) -> NDArray
             len(places) - int(visitors[places].sum()),
             config.threshold,
             must_agree=captions[places] if config.must_captions_agree else None,
+            are_alike=_second_look(thumbnails, places, config.look_difference),
             device=device,
         )
         found: NDArray[np.int64] = numbers[places[pairs]]
         return found
 
     return search_all(search, np.split(order, np.flatnonzero(np.diff(cells)) + 1), config.threads)
+
+
+def _second_look(
+    thumbnails: pa.Array | None, places: NDArray[np.intp], limit: float
+) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None:
+    """Returns what tells of which pairs of a cell's rows the pictures look alike."""
+    if thumbnails is None:
+        return None
+    return functools.partial(Looks(thumbnails.take(pa.array(places))).are_alike, limit=limit)
 
 
 def _describe(rows: NDArray[np.int64], layout: DatasetLayout, plan: SearchPlan) -> pa.Table:
@@ -314,18 +342,27 @@ def _fetched_rows(layout: DatasetLayout, shard: int) -> dict[str, pa.Array]:
     }
 
 
+def scored_thumbnails(layout: DatasetLayout, shard: int) -> pa.Array:
+    """Returns the thumbnails of a shard's scored rows; null where there are none."""
+    with open_read(layout.scored(shard)) as file:
+        scored = read_table(file, SCORED_SCHEMA, ["key"])
+    return fetched_rows(layout, shard, scored["key"], ["thumbnail"])["thumbnail"].combine_chunks()
+
+
 def _stored_embeddings(
     layout: DatasetLayout, shard: int, count: int, width: int
 ) -> NDArray[np.float16]:
     with open_read(layout.scored(shard)) as file:
         table = read_table(file, SCORED_SCHEMA, ["image_embedding"]).slice(0, count)
-    return _flat(table["image_embedding"]).reshape(-1, width)
+    return flat(table["image_embedding"]).reshape(-1, width)
 
 
-def _flat(column: pa.ChunkedArray) -> NDArray[np.float16]:
+def flat(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """Returns the numbers of all lists of a column, one after another."""
     values: NDArray[np.float16] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values
 
 
-def _spill(plan: SearchPlan, kind: str, shard: int) -> str:
+def spill_path(plan: SearchPlan, kind: str, shard: int) -> str:
+    """Returns the path of what a step leaves of a shard."""
     return f"{plan.folder}/{kind}/{shard:05d}.arrow"

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton
+from numpy.typing import NDArray
 
 from pipeline.dataset.commits import is_committed, on_accelerator
 from pipeline.dataset.fetched_rows import fetched_pairs
 from pipeline.dataset.progress import ShardProgress, begin_step
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.deduplicate.distances import distances_to_kept, lend_kept
 from pipeline.deduplicate.plan import (
     SearchPlan,
     SearchTask,
@@ -75,7 +77,12 @@ class KeepBestOfDuplicates(beam.PTransform):
             | "After all searches" >> beam.WaitOn(searched)
             | "Join" >> beam.Map(join_groups, layout)
         )
-        unique = shards | "Keep" >> beam.Map(unique_shard, layout, AsSingleton(joined))
+        lent = shards | "Lend" >> beam.Map(lend_kept, layout, AsSingleton(joined))
+        unique = (
+            shards
+            | "After all loans" >> beam.WaitOn(lent)
+            | "Keep" >> beam.Map(unique_shard, layout, AsSingleton(joined))
+        )
         kept = unique | "All kept" >> beam.combiners.Count.Globally()
         _ = kept | "Clean" >> beam.Map(remove_search_files, layout)
         return unique
@@ -103,7 +110,8 @@ def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
     decisions = read_decisions(plan, shard)
     with ShardProgress(layout, Stage.DEDUPLICATE, shard, len(scored)) as progress:
         rejected = decisions.filter(pc.invert(decisions["is_kept"]))
-        rejections = _rejections(layout, shard, scored, rejected)
+        distances = distances_to_kept(shard, layout, plan, rejected)
+        rejections = _rejections(layout, shard, scored, rejected, distances)
         write_rejections(layout, Stage.DEDUPLICATE, shard, rejections, fingerprint)
         counts = np.zeros(len(scored), np.int32)
         counts[decisions["row"].to_numpy()] = decisions["duplicate_count"].to_numpy()
@@ -129,7 +137,11 @@ def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _rejections(
-    layout: DatasetLayout, shard: int, scored: pa.Table, rejected: pa.Table
+    layout: DatasetLayout,
+    shard: int,
+    scored: pa.Table,
+    rejected: pa.Table,
+    distances: tuple[NDArray[np.float64], NDArray[np.float32]],
 ) -> list[Rejection]:
     losers = scored.take(rejected["row"])
     rows = zip(
@@ -137,15 +149,18 @@ def _rejections(
         losers["clip_score"].to_pylist(),
         rejected["kept_key"].to_pylist(),
         rejected["is_exact"].to_pylist(),
+        *(pa.array(values, from_pandas=True).to_pylist() for values in distances),
         strict=True,
     )
     rejections = []
-    for pair, score, kept_key, is_exact in rows:
+    for pair, score, kept_key, is_exact, cosine, look in rows:
         if is_exact:
             reason, like = RejectReason.EXACT_DUPLICATE, "the same pixels as"
         else:
             reason, like = RejectReason.NEAR_DUPLICATE, "nearly the same image as"
         detail = f"{like} {kept_key}, which scored no lower"
         rejected_pair = SampleRejected(reason, detail)
-        rejections.append(rejection(pair, rejected_pair, kept_key=kept_key, clip_score=score))
+        known = {"kept_key": kept_key, "clip_score": score}
+        known |= {"kept_cosine": cosine, "kept_look": look}
+        rejections.append(rejection(pair, rejected_pair, **known))
     return rejections

@@ -94,6 +94,7 @@ def fetched_sample(
         sha256=image.sha256 if image else None,
         pixel_hash=image.pixel_hash if image else None,
         more_images=more or None,
+        thumbnail=image.thumbnail if image else None,
     )
 
 

@@ -25,8 +25,9 @@ from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
     SCORED_SCHEMA,
+    STORED_COLUMNS,
     TRAIN_SCHEMA,
-    FetchedSample,
+    StoredSample,
     TrainSample,
 )
 from schemas.shards import DatasetLayout
@@ -153,10 +154,10 @@ class HashingFile:
 
 def _samples_of(
     layout: DatasetLayout, piece: Piece, has_levels: bool
-) -> Iterator[tuple[FetchedSample, ScoreAndLevel, tuple[bytes, ...]]]:
+) -> Iterator[tuple[StoredSample, ScoreAndLevel, tuple[bytes, ...]]]:
     """Yields the samples of a piece with their images, in the order of their keys."""
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
-        fetched = read_table(file, FETCHED_SCHEMA)
+        fetched = read_table(file, FETCHED_SCHEMA, STORED_COLUMNS)
     if has_levels:
         levels = _read_levels(layout, piece)
         fetched = _with_chosen_captions(layout, piece.shard, fetched)
@@ -167,7 +168,7 @@ def _samples_of(
             key: (None, level) for key, level in zip(fetched["key"].to_pylist(), given, strict=True)
         }
     samples = {
-        row["key"]: FetchedSample(**row) for row in fetched.to_pylist() if row["key"] in levels
+        row["key"]: StoredSample(**row) for row in fetched.to_pylist() if row["key"] in levels
     }
     if len(samples) != len(levels):
         raise DatasetError(
@@ -205,7 +206,7 @@ def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, ScoreAndLevel
 
 
 def _add_sample(
-    tar: TarWriter, sample: FetchedSample, ranked: ScoreAndLevel, images: tuple[bytes, ...]
+    tar: TarWriter, sample: StoredSample, ranked: ScoreAndLevel, images: tuple[bytes, ...]
 ) -> TrainSample:
     """Adds a sample's members to the tar and returns its row."""
     score, level = ranked

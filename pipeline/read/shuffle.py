@@ -141,6 +141,8 @@ def _rejections(rows: pa.Table, kept_sources: pa.Array | None) -> pa.Table:
         "http_status": pa.nulls(count, pa.int16()),
         "kept_key": rows["key"] if is_duplicate else pa.nulls(count, pa.string()),
         "clip_score": pa.nulls(count, pa.float32()),
+        "kept_cosine": pa.nulls(count, pa.float32()),
+        "kept_look": pa.nulls(count, pa.float32()),
     }
     return pa.table(columns, schema=REJECTION_SCHEMA)
 

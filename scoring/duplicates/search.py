@@ -43,6 +43,9 @@ ROW_STEP, COLUMN_STEP = 128, 512
 """Tiles are multiples of these, so that few shapes occur: oneDNN prepares and keeps code for each,
 about a megabyte. Source: benchmarks/duplicates.py; any shape took three times as long."""
 
+LOOKS_AT_ONCE = 256
+"""Pairs that get a second look before what they join is known."""
+
 UNIT_MARGIN = 1e-3
 """How far from 1 the length of an embedding may be; rounding to half precision moves it by less."""
 
@@ -155,6 +158,7 @@ def search_cell(
     threshold: float,
     *,
     must_agree: NDArray[np.int64] | None = None,
+    are_alike: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None = None,
     device: str = "cpu",
 ) -> NDArray[np.int64]:
     """Returns pairs of rows, (2, m), that join all near-duplicates among the embeddings.
@@ -165,6 +169,7 @@ def search_cell(
         residents: how many of the first rows are at home in the cell; the others visit it and are
             not compared with each other.
         must_agree: (n,), numbers that must be equal in a pair.
+        are_alike: tells, (m,), of which pairs of rows a second look agrees that they are near.
     """
     count = len(embeddings)
     label = np.arange(count, dtype=np.int64)
@@ -196,14 +201,32 @@ def search_cell(
         is_near = values >= threshold + margin
         unsure = np.flatnonzero(~is_near)
         is_near[unsure] = exact_cosines(embeddings, left[unsure], right[unsure]) >= threshold
-        if is_near.any():
-            label = components(
-                count,
-                np.concatenate([np.arange(count), left[is_near]]),
-                np.concatenate([label, right[is_near]]),
-            )
+        label = _joined(label, left[is_near], right[is_near], are_alike)
     joined = np.flatnonzero(label != np.arange(count))
     return np.stack([label[joined], joined])
+
+
+def _joined(
+    label: NDArray[np.int64],
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    are_alike: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None,
+) -> NDArray[np.int64]:
+    """Returns the labels once pairs of near rows are joined, those that look alike if asked.
+
+    Pairs are looked at in parts: what the parts before have joined needs no look of its own.
+    """
+    step = len(left) if are_alike is None else LOOKS_AT_ONCE
+    for start in range(0, len(left), max(step, 1)):
+        here, there = left[start : start + step], right[start : start + step]
+        if are_alike is not None:
+            is_apart = label[here] != label[there]
+            here, there = here[is_apart], there[is_apart]
+            is_alike = are_alike(here, there)
+            here, there = here[is_alike], there[is_alike]
+        rows = np.arange(len(label))
+        label = components(len(label), np.concatenate([rows, here]), np.concatenate([label, there]))
+    return label
 
 
 def _large_groups_together(label: NDArray[np.int64], residents: int) -> NDArray[np.int64]:

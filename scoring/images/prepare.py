@@ -20,6 +20,7 @@ from scoring.images.plain import is_plain
 from scoring.images.png import without_texts
 from scoring.images.scaling import Pixels, resize, resize_reduced, scale_divisor
 from scoring.images.sniff import SNIFFED_BYTES, require_image
+from scoring.images.thumbnails import thumbnail
 from scoring.images.webp import with_true_length
 
 # Pillow's own limit warns and raises at a fixed size; ours is checked in the header, by settings.
@@ -108,6 +109,8 @@ class PreparedImage:
     original_height: int
     pixel_hash: str
     """128-bit hash of the pixels given to the encoder, 32 hex digits."""
+    thumbnail: bytes
+    """Small copy of those pixels, by which duplicates are told from what is merely alike."""
 
 
 def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False) -> PreparedImage:
@@ -146,6 +149,7 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
         original_width=original_width,
         original_height=original_height,
         pixel_hash=hash_pixels(pixels),
+        thumbnail=thumbnail(pixels),
     )
 
 

@@ -1,6 +1,7 @@
 """A pool of decoding processes: all cores at work, and a crash costs one image."""
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -44,6 +45,7 @@ class DecodedImage:
     original_height: int
     pixel_hash: str
     sha256: str | None
+    thumbnail: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,7 @@ class DecoderPool:
         header, encoded = await job.answer
         if "reason" in header:
             raise SampleRejected(REASONS[header["reason"]], header["detail"])
+        header["thumbnail"] = base64.b64decode(header["thumbnail"])
         return DecodedImage(encoded=encoded, **header)
 
     def _hand_out(self) -> None:

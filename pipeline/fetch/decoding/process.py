@@ -5,6 +5,7 @@ It reads jobs from its standard input and answers on its standard output, each a
 header and bytes. The first answer says that it has started.
 """
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -107,6 +108,7 @@ def answer(
         "original_width": image.original_width,
         "original_height": image.original_height,
         "pixel_hash": image.pixel_hash,
+        "thumbnail": base64.b64encode(image.thumbnail).decode(),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     return header, image.encoded

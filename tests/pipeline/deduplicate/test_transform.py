@@ -2,6 +2,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -155,3 +156,43 @@ def test_a_search_goes_on_on_another_device_with_other_threads_and_memory(layout
     elsewhere = DeduplicateConfig(device="cuda", threads=7, memory_bytes=1 << 20)
     assert plan_search(surveys, layout, elsewhere) == plan
     assert plan_search(surveys, layout, DeduplicateConfig(threshold=0.9)) != plan
+
+
+def picture(*lit):
+    """Returns a sign with three lamps, of which some are lit."""
+    pixels = np.zeros((120, 80, 3), np.uint8)
+    for lamp in lit:
+        pixels[10 + 35 * lamp : 40 + 35 * lamp, 25:55] = (255, 40 * lamp, 0)
+    return pixels
+
+
+def test_pictures_that_differ_stay_however_close_their_embeddings_are(layout):
+    red, copy, green = (
+        Row("red", 0.3, vector(1), picture=picture(0)),
+        Row("copy", 0.2, vector(1, 0.05), picture=picture(0)[2:118, 1:78]),
+        Row("green", 0.1, vector(1, 0.02), picture=picture(2)),
+    )
+    shards = write_shards(layout, [[green], [copy], [red]])
+    deduplicate(layout, shards)
+    assert kept(layout, shards) == {red.key: 1, green.key: 0}
+    (row,) = read_rows(layout.rejected(Stage.DEDUPLICATE, 1))
+    assert row["kept_key"] == red.key
+    assert row["kept_cosine"] == pytest.approx(vector(1) @ vector(1, 0.05), abs=1e-3)
+    assert 0 <= row["kept_look"] < 35
+    deduplicate(layout, shards, look_difference=255.0)
+    assert kept(layout, shards) == {red.key: 2}
+
+
+def test_tables_without_thumbnails_are_searched_by_embeddings_alone_and_that_is_said(
+    layout, caplog
+):
+    rows = [Row("a", 0.3, vector(1)), Row("b", 0.2, vector(1, 0.05))]
+    shards = write_shards(layout, [rows])
+    path = layout.fetched(0, "parquet")
+    pq.write_table(pq.read_table(path).drop_columns("thumbnail"), path)
+    deduplicate(layout, shards)
+    assert kept(layout, shards) == {rows[0].key: 1}
+    (row,) = read_rows(layout.rejected(Stage.DEDUPLICATE, 0))
+    assert row["kept_cosine"] > 0.95
+    assert row["kept_look"] is None
+    assert "before thumbnails were kept" in caplog.text
