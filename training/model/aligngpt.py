@@ -38,7 +38,7 @@ from training.model.packing.segments import (
     number_samples,
 )
 from training.model.projector import Projector
-from training.model.targets import kept_columns, next_targets, target_columns, token_loss
+from training.model.targets import next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
 
 
@@ -180,13 +180,10 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
             made_of = (input_ids, pixel_values, vision_features, alignment_level)
             embedded = embedded_before(inputs_embeds, made_of)
         rows = settings_of_rows(
-            self.language_model.config._attn_implementation,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            sample_index=sample_index,
-            use_cache=use_cache,
+            self.language_model.config._attn_implementation, attention_mask=attention_mask,
+            position_ids=position_ids, sample_index=sample_index, use_cache=use_cache,
             num_tokens=embedded.embeddings.shape[1],
-        )
+        )  # fmt: skip
         targets = None if labels is None else next_targets(labels, sample_index)
         if targets is not None and self.training:
             logits_to_keep = target_columns(targets)
@@ -199,8 +196,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         )
         loss = None
         if targets is not None:
-            kept = targets[:, kept_columns(logits_to_keep, targets.shape[1])]
-            loss = token_loss(outputs.logits, kept, num_items_in_batch)
+            loss = token_loss(outputs.logits, targets, logits_to_keep, num_items_in_batch)
         return AlignGPTOutput(
             loss=loss,
             logits=None if targets is not None and self.training else outputs.logits,
