@@ -29,7 +29,7 @@ from training.evaluation.validation import VALIDATION_WINDOW, Validation, valida
 from training.metrics.log import check_wandb
 from training.model.start import word_spread
 from training.model.trainable import trainable_table
-from training.parts import Assembled, assemble, check_packing, choose_attention
+from training.parts import Assembled, assemble, check_packing, set_attention
 from training.run.folder import RunFolder
 from training.run.run import Run
 from training.run.vision import fill_store, open_store, start_of_projector
@@ -52,7 +52,7 @@ def build(folder: RunFolder) -> Run:
     check_part_rates(parts.model, config)
     with at_work("trying out attention"):
         check_packing(parts, config, init)
-        attention = choose_attention(parts, config)
+        attention = set_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
