@@ -336,7 +336,8 @@ def flatten_messages(messages: Conversation) -> tuple[Conversation, list[Any]]:
 
 def _picture(part: dict[str, Any]) -> Any:
     """Returns the picture of an image part; None if the part only marks its place."""
-    source = next((part[name] for name in ("image", "path", "url") if part.get(name)), None)
+    named = (part.get(name) for name in ("image", "path", "url"))
+    source = next((one for one in named if one is not None), None)
     if source is None:
         source = part.get("image_url")
         source = source.get("url") if isinstance(source, dict) else source
