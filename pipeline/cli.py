@@ -18,10 +18,12 @@ from pipeline.commands import (
     Curate,
     Fetch,
     Inspect,
+    Merge,
     Report,
     Rescore,
     Retry,
     RunOptions,
+    Select,
     Verify,
 )
 from pipeline.config import CurationConfig
@@ -167,6 +169,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return 0
     if isinstance(command, Rescore):
         return rescore(command)
+    if isinstance(command, (Select, Merge)):
+        return select(command)
     from pipeline.job.failures import JobFailed
     from pipeline.job.run import Job, run_job
 
@@ -186,6 +190,21 @@ def rescore(command: Rescore) -> int:
     report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
     print(report)
     return 0 if report.is_reproduced else STATUS_FAILED
+
+
+def select(command: Select | Merge) -> int:
+    """Returns 0 once the samples that a command chooses are a dataset of their own."""
+    from pipeline.select.run import Selection, make_selection
+
+    selection = Selection(
+        command="select" if isinstance(command, Select) else "merge",
+        parents=(command.dataset,) if isinstance(command, Select) else command.datasets,
+        where=command.where if isinstance(command, Select) else None,
+        num_levels=command.cut_levels,
+        samples_per_shard=command.samples_per_shard,
+    )
+    make_selection(selection, command.out, Console(markup=False))
+    return 0
 
 
 def job_settings(command: Command) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from pipeline.dataset.manifests import read_manifest
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.shards import DatasetLayout
@@ -52,20 +53,6 @@ def verify_dataset(root: str) -> Verified:
         samples=manifest.kept,
         read_bytes=sum(entry.tar_bytes + entry.parquet_bytes for entry in manifest.shards),
     )
-
-
-def read_manifest(layout: DatasetLayout) -> Manifest:
-    """Returns the manifest of a dataset.
-
-    Raises:
-        DatasetError: if there is none, or of another schema version.
-    """
-    if not exists(layout.root):
-        raise DatasetError(f"there is no folder {layout.root}")
-    if not exists(layout.manifest):
-        raise DatasetError(f"{layout.root} has no manifest.json: run `report` or `curate` first")
-    with open_read(layout.manifest) as file:
-        return Manifest.from_json(file.read().decode())
 
 
 def imbalances(manifest: Manifest) -> Iterator[str]:
