@@ -162,7 +162,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         from pipeline.report.verify import verify_dataset
 
         try:
-            Console(markup=False).print(str(verify_dataset(command.dataset)), highlight=False)
+            found = verify_dataset(command.dataset, is_quick=command.quick)
+            Console(markup=False).print(str(found), highlight=False)
         except DatasetError as error:
             print_error(str(error))
             return STATUS_FAILED
