@@ -28,20 +28,7 @@ from schemas.stages import Stage
 from schemas.storage import commit_file
 
 SHARD_ROWS = 10_000
-WORDS = [
-    "a",
-    "red",
-    "green",
-    "old",
-    "small",
-    "house",
-    "cat",
-    "dog",
-    "street",
-    "tree",
-    "photo",
-    "sign",
-]
+WORDS = ("red", "green", "old", "small", "house", "cat", "dog", "street", "tree", "photo", "sign")
 REQUESTS = {
     "first page": "/",
     "levels 6 and up, 256 px": "/?level_from=6&min_side=256",

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.records import CaptionedImage, FetchedSample, TrainSample, pair_key
+from schemas.records import CaptionedImage, StoredSample, TrainSample, pair_key
 
 
 def test_a_key_never_changes():
@@ -21,6 +21,6 @@ def test_url_and_text_do_not_run_into_each_other():
 
 
 def test_each_record_holds_all_columns_of_the_one_it_extends():
-    records = (CaptionedImage, FetchedSample, TrainSample)
+    records = (CaptionedImage, StoredSample, TrainSample)
     names = [set(record.__dataclass_fields__) for record in records]
     assert names[0] < names[1] < names[2]

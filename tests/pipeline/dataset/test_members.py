@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.members import member_json
-from schemas.records import FetchedSample, json_text
+from schemas.records import FetchedSample, StoredSample, json_text
 
 WHOLE = FetchedSample(
     key="0" * 32,
@@ -31,7 +31,7 @@ WHOLE = FetchedSample(
 
 NULLABLE = [
     field.name
-    for field in dataclasses.fields(FetchedSample)
+    for field in dataclasses.fields(StoredSample)
     if field.name not in ("key", "caption", "source")
 ]
 
