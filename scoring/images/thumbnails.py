@@ -28,6 +28,7 @@ def thumbnail(pixels: Pixels) -> bytes:
         np.ascontiguousarray(resize(pixels, (side, side))),
         quality=QUALITY,
         colorspace="RGB",
-        colorsubsampling="420",
+        # Halved once more, the colours of a small copy would no longer be those of its places.
+        colorsubsampling="420" if side == SIDES[0] else "444",
     )
     return encoded
