@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -174,7 +175,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
     if isinstance(command, Browse):
         from pipeline.browse.page import serve
 
-        serve(command.dataset, command.port, say_address)
+        with suppress(KeyboardInterrupt):
+            serve(command.dataset, command.port, say_address)
         return 0
     if isinstance(command, (Select, Merge)):
         return select(command)

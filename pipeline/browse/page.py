@@ -62,6 +62,7 @@ class Page:
             Route("/edges", self.edges),
             Route("/picture/{folder}/{shard:int}/{row:int}", self.picture),
             Route("/style.css", self.style),
+            Route("/favicon.ico", _nothing),
         ]
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
         return Starlette(routes=routes, middleware=[hosts])
@@ -155,6 +156,10 @@ class Page:
             name=self._name, levels=self._levels, reasons=self._reasons, **values
         )
         return HTMLResponse(text, status_code=status, headers=HEADERS)
+
+
+def _nothing(request: Request) -> Response:
+    return Response(status_code=204, headers=HEADERS)
 
 
 def _picture_address(row: Row) -> str:
