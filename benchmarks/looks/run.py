@@ -61,10 +61,10 @@ def flattened(path: Path) -> Image.Image:
         return Image.alpha_composite(white, upper).convert("RGB")
 
 
-def as_file(image: Image.Image, **options: object) -> bytes:
-    """Returns a picture as a file, PNG if nothing else is said."""
+def as_file(image: Image.Image, image_format: str = "PNG", quality: int = 60) -> bytes:
+    """Returns a picture as a file; the quality is that of a JPEG."""
     out = io.BytesIO()
-    image.save(out, **({"format": "PNG"} | options))
+    image.save(out, image_format, quality=quality)
     return out.getvalue()
 
 
@@ -72,7 +72,7 @@ def planted(path: Path, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yields what was done to a picture, and the file."""
     rng, image = np.random.default_rng(seed), flattened(path)
     width, height = image.size
-    yield "JPEG 60", as_file(image, format="JPEG", quality=60)
+    yield "JPEG 60", as_file(image, "JPEG", quality=60)
     half = (max(1, width // 2), max(1, height // 2))
     yield "half size", as_file(image.resize(half, Image.Resampling.LANCZOS))
     left, top = rng.random(2) * 0.05 * np.array(image.size)

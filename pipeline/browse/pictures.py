@@ -26,8 +26,8 @@ class Pictures:
         """Returns the type and the bytes of a row's (first) picture; None where there is none."""
         stage, shard = shard_of(row)
         if stage is Stage.PACK:
-            place = (row["image_offset"], row["image_bytes"])
-            return self._range(self._layout.train(shard, "tar"), place, row["image_format"])
+            packed = (row["image_offset"], row["image_bytes"])
+            return self._range(self._layout.train(shard, "tar"), packed, row["image_format"])
         if stage.number <= Stage.FETCH.number:
             return None
         path = self._layout.fetched(shard, "tar")

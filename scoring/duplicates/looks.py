@@ -144,7 +144,8 @@ def _fit_colours(copies: Floats, like: Floats, is_seen: Mask) -> Floats:
     gain = together / ((away * away).sum(axis=(1, 2), keepdims=True) + 1e-3)
     gain = np.clip(gain, 1 - MAX_GAIN, 1 + MAX_GAIN)
     offset = np.clip(wanted - gain * mean, -MAX_OFFSET, MAX_OFFSET)
-    return np.clip(copies * gain + offset, 0, 255).astype(np.float32)
+    fitted: Floats = np.clip(copies * gain + offset, 0, 255).astype(np.float32)
+    return fitted
 
 
 def _beyond(values: Floats, others: Floats) -> Floats:
@@ -156,7 +157,8 @@ def _beyond(values: Floats, others: Floats) -> Floats:
     lower = np.pad(lower, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
     upper = np.maximum.reduce([upper[:, :, 1:-1], upper[:, :, :-2], upper[:, :, 2:]])
     lower = np.minimum.reduce([lower[:, :, 1:-1], lower[:, :, :-2], lower[:, :, 2:]])
-    return np.maximum(0, np.maximum(values - upper, lower - values)).astype(np.float32)
+    beyond: Floats = np.maximum(0, np.maximum(values - upper, lower - values)).astype(np.float32)
+    return beyond
 
 
 def _aligned_edges(copies: Floats, like: Floats) -> Floats:
@@ -217,7 +219,8 @@ def _weights(edges: Floats, side: int) -> tuple[Floats, Mask]:
 def _smooth(copies: Floats) -> Floats:
     rows = np.pad(copies, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     rows = rows[:, 1:-1] * 2 + rows[:, :-2] + rows[:, 2:]
-    smooth: Floats = (rows[:, :, 1:-1] * 2 + rows[:, :, :-2] + rows[:, :, 2:]) / 16
+    columns = rows[:, :, 1:-1] * 2 + rows[:, :, :-2] + rows[:, :, 2:]
+    smooth: Floats = (columns / 16).astype(np.float32)
     return smooth
 
 
