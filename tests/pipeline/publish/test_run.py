@@ -225,9 +225,8 @@ def test_energon_opens_the_tars(tars, expected):
     def cooked(sample):
         return energon.TextSample(**energon.basic_sample_keys(sample), text=sample["txt"])
 
-    class Encoder(energon.DefaultTaskEncoder):
-        cookers = (energon.Cooker(cooked),)
-
+    cookers = {"cookers": (energon.Cooker(cooked),)}
+    encoder = type("Encoder", (energon.DefaultTaskEncoder,), cookers)
     workers = energon.WorkerConfig(rank=0, world_size=1, num_workers=0)
     for part, split in (("train", "train"), ("val", "validation")):
         found = energon.get_val_dataset(
@@ -235,7 +234,7 @@ def test_energon_opens_the_tars(tars, expected):
             split_part=part,
             worker_config=workers,
             batch_size=1,
-            task_encoder=Encoder(),
+            task_encoder=encoder(),
         )
         texts = [text for batch in energon.get_loader(found) for text in batch.text]
         assert sorted(texts) == sorted(row["caption"] for row in expected[split].values())
