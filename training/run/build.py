@@ -31,7 +31,12 @@ from training.model.trainable import trainable_table
 from training.parts import assemble, check_packing, choose_attention
 from training.run.folder import RunFolder
 from training.run.run import Run
-from training.run.vision import fill_store, open_store, start_of_projector
+from training.run.vision import (
+    fill_store,
+    open_store,
+    samples_of_start,
+    start_of_projector,
+)
 
 
 def build(folder: RunFolder) -> Run:
@@ -61,9 +66,11 @@ def build(folder: RunFolder) -> Run:
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
     store = None
     planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
+    allowed = np.flatnonzero(~held_out & (lengths.tokens > 0)).tolist()
+    first = samples_of_start(config, dataset, allowed) if init is None else []
     if config.data.vision_features == "store":
         store = open_store(parts, config.data, out)
-        seen = [(dataset, planned), (validation.dataset, validation.samples)]
+        seen = [(dataset, sorted({*planned, *first})), (validation.dataset, validation.samples)]
         fill_store(store, parts, config.data, seen)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt, store)
     held_rows = Validation(
@@ -75,7 +82,7 @@ def build(folder: RunFolder) -> Run:
         control_order=validation.control_order,
     )
     if init is None:
-        start_of_projector(parts, config, dataset, planned, encoder, store, out)
+        start_of_projector(parts, config, dataset, first, encoder, store, out)
     size = parts.size(config)
     words = word_spread(parts.model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if is_first:
