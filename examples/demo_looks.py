@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from training.chat.terminal import Conversation
+from training.chat.conversation import Conversation
 from training.config import DataConfig, ParallelConfig
 from training.data.dataset import RawSample, TrainDataset, open_images
 from training.data.lengths import measure_lengths
@@ -35,6 +35,7 @@ from training.evaluation.control import (
 )
 from training.evaluation.retrieval import candidate_groups, measured, score_groups
 from training.evaluation.validation import validation_order
+from training.model.answering.sampling import Sampling
 from training.parts import Assembled, load_folder
 
 SHORT = "Answer the question using a single word or phrase."
@@ -200,7 +201,7 @@ def main() -> None:
     rows = []
     for question in questions[:SHOWN]:
         sample = dataset[question.index]
-        asked = Conversation(parts, open_images(sample), "conversation", 12)
+        asked = Conversation(parts, open_images(sample), sampling=Sampling(max_new_tokens=12))
         rows.append((sample, question, asked.ask(question.text)))
     (arguments.out / "answers.html").write_text(page(rows, kinds), encoding="utf-8")
 

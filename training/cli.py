@@ -16,7 +16,8 @@ from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
-from training.config import AlignmentMode, PublishedForm, SampleForm, TrainConfig
+from training.chat.commands import Chat
+from training.config import AlignmentMode, PublishedForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, is_peer_lost, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
@@ -65,22 +66,6 @@ class Finetune(TrainOptions):
     init: str
     """Model folder that stage 1 wrote: OUT/model of its run."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=finetune_7b)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chat:
-    """Ask a model about a picture; without a prompt, in turns at the terminal."""
-
-    model: Annotated[str, tyro.conf.Positional]
-    """Model folder."""
-    image: tuple[str, ...] = ()
-    """Picture to talk about, or several, in their order."""
-    prompt: str | None = None
-    """The question; without one the conversation is interactive."""
-    form: SampleForm = "conversation"
-    """conversation asks by the chat template; caption lets a model of stage 1 say a caption."""
-    max_new_tokens: int = 128
-    """Longest answer, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,14 +222,7 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if isinstance(command, Chat):
         from training.chat.terminal import chat
 
-        chat(
-            command.model,
-            images=command.image,
-            prompt=command.prompt,
-            form=command.form,
-            max_new_tokens=command.max_new_tokens,
-        )
-        return 0
+        return chat(command)
     if isinstance(command, Evaluate):
         return evaluate(command, arguments)
     return exchange(command)

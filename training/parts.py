@@ -24,7 +24,7 @@ from training.data.dataset import TrainDataset
 from training.data.features import FeatureStore
 from training.data.lengths import Encoder
 from training.data.loader import PackedRows
-from training.engine.precision import dtype_of
+from training.engine.precision import device_here, dtype_here, dtype_of
 from training.metrics.flops import ModelSize
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import put_together
@@ -239,8 +239,8 @@ def attention_to_load(attention: Attention) -> str:
     return "sdpa" if attention == "auto" else attention
 
 
-def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
-    """Returns the attention to train with, once the language model has it; and what was unfit.
+def set_attention(assembled: Assembled, config: TrainConfig) -> str:
+    """Gives the language model the attention to train with; returns its name, and what was unfit.
 
     `auto` is the first that gives what sdpa gives: flex_attention on a GPU, sdpa sample by sample
     where no blocks are compiled (it cuts rows at other places in each batch), or sdpa.
@@ -338,3 +338,15 @@ def load_folder(
             folder, dtype=dtype, attn_implementation=names
         )
         return Assembled(model=model, processor=AlignGPTProcessor.from_pretrained(folder))
+
+
+def load_to_answer(folder: str) -> Assembled:
+    """Returns the model and processor in a folder, where this machine computes fast, to be asked.
+
+    Raises:
+        ConfigError: if it holds none that can be loaded here.
+    """
+    parts = load_folder(folder, dtype_here())
+    model: Any = parts.model
+    model.to(device_here())
+    return parts

@@ -1,51 +1,56 @@
-"""A conversation about pictures, in the terminal, with greedy answers."""
+"""A conversation at the terminal: answers as they are said, and commands after a slash."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 
+from schemas.command_line import print_error
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
-from schemas.terminal import Console
-from training.config import SampleForm
-from training.engine.precision import dtype_here
-from training.parts import Assembled, load_folder
+from schemas.terminal import Console, shown
+from training.chat.commands import Chat
+from training.chat.conversation import Conversation
+from training.chat.history import kept_history
+from training.model.answering.mix import bars
+from training.model.answering.prompt import Alignment, modes_of
+from training.model.answering.sampling import Sampling
+from training.parts import Assembled, load_to_answer
+
+HELP = """/image FILE   show a picture with the next question
+/clear        forget pictures and turns
+/levels       how the last answer mixed the alignment levels
+/level N      answer with level N's own vector; without N, mixed again
+/mode NAME    answer in another alignment mode; without NAME, show them
+/help         this list
+/quit         end, as Ctrl-D does; Ctrl-C stops an answer"""
+STATUS_REFUSED = 2
 
 
-def chat(
-    model_folder: str,
-    *,
-    images: Sequence[str],
-    prompt: str | None,
-    form: SampleForm,
-    max_new_tokens: int,
-) -> None:
-    """Prints the model's answer, or its answers to what is typed until an empty line or the end.
+def chat(command: Chat) -> int:
+    """Prints the model's answer, or its answers to what is typed or piped in; returns 0 or 2.
 
     Raises:
-        ConfigError: if there is no such picture, or a caption is asked for several.
+        ConfigError: if there is no such picture or model, or a setting is not allowed.
     """
-    pictures = [load_picture(image) for image in images]
-    if form == "caption" and len(pictures) > 1:
-        raise ConfigError(f"--form caption describes one picture, got {len(pictures)}")
-    has_gpu = torch.cuda.is_available()
-    parts = load_folder(model_folder, dtype_here())
-    model: Any = parts.model
-    model.to("cuda" if has_gpu else "cpu")
-    console = Console(highlight=False)
-    if form == "caption" or prompt is not None:
-        answer = Conversation(parts, pictures, form, max_new_tokens).ask(prompt or "")
-        console.print(answer, markup=False)
-        return
-    conversation = Conversation(parts, pictures, form, max_new_tokens)
-    console.print("An empty line ends the conversation.", style="dim")
-    with suppress(EOFError):
-        while question := console.input("[bold]you:[/bold] ").strip():
-            console.print(f"model: {conversation.ask(question)}", markup=False)
+    sampling = Sampling(
+        max_new_tokens=command.max_new_tokens,
+        temperature=command.temperature,
+        top_p=command.top_p,
+        seed=command.seed,
+        stop=command.stop,
+    )
+    pictures = [load_picture(image) for image in command.image]
+    parts = load_to_answer(command.model)
+    alignment = Alignment(level=command.level, mode=command.mode)
+    conversation = Conversation(parts, pictures, command.form, sampling, alignment)
+    session = Session(conversation, parts)
+    if command.form == "caption" or command.prompt is not None:
+        session.answer(command.prompt or "")
+        return 0
+    return session.hold()
 
 
 def load_picture(path: str) -> Image.Image:
@@ -61,55 +66,120 @@ def load_picture(path: str) -> Image.Image:
         picture.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigError(f"{path} is no picture that can be read: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise ConfigError(f"{path} has too many pixels: {error}") from error
     return picture
 
 
-class Conversation:
-    """Pictures, what was said about them, and what is answered next."""
+class Session:
+    """A conversation with whoever types, or with the lines of a file."""
 
-    def __init__(
-        self,
-        parts: Assembled,
-        pictures: Sequence[Image.Image],
-        form: SampleForm,
-        max_new_tokens: int,
-    ) -> None:
-        self._parts, self._pictures, self._form = parts, list(pictures), form
-        self._max_new_tokens = max_new_tokens
-        self._messages: list[dict[str, Any]] = []
+    def __init__(self, conversation: Conversation, parts: Assembled) -> None:
+        self._conversation, self._config = conversation, parts.model.config
+        self._console = Console(highlight=False)
+        self._is_terminal = sys.stdin.isatty()
 
-    @torch.no_grad()
-    def ask(self, question: str) -> str:
-        """Returns the greedy answer."""
-        model, processor = self._parts.model.eval(), self._parts.processor  # type: ignore[no-untyped-call]
-        inputs = self._inputs(question).to(model.device)
-        output = model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=self._max_new_tokens,
-            stop_strings=["\n"] if self._form == "caption" else None,
-            tokenizer=processor.tokenizer if self._form == "caption" else None,
-            pad_token_id=processor.tokenizer.pad_token_id,
-        )
-        said = output[0, inputs["input_ids"].shape[1] :]
-        answer: str = processor.tokenizer.decode(said, skip_special_tokens=True).strip()
-        self._messages.append({"role": "assistant", "content": answer})
-        return answer
+    def hold(self) -> int:
+        """Returns 0 at the end of the conversation, 2 if piped lines were refused."""
+        refused = 0
+        with kept_history() if self._is_terminal else nullcontext():
+            if self._is_terminal:
+                self._console.print("Ask, or /help; Ctrl-D ends the conversation.", style="dim")
+            for line in self._lines():
+                if line.strip() in ("/quit", "/exit"):
+                    break
+                try:
+                    self._take(line)
+                except ConfigError as error:
+                    print_error(str(error))
+                    refused += 1
+        return STATUS_REFUSED if refused and not self._is_terminal else 0
 
-    def _inputs(self, question: str) -> Any:
-        processor = self._parts.processor
-        options: dict[str, Any] = {"image_mode": self._parts.image_mode(self._form)}
-        if self._form == "caption":
-            text = IMAGE_TOKEN * len(self._pictures) + question
-            return processor(images=self._pictures or None, text=text, **options)
-        content: list[dict[str, Any]] = [{"type": "text", "text": question}]
-        if not self._messages:
-            content = [{"type": "image", "image": picture} for picture in self._pictures] + content
-        self._messages.append({"role": "user", "content": content})
-        return processor.apply_chat_template(
-            self._messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs=options,
-        )
+    def answer(self, question: str, name: str = "") -> None:
+        """Prints the answer to a question as it is said; Ctrl-C stops it.
+
+        Raises:
+            ConfigError: if the model cannot take it.
+        """
+        pieces = self._conversation.answer(question)
+        with closing(pieces):
+            try:
+                for piece in pieces:
+                    self._console.out(shown(name + piece), end="")
+                    name = ""
+            except KeyboardInterrupt:
+                if not self._is_terminal:
+                    raise
+                self._console.print(" (stopped)", style="dim", end="")
+        self._console.print()
+
+    def _lines(self) -> Iterator[str]:
+        """Yields what is typed, or piped in, a line each."""
+        with suppress(EOFError):
+            while True:
+                try:
+                    yield input("you: " if self._is_terminal else "")
+                except KeyboardInterrupt:
+                    if not self._is_terminal:
+                        raise
+                    self._console.print("\n/quit or Ctrl-D ends the conversation.", style="dim")
+
+    def _take(self, line: str) -> None:
+        if not line.strip():
+            return
+        if not line.startswith("/"):
+            self.answer(line.strip(), "model: ")
+            return
+        name, _, value = line.strip().partition(" ")
+        commands = {
+            "/image": self._show,
+            "/clear": self._clear,
+            "/levels": self._levels,
+            "/level": self._level,
+            "/mode": self._mode,
+            "/help": self._help,
+        }
+        if name not in commands:
+            raise ConfigError(
+                f"there is no {name}: /help lists the commands; to ask what begins with a slash, "
+                "set a space before it"
+            )
+        commands[name](value.strip())
+
+    def _show(self, path: str) -> None:
+        if not path:
+            raise ConfigError("/image FILE: name a picture")
+        self._conversation.show(load_picture(str(Path(path).expanduser())))
+        self._note("shown with the next question")
+
+    def _clear(self, _: str) -> None:
+        self._conversation.clear()
+        self._note("forgotten: pictures and turns")
+
+    def _levels(self, _: str) -> None:
+        last = self._conversation.last
+        if last is None:
+            raise ConfigError("/levels tells of the last answer, and there is none yet")
+        if not last.mixed_levels:
+            raise ConfigError("this answer has no alignment levels: they come with pictures")
+        self._console.out(bars(last.mixed_levels))
+
+    def _level(self, value: str) -> None:
+        if value and not value.isdecimal():
+            raise ConfigError(f"/level N: a number of 1 to {self._config.num_levels}, got {value}")
+        level = int(value) if value else None
+        self._conversation.alignment = replace(self._conversation.alignment, level=level)
+        self._note(f"level {level}" if level else "levels mixed")
+
+    def _mode(self, value: str) -> None:
+        if value:
+            self._conversation.alignment = replace(self._conversation.alignment, mode=value)
+        now = self._conversation.alignment.mode or self._config.alignment_mode
+        self._note(f"mode {now} (of {', '.join(modes_of(self._config))})")
+
+    def _help(self, _: str) -> None:
+        self._console.out(HELP)
+
+    def _note(self, text: str) -> None:
+        if self._is_terminal:
+            self._console.print(text, style="dim")

@@ -1,17 +1,23 @@
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from training.chat.terminal import Conversation, load_picture
+from training.chat.conversation import Conversation
+from training.chat.history import history_file, kept_history
+from training.chat.terminal import load_picture
 from training.cli import run
 from training.config import DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from training.data.conversations import messages_of
 from training.data.dataset import RawSample, TrainDataset, open_images
 from training.evaluation.dataset_loss import dataset_loss
+from training.model.answering.decoder import Decoder
+from training.model.answering.prompt import conversation_prompt
+from training.model.answering.sampling import Sampling
 from training.parts import Assembled, load_folder
 from training.train import train
 
@@ -53,9 +59,11 @@ def test_a_question_is_asked_with_the_tokens_that_training_teaches(
 
 
 def asked_tokens(parts: Assembled, sample: RawSample, question: str) -> list[int]:
-    conversation = Conversation(parts, open_images(sample), "conversation", 4)
-    ids: list[int] = conversation._inputs(question)["input_ids"][0].tolist()
-    return ids
+    pictures = [{"type": "image", "image": picture} for picture in open_images(sample)]
+    content = [*pictures, {"type": "text", "text": question}]
+    return conversation_prompt(
+        parts.processor, [{"role": "user", "content": content}], "pad"
+    ).input_ids
 
 
 def test_answers_are_printed_in_both_forms(
@@ -87,11 +95,138 @@ def test_the_end_of_the_input_ends_the_conversation(
 
 
 def test_a_conversation_remembers_its_turns(model_folder: str) -> None:
-    conversation = Conversation(load_folder(model_folder, torch.float32), [], "conversation", 2)
+    parts = load_folder(model_folder, torch.float32)
+    conversation = Conversation(parts, sampling=Sampling(max_new_tokens=2))
     first = conversation.ask("hello")
-    inputs: Any = conversation._inputs("again")
-    text = conversation._parts.processor.tokenizer.decode(inputs["input_ids"][0])
+    asked: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "check", lambda _, question: asked.append(question.prompt))
+        conversation.ask("again")
+    text = parts.processor.tokenizer.decode(asked[0].input_ids)
     assert "hello" in text and first in text and text.endswith("assistant\n")
+
+
+def test_an_answer_that_is_broken_off_is_remembered_as_far_as_it_was_said(
+    model_folder: str,
+) -> None:
+    parts = load_folder(model_folder, torch.float32)
+    conversation = Conversation(parts, sampling=Sampling(max_new_tokens=30))
+    pieces = conversation.answer("hello")
+    said = next(pieces) + next(pieces)
+    pieces.close()
+    assert conversation._messages[-1] == {"role": "assistant", "content": said.strip()}
+    assert conversation.ask("again") is not None
+    conversation.clear()
+    assert conversation.ask("hello") == Conversation(
+        parts, sampling=Sampling(max_new_tokens=30)
+    ).ask("hello")
+
+
+def test_piped_lines_are_questions_and_commands(
+    model_folder: str,
+    picture_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = ["/levels", f"/image {picture_file}", "what is this?", "/levels", "/level 2", "again"]
+    more = ["/levels", "/mode average", "/level", "again", "/levels", "/mode wild", "/dance", ""]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, *more, "/quit", "not asked"])))
+    assert run(["chat", model_folder, "--max-new-tokens", "3"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("model: ") == 3
+    assert printed.err.count("error: ") == 3
+    for said in ("none yet", "adaptive, local, global, average", "there is no /dance"):
+        assert said in printed.err.replace("\n", " ")
+    mixed = [line for line in printed.out.splitlines() if line.startswith("level ")]
+    assert len(mixed) == 12 and all(line.startswith("level 4 (global)") for line in mixed[3::4])
+    weights = [float(line.split()[-1]) for line in mixed]
+    assert sum(weights[:3]) == pytest.approx(1, abs=0.002) and weights[3] == 1
+    assert weights[4:8] == [0, 1, 0, 0]
+    assert weights[8:] == [0.333, 0.333, 0.333, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--temperature", "3"], "temperature must be in 0..2"),
+        (["--top-p", "0"], "top_p must be above 0"),
+        (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["--level", "9"], "must be in 1..4"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_refused(
+    model_folder: str, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert run(["chat", model_folder, "--prompt", "hello", *flags]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_what_a_model_says_reaches_the_terminal_without_control_characters(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evil(*_: Any) -> Any:
+        yield from ["a\x1b[2J", "\x1b", "]0;title\x07", "\u202e:smile: [red]b"]
+
+    monkeypatch.setattr(Conversation, "answer", evil)
+    assert run(["chat", model_folder, "--prompt", "hello"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == "a\\x1b[2J\\x1b]0;title\\x07\\u202e:smile: [red]b\n"
+
+
+class Keyboard:
+    """A terminal at which someone types, now and then Ctrl-C, and at the end Ctrl-D."""
+
+    def __init__(self, *typed: str | int) -> None:
+        self._typed = iter(typed)
+
+    def isatty(self) -> bool:
+        return True
+
+    def line(self, prompt: str = "") -> str:
+        assert prompt == "you: "
+        typed = next(self._typed, None)
+        if isinstance(typed, int):
+            signal.raise_signal(typed)
+        if typed is None:
+            raise EOFError
+        return str(typed)
+
+
+def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyboard = Keyboard("hello", signal.SIGINT, "again")
+    monkeypatch.setattr("sys.stdin", keyboard)
+    monkeypatch.setattr("builtins.input", keyboard.line)
+    step, steps = Decoder.step, iter([None, signal.SIGINT])
+
+    def interrupted(decoder: Decoder) -> Any:
+        number = next(steps, None)
+        return signal.raise_signal(number) if number else step(decoder)
+
+    monkeypatch.setattr(Decoder, "step", interrupted)
+    assert run(["chat", model_folder, "--max-new-tokens", "5"]) == 0
+    first, second = capsys.readouterr().out.split("model: ")[1:]
+    assert "(stopped)" in first and "/quit or Ctrl-D" in first
+    assert "(stopped)" not in second
+
+
+def test_what_was_typed_comes_back_in_the_next_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readline = pytest.importorskip("readline")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with kept_history():
+        readline.clear_history()
+        readline.add_history("hello")
+    assert history_file().read_text() == "hello\n"
+    assert history_file().stat().st_mode & 0o777 == 0o600
+    readline.clear_history()
+    with kept_history():
+        assert readline.get_history_item(1) == "hello"
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    with kept_history():
+        pass
 
 
 def test_evaluate_prints_the_loss_of_each_level(

@@ -1,0 +1,1 @@
+"""Answers, token by token, to several who ask at once."""
