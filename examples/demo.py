@@ -154,7 +154,7 @@ def pack_instructions(step: Step, out: Path) -> None:
     curate = (BIN / "aligngpt-curate", "curate", "--recipe", "llava_instructions")
     images = ("--read.image-folder", HERE)
     for title, name, *more in (
-        ("captions of shapes", "shape_captions", "--read.as-captions", "True"),
+        ("captions of shapes", "shape_captions", "--read.as-captions"),
         ("questions", "questions"),
         ("held-out questions", "instructions_validation"),
     ):

@@ -108,7 +108,7 @@ def demo_pretrain(models: str = "models") -> TrainConfig:
             vision_tower=f"timm:local-dir:{models}/vision_tower",
             connector="pool2_linear",
             projector_start="regression",
-            projector_spread=2.0,
+            projector_spread=1.5,
         ),
         data=DataConfig(
             form="caption",

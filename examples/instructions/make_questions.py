@@ -24,6 +24,7 @@ from make_instructions import (
     CORPUS,
     HERE,
     IS_THERE,
+    OPEN_QUESTIONS,
     SHAPE_NAMES,
     SHAPE_QUESTIONS,
     SHORT_ANSWER,
@@ -39,12 +40,14 @@ from make_instructions import (
     which_group,
 )
 
-SHAPES = 1000
-GROUP_QUESTIONS = 1
-"""About each stamp that has a group, with other groups to choose from each time."""
+SHAPES = 800
+SHAPE_CAPTIONS = 500
+"""The other pictures of shapes are seen in stage 2 alone."""
+NAMES, GROUPS, OPEN = 120, 400, 150
+"""Names that are asked for, stamps whose group is asked for, and such as are to be described."""
 ASKED_AT_MOST = 2
 """Questions about the colour, and about the shape, of one picture."""
-WORD_SHARE = 0.4
+WORD_SHARE = 0.3
 """Of these questions; the others are for yes or no."""
 BEST_LEVEL = 7
 """`similarity` counts from 0: the captions of shapes are true by construction."""
@@ -88,14 +91,22 @@ def both_answers(stamps: list[dict[str, str]], chance: random.Random) -> list[Sa
     """
     named = [stamp for stamp in stamps if thing(stamp["caption"]) is not None]
     samples = []
-    shown = chance.sample(named, len(named))
+    shown = chance.sample(named, NAMES)
     for stamp, other in zip(shown, [*shown[1:], shown[0]], strict=True):
-        own, its = str(thing(stamp["caption"])), str(thing(other["caption"]))
-        if own in its or its in own:
-            continue
+        own = thing(stamp["caption"])
         for picture, answer in ((stamp, "Yes"), (other, "No")):
             turn = (f"Is this {own}?{SHORT_ANSWER}", answer)
             samples.append(about(picture, f"is_this_{answer.lower()}", [turn]))
+    return samples
+
+
+def about_stamps(stamps: list[dict[str, str]], chance: random.Random) -> list[Sample]:
+    """Returns questions for the group of some stamps, and for what some show."""
+    grouped = [stamp for stamp in stamps if stamp["topic"] in TOPICS]
+    chosen = chance.sample(grouped, GROUPS)
+    samples = [about(stamp, "group", [which_group(stamp["topic"], chance)]) for stamp in chosen]
+    for stamp in chance.sample(stamps, OPEN):
+        samples.append(about(stamp, "open", [(chance.choice(OPEN_QUESTIONS), stamp["caption"])]))
     return samples
 
 
@@ -121,14 +132,10 @@ def main() -> None:
     ).parse_args()
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
-    chance = random.Random("questions 1")
+    chance = random.Random("questions 2")
     stamps = [row for row in rows if row["split"] == "train"]
     samples = both_answers(stamps, chance)
-    for number in range(GROUP_QUESTIONS):
-        for stamp in stamps:
-            if stamp["topic"] in TOPICS:
-                turn = which_group(stamp["topic"], chance)
-                samples.append(about(stamp, f"group_{number}", [turn]))
+    samples += about_stamps(stamps, chance)
     captions: list[Sample] = []
     for shape in train_shapes(chance):
         image, name = bundled(shape, "train"), shape.picture.stem
@@ -140,7 +147,7 @@ def main() -> None:
         captions.append({**entry, "similarity": BEST_LEVEL})
     chance.shuffle(samples)
     write(samples, HERE / "questions.json")
-    write(captions, HERE / "shape_captions.json")
+    write(captions[:SHAPE_CAPTIONS], HERE / "shape_captions.json")
 
 
 if __name__ == "__main__":
