@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA
+from schemas.records import STORED_COLUMNS, TRAIN_SCHEMA
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """An encoded image as `datasets` stores one."""
@@ -57,7 +57,7 @@ def tar_features(image_fields: list[str]) -> list[dict[str, Any]]:
     text = {"dtype": "string"}
     known = [
         {"name": field.name, **yaml_feature(_json_type(field))}
-        for field in [*FETCHED_SCHEMA, *(TRAIN_SCHEMA.field(name) for name in LEVELS)]
+        for field in (TRAIN_SCHEMA.field(name) for name in (*STORED_COLUMNS, *LEVELS))
     ]
     return [
         *({"name": name, "dtype": "image"} for name in image_fields),
