@@ -85,10 +85,7 @@ def build_page(service: Service, folder: Path) -> Any:
     Args:
         folder: for the pictures of its examples.
     """
-    config, name = service.config, service.command.served_name
-    levels = [MIXED, *map(str, range(1, config.num_levels + 1))]
-    modes = list(modes_of(config))
-    talk = Talk(service)
+    name, talk = service.command.served_name, Talk(service)
     with gr.Blocks(
         title=f"{name}: talk about pictures", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
@@ -110,52 +107,17 @@ def build_page(service: Service, folder: Path) -> Any:
             stop_btn=True,
             show_label=False,
         )
-        camera = gr.Image(
-            sources=["webcam"], type="filepath", label="Camera", height=220, render=False
-        )
-        settings: list[Any] = [
-            camera,
-            gr.Slider(
-                1,
-                service.limits.new_tokens,
-                min(DEFAULT_TOKENS, service.limits.new_tokens),
-                step=1,
-                label="Longest answer, in tokens",
-                render=False,
-            ),
-            gr.Slider(
-                0.0,
-                2.0,
-                0.0,
-                step=0.1,
-                label="Temperature: 0 takes the likeliest word",
-                render=False,
-            ),
-            gr.Dropdown(
-                levels,
-                value=MIXED,
-                label="Alignment level",
-                visible=config.has_align_token,
-                render=False,
-            ),
-            gr.Dropdown(
-                modes,
-                value=modes[0],
-                label="Alignment mode",
-                visible=len(modes) > 1,
-                render=False,
-            ),
-        ]
+        inputs = settings(service)
         gr.ChatInterface(
             talk.answer,
             multimodal=True,
             chatbot=chatbot,
             textbox=textbox,
-            additional_inputs=settings,
+            additional_inputs=inputs,
             additional_inputs_accordion=gr.Accordion(
                 "Camera and settings", open=False, render=False
             ),
-            additional_outputs=[camera],
+            additional_outputs=inputs[:1],  # a picture is taken for one question
             examples=examples(folder),
             cache_examples=False,
             concurrency_limit=service.command.batch_size,
@@ -164,6 +126,46 @@ def build_page(service: Service, folder: Path) -> Any:
         )
     page.queue(max_size=service.command.waiting, api_open=False)
     return page
+
+
+def settings(service: Service) -> list[Any]:
+    """Returns what can be chosen for an answer, the camera first."""
+    config, modes = service.config, list(modes_of(service.config))
+    levels = [MIXED, *map(str, range(1, config.num_levels + 1))]
+    camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", height=220, render=False)
+    return [
+        camera,
+        gr.Slider(
+            1,
+            service.limits.new_tokens,
+            min(DEFAULT_TOKENS, service.limits.new_tokens),
+            step=1,
+            label="Longest answer, in tokens",
+            render=False,
+        ),
+        gr.Slider(
+            0.0,
+            2.0,
+            0.0,
+            step=0.1,
+            label="Temperature: 0 takes the likeliest word",
+            render=False,
+        ),
+        gr.Dropdown(
+            levels,
+            value=MIXED,
+            label="Alignment level",
+            visible=config.has_align_token,
+            render=False,
+        ),
+        gr.Dropdown(
+            modes,
+            value=modes[0],
+            label="Alignment mode",
+            visible=len(modes) > 1,
+            render=False,
+        ),
+    ]
 
 
 def examples(folder: Path) -> list[list[dict[str, Any]]]:
