@@ -25,6 +25,7 @@ from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
+from pipeline.job.inspection import remember_inspections
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.runners import ChosenRunner, choose_runner
@@ -44,11 +45,11 @@ from pipeline.score.precision import (
 from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
+from schemas.memory import large_imports
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
 from schemas.terminal import Console
-from scoring.clip.scorer import check_model
 from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
@@ -177,6 +178,9 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
+        # torch and open_clip take seconds to start: only a job that scores waits for them.
+        with large_imports():
+            from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
 
 
@@ -287,6 +291,7 @@ def _run_stages(
     session: RetrySession | None,
     console: Console,
 ) -> None:
+    remember_inspections()
     try:
         pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
     except ValueError as error:
