@@ -18,10 +18,12 @@ from pipeline.commands import (
     Curate,
     Fetch,
     Inspect,
+    Merge,
     Report,
     Rescore,
     Retry,
     RunOptions,
+    Select,
     Verify,
 )
 from pipeline.config import CurationConfig
@@ -160,13 +162,16 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         from pipeline.report.verify import verify_dataset
 
         try:
-            Console(markup=False).print(str(verify_dataset(command.dataset)), highlight=False)
+            found = verify_dataset(command.dataset, is_quick=command.quick)
+            Console(markup=False).print(str(found), highlight=False)
         except DatasetError as error:
             print_error(str(error))
             return STATUS_FAILED
         return 0
     if isinstance(command, Rescore):
         return rescore(command)
+    if isinstance(command, (Select, Merge)):
+        return select(command)
     with large_imports():
         from pipeline.job.failures import JobFailed
         from pipeline.job.run import Job, run_job
@@ -188,6 +193,21 @@ def rescore(command: Rescore) -> int:
     report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
     print(report)
     return 0 if report.is_reproduced else STATUS_FAILED
+
+
+def select(command: Select | Merge) -> int:
+    """Returns 0 once the samples that a command chooses are a dataset of their own."""
+    from pipeline.select.run import Selection, make_selection
+
+    selection = Selection(
+        command="select" if isinstance(command, Select) else "merge",
+        parents=(command.dataset,) if isinstance(command, Select) else command.datasets,
+        where=command.where if isinstance(command, Select) else None,
+        num_levels=command.cut_levels,
+        samples_per_shard=command.samples_per_shard,
+    )
+    make_selection(selection, command.out, Console(markup=False))
+    return 0
 
 
 def job_settings(command: Command) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import tyro
 
 from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
 from pipeline.recipes import RecipeName, laion_pairs
+from schemas.errors import ConfigError
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
 
@@ -124,6 +125,50 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Select:
+    """Make a new dataset of the samples that fulfil a condition.
+
+    A condition is what stands behind WHERE in SQL, over the columns of the train tables, such as
+    "alignment_level >= 6 and width >= 256 and caption not ilike '%stock photo%'". DuckDB computes
+    it, with no access to files or the network. The manifest names the dataset that was chosen from.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished dataset, or an fsspec URL."""
+    where: str
+    """SQL condition; docs/selecting.md has the columns and examples."""
+    out: str
+    """Folder of the new dataset, or an fsspec URL. The same command again goes on where it was."""
+    cut_levels: int | None = None
+    """Cut so many equally large levels among what is chosen; by default each sample keeps its own,
+    so that level 8 means what it meant."""
+    samples_per_shard: int | None = None
+    """Samples in a train shard; as many as before by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Make one dataset of several.
+
+    Samples stand in the order of their keys. Where two datasets have the same pair (one key), that
+    of the first counts. Scores of different models do not compare: such datasets are refused.
+    """
+
+    datasets: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of finished datasets, or fsspec URLs."""
+    out: str
+    """Folder of the new dataset, or an fsspec URL. The same command again goes on where it was."""
+    cut_levels: int | None = None
+    """Cut so many equally large levels over all; by default each sample keeps its own."""
+    samples_per_shard: int | None = None
+    """Samples in a train shard; as many as the first dataset has by default."""
+
+    def __post_init__(self) -> None:
+        if self.datasets is not tyro.MISSING and len(self.datasets) < 2:
+            raise ConfigError("merge takes two datasets or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show what is in a dataset: levels, reasons of rejection, sizes, examples."""
 
@@ -133,10 +178,17 @@ class Inspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check a dataset: the hash of every train shard, and that all counts balance."""
+    """Check a dataset: read everything again, and hold each part against the others.
+
+    Tar against table, both against the manifest, counts against the stages' tables, levels against
+    their edges, the head of each picture, each caption and each key. Every fault is named with its
+    file and row; the exit status is then 1.
+    """
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Folder of the dataset, or an fsspec URL."""
+    quick: bool = False
+    """Check the hashes of the train shards and the counts of the manifest alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +215,8 @@ Command = (
     | Level
     | Pack
     | Report
+    | Select
+    | Merge
     | Inspect
     | Verify
     | Rescore
@@ -178,6 +232,8 @@ COMMANDS: dict[str, type[Command]] = {
     "level": Level,
     "pack": Pack,
     "report": Report,
+    "select": Select,
+    "merge": Merge,
     "inspect": Inspect,
     "verify": Verify,
     "rescore": Rescore,

@@ -56,6 +56,22 @@ class LevelDrift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """A dataset that samples of this one were taken from."""
+
+    folder: str
+    """Where it was."""
+    manifest_sha256: str
+    """Of its manifest as it was then, 64 hex digits."""
+    samples: int
+    """Samples that it held."""
+    taken: int
+    """Of them, those that are here."""
+    config: dict[str, Any]
+    """The configuration that made it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What made this dataset and what is in it."""
 
@@ -85,6 +101,10 @@ class Manifest:
     """Where levels.edges_from gave the edges: how the data moved against them."""
     truncated_captions: int | None = None
     """Scored captions longer than the model's context; null for a dataset that is not scored."""
+    parents: list[Parent] = field(default_factory=list)
+    """Of a selection or a merger, the datasets that it was made from; else none."""
+    where: str | None = None
+    """Of a selection, the SQL condition that its samples fulfil; null for all samples."""
     samples_per_shard: int
     """Samples in each train shard; only the last has fewer."""
     shards: list[ShardEntry] = field(default_factory=list)
@@ -114,6 +134,7 @@ class Manifest:
         values["stages"] = {
             stage: StageCounts(**counts) for stage, counts in values["stages"].items()
         }
+        values["parents"] = [Parent(**parent) for parent in values.get("parents", [])]
         values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
         if values.get("level_drift") is not None:
             values["level_drift"] = LevelDrift(**values["level_drift"])

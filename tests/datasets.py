@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.config import CurationConfig, PackConfig
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.train_shards import write_index
+from pipeline.pack.plan import plan_train_shards
+from pipeline.pack.shard import pack_shard
+from pipeline.report.write import write_report
 from schemas.columns import table_from_records, write_table
 from schemas.errors import RejectReason, SampleRejected
+from schemas.manifest import Manifest
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
@@ -28,6 +34,7 @@ from schemas.records import (
 )
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from scoring.config import LevelConfig
 
 TURNS = '[{"from":"human","value":"Hello"},{"from":"gpt","value":"Hi."}]'
 
@@ -161,6 +168,20 @@ def write_dataset(root: Path, shards: int = 2, samples: int = 20, is_scored: boo
         if is_scored:
             write_levelled(layout, shard, part)
     return shards * (samples - 1) if is_scored else shards * samples
+
+
+def finish(root: Path, is_scored: bool = True, samples_per_shard: int = 15) -> Manifest:
+    """Packs a dataset that is ready for it and writes its reports; returns the manifest."""
+    layout = DatasetLayout(str(root))
+    config = CurationConfig(
+        pack=PackConfig(samples_per_shard=samples_per_shard),
+        levels=LevelConfig(num_levels=4),
+        is_scored=is_scored,
+    )
+    shards = range(len(list((root / "fetched").glob("*.parquet"))))
+    plans = plan_train_shards(layout, shards, config.pack, has_levels=is_scored)
+    write_index(layout, [pack_shard(layout, plan, config.pack) for plan in plans])
+    return write_report(layout, config)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -239,8 +239,8 @@ def attention_to_load(attention: Attention) -> str:
     return "sdpa" if attention == "auto" else attention
 
 
-def choose_attention(assembled: Assembled, config: TrainConfig) -> str:
-    """Returns the attention to train with, once the language model has it; and what was unfit.
+def set_attention(assembled: Assembled, config: TrainConfig) -> str:
+    """Gives the language model the attention to train with; returns its name, and what was unfit.
 
     `auto` is the first that gives what sdpa gives: flex_attention on a GPU, sdpa sample by sample
     where no blocks are compiled (it cuts rows at other places in each batch), or sdpa.

@@ -5,15 +5,17 @@ where an earlier run stopped. Then every step is forward, backward, step; valida
 logging are one call each. All processes run the same collectives at every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.config import TrainConfig
+from training.data.loader import PlannedStep
 from training.engine.deepspeed import start_distributed
 from training.loss import batch_loss
 from training.run.build import build
 from training.run.folder import RunFolder
 from training.run.precision import with_settled_precision
+from training.run.run import Run
 
 
 def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None = None) -> bool:
@@ -34,16 +36,22 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
     with folder.locked(), build(folder) as run:
         if run.first_step == 0:
             run.validate(0)
-        for step, batches in run.steps():
-            run.set_learning_rate(step)
-            for batch in batches:
-                loss = batch_loss(run.engine, batch, config.model.num_levels)
-                run.engine.backward(loss.total * run.loss_scale(step))
-                run.engine.step()
-                run.totals.add(batch, loss)
-            run.finish_step(step)
+        for _ in take_steps(run):
             if run.is_stopping:
                 return False
         run.validate(run.plan.num_steps)
         run.save_model()
     return True
+
+
+def take_steps(run: Run) -> Iterator[PlannedStep]:
+    """Takes the steps that are left, and yields each once it is done."""
+    for step, batches in run.steps():
+        run.set_learning_rate(step)
+        for batch in batches:
+            loss = batch_loss(run.engine, batch, run.config.model.num_levels)
+            run.engine.backward(loss.total * run.loss_scale(step))
+            run.engine.step()
+            run.totals.add(batch, loss)
+        run.finish_step(step)
+        yield step

@@ -105,7 +105,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
 
 def run_side(arguments: argparse.Namespace) -> Found:
     """Returns what one side measured, in the process that is its own."""
-    from benchmarks.train.sides import Setting, run_ours, run_usual
+    from benchmarks.train.sides import Setting, run_ours
 
     setting = Setting(
         folder=arguments.folder,
@@ -116,6 +116,8 @@ def run_side(arguments: argparse.Namespace) -> Found:
     )
     if arguments.side == "ours":
         return run_ours(setting)
+    from benchmarks.train.usual import run_usual
+
     return run_usual(setting, groups_by_length=arguments.side == "grouped")
 
 

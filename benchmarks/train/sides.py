@@ -1,8 +1,8 @@
-"""One epoch of a stage by our trainer, or by the Trainer of transformers.
+"""What both sides of the benchmark train and count, and one epoch of a stage by our trainer.
 
 Both train the same model from the same weights, with AdamW, on the same samples in the same
 arithmetic. What each side measures is what it does from the end of its first steps, in which caches
-fill and kernels compile, to the end of its last whole one.
+fill and kernels compile, to the end of its last whole one. `usual.py` is the other side.
 """
 
 import dataclasses
@@ -16,10 +16,6 @@ LEFT_OUT = {"cpu": (1, 0), "cuda": (3, 1)}
 WORKERS = 2
 """Of either side on a GPU. With the four batches that our loader lets each make ahead, most of
 those of the counted steps are made while steps are counted: a slow loader shows as waiting."""
-ROWS = 8
-"""Rows of the usual side's batches: the Trainer's default."""
-GROUPED_BATCHES = 50
-"""Batches among whose samples it groups by length: the Trainer's default for a large dataset."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,15 +118,15 @@ class Clock:
 
 
 def run_ours(setting: Setting) -> dict[str, float]:
-    """Returns the rates of our trainer: the loop of training/train.py with a clock in it."""
+    """Returns the rates of our trainer: the loop of training/train.py, a clock beside it."""
     import torch
 
     from schemas.memory import keep_freed_memory
     from training.engine.deepspeed import start_distributed
-    from training.loss import batch_loss
     from training.metrics.log import read_metrics
     from training.run.build import build
     from training.run.folder import RunFolder
+    from training.train import take_steps
 
     if setting.device == "cpu":
         keep_freed_memory()  # as the command does
@@ -140,17 +136,8 @@ def run_ours(setting: Setting) -> dict[str, float]:
         start_distributed()
         run = build(RunFolder(out=Path(out), config=config, data=setting.data(), init=None))
         with run:
-            for step, batches in run.steps():
-                run.set_learning_rate(step)
-                for batch in batches:
-                    loss = batch_loss(run.engine, batch, config.model.num_levels)
-                    run.engine.backward(loss.total * run.loss_scale(step))
-                    run.engine.step()
-                    run.totals.add(batch, loss)
-                run.finish_step(step)
+            for _ in take_steps(run):
                 clock.tick()
-                if run.is_stopping:
-                    break
         lines = read_metrics(Path(out) / "metrics.jsonl")
     entries = []
     for line in lines:
@@ -170,129 +157,3 @@ def run_ours(setting: Setting) -> dict[str, float]:
     if setting.device == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return found
-
-
-def run_usual(setting: Setting, groups_by_length: bool) -> dict[str, float]:
-    """Returns the rates of the Trainer of transformers on padded rows of one sample each.
-
-    Groups are made as the Trainer makes those of a large dataset; of a small one it makes worse
-    ones. Their batches are shuffled: its own order begins with the longest ones, and the first
-    steps, which are left out, would not stand for the others.
-    """
-    import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-    from transformers.trainer_pt_utils import get_length_grouped_indices
-
-    from training.data.dataset import TrainDataset
-    from training.parts import assemble
-
-    torch.manual_seed(setting.seed)
-    config = setting.config()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="sdpa"))
-    parts = assemble(config, None)
-    dataset = TrainDataset(setting.data())
-    encoder = parts.encoder(config.data)
-    samples = Samples(parts.rows(dataset, encoder), len(dataset))
-    whole = [encoder.encode(dataset[i]) for i in range(len(dataset))]
-    lengths = [len(sample.input_ids) for sample in whole if sample is not None]
-    entries: list[dict[str, Any]] = []
-    clock = Clock()
-
-    class Ticks(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.tick()
-
-    class WaitingTrainer(Trainer):
-        """The Trainer with a watch on its wait for data, and a fair order of grouped batches."""
-
-        def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            found = super().get_batch_samples(*arguments, **named)
-            waits.append(time.perf_counter() - began)
-            for inputs in found[0]:
-                entries.append(counts(inputs))
-            return found
-
-        def _get_train_sampler(self, *arguments: Any, **named: Any) -> Any:
-            if not groups_by_length:
-                return super()._get_train_sampler(*arguments, **named)
-            generator = torch.Generator().manual_seed(setting.seed)
-            order = get_length_grouped_indices(
-                lengths, ROWS, mega_batch_mult=GROUPED_BATCHES, generator=generator
-            )
-            batches = [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
-            turns = torch.randperm(len(batches), generator=generator).tolist()
-            return [sample for turn in turns for sample in batches[turn]]
-
-    waits: list[float] = []
-    is_large = config.parallel.precision == "bf16"
-    with tempfile.TemporaryDirectory() as out:
-        settings = TrainingArguments(
-            output_dir=out, num_train_epochs=1, per_device_train_batch_size=ROWS,
-            learning_rate=1e-4, lr_scheduler_type="cosine", report_to=[], save_strategy="no",
-            logging_strategy="no", use_cpu=setting.device == "cpu", bf16=is_large,
-            gradient_checkpointing=config.parallel.activation_checkpointing,
-            remove_unused_columns=False, disable_tqdm=True,
-            dataloader_num_workers=config.data.workers, seed=setting.seed,
-        )  # fmt: skip
-        trainer = WaitingTrainer(
-            model=parts.model, args=settings, train_dataset=samples, data_collator=pad,
-            callbacks=[Ticks()],
-        )  # fmt: skip
-        trainer.train()
-    for entry, wait in zip(entries, waits, strict=False):
-        entry["wait"] = wait
-    found = clock.rates(entries, setting.device)
-    if setting.device == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return found
-
-
-class Samples:
-    """Encoded samples by number, as the usual side's workers make them."""
-
-    def __init__(self, rows: Any, count: int) -> None:
-        self._rows, self._count = rows, count
-
-    def __len__(self) -> int:
-        """Returns how many there are."""
-        return self._count
-
-    def __getitem__(self, index: int) -> Any:
-        """Returns a sample's tokens and pixels."""
-        return self._rows.encoded(index)
-
-
-def pad(samples: list[Any]) -> dict[str, Any]:
-    """Returns rows of one sample each, padded to the longest."""
-    import torch
-
-    from training.model.inputs import IGNORE_INDEX
-
-    tokens = [sample.tokens for sample in samples]
-    width = max(len(sample.input_ids) for sample in tokens)
-
-    def fill(name: str, filler: int) -> Any:
-        values = [getattr(sample, name) for sample in tokens]
-        return torch.tensor([list(v) + [filler] * (width - len(v)) for v in values])
-
-    batch = {"input_ids": fill("input_ids", 0), "labels": fill("labels", IGNORE_INDEX)}
-    batch["prompt_mask"] = fill("prompt_mask", 0).bool()
-    lengths = torch.tensor([len(sample.input_ids) for sample in tokens])
-    batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
-    images = [s.pixel_values for s in samples if s.pixel_values is not None]
-    if images:
-        batch["pixel_values"] = torch.cat(images)
-    levels = [s.alignment_level for s in samples if s.alignment_level is not None]
-    if levels:  # of stage 1, where each has one
-        batch["alignment_level"] = torch.tensor(levels)
-    return batch
-
-
-def counts(batch: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is in a padded batch, not yet read back from the device."""
-    return {
-        "targets": (batch["labels"] >= 0).sum(),
-        "tokens": batch["attention_mask"].sum(),
-        "padded": batch["attention_mask"].numel(),
-    }

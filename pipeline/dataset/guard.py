@@ -119,6 +119,11 @@ def guard_folder(
     commit_text(config_path(layout), _record(merged))
 
 
+def record_config(layout: DatasetLayout, config: CurationConfig) -> None:
+    """Records the configuration of a folder that no stage wrote to, without asking."""
+    commit_text(config_path(layout), _record(as_json(config)))
+
+
 def refuse_foreign_folder(layout: DatasetLayout) -> None:
     """Keeps a new dataset out of a folder that holds something else.
 

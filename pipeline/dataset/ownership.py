@@ -228,7 +228,7 @@ def recorded_folder(layout: DatasetLayout, say: Callable[[str], None]) -> Iterat
     refuse(layout, [*record.take_stock(), *_foreign_work(layout)])
     count = sum(map(len, record.files.values()))
     if is_new and count:
-        say(f"{layout.root} is of before its files were recorded: {count:,} are recorded now.")
+        say(f"{layout.root} was made before its files were recorded: {count:,} are recorded now.")
     record.write()
     yield record
     record.take_stock()

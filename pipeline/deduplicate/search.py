@@ -74,7 +74,7 @@ def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfi
 
 
 def tasks_of(plan: SearchPlan) -> Iterator[SearchTask]:
-    """Returns the tasks that together are the search."""
+    """Yields the tasks that together are the search."""
     if plan.is_done:
         return
     for group in range(plan.hash_groups):

@@ -176,6 +176,8 @@ def retry_shard(
             f"{layout.rejected(Stage.FETCH, shard)} has rows that are not in "
             f"{layout.pairs(shard)}: remove what was fetched with --redo fetch"
         )
+    others = [row for row in rejections if row.key not in wanted]
+    first_fingerprint = asked_fingerprint(layout.fetched(shard, "_stats.json"))
     folder = _folder(layout, shard)
     remove_folder(folder)
     with (
@@ -183,34 +185,47 @@ def retry_shard(
         tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
     ):
         gained, again = fetch_pairs(pairs, config, memory, spool, progress)
-        left = sorted(
-            [*again, *(row for row in rejections if row.key not in wanted)], key=lambda row: row.key
-        )
         fingerprint = stats["fingerprint"]
         if gained:
-            standing = _read_rows(layout, shard)
             new = read_spool(gained, spool, config.image_format)
-            images = [*standing, *(fetched_sample(*item, config.image_format) for item in gained)]
-            fingerprint = _fingerprint(
-                asked_fingerprint(layout.fetched(shard, "_stats.json")), images
-            )
-            merged = heapq.merge(_read_samples(layout, shard, standing), new, key=_key_of)
-            write_samples(merged, f"{folder}/new.tar", f"{folder}/new.parquet", fingerprint)
-        with commit_file(f"{folder}/rejected.parquet") as file:
-            table = table_from_records(left, REJECTION_SCHEMA)
-            write_table(table, file, {"fingerprint": fingerprint})
-    kept = stats["kept"] + len(gained)
+            rows = [fetched_sample(*item, config.image_format) for item in gained]
+            fingerprint = _write_merged(layout, shard, first_fingerprint, rows, new)
+    left = sorted([*again, *others], key=lambda row: row.key)
+    with commit_file(f"{folder}/rejected.parquet") as file:
+        write_table(table_from_records(left, REJECTION_SCHEMA), file, {"fingerprint": fingerprint})
     new_stats = {
-        **shard_stats(count_reasons(left), kept, started_at),
+        **shard_stats(count_reasons(left), stats["kept"] + len(gained), started_at),
         "start_time": stats["start_time"],
         "duration": stats["duration"] + time.time() - started_at,
-        "asked_fingerprint": asked_fingerprint(layout.fetched(shard, "_stats.json")),
+        "asked_fingerprint": first_fingerprint,
         "retry": {"token": session.token, "asked": len(wanted), "gained": len(gained)},
         "fingerprint": fingerprint,
     }
     commit_text(f"{folder}/stats.json", json.dumps(new_stats, indent=2) + "\n")
     commit_text(f"{folder}/{READY}", "{}")
     finish_move(layout, shard)
+
+
+def _write_merged(
+    layout: DatasetLayout,
+    shard: int,
+    first_fingerprint: str | None,
+    rows: Sequence[FetchedSample],
+    new: Iterator[Fetched],
+) -> str:
+    """Writes a shard's samples and the new ones aside; returns the fingerprint of them all.
+
+    Args:
+        first_fingerprint: the fingerprint that the shard was first fetched under.
+        rows: of the new samples.
+        new: the new samples with their images, in the order of their keys.
+    """
+    standing = _read_rows(layout, shard)
+    fingerprint = _fingerprint(first_fingerprint, [*standing, *rows])
+    merged = heapq.merge(_read_samples(layout, shard, standing), new, key=_key_of)
+    folder = _folder(layout, shard)
+    write_samples(merged, f"{folder}/new.tar", f"{folder}/new.parquet", fingerprint)
+    return fingerprint
 
 
 def _fingerprint(asked: str | None, samples: Sequence[FetchedSample]) -> str:

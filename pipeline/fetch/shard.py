@@ -21,12 +21,12 @@ from pipeline.dataset.rejections import count_reasons, rejection, write_rejectio
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
+from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
 from pipeline.fetch.http.download import Downloader
 from pipeline.fetch.http.proxy import require_proxy
 from pipeline.fetch.http.urls import parse_url
 from pipeline.fetch.image_folders import LocalFiles, StoreFiles
-from pipeline.fetch.img2dataset.engine import Answer, download_with_img2dataset
+from pipeline.fetch.img2dataset.engine import PeerOutcome, download_with_img2dataset
 from pipeline.fetch.process_settings import connections_allowed, rare_garbage_collection
 from pipeline.fetch.spool import (
     KeptPair,
@@ -206,7 +206,7 @@ class ShardFetcher:
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
         self._stores = StoreFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
-        self._answers: dict[int, Answer] = {}
+        self._peer_outcomes: dict[int, PeerOutcome] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
         self._left = [len(of_pair) for of_pair in images]
         self._kept, self._rejected = self._left.count(0), 0
@@ -234,19 +234,19 @@ class ShardFetcher:
             numbers = [n for n, image in enumerate(self._images) if self._is_asked(image)]
             images = [self._images[number] for number in numbers]
             asked = [(str(image.url), image.expected_hash) for image in images]
-            answers = await asyncio.to_thread(
+            outcomes = await asyncio.to_thread(
                 download_with_img2dataset, asked, self._config, Path(folder)
             )
-            self._answers = dict(zip(numbers, answers, strict=True))
+            self._peer_outcomes = dict(zip(numbers, outcomes, strict=True))
             await self._run()
 
     async def _run(self) -> None:
         self._urls: dict[int, URL] = {}
         asked = [(self._origin(number), number) for number in range(len(self._images))]
-        turns = HostTurns(self._memory, self._config)
-        self._queues = HostQueues(asked, turns)
+        slots = HostSlots(self._memory, self._config)
+        self._queues = HostQueues(asked, slots)
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._downloader = Downloader(self._config, self._memory, turns=turns)
+        self._downloader = Downloader(self._config, self._memory, slots=slots)
         self._decoders = DecoderPool(
             self._config.images, self._config.decode_processes, self._config.decode_timeout_seconds
         )
@@ -261,7 +261,7 @@ class ShardFetcher:
             await self._decoders.close()
 
     def _origin(self, number: int) -> str:
-        """Returns the host that an image is at; its URL is kept until it is its turn."""
+        """Returns the host that an image is at; its URL is kept until it has a slot."""
         image = self._images[number]
         if not self._is_asked(image) or self._config.engine != "aligngpt":
             return NO_HOST
@@ -276,9 +276,9 @@ class ShardFetcher:
     async def _work(self) -> None:
         """Takes images until there are none left."""
         while (taken := await self._queues.take()) is not None:
-            turn, number, is_last_of_host = taken
+            slot, number, is_last_of_host = taken
             try:
-                outcome: Outcome = await self._fetch(number, turn, is_last_of_host)
+                outcome: Outcome = await self._fetch(number, slot, is_last_of_host)
             except SampleRejected as rejected:
                 outcome = SampleRejected(*rejected.args)  # without what it holds in memory
             self._take(number, outcome)
@@ -295,44 +295,44 @@ class ShardFetcher:
             self._kept += not has_failed
         self._progress.update(self._kept, self._rejected)
 
-    async def _fetch(self, number: int, turn: Turn | None, is_last_of_host: bool) -> SpooledImage:
+    async def _fetch(self, number: int, slot: Slot | None, is_last_of_host: bool) -> SpooledImage:
         """Returns where an image waits in the spool."""
         asked = self._images[number]
-        if self._is_asked(asked) and number not in self._answers:
+        if self._is_asked(asked) and number not in self._peer_outcomes:
             url = self._urls.pop(number, None) or str(asked.url)
-            image = await self._download(asked, url, turn, is_last_of_host)
+            image = await self._download(asked, url, slot, is_last_of_host)
         else:
             async with self._reads:
-                image = await self._read(asked, self._answers.get(number))
+                image = await self._read(asked, self._peer_outcomes.get(number))
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
 
     async def _download(
-        self, pair: Pair, url: URL | str, turn: Turn | None, is_last_of_host: bool
+        self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
     ) -> DecodedImage:
-        body = await self._downloader.download(url, is_last_of_host, turn)
+        body = await self._downloader.download(url, is_last_of_host, slot)
         try:
             return await self._decoders.decode(body, pair.expected_hash)
         finally:
             self._downloader.release(body)
 
-    async def _read(self, pair: Pair, answer: Answer | None) -> DecodedImage:
+    async def _read(self, pair: Pair, peer: PeerOutcome | None) -> DecodedImage:
         """Returns an image that img2dataset, an input tar or an allowed folder holds.
 
         Args:
-            answer: img2dataset's, if it was asked.
+            peer: what img2dataset made of it, if it was asked.
         """
-        if isinstance(answer, SampleRejected):
-            raise answer
-        if answer is not None:
-            data = await asyncio.to_thread(self._tars.read, answer.place)
+        if isinstance(peer, SampleRejected):
+            raise peer
+        if peer is not None:
+            data = await asyncio.to_thread(self._tars.read, peer.place)
             image = await self._decoders.decode(data, None, Handling.FINAL)
             return dataclasses.replace(
                 image,
-                original_width=answer.original_width,
-                original_height=answer.original_height,
-                sha256=answer.sha256,
+                original_width=peer.original_width,
+                original_height=peer.original_height,
+                sha256=peer.sha256,
             )
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)

@@ -153,7 +153,7 @@ def _try_lock(lock: IO[str], kind: int, layout: DatasetLayout) -> bool:
 
 
 def _wait_for_workers(path: Path, layout: DatasetLayout) -> None:
-    """Returns once no worker of a job that died is left that could still write."""
+    """Waits until no worker of a job that died is left that could still write."""
     deadline = time.monotonic() + WORKER_PATIENCE_SECONDS
     with path.open("a+") as lock:
         while not _try_lock(lock, fcntl.LOCK_EX, layout):

@@ -12,6 +12,7 @@ from apache_beam.runners.runner import PipelineState
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
+from pipeline.dataset.derivation import refuse_derived
 from pipeline.dataset.guard import (
     config_path,
     guard_folder,
@@ -167,9 +168,12 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
         runs_here: whether the stages will run on this machine, so that their devices must be here.
 
     Raises:
-        ConfigError: if the model cannot be loaded, old edges do not fit, or a GPU is not there.
+        ConfigError: if the model cannot be loaded, old edges do not fit, a GPU is not there, or the
+            folder was made from other datasets.
         DatasetError: if old edges cannot be read.
     """
+    if job.stages:
+        refuse_derived(DatasetLayout(job.root))
     if Stage.LEVEL in job.stages:
         old = read_old_edges(job.config.levels)
         if old is not None and ALL_SOURCES not in old.groups:

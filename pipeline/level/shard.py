@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
 from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
+from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.level.edges import (
@@ -37,9 +38,6 @@ from scoring.levels.edges import (
     merge_histograms,
     refine,
 )
-
-_NIBBLES = np.full(256, 255, np.uint8)
-_NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,22 +228,6 @@ def read_scores(layout: DatasetLayout, shard: int) -> UniqueScores:
         table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
     keys = table["key"].combine_chunks()
     return UniqueScores(keys, table["clip_score"].to_numpy().astype(np.float32, copy=False))
-
-
-def key_hashes(keys: pa.Array) -> NDArray[np.uint64]:
-    """Returns the first 16 hex digits of the keys as numbers, (n,).
-
-    Raises:
-        DatasetError: if a key is no hexadecimal number of 32 digits.
-    """
-    text = np.frombuffer("".join(keys.to_pylist()).encode(), np.uint8)
-    if len(text) != 32 * len(keys):
-        raise DatasetError("a key does not have 32 hexadecimal digits")
-    digits = _NIBBLES[text.reshape(-1, 32)[:, :16]]
-    if digits.max(initial=0) > 15:
-        raise DatasetError("a key is no hexadecimal number")
-    values = digits[:, 0::2] << 4 | digits[:, 1::2]
-    return np.ascontiguousarray(values).view(">u8").reshape(-1).astype(np.uint64)
 
 
 def group_rows(

@@ -1,11 +1,7 @@
-"""A train shard is written in one pass, image by image; and the index of all of them."""
+"""A train shard is made of ranges of fetched shards, in one pass, image by image."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from itertools import islice
-from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,37 +10,30 @@ import pyarrow.parquet as pq
 from pipeline.config import PackConfig
 from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
-from pipeline.dataset.members import member_json
-from pipeline.dataset.ownership import listed_files
 from pipeline.dataset.progress import ShardProgress
-from pipeline.dataset.tars import TarWriter, read_members
+from pipeline.dataset.tars import read_members
+from pipeline.dataset.train_shards import (
+    MEMBERS_VERSION,
+    PackedSample,
+    ScoreAndLevel,
+    write_train_shard,
+)
 from pipeline.pack.plan import Piece, TrainShardPlan
-from schemas.columns import check_schema, file_metadata, read_table, table_from_records, write_table
+from schemas.columns import check_schema, file_metadata, read_table
 from schemas.errors import DatasetError
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
     SCORED_SCHEMA,
-    TRAIN_SCHEMA,
     FetchedSample,
-    TrainSample,
 )
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import (
-    commit_file,
-    commit_text,
     committed_fingerprint,
-    exists,
     open_read,
     remove,
 )
-
-MEMBERS_VERSION = 2
-"""Of what the `.json` members hold; shards of another are packed anew."""
-
-ScoreAndLevel = tuple[float | None, int | None]
-"""A sample's clip_score and alignment_level."""
 
 
 def pack_shard(
@@ -60,37 +49,6 @@ def pack_shard(
     with open_read(marker) as file:
         tar_bytes = file_metadata(pq.read_schema(file))["tar_bytes"]
     return plan.shard, plan.samples, int(tar_bytes)
-
-
-def write_index(layout: DatasetLayout, packed: Iterable[tuple[int, int, int]]) -> list[int]:
-    """Writes the list of train shards, removes those of an earlier packing; returns the numbers.
-
-    Source: the format of `wids`, the random-access reader of the webdataset package.
-    """
-    shards = sorted(packed)
-    names = {f"{number:06d}" for number, _, _ in shards}
-    for path in listed_files(layout, Stage.PACK.folder):
-        name = path.rsplit("/", 1)[-1].split(".", 1)[0]
-        if name.isdecimal() and name not in names:
-            remove(path)
-    index = {
-        "wids_version": 1,
-        "shardlist": [
-            {"url": f"{number:06d}.tar", "nsamples": samples, "filesize": tar_bytes}
-            for number, samples, tar_bytes in shards
-        ],
-    }
-    text = json.dumps(index, indent=2) + "\n"
-    if _standing_text(layout.train_index) != text:
-        commit_text(layout.train_index, text)
-    return [number for number, _, _ in shards]
-
-
-def _standing_text(path: str) -> str | None:
-    if not exists(path):
-        return None
-    with open_read(path) as file:
-        return file.read().decode()
 
 
 def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig) -> str:
@@ -111,49 +69,13 @@ def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig
 def _write_shard(
     layout: DatasetLayout, plan: TrainShardPlan, fingerprint: str, progress: ShardProgress
 ) -> None:
-    rows: list[TrainSample] = []
-    with commit_file(layout.train(plan.shard, "tar")) as file:
-        output = HashingFile(file)
-        with TarWriter(cast(IO[bytes], output)) as tar:
-            for piece in plan.pieces:
-                for sample, level, images in _samples_of(layout, piece, plan.has_levels):
-                    rows.append(_add_sample(tar, sample, level, images))
-                    progress.update(len(rows), 0)
-    table = table_from_records(rows, TRAIN_SCHEMA)
-    metadata = {
-        "fingerprint": fingerprint,
-        "tar_sha256": output.sha256,
-        "tar_bytes": str(output.length),
-    }
-    with commit_file(layout.train(plan.shard, "parquet")) as file:
-        write_table(table, file, metadata)
+    samples = (
+        packed for piece in plan.pieces for packed in _samples_of(layout, piece, plan.has_levels)
+    )
+    write_train_shard(layout, plan.shard, samples, fingerprint, lambda n: progress.update(n, 0))
 
 
-class HashingFile:
-    """A file that is written from its beginning to its end, and its SHA-256 and length."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest, self.length = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        """Writes bytes and returns how many."""
-        self._digest.update(data)
-        self.length += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        """Returns how many bytes are written."""
-        return self.length
-
-    @property
-    def sha256(self) -> str:
-        """Hash of what is written so far, 64 hex digits."""
-        return self._digest.hexdigest()
-
-
-def _samples_of(
-    layout: DatasetLayout, piece: Piece, has_levels: bool
-) -> Iterator[tuple[FetchedSample, ScoreAndLevel, tuple[bytes, ...]]]:
+def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterator[PackedSample]:
     """Yields the samples of a piece with their images, in the order of their keys."""
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
         fetched = read_table(file, FETCHED_SCHEMA)
@@ -202,24 +124,3 @@ def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, ScoreAndLevel
         table = parquet.read(columns=columns).slice(piece.start, piece.stop - piece.start)
     values = [table[name].to_pylist() for name in columns]
     return {key: (score, level) for key, score, level in zip(*values, strict=True)}
-
-
-def _add_sample(
-    tar: TarWriter, sample: FetchedSample, ranked: ScoreAndLevel, images: tuple[bytes, ...]
-) -> TrainSample:
-    """Adds a sample's members to the tar and returns its row."""
-    score, level = ranked
-    members = zip(sample.image_members, images, strict=True)
-    offsets = [tar.add(name, image) for name, image in members]
-    tar.add(f"{sample.key}.txt", sample.caption.encode())
-    known = {"clip_score": score, "alignment_level": level}
-    tar.add(f"{sample.key}.json", member_json(sample, known))
-    return TrainSample(
-        **asdict(sample),
-        clip_score=score,
-        alignment_level=level,
-        image_offset=offsets[0] if offsets else None,
-        image_bytes=len(images[0]) if images else None,
-        more_image_offsets=offsets[1:] or None,
-        more_image_bytes=[len(image) for image in images[1:]] or None,
-    )

@@ -10,8 +10,9 @@ import apache_beam as beam
 
 from pipeline.config import PackConfig
 from pipeline.dataset.progress import begin_step
+from pipeline.dataset.train_shards import write_index
 from pipeline.pack.plan import TrainShardPlan, plan_train_shards
-from pipeline.pack.shard import pack_shard, write_index
+from pipeline.pack.shard import pack_shard
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 

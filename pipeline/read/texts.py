@@ -44,7 +44,7 @@ def open_text(path: str, newline: str = "\n") -> Iterator[TextIO]:
 
 
 def lines_of_range(path: str, start: int, stop: int) -> Iterator[str]:
-    """Returns the lines that begin in [start, stop) of an uncompressed file, in bytes."""
+    """Yields the lines that begin in [start, stop) of an uncompressed file, in bytes."""
     with open_read(path) as file:
         if start > 0:
             file.seek(start - 1)

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.dataset.derivation import read_derivation
 from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.report.contents import Contents, LevelContents, read_contents
 from pipeline.report.drift import drift_rows, read_drift
@@ -29,7 +30,8 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     """
     console = console or Console()
     layout = DatasetLayout(root)
-    stages = count_stages(layout)
+    derivation = read_derivation(layout)
+    stages = count_stages(layout) if derivation is None else derivation.stages
     if not stages:
         raise DatasetError(
             f"{root} is no dataset: it has no pairs/ folder; make one with `aligngpt-curate curate`"
@@ -66,7 +68,9 @@ def stages_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Table
         table.add_column(name, justify="right")
     for stage, counts in stages.items():
         rejected = sum(counts.rejected.values())
-        shards = len(stage_tables(layout, Stage(stage)))
+        # A selection and a merger stand in the place of all stages; they leave train shards.
+        kind = Stage(stage) if stage in list(Stage) else Stage.PACK
+        shards = len(stage_tables(layout, kind))
         numbers = (shards, counts.rows_in, counts.kept, rejected)
         table.add_row(stage, *(f"{number:,}" for number in numbers))
     return table
@@ -81,7 +85,9 @@ def reasons_table(layout: DatasetLayout, stages: dict[str, StageCounts]) -> Tabl
     # Rich takes room from columns that may wrap before any other; the cells still do not wrap.
     table.add_column("for example")
     for stage, counts in stages.items():
-        examples = rejected_examples(layout, Stage(stage), set(counts.rejected))
+        is_stage = stage in list(Stage)
+        wanted = set(counts.rejected)
+        examples = rejected_examples(layout, Stage(stage), wanted) if is_stage else {}
         for reason, count in sorted(counts.rejected.items(), key=lambda item: -item[1]):
             example = Text(examples.get(reason, ""), no_wrap=True, overflow="ellipsis")
             table.add_row(stage, reason, f"{count:,}", example)

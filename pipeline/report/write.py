@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.derivation import Derivation, read_derivation
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -91,14 +92,8 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
-    stages = count_stages(layout)
-    if not stages:
-        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
-    refuse_nothing_kept(layout, stages)
-    missing = [stage.value for stage in config.stages if stage.value not in stages]
-    if stages[Stage.READ.value].kept and missing:
-        raise DatasetError(f"{layout.root} is not finished: run `{missing[0]}` first")
-    check_balance(layout, stages)
+    derivation = read_derivation(layout)
+    stages = _finished_stages(layout, config) if derivation is None else derivation.stages
     num_levels = config.levels.num_levels if config.is_scored else None
     wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
     contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
@@ -107,7 +102,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         aligngpt_version=program_version(),
         config=json.loads(json.dumps(dataclasses.asdict(config))),
         versions=installed_versions(DECIDING_PACKAGES),
-        model=_model_identity(layout) if config.is_scored else None,
+        model=_model_identity(layout, derivation) if config.is_scored else None,
         rows_in=counts[0].rows_in,
         kept=counts[-1].kept,
         rejected=total_rejections(counts),
@@ -118,6 +113,8 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
+        parents=[] if derivation is None else list(derivation.parents),
+        where=None if derivation is None else derivation.where,
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )
@@ -125,6 +122,23 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     commit_text(layout.report, render_report(layout, manifest, contents))
     commit_text(layout.manifest, manifest.to_json())
     return manifest
+
+
+def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str, StageCounts]:
+    """Returns the balance of the stages.
+
+    Raises:
+        DatasetError: if a stage is not done, so that the counts do not balance.
+    """
+    stages = count_stages(layout)
+    if not stages:
+        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    refuse_nothing_kept(layout, stages)
+    missing = [stage.value for stage in config.stages if stage.value not in stages]
+    if stages[Stage.READ.value].kept and missing:
+        raise DatasetError(f"{layout.root} is not finished: run `{missing[0]}` first")
+    check_balance(layout, stages)
+    return stages
 
 
 def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]) -> None:
@@ -184,12 +198,12 @@ POLITENESS = (
 
 def politeness_rows(manifest: Manifest) -> list[dict[str, Any]]:
     """Returns, for every rule that hosts make, whether it was followed and what it left out."""
-    fetch = manifest.config["fetch"]
+    configs = [parent.config for parent in manifest.parents] or [manifest.config]
     return [
         {
             "rule": rule,
             "setting": f"fetch.{setting}",
-            "is_followed": bool(fetch[setting]),
+            "is_followed": all(bool(config["fetch"][setting]) for config in configs),
             "count": manifest.rejected.get(reason.value, 0),
         }
         for rule, setting, reason in POLITENESS
@@ -257,8 +271,10 @@ def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
     return {"seconds": seconds, "pairs_per_second": pairs / seconds}
 
 
-def _model_identity(layout: DatasetLayout) -> dict[str, str] | None:
-    """Returns which model made the scores, as the scored files say."""
+def _model_identity(layout: DatasetLayout, derivation: Derivation | None) -> dict[str, str] | None:
+    """Returns which model made the scores, as the scored files or the parents say."""
+    if derivation is not None:
+        return derivation.model
     for path in stage_tables(layout, Stage.SCORE):
         with open_read(path) as file:
             model = file_metadata(pq.read_schema(file)).get("model")

@@ -243,6 +243,6 @@ def _homes_exactly(
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
-    """Returns the rows in parts of at most this size."""
+    """Yields the rows in parts of at most this size."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -225,7 +225,7 @@ def _is_one_group(here: NDArray[np.int64], there: NDArray[np.int64]) -> bool:
 
 
 def _tiles(residents: int, count: int) -> Iterator[tuple[slice, slice]]:
-    """Returns the rows and columns of tiles that compare all residents with what stands after them.
+    """Yields the rows and columns of tiles that compare all residents with what stands after them.
 
     Args:
         count: of all rows, a multiple of `COLUMN_STEP`.
@@ -272,7 +272,7 @@ def components(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) ->
 
 
 def _members(homes: NDArray[np.int32], cells: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Returns the rows of each cell with a pair in it, those at home first, and how many are."""
+    """Yields the rows of each cell with a pair in it, those at home first, and how many are."""
     taken = np.flatnonzero(homes.ravel() >= 0)
     keys = homes.ravel()[taken].astype(np.int64) * 2 + (taken % homes.shape[1] > 0)
     order = taken[np.argsort(keys, kind="stable")] // homes.shape[1]

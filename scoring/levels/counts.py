@@ -130,7 +130,7 @@ def merge_histograms(histograms: Iterable[Histogram]) -> Histogram:
 def _histograms(
     search: EdgeSearch, clip_score: NDArray[np.float32], key_hash: KeyHashes | None
 ) -> Iterator[Histogram]:
-    """Returns the histograms of a later pass over parts of the pairs."""
+    """Yields the histograms of a later pass over parts of the pairs."""
     waiting: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     listed = 0
     for chunk in chunks(len(clip_score)):
@@ -263,7 +263,7 @@ def _is_one_of(wanted: Sequence[int], values: NDArray[np.uint32]) -> NDArray[np.
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Returns the rows in parts that fit a core's cache."""
+    """Yields the rows in parts that fit a core's cache."""
     for start in range(0, count, CHUNK_ROWS):
         yield slice(start, min(start + CHUNK_ROWS, count))
 

@@ -13,9 +13,9 @@ from benchmarks import memory
 from tests.training.model.tiny_models import VOCAB_SIZE, build_model, one_row, sample, text_config
 from training.config import DataConfig, LoraConfig, ModelConfig, ParallelConfig, TrainConfig
 from training.engine.deepspeed import deepspeed_config, start_distributed
+from training.engine.start import checkpoint_activations, start_engine
 from training.parts import choose_trained
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, finetune_7b_one_gpu
-from training.run.build import _checkpoint_activations, _start_engine
 
 TOKENS = 128
 PARTS = ("projector", "gate", "language_model")
@@ -77,7 +77,7 @@ def test_activations_are_what_autograd_saves_to_three_percent(
 def test_with_checkpointing_the_inputs_of_the_blocks_stay_and_nothing_else_in_them() -> None:
     config = TrainConfig(data=DataConfig(tokens_per_sequence=TOKENS), train_parts=PARTS)
     model = wide_model(config)
-    _checkpoint_activations(model)
+    checkpoint_activations(model)
     inputs: list[Tensor] = []
     for layer in model.language_model.model.layers:
         layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
@@ -122,7 +122,7 @@ def test_an_engine_holds_the_weights_gradients_and_states_that_are_said(stage: A
     choose_trained(model, config)
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    engine = _start_engine(config, model)
+    engine = start_engine(config, model)
     buffers: list[float] = []  # ZeRO 2 makes them anew for each backward pass
     first = next(engine.module.projector.parameters())  # its gradient is among the last
     first.register_hook(lambda _: buffers.append(buffer_bytes(engine.optimizer)))

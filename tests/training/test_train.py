@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from schemas.errors import ConfigError
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.model.packing.attention import BY_SAMPLE
-from training.parts import assemble, choose_attention
+from training.parts import assemble, set_attention
 from training.train import train
 
 
@@ -60,7 +60,7 @@ def test_attention_goes_sample_by_sample_on_a_cpu_unless_compiled_or_named(
         parallel=ParallelConfig(zero_stage=2, precision="fp32", compile_blocks=compile_blocks),
     )
     parts = assemble(config, None)
-    assert choose_attention(parts, config) == chosen
+    assert set_attention(parts, config) == chosen
     assert parts.model.language_model.config._attn_implementation == chosen
 
 
@@ -70,7 +70,7 @@ def test_where_samples_cannot_be_taken_one_by_one_sdpa_trains_and_says_why(
     monkeypatch.setattr("training.parts.attention_fault", lambda *_, **__: "it differs")
     config = tiny_config(tiny_parts)
     parts = assemble(config, None)
-    said = choose_attention(parts, config)
+    said = set_attention(parts, config)
     assert said.startswith("sdpa; ")
     assert "sdpa_by_sample does not work here (it differs)" in said
     assert parts.model.language_model.config._attn_implementation == "sdpa"

@@ -248,7 +248,7 @@ def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Returns once a file, or a folder's names, are on disk."""
+    """Waits until a file, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

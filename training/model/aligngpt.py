@@ -26,8 +26,8 @@ from schemas.errors import ConfigError
 from training.model.alignment import AlignmentGate, LevelVectors
 from training.model.config import AlignGPTConfig
 from training.model.generation import AlignGPTGeneration
-from training.model.outputs import AlignGPTOutput, Embedded
-from training.model.packing.attention import settings_of_samples
+from training.model.outputs import AlignGPTOutput, Embedded, embedded_before
+from training.model.packing.attention import settings_of_rows
 from training.model.packing.segments import (
     Segments,
     check,
@@ -36,11 +36,9 @@ from training.model.packing.segments import (
     first_words,
     mean_embeddings,
     number_samples,
-    positions,
-    restart_positions,
 )
 from training.model.projector import Projector
-from training.model.targets import kept_columns, next_targets, target_columns, token_loss
+from training.model.targets import next_targets, target_columns, token_loss
 from training.model.vision_tower import VisionTower
 
 
@@ -173,42 +171,32 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         In training with labels, logits are computed only where a target follows and are not
         returned: most tokens of a caption's sample are image.
         """
-        if sample_index is not None and attention_mask is not None:
-            raise ConfigError("packed rows (sample_index) take no attention_mask")
         if input_ids is not None and inputs_embeds is None:
             embedded = self.embed(
                 input_ids, attention_mask, sample_index, prompt_mask, labels, pixel_values,
                 alignment_level, vision_features,
             )  # fmt: skip
-        elif inputs_embeds is not None and all(
-            other is None for other in (input_ids, pixel_values, vision_features, alignment_level)
-        ):
-            embedded = Embedded(inputs_embeds)
         else:
-            raise ConfigError("give input_ids, with images and levels, or inputs_embeds alone")
-        if sample_index is not None:
-            position_ids = restart_positions(sample_index) if position_ids is None else position_ids
-            use_cache = False  # with a cache, transformers does not look for packed samples
-            attention = self.language_model.config._attn_implementation
-            kwargs = {**settings_of_samples(attention, position_ids), **kwargs}
-        elif position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = positions(attention_mask)[:, -embedded.embeddings.shape[1] :]
+            made_of = (input_ids, pixel_values, vision_features, alignment_level)
+            embedded = embedded_before(inputs_embeds, made_of)
+        rows = settings_of_rows(
+            self.language_model.config._attn_implementation, attention_mask=attention_mask,
+            position_ids=position_ids, sample_index=sample_index, use_cache=use_cache,
+            num_tokens=embedded.embeddings.shape[1],
+        )  # fmt: skip
         targets = None if labels is None else next_targets(labels, sample_index)
         if targets is not None and self.training:
             logits_to_keep = target_columns(targets)
         outputs = self.language_model(
             inputs_embeds=embedded.embeddings,
             attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
-            use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            **kwargs,
+            **{**rows, **kwargs},
         )
         loss = None
         if targets is not None:
-            kept = targets[:, kept_columns(logits_to_keep, targets.shape[1])]
-            loss = token_loss(outputs.logits, kept, num_items_in_batch)
+            loss = token_loss(outputs.logits, targets, logits_to_keep, num_items_in_batch)
         return AlignGPTOutput(
             loss=loss,
             logits=None if targets is not None and self.training else outputs.logits,
@@ -229,7 +217,7 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         pixel_values: Tensor | None,
         alignment_level: Tensor | None,
         vision_features: Tensor | None = None,
-    ) -> "Embedded":
+    ) -> Embedded:
         """Returns the sequence as the language model reads it, with what went into it."""
         is_learning = self.training or labels is not None or sample_index is not None
         is_placeholder = (input_ids == self.config.image_token_id) | (

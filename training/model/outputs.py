@@ -1,10 +1,13 @@
 """What a forward pass gives, and what the language model reads in it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
+
+from schemas.errors import ConfigError
 
 
 @dataclass
@@ -46,3 +49,17 @@ class Embedded:
     def used_gate_weights(self) -> Tensor | None:
         """Returns the weights that were used, a row for each `<align>` token."""
         return None if self.gate_weights is None else self.gate_weights[self.is_used]
+
+
+def embedded_before(embeddings: Tensor | None, made_of: Iterable[Tensor | None]) -> Embedded:
+    """Returns a sequence that the caller has embedded, (B, T, D).
+
+    Args:
+        made_of: what it would be made of otherwise; none of it goes with embeddings.
+
+    Raises:
+        ConfigError: if both are given, or neither.
+    """
+    if embeddings is None or any(part is not None for part in made_of):
+        raise ConfigError("give input_ids, with images and levels, or inputs_embeds alone")
+    return Embedded(embeddings)

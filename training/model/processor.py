@@ -190,24 +190,11 @@ class AlignGPTProcessor(ProcessorMixin):
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         flat = [flatten_messages(messages) for messages in conversations]
-        template = chat_template or self.chat_template
-        if template is None:
-            raise ConfigError(
-                "the model's tokenizer has no chat template, so it cannot be asked in turns: pass "
-                "chat_template, or give the folder a chat_template.jinja"
-            )
-
-        def render(messages: Conversation, prompts: bool, **more: Any) -> str:
-            rendered: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=prompts,
-                **more,
-            )
-            return rendered
-
-        texts = [render(messages, add_generation_prompt, **kwargs) for messages, _ in flat]
+        variables = {**kwargs, "chat_template": chat_template or self.chat_template}
+        texts = [
+            self._rendered(messages, add_generation_prompt=add_generation_prompt, **variables)
+            for messages, _ in flat
+        ]
         if not tokenize:
             return texts if is_batch else texts[0]
         pictures = [picture for _, found in flat for picture in found]
@@ -218,16 +205,29 @@ class AlignGPTProcessor(ProcessorMixin):
             **{"add_special_tokens": False, **asked, **(processor_kwargs or {})},
         )
         for row, (messages, _) in enumerate(flat):
-            first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), None)
-            if first is not None:
-                before = render(messages[:first], True)
-                self._forget_after(batch, row, before)
+            self._forget_answers(batch, row, messages, variables)
         inputs = BatchFeature(dict(batch), tensor_type=return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
-    def _forget_after(self, batch: BatchFeature, row: int, before: str) -> None:
-        """Takes what follows the text `before` out of the row's prompt mask."""
-        token_ids = self._token_ids(before, False)
+    def _rendered(self, messages: Conversation, **variables: Any) -> str:
+        """Returns a conversation as its template writes it."""
+        if variables["chat_template"] is None:
+            raise ConfigError(
+                "the model's tokenizer has no chat template, so it cannot be asked in turns: pass "
+                "chat_template, or give the folder a chat_template.jinja"
+            )
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **variables)
+        return text
+
+    def _forget_answers(
+        self, batch: BatchFeature, row: int, messages: Conversation, variables: dict[str, Any]
+    ) -> None:
+        """Takes the first answer, and what follows it, out of the row's prompt mask."""
+        first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), None)
+        if first is None:
+            return
+        asked = {**variables, "add_generation_prompt": True, "continue_final_message": False}
+        token_ids = self._token_ids(self._rendered(messages[:first], **asked), False)
         count = sum(lay_out(token_ids, [False] * len(token_ids), self.placeholders).prompt_mask)
         seen = np.cumsum(batch["prompt_mask"][row])
         batch["prompt_mask"][row] = [

@@ -25,18 +25,24 @@ def target_columns(targets: Tensor) -> Tensor:
     return has_target.nonzero().squeeze(1)
 
 
-def kept_columns(logits_to_keep: int | Tensor, length: int) -> slice | Tensor:
-    """Returns the columns of the logits, as the language model understands `logits_to_keep`."""
+def token_loss(
+    logits: Tensor, targets: Tensor, logits_to_keep: int | Tensor, num_items: Tensor | int | None
+) -> Tensor:
+    """Returns the cross entropy of the targets: their mean, or their sum over `num_items`.
+
+    Args:
+        logits: (B, K, V) of the columns kept.
+        targets: (B, T).
+        logits_to_keep: these columns, or how many from the last, 0 for all, as transformers has it.
+        num_items: what the sum is divided by instead of the number of targets.
+    """
     if isinstance(logits_to_keep, int):
-        return slice(length - logits_to_keep if logits_to_keep else 0, None)
-    return logits_to_keep
-
-
-def token_loss(logits: Tensor, targets: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """Returns the cross entropy of the targets: their mean, or their sum over `num_items`."""
+        kept = targets[:, -logits_to_keep:]
+    else:
+        kept = targets[:, logits_to_keep]
     total = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        logits.float().flatten(0, 1), kept.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     if num_items is None:
-        num_items = (targets != IGNORE_INDEX).sum().clamp(min=1)
+        num_items = (kept != IGNORE_INDEX).sum().clamp(min=1)
     return total / num_items

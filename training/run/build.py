@@ -2,10 +2,10 @@
 
 import hashlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +16,20 @@ from torch import nn
 from schemas.errors import ConfigError, DatasetError
 from schemas.progress import at_work, show_progress
 from schemas.terminal import Console
-from training.config import Part, TrainConfig
+from training.config import TrainConfig
 from training.data.dataset import TrainDataset
+from training.data.features import FeatureStore
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
-from training.data.loader import Rows, TrainingPlan
+from training.data.loader import PackedRows, Rows, TrainingPlan
 from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
-from training.engine.deepspeed import deepspeed_config
 from training.engine.launch import EarlySigterm, end_together
+from training.engine.start import start_engine
 from training.evaluation.control import exchanged_samples
 from training.evaluation.validation import VALIDATION_WINDOW, Validation, validation_order
 from training.metrics.log import check_wandb
 from training.model.start import word_spread
 from training.model.trainable import trainable_table
-from training.parts import assemble, check_packing, choose_attention
+from training.parts import Assembled, assemble, check_packing, set_attention
 from training.run.folder import RunFolder
 from training.run.run import Run
 from training.run.vision import fill_store, open_store, start_of_projector
@@ -51,7 +52,7 @@ def build(folder: RunFolder) -> Run:
     check_part_rates(parts.model, config)
     with at_work("trying out attention"):
         check_packing(parts, config, init)
-        attention = choose_attention(parts, config)
+        attention = set_attention(parts, config)
     encoder = parts.encoder(config.data)
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
@@ -59,21 +60,10 @@ def build(folder: RunFolder) -> Run:
     plan = _training_plan(config, dataset, lengths, held_out)
     dataset.check_levels(config.model.num_levels)
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
-    store = None
     planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
-    if config.data.vision_features == "store":
-        store = open_store(parts, config.data, out)
-        seen = [(dataset, planned), (validation.dataset, validation.samples)]
-        fill_store(store, parts, config.data, seen)
+    seen = [(dataset, planned), (validation.dataset, validation.samples)]
+    store = _filled_store(parts, config, out, seen)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt, store)
-    held_rows = Validation(
-        rows=parts.rows(validation.dataset, encoder, config.data.on_corrupt, store),
-        order=validation.order,
-        control_rows=parts.rows(
-            validation.dataset, encoder, config.data.on_corrupt, store, validation.pictures_from
-        ),
-        control_order=validation.control_order,
-    )
     if init is None:
         start_of_projector(parts, config, dataset, planned, encoder, store, out)
     size = parts.size(config)
@@ -94,16 +84,12 @@ def build(folder: RunFolder) -> Run:
         processor=parts.processor,
         rows=rows,
         plan=plan,
-        validation=held_rows,
+        validation=_validation_rows(parts, config, validation, encoder, store),
         words=words,
         first_step=first_step,
         plan_fingerprint=fingerprint,
         size=size,
     )
-
-
-GROUP_WEIGHTS = 500_000_000
-"""Most weights of a group: ZeRO 1 and 2 step one at a time, with copies of all its gradients."""
 
 
 def check_part_rates(model: nn.Module, config: TrainConfig) -> None:
@@ -150,110 +136,11 @@ def _engine_at(
         with at_work("loading the checkpoint"):
             load_weights(model, checkpoint)
     with at_work("starting DeepSpeed's engine"):
-        engine = _start_engine(config, model)
+        engine = start_engine(config, model)
     if checkpoint is not None:
         with at_work("loading the optimizer's state"):
             load_optimizer(engine, checkpoint, first_step)
     return engine
-
-
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Returns AdamW's groups: of each part that learns, matrices apart from the rest."""
-    optimizer = config.optimizer
-    groups = []
-    for part, module in model.named_children():
-        rate = optimizer.part_learning_rates.get(cast(Part, part), optimizer.learning_rate)
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        decays = [p for p in parameters if p.ndim > 1 and part != "level_vectors"]
-        others = [p for p in parameters if p.ndim <= 1 or part == "level_vectors"]
-        for members, decay in ((decays, optimizer.weight_decay), (others, 0.0)):
-            for some in _of_limited_size(members):
-                groups.append({"params": some, "lr": rate, "weight_decay": decay, "part": part})
-    return groups
-
-
-def _of_limited_size(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    groups: list[list[nn.Parameter]] = []
-    size = GROUP_WEIGHTS
-    for parameter in parameters:
-        if size + parameter.numel() > GROUP_WEIGHTS:
-            groups.append([])
-            size = 0
-        groups[-1].append(parameter)
-        size += parameter.numel()
-    return groups
-
-
-def _start_engine(config: TrainConfig, model: nn.Module) -> Any:
-    import deepspeed
-
-    if config.parallel.activation_checkpointing:
-        _checkpoint_activations(model)
-    if config.parallel.compile_blocks:
-        _compile_blocks(model)
-    _align(model)
-    model.train()
-    has_gpu = torch.cuda.is_available()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config),
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        eps=config.optimizer.epsilon,
-        fused=has_gpu and config.parallel.offload == "none",
-    )
-    if config.parallel.zero_stage == 0:
-        _clip_before_step(optimizer, config.optimizer.max_gradient_norm)
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        config=deepspeed_config(config, dist.get_world_size(), has_gpu),
-    )
-    return engine
-
-
-def _align(model: nn.Module) -> None:
-    """Moves learning weights that lie at an odd place, as in a file that is mapped to memory.
-
-    DeepSpeed takes a group's only weight as it lies and asserts that it begins at a whole word.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.data_ptr() % 64:
-            parameter.data = parameter.data.clone()
-
-
-def _clip_before_step(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-    """Clips the gradient and leaves its norm where the engine looks for it.
-
-    Without ZeRO, DeepSpeed 0.19.8 clips and forgets the norm.
-    """
-
-    def clip(optimizer: Any, *_: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm or torch.inf)
-        optimizer._global_grad_norm = norm
-
-    optimizer.register_step_pre_hook(clip)
-
-
-def _checkpoint_activations(model: Any) -> None:
-    """Makes the language model compute activations twice, under either name transformers has."""
-    settings = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
-def _compile_blocks(model: Any) -> None:
-    """Compiles each block of the language model in place: the names of its weights stay.
-
-    All blocks are alike, so that one compilation serves all of them, and what a batch changes in
-    its shapes stays outside: where images lie, how many there are.
-    """
-    language_model = model.language_model
-    names = set(language_model._no_split_modules)
-    for module in language_model.modules():
-        if type(module).__name__ in names:
-            module.compile()
 
 
 def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
@@ -340,6 +227,38 @@ def _held_out(
         order=validation_order(chosen, lengths, tokens, window) if chosen else [],
         pictures_from=pictures_from,
         control_order=validation_order(list(pictures_from), lengths, tokens, window),
+    )
+
+
+def _filled_store(
+    parts: Assembled,
+    config: TrainConfig,
+    out: Path,
+    wanted: Sequence[tuple[TrainDataset, Sequence[int]]],
+) -> FeatureStore | None:
+    """Returns the features of the wanted samples' pictures; None where every step computes them."""
+    if config.data.vision_features != "store":
+        return None
+    store = open_store(parts, config.data, out)
+    fill_store(store, parts, config.data, wanted)
+    return store
+
+
+def _validation_rows(
+    parts: Assembled,
+    config: TrainConfig,
+    held: _HeldOut,
+    encoder: Encoder,
+    store: FeatureStore | None,
+) -> Validation:
+    def rows(pictures_from: dict[int, int] | None = None) -> PackedRows:
+        return parts.rows(held.dataset, encoder, config.data.on_corrupt, store, pictures_from)
+
+    return Validation(
+        rows=rows(),
+        order=held.order,
+        control_rows=rows(held.pictures_from),
+        control_order=held.control_order,
     )
 
 

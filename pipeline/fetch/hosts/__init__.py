@@ -1,1 +1,1 @@
-"""What is owed to hosts: their rules, their turns, their reservations."""
+"""What is owed to hosts: their rules, their slots, their reservations."""

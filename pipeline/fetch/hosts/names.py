@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from aiohttp.abc import ResolveResult
 
 FOUND_SECONDS = 300.0
-
 FAILED_SECONDS = 60.0
 
 MAX_NAMES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Resolution:
     """What was found of a name."""
 
     expires_at: float
@@ -25,19 +24,19 @@ class Answer:
 
 
 class NameCache:
-    """Answers that are fresh; the longest known give way to new ones."""
+    """Resolutions that are fresh; the longest known give way to new ones."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[str, Answer] = OrderedDict()
+        self._resolutions: OrderedDict[str, Resolution] = OrderedDict()
 
-    def get(self, name: str) -> Answer | None:
+    def get(self, name: str) -> Resolution | None:
         """Returns what is known of a name, None if it must be asked."""
-        answer = self._answers.get(name)
-        return None if answer is None or answer.expires_at < time.monotonic() else answer
+        known = self._resolutions.get(name)
+        return None if known is None or known.expires_at < time.monotonic() else known
 
-    def keep(self, name: str, answer: Answer) -> None:
-        """Remembers an answer."""
-        self._answers.pop(name, None)
-        self._answers[name] = answer
-        if len(self._answers) > MAX_NAMES:
-            self._answers.popitem(last=False)
+    def keep(self, name: str, resolution: Resolution) -> None:
+        """Remembers a resolution."""
+        self._resolutions.pop(name, None)
+        self._resolutions[name] = resolution
+        if len(self._resolutions) > MAX_NAMES:
+            self._resolutions.popitem(last=False)

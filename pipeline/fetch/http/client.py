@@ -6,6 +6,7 @@ import ipaddress
 import re
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,6 +25,7 @@ from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler
 from pipeline.fetch.http.proxy import not_let_in, proxy_url
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
+from pipeline.fetch.http.urls import redirected
 from schemas.errors import RejectReason, SampleRejected
 from scoring.images.sniff import SNIFFED_BYTES, require_image
 
@@ -57,7 +59,7 @@ PAUSING_STATUS = frozenset({429, 503})
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """What one request brought: a body, or where to go on."""
 
     body: bytearray
@@ -118,7 +120,25 @@ class HttpClient:
         """Takes note that the body of an answer is no longer held in memory."""
         self._budget.release(len(body))
 
-    async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Answer:
+    async def follow(self, url: URL, ask: Callable[[URL, int], Awaitable[Response]]) -> bytearray:
+        """Returns the body behind a URL and its redirects; `release` it once it is done with.
+
+        Args:
+            ask: makes one request, for a URL behind so many redirects.
+
+        Raises:
+            SampleRejected: whatever is in the way; BAD_REDIRECT, if there are too many.
+        """
+        for hop in range(self._config.max_redirects + 1):
+            self.check_url(url)
+            response = await ask(url, hop)
+            if response.location is None:
+                return response.body
+            url = redirected(url, response.location)
+        detail = f"more than {self._config.max_redirects} redirects"
+        raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+
+    async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Response:
         """Returns the answer to a request for an image.
 
         Args:
@@ -130,7 +150,7 @@ class HttpClient:
         """
         return await self._ask(url, self._config.max_bytes, deadline, is_last, is_image=True)
 
-    async def ask_text(self, url: URL, deadline: asyncio.Timeout) -> Answer:
+    async def ask_text(self, url: URL, deadline: asyncio.Timeout) -> Response:
         """Returns the answer to a request for a small text, under the same guards.
 
         A long one is cut after `MAX_RULES_BYTES`.
@@ -142,7 +162,7 @@ class HttpClient:
 
     async def _ask(
         self, url: URL, max_bytes: int, deadline: asyncio.Timeout, is_last: bool, is_image: bool
-    ) -> Answer:
+    ) -> Response:
         """Returns the answer to one request."""
         headers = {"Connection": "close"} if is_last else None
         body = bytearray()
@@ -156,7 +176,7 @@ class HttpClient:
                 if is_image:
                     self._check_opt_out(url, response)
                 if response.status in REDIRECTS:
-                    return Answer(body, response.headers.get("Location", ""))
+                    return Response(body, response.headers.get("Location", ""))
                 _check_status(response)
                 if is_image and (response.content_length or 0) > max_bytes:
                     raise too_many(max_bytes)
@@ -165,7 +185,7 @@ class HttpClient:
                 except BaseException:
                     response.close()
                     raise
-            return Answer(body)
+            return Response(body)
         except BaseException as error:
             self._budget.release(len(body))
             if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == PROXY_REFUSES:

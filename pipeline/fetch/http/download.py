@@ -10,11 +10,11 @@ from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.turns import HostTurns, Turn, no_turn
+from pipeline.fetch.hosts.slots import HostSlots, Slot, no_slot
 from pipeline.fetch.http.budgets import paused
-from pipeline.fetch.http.client import Answer, HttpClient
+from pipeline.fetch.http.client import HttpClient, Response
 from pipeline.fetch.http.rules import RuleKeeper
-from pipeline.fetch.http.urls import parse_url, redirected
+from pipeline.fetch.http.urls import parse_url
 from schemas.errors import RejectReason, SampleRejected
 
 BACKOFF_SECONDS = 0.25
@@ -40,11 +40,11 @@ class _Request:
     """The way to one image, over redirects and retries."""
 
     deadline: asyncio.Timeout
-    turn: Turn
+    slot: Slot
     asked: str
     """The host that the image is at."""
     is_waiting: bool = False
-    """Whether for a turn at that host, which then has done nothing wrong."""
+    """Whether for a slot at that host, which then has done nothing wrong."""
 
 
 class Downloader:
@@ -55,12 +55,12 @@ class Downloader:
         config: FetchConfig,
         memory: HostMemory,
         resolver: AbstractResolver | None = None,
-        turns: HostTurns | None = None,
+        slots: HostSlots | None = None,
     ) -> None:
         self._config, self._memory = config, memory
         self._client = HttpClient(config, memory, resolver)
         self._rules = RuleKeeper(config, memory, self._client)
-        self._turns = turns or HostTurns(memory, config)
+        self._slots = slots or HostSlots(memory, config)
         self._first: dict[str, asyncio.Event] = {}
         """URLs that are asked now: who wants one as well waits to see whether it opts out."""
 
@@ -74,37 +74,37 @@ class Downloader:
         self._client.release(body)
 
     async def download(
-        self, asked: URL | str, is_last_of_host: bool = False, turn: Turn | None = None
+        self, asked: URL | str, is_last_of_host: bool = False, slot: Slot | None = None
     ) -> bytearray:
         """Returns the bytes that a URL leads to; `release` them once they are done with.
 
         Args:
             asked: a URL as `parse_url` returns it, or its text.
             is_last_of_host: whether its connection need not be kept for more.
-            turn: at the URL's host; ended here. Without one, it waits for its turn.
+            slot: at the URL's host; ended here. Without one, it waits for one.
 
         Raises:
             SampleRejected: whatever is in the way.
         """
         try:
             url = parse_url(asked) if isinstance(asked, str) else asked
-            return await self._download(url, is_last_of_host, turn)
+            return await self._download(url, is_last_of_host, slot)
         finally:
-            if turn is not None:
-                turn.end()
+            if slot is not None:
+                slot.end()
 
-    async def _download(self, url: URL, is_last_of_host: bool, turn: Turn | None) -> bytearray:
+    async def _download(self, url: URL, is_last_of_host: bool, slot: Slot | None) -> bytearray:
         self._client.check_url(url)
         origin = str(url.origin())
         self._memory.require_available(origin)
-        turn = turn or await self._turns.wait(origin, self._config.timeout_seconds)
+        slot = slot or await self._slots.wait(origin, self._config.timeout_seconds)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                request = _Request(deadline, turn, origin)
+                request = _Request(deadline, slot, origin)
                 body = await self._follow(url, request, is_last_of_host)
         except TimeoutError:
             if request.is_waiting:
-                raise no_turn(request.asked) from None
+                raise no_slot(request.asked) from None
             self._memory.failed(request.asked)
             detail = f"not done after {self._config.timeout_seconds:g} s"
             raise SampleRejected(RejectReason.TIMED_OUT, detail) from None
@@ -115,33 +115,30 @@ class Downloader:
                 self._memory.succeeded(request.asked)
             raise
         finally:
-            turn.end()
+            slot.end()
         self._memory.succeeded(request.asked)
         return body
 
     async def _follow(self, url: URL, request: _Request, is_last: bool) -> bytearray:
         """Returns the body behind a URL and its redirects."""
         start = request.asked
-        for hop in range(self._config.max_redirects + 1):
+
+        async def ask(url: URL, hop: int) -> Response:
             if hop:
-                self._client.check_url(url)
+                self._memory.succeeded(request.asked)
                 origin = str(url.origin())
                 if origin != start:
                     self._memory.require_available(origin)
                 request.asked = origin
             await self._begin(url, request, is_first=hop == 0)
-            answer = await self._ask_once(url, request, is_last or request.asked != start)
-            if answer.location is None:
-                return answer.body
-            self._memory.succeeded(request.asked)
-            url = redirected(url, answer.location)
-        detail = f"more than {self._config.max_redirects} redirects"
-        raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+            return await self._ask_once(url, request, is_last or request.asked != start)
+
+        return await self._client.follow(url, ask)
 
     async def _begin(self, url: URL, request: _Request, is_first: bool) -> None:
-        """Returns when the URL may be asked, by its host's rules and in its turn there.
+        """Waits until the URL may be asked, by its host's rules and in a slot there.
 
-        A host is asked for its rules in the turn of who needs them; what they say of its pace then
+        A host is asked for its rules in the slot of who needs them; what they say of its pace then
         holds for that one too.
         """
         if self._rules.are_known(request.asked):
@@ -155,9 +152,9 @@ class Downloader:
             await self._rules.check(url, request.asked)
             await self._move(request)
         finally:
-            self._turns.offer(request.asked)
+            self._slots.offer(request.asked)
 
-    async def _ask_once(self, url: URL, request: _Request, is_last: bool) -> Answer:
+    async def _ask_once(self, url: URL, request: _Request, is_last: bool) -> Response:
         """Returns the answer to a request, which is not made if the page is known to opt out."""
         text = str(url)
         first = self._first.get(text)
@@ -175,9 +172,9 @@ class Downloader:
             first.set()
 
     async def _move(self, request: _Request) -> None:
-        """Returns when the host may be asked."""
+        """Waits until the host may be asked."""
         request.is_waiting = True
-        await request.turn.move(request.asked, self._seconds_to_wait(request), request.deadline)
+        await request.slot.move(request.asked, self._seconds_to_wait(request), request.deadline)
         request.is_waiting = False
 
     def _seconds_to_wait(self, request: _Request) -> float:
@@ -185,7 +182,7 @@ class Downloader:
         left = (request.deadline.when() or 0.0) - asyncio.get_running_loop().time()
         return left - REQUEST_RATIO * self._config.timeout_seconds
 
-    async def _try(self, url: URL, request: _Request, is_last: bool) -> Answer:
+    async def _try(self, url: URL, request: _Request, is_last: bool) -> Response:
         """Returns the answer to a request, asked again as long as that can help and time is."""
         for attempt in range(self._config.retries + 1):
             try:
@@ -200,7 +197,7 @@ class Downloader:
                 failed = SampleRejected(*rejected.args)  # without what it holds in memory
             await asyncio.sleep(wait)
             try:
-                await request.turn.move(request.asked, 0.0, request.deadline)
+                await request.slot.move(request.asked, 0.0, request.deadline)
             except SampleRejected:
                 raise failed from None
         raise AssertionError("the loop returns or raises")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipeline.fetch.hosts.names import FAILED_SECONDS, FOUND_SECONDS, Answer, NameCache
+from pipeline.fetch.hosts.names import FAILED_SECONDS, FOUND_SECONDS, NameCache, Resolution
 
 LOOKUPS_AT_ONCE = 64
 
@@ -17,7 +17,7 @@ class CachedResolver(AbstractResolver):
 
     def __init__(self, cache: NameCache) -> None:
         self._cache = cache
-        self._pending: dict[str, asyncio.Task[Answer]] = {}
+        self._pending: dict[str, asyncio.Task[Resolution]] = {}
         self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="dns")
 
     async def resolve(
@@ -38,13 +38,13 @@ class CachedResolver(AbstractResolver):
             raise OSError(None, answer.error)
         return [ResolveResult(**{**result, "port": port}) for result in answer.found]
 
-    async def _ask(self, host: str) -> Answer:
+    async def _ask(self, host: str) -> Resolution:
         now = time.monotonic()
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
-            answer = Answer(now + FOUND_SECONDS, found, None)
+            answer = Resolution(now + FOUND_SECONDS, found, None)
         except (OSError, UnicodeError) as error:
-            answer = Answer(now + FAILED_SECONDS, [], str(error)[:200])
+            answer = Resolution(now + FAILED_SECONDS, [], str(error)[:200])
         finally:
             del self._pending[host]
         self._cache.keep(host, answer)

@@ -16,7 +16,7 @@ from pipeline.fetch.hosts.robots import (
 )
 from pipeline.fetch.hosts.tdmrep import parse_tdmrep
 from pipeline.fetch.http.client import MAX_RULES_BYTES, HttpClient
-from pipeline.fetch.http.urls import plain_reading, redirected
+from pipeline.fetch.http.urls import plain_reading
 from schemas.errors import RejectReason, SampleRejected
 
 UNANSWERED_RULES = frozenset(
@@ -113,16 +113,13 @@ class RuleKeeper:
         """Returns a small text behind a URL, asked under the same guards as an image."""
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                for _ in range(self._config.max_redirects + 1):
-                    self._client.check_url(url)
-                    answer = await self._client.ask_text(url, deadline)
-                    if answer.location is None:
-                        self._client.release(answer.body)
-                        return answer.body
-                    url = redirected(url, answer.location)
+                body = await self._client.follow(
+                    url, lambda url, _: self._client.ask_text(url, deadline)
+                )
         except TimeoutError:
             raise SampleRejected(RejectReason.TIMED_OUT, "no answer") from None
-        raise SampleRejected(RejectReason.BAD_REDIRECT, "too many redirects")
+        self._client.release(body)
+        return body
 
 
 def whole_lines(body: bytearray) -> str:

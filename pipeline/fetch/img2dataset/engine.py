@@ -66,12 +66,12 @@ class PeerImage:
     """Of the downloaded bytes; None if it was asked for another hash."""
 
 
-Answer = PeerImage | SampleRejected
+PeerOutcome = PeerImage | SampleRejected
 
 
 def download_with_img2dataset(
     asked: Sequence[tuple[str, str | None]], config: FetchConfig, folder: Path
-) -> list[Answer]:
+) -> list[PeerOutcome]:
     """Returns what became of each URL, in their order; the images lie in tars below the folder.
 
     Args:
@@ -82,22 +82,22 @@ def download_with_img2dataset(
             its shard.
     """
     guard = AddressGuard(config.allow_networks, config.allow_ports)
-    answers: list[Answer | None] = [_refusal(url, guard) for url, _ in asked]
+    outcomes: list[PeerOutcome | None] = [_refusal(url, guard) for url, _ in asked]
     for algorithm in HASHES:  # it computes one kind of hash in a run
         rows = [
             row
             for row, (_, expected) in enumerate(asked)
-            if answers[row] is None and _algorithm(expected) == algorithm
+            if outcomes[row] is None and _algorithm(expected) == algorithm
         ]
         if not rows:
             continue
         part = folder / algorithm
         part.mkdir()
         _run([asked[row][0] for row in rows], algorithm, config, part)
-        found = _answers(part, algorithm, [asked[row][1] for row in rows], config.image_format)
-        for row, answer in zip(rows, found, strict=True):
-            answers[row] = answer
-    return [answer or _unknown_hash() for answer in answers]
+        found = _outcomes(part, algorithm, [asked[row][1] for row in rows], config.image_format)
+        for row, outcome in zip(rows, found, strict=True):
+            outcomes[row] = outcome
+    return [outcome or _unknown_hash() for outcome in outcomes]
 
 
 def _unknown_hash() -> SampleRejected:
@@ -195,29 +195,30 @@ def _job(count: int, algorithm: str, config: FetchConfig) -> dict[str, Any]:
     }
 
 
-def _answers(
+def _outcomes(
     folder: Path, algorithm: str, expected: Sequence[str | None], image_format: str
-) -> list[Answer]:
+) -> list[PeerOutcome]:
     tar = folder / "00000.tar"
     with tar.open("rb") as file:
         members = {member.name: member for member in read_members(file, tar.stat().st_size)}
-    answers: list[Answer] = [SampleRejected(R.BAD_RESPONSE, "img2dataset lost it")] * len(expected)
+    lost = SampleRejected(R.BAD_RESPONSE, "img2dataset lost it")
+    outcomes: list[PeerOutcome] = [lost] * len(expected)
     for row in pq.read_table(folder / "00000.parquet").to_pylist():
         place, member = int(row["key"]), members.get(f"{row['key']}.{image_format}")
         wanted = expected[place]
         if row["status"] != "success" or member is None:
-            answers[place] = rejection_of(str(row["status"]), str(row["error_message"]))
+            outcomes[place] = rejection_of(str(row["status"]), str(row["error_message"]))
         elif wanted and wanted.partition(":")[2].strip().lower() != row[algorithm]:
             detail = f"{algorithm} is {row[algorithm]}"
-            answers[place] = SampleRejected(R.HASH_MISMATCH, detail)
+            outcomes[place] = SampleRejected(R.HASH_MISMATCH, detail)
         else:
-            answers[place] = PeerImage(
+            outcomes[place] = PeerImage(
                 place=member.place_in(str(tar)),
                 original_width=row["original_width"],
                 original_height=row["original_height"],
                 sha256=row[algorithm] if algorithm == "sha256" else None,
             )
-    return answers
+    return outcomes
 
 
 def rejection_of(status: str, message: str) -> SampleRejected:

@@ -226,7 +226,7 @@ def test_a_dataset_of_before_there_were_records_goes_on(
     (data / "_run" / "files.json").unlink()
     before = contents(data)
     assert run(["report", "--out", str(data)]) == 0
-    assert "of before its files were recorded" in " ".join(capsys.readouterr().out.split())
+    assert "was made before its files were recorded" in " ".join(capsys.readouterr().out.split())
     assert contents(data) == before
     (data / "_run" / "files.json").unlink()
     shutil.rmtree(data / "_run" / "progress")

@@ -12,10 +12,11 @@ import wids
 from PIL import Image
 
 from pipeline.config import PackConfig
+from pipeline.dataset.train_shards import write_index
 from pipeline.fetch.retry import RetrySession, retry_shard
 from pipeline.fetch.shard import fetch_shard
 from pipeline.pack.plan import plan_train_shards
-from pipeline.pack.shard import pack_shard, write_index
+from pipeline.pack.shard import pack_shard
 from schemas.columns import read_table
 from schemas.records import TRAIN_SCHEMA, pair_key
 from schemas.shards import DatasetLayout

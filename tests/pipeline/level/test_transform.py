@@ -9,9 +9,10 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.key_hashes import key_hashes
 from pipeline.job.run import Job, check_stages, with_checked_inputs
 from pipeline.level.edges import ALL_SOURCES, SavedEdges
-from pipeline.level.shard import RowHashes, begin_search, key_hashes, levels_of, read_scores
+from pipeline.level.shard import RowHashes, begin_search, levels_of, read_scores
 from pipeline.level.transform import AssignLevels
 from pipeline.report.drift import drift_rows, read_drift
 from schemas.errors import ConfigError, DatasetError

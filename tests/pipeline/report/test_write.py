@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import CurationConfig, FetchConfig, PackConfig
+from pipeline.dataset.train_shards import write_index
 from pipeline.pack.plan import plan_train_shards
-from pipeline.pack.shard import pack_shard, write_index
+from pipeline.pack.shard import pack_shard
 from pipeline.report.write import politeness_rows, write_report
 from schemas.errors import DatasetError
 from schemas.manifest import LevelDrift, Manifest

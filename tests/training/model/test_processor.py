@@ -163,6 +163,31 @@ def test_a_conversation_becomes_inputs_and_the_gate_reads_up_to_the_first_answer
     assert model.generate(**several, max_new_tokens=2).shape[1] > several["input_ids"].shape[1]
 
 
+def test_the_gate_reads_what_the_templates_variables_put_before_the_first_answer():
+    _, processor = build(adds_bos=False)
+    template = "{{ persona }} {% for m in messages %}{{ m.content }} {% endfor %}"
+    turns = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "a red box"}]
+    settings = {"tokenize": True, "return_dict": True, "chat_template": template}
+    short, long = (
+        processor.apply_chat_template(turns, persona=persona, **settings)
+        for persona in ("you", "you are a painter who never lies")
+    )
+    added = long["input_ids"].shape[1] - short["input_ids"].shape[1]
+    assert added > 0
+    assert long["prompt_mask"].sum() - short["prompt_mask"].sum() == added
+
+
+def test_a_conversation_can_end_within_an_answer():
+    _, processor = build(adds_bos=False)
+    turns = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "a red"}]
+    settings = {"tokenize": True, "return_dict": True, "continue_final_message": True}
+    asked = processor.apply_chat_template(
+        turns[:1], tokenize=True, return_dict=True, add_generation_prompt=True
+    )
+    inputs = processor.apply_chat_template(turns, **settings)
+    assert inputs["prompt_mask"].sum() == asked["prompt_mask"].sum()
+
+
 def test_the_processor_survives_the_round_trip_and_the_auto_classes_know_it(tmp_path):
     model, processor = build(adds_bos=False, alignment_mode="none")
     processor.image_processor.image_mode = "crop"

@@ -12,11 +12,11 @@ from schemas.errors import ConfigError
 from training.cli import parse, run
 from training.config import DataConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.engine.deepspeed import deepspeed_config
+from training.engine.start import parameter_groups
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss, read_metrics
 from training.parts import from_parts
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_13b
-from training.run.build import parameter_groups
 from training.run.folder import differences
 from training.run.run import _named, learning_rate_factor
 

@@ -16,8 +16,14 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from schemas.errors import ConfigError
 from training.model.packing.check import make_audible, one_of_each_kind
-from training.model.packing.segments import packed_lengths, sample_bounds
+from training.model.packing.segments import (
+    packed_lengths,
+    positions,
+    restart_positions,
+    sample_bounds,
+)
 
 BY_SAMPLE = "sdpa_by_sample"
 
@@ -76,6 +82,41 @@ def settings_of_samples(attention: str, position_ids: Tensor) -> dict[str, Any]:
     if "flash" in attention:
         return packed_lengths(position_ids)
     return {"bounds_of_samples": sample_bounds(position_ids)} if attention == BY_SAMPLE else {}
+
+
+def settings_of_rows(
+    attention: str,
+    *,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    sample_index: Tensor | None,
+    use_cache: bool | None,
+    num_tokens: int,
+) -> dict[str, Any]:
+    """Returns what tells a language model where each token stands, and in which sample.
+
+    Args:
+        attention: the language model's.
+        attention_mask: as `training.model.inputs` has it, as are the next two.
+        position_ids: given ones stay as they are.
+        sample_index: of packed rows.
+        use_cache: as asked; packed rows have no cache.
+        num_tokens: of a row, without those in the cache.
+
+    Raises:
+        ConfigError: if packed rows come with an attention mask.
+    """
+    if sample_index is None:
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = positions(attention_mask)[:, -num_tokens:]
+        return {"position_ids": position_ids, "use_cache": use_cache}
+    if attention_mask is not None:
+        raise ConfigError("packed rows (sample_index) take no attention_mask")
+    if position_ids is None:
+        position_ids = restart_positions(sample_index)
+    # with a cache, transformers does not look for packed samples
+    settings = settings_of_samples(attention, position_ids)
+    return {"position_ids": position_ids, "use_cache": False, **settings}
 
 
 def attention_fault(

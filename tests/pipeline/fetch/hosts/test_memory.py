@@ -16,8 +16,8 @@ from pipeline.fetch.hosts.robots import (
     parse_robots,
     retry_after_seconds,
 )
+from pipeline.fetch.hosts.slots import HostQueues, HostSlots
 from pipeline.fetch.hosts.tdmrep import is_reserved, matches, parse_tdmrep
-from pipeline.fetch.hosts.turns import HostQueues, HostTurns
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response
@@ -279,7 +279,7 @@ def test_a_crawl_delay_sets_the_pace_within_reason() -> None:
 
 
 def queues_of(rows: list[tuple[str, int]], config: FetchConfig) -> HostQueues:
-    return HostQueues(rows, HostTurns(HostMemory(config), config))
+    return HostQueues(rows, HostSlots(HostMemory(config), config))
 
 
 def test_no_host_gets_more_than_its_share_and_no_slot_waits_for_it() -> None:
@@ -294,9 +294,9 @@ def test_no_host_gets_more_than_its_share_and_no_slot_waits_for_it() -> None:
             await asyncio.wait_for(queues.take(), 0.05)
         busy = [one[0] for one in taken if one and one[1] != 5]
         while len(taken) < 6:
-            turn = busy.pop(0)
-            assert turn is not None
-            turn.end()
+            slot = busy.pop(0)
+            assert slot is not None
+            slot.end()
             taken.append(await queues.take())
             busy += [one[0] for one in taken[-1:] if one]
         assert await queues.take() is None
@@ -345,12 +345,12 @@ def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) ->
 
     async def work(queues: HostQueues, downloader: Downloader) -> None:
         while (taken := await queues.take()) is not None:
-            downloader.release(await downloader.download(url, turn=taken[0]))
+            downloader.release(await downloader.download(url, slot=taken[0]))
 
     async def run() -> None:
         memory = HostMemory(config)
-        turns = HostTurns(memory, config)
-        queues, downloader = HostQueues(rows, turns), Downloader(config, memory, turns=turns)
+        slots = HostSlots(memory, config)
+        queues, downloader = HostQueues(rows, slots), Downloader(config, memory, slots=slots)
         await asyncio.gather(*(work(queues, downloader) for _ in range(10)))
         await downloader.close()
 

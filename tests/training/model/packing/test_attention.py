@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
     build_model,
     one_row,
@@ -32,6 +33,13 @@ def test_the_lengths_of_packed_samples_cover_all_rows_without_crossing_them():
     assert lengths["cu_seq_lens_q"].diff().tolist() == counts
     assert lengths["cu_seq_lens_q"].dtype == torch.int32
     assert lengths["max_length_q"] == max(counts)
+
+
+def test_packed_rows_take_no_attention_mask():
+    batch, _ = packed_rows()
+    mask = torch.ones_like(batch["input_ids"])
+    with pytest.raises(ConfigError, match="take no attention_mask"):
+        build_model()(**batch, attention_mask=mask)
 
 
 def test_attention_is_sdpa_until_flex_attention_was_seen_to_work_unless_named():

@@ -1,4 +1,4 @@
-"""Whose turn it is at a host: so many requests at once, and no more often than its rate allows."""
+"""Slots at hosts: so many requests at once, and no more often than a host's rate allows."""
 
 import asyncio
 import heapq
@@ -14,7 +14,7 @@ from schemas.errors import RejectReason, SampleRejected
 
 
 @dataclass(slots=True)
-class _Host:
+class _HostSlots:
     active: int = 0
     next_at: float = 0.0
     """When the next request may begin, on the monotonic clock."""
@@ -22,14 +22,14 @@ class _Host:
     """Redirected requests that wait for one of those at work to end."""
 
 
-class HostTurns:
+class HostSlots:
     """Counts the requests at work at each host, first ones and redirected ones alike."""
 
     def __init__(self, memory: HostMemory, config: FetchConfig) -> None:
         self._memory, self._limit = memory, config.connections_per_host
         self._timeout_seconds = config.timeout_seconds
         self._has_rules = config.respects_robots or config.respects_tdm
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, _HostSlots] = {}
         self.on_free: Callable[[str], None] | None = None
         """Told of a host that has room again."""
 
@@ -48,16 +48,16 @@ class HostTurns:
             paused_until = 0.0  # too long to wait for: what asks it is rejected right away
         return max(self._host(origin).next_at, paused_until)
 
-    def begin(self, origin: str) -> "Turn":
-        """Returns a turn that begins now; the caller has seen that it may."""
+    def begin(self, origin: str) -> "Slot":
+        """Returns a slot that is taken now; the caller has seen that there is room."""
         self._host(origin).active += 1
         self._reserve(origin)
-        return Turn(self, origin)
+        return Slot(self, origin)
 
     async def wait(
         self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
-    ) -> "Turn":
-        """Returns a turn at a host once it may begin.
+    ) -> "Slot":
+        """Returns a slot at a host once its request may begin.
 
         Args:
             patience_seconds: for other requests to end. A wait for the host's rate is bounded by
@@ -72,21 +72,21 @@ class HostTurns:
             host.active += 1
         else:
             await self._wait_for_room(host, origin, patience_seconds)
-        turn = Turn(self, origin)
+        slot = Slot(self, origin)
         try:
             await self.wait_for_rate(origin, deadline)
         except BaseException:
-            turn.end()
+            slot.end()
             raise
-        return turn
+        return slot
 
-    async def _wait_for_room(self, host: _Host, origin: str, patience_seconds: float) -> None:
+    async def _wait_for_room(self, host: _HostSlots, origin: str, patience_seconds: float) -> None:
         room = asyncio.get_running_loop().create_future()
         host.waiting.append(room)
         try:
             await asyncio.wait({room}, timeout=max(patience_seconds, 0.0))
             if not room.done():
-                raise no_turn(origin)
+                raise no_slot(origin)
         except BaseException:
             if room.done():
                 self.end(origin)
@@ -95,7 +95,7 @@ class HostTurns:
             raise
 
     async def wait_for_rate(self, origin: str, deadline: asyncio.Timeout | None = None) -> None:
-        """Returns when one more request of a turn may begin.
+        """Waits until one more request of a slot may begin.
 
         The wait is ours, not the host's: it does not count against an image's time, or no redirect
         at a host with a crawl delay above that time could ever be followed.
@@ -110,7 +110,7 @@ class HostTurns:
         wait = self.start_at(origin) - time.monotonic()
         between = self._memory.host(origin).seconds_between_requests
         if wait > max(between, MAX_CRAWL_DELAY_SECONDS):
-            raise no_turn(origin)
+            raise no_slot(origin)
         self._reserve(origin)
         if wait > 0:
             if deadline is not None:
@@ -118,7 +118,7 @@ class HostTurns:
             await asyncio.sleep(wait)
 
     def end(self, origin: str) -> None:
-        """Takes note that a turn is over; who waits for room gets it first."""
+        """Takes note that a slot is over; who waits for room gets it first."""
         host = self._host(origin)
         while host.waiting:
             room = host.waiting.popleft()
@@ -137,26 +137,27 @@ class HostTurns:
         start = max(self.start_at(origin), time.monotonic())
         self._host(origin).next_at = start + self._memory.host(origin).seconds_between_requests
 
-    def _host(self, origin: str) -> _Host:
-        return self._hosts.setdefault(origin, _Host())
+    def _host(self, origin: str) -> _HostSlots:
+        return self._hosts.setdefault(origin, _HostSlots())
 
 
-def no_turn(origin: str) -> SampleRejected:
+def no_slot(origin: str) -> SampleRejected:
     """Returns the rejection of an image for which a host had no room, or too many wait for it."""
-    return SampleRejected(RejectReason.RATE_LIMITED, f"no turn at {origin} within the image's time")
+    detail = f"no free slot at {origin} within the image's time"
+    return SampleRejected(RejectReason.RATE_LIMITED, detail)
 
 
-class Turn:
+class Slot:
     """One request at work at a host; redirects move it to another. End it when done."""
 
-    def __init__(self, turns: HostTurns, origin: str) -> None:
-        self._turns = turns
+    def __init__(self, slots: HostSlots, origin: str) -> None:
+        self._slots = slots
         self._origin: str | None = origin
 
     async def move(
         self, origin: str, patience_seconds: float, deadline: asyncio.Timeout | None = None
     ) -> None:
-        """Returns when the next request may begin, at this host or another.
+        """Waits until the next request may begin, at this host or another.
 
         Args:
             patience_seconds: for other requests to end.
@@ -166,17 +167,17 @@ class Turn:
             SampleRejected: RATE_LIMITED, if that takes too long.
         """
         if origin == self._origin:
-            await self._turns.wait_for_rate(origin, deadline)
+            await self._slots.wait_for_rate(origin, deadline)
             return
         self.end()  # nobody waits for a host while keeping another: no ring of waiting can form
-        await self._turns.wait(origin, patience_seconds, deadline)
+        await self._slots.wait(origin, patience_seconds, deadline)
         self._origin = origin
 
     def end(self) -> None:
         """Takes note that the request is over."""
         origin, self._origin = self._origin, None
         if origin is not None:
-            self._turns.end(origin)
+            self._slots.end(origin)
 
 
 @dataclass(slots=True)
@@ -188,10 +189,10 @@ class _Queue:
 
 
 class HostQueues:
-    """Hands out rows so that no host gets more than its share and no slot waits for a host."""
+    """Hands out rows so that no host gets more than its share and no worker waits for a host."""
 
-    def __init__(self, rows: Iterable[tuple[str, int]], turns: HostTurns) -> None:
-        self._turns = turns
+    def __init__(self, rows: Iterable[tuple[str, int]], slots: HostSlots) -> None:
+        self._slots = slots
         self._queues: dict[str, _Queue] = {}
         for origin, row in rows:
             self._queues.setdefault(origin, _Queue()).rows.append(row)
@@ -199,14 +200,14 @@ class HostQueues:
         self._later: list[tuple[float, str]] = []
         self._waiting = sum(len(queue.rows) for queue in self._queues.values())
         self._changed = asyncio.Event()
-        turns.on_free = self._freed
+        slots.on_free = self._freed
         for origin in self._queues:
             self._list(origin)
 
-    async def take(self) -> tuple[Turn | None, int, bool] | None:
-        """Returns a turn at a host, the row to ask of it and whether that is its last.
+    async def take(self) -> tuple[Slot | None, int, bool] | None:
+        """Returns a slot at a host, the row to ask of it and whether that is its last.
 
-        None at the end; no turn for a row that asks no host.
+        None at the end; no slot for a row that asks no host.
         """
         while self._waiting:
             now = time.monotonic()
@@ -226,21 +227,21 @@ class HostQueues:
         self._changed.set()
         return None
 
-    def _hand_out(self, origin: str) -> tuple[Turn | None, int, bool] | None:
+    def _hand_out(self, origin: str) -> tuple[Slot | None, int, bool] | None:
         queue = self._queues[origin]
         queue.is_listed = False
         if origin and (
-            self._turns.is_full(origin) or self._turns.start_at(origin) > time.monotonic()
+            self._slots.is_full(origin) or self._slots.start_at(origin) > time.monotonic()
         ):
             self._list(origin)  # a redirected request came first
             return None
         row = queue.rows.popleft()
         self._waiting -= 1
-        turn = self._turns.begin(origin) if origin else None
+        slot = self._slots.begin(origin) if origin else None
         self._list(origin)
         if self._ready or not self._waiting:
             self._changed.set()
-        return turn, row, not queue.rows
+        return slot, row, not queue.rows
 
     def _freed(self, origin: str) -> None:
         if origin in self._queues:
@@ -250,11 +251,11 @@ class HostQueues:
     def _list(self, origin: str) -> None:
         """Puts the host where it will be taken from as soon as it may be asked."""
         queue = self._queues[origin]
-        is_full = bool(origin) and self._turns.is_full(origin)
+        is_full = bool(origin) and self._slots.is_full(origin)
         if queue.is_listed or not queue.rows or is_full:
             return
         queue.is_listed = True
-        start_at = self._turns.start_at(origin) if origin else 0.0
+        start_at = self._slots.start_at(origin) if origin else 0.0
         if start_at > time.monotonic():
             heapq.heappush(self._later, (start_at, origin))
         else:

@@ -11,7 +11,7 @@ from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.turns import HostQueues, HostTurns, Turn
+from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response, unused_port
@@ -126,19 +126,19 @@ def test_a_dead_host_is_called_dead_also_at_a_low_rate(web_server: WebServer) ->
     assert memory.host(origin_of(url)).failures == 1
 
 
-def test_a_retry_that_gets_no_turn_leaves_the_failure_as_it_was(web_server: WebServer) -> None:
+def test_a_retry_that_gets_no_slot_leaves_the_failure_as_it_was(web_server: WebServer) -> None:
     url = web_server.serve("/x", b"", status=500)
     config = settings(web_server, retries=1, requests_per_second_per_host=0.01)
 
     async def ask() -> RejectReason:
         memory = HostMemory(config)
-        turns = HostTurns(memory, config)
-        downloader = Downloader(config, memory, turns=turns)
-        _, turn = (turns.begin(origin_of(url)) for _ in range(2))
-        with pytest.raises(SampleRejected, match="no turn"):
-            await turns.wait(origin_of(url), 0.0)
+        slots = HostSlots(memory, config)
+        downloader = Downloader(config, memory, slots=slots)
+        _, slot = (slots.begin(origin_of(url)) for _ in range(2))
+        with pytest.raises(SampleRejected, match="no free slot"):
+            await slots.wait(origin_of(url), 0.0)
         with pytest.raises(SampleRejected) as raised:
-            await downloader.download(url, turn=turn)
+            await downloader.download(url, slot=slot)
         await downloader.close()
         return raised.value.reason
 
@@ -154,10 +154,10 @@ def test_a_host_without_room_is_no_fault_of_it_or_of_who_redirects_there(
     memory = HostMemory(config)
 
     async def ask() -> RejectReason:
-        turns = HostTurns(memory, config)
-        turns.begin(origin_of(busy))
-        downloader = Downloader(config, memory, turns=turns)
-        with pytest.raises(SampleRejected, match=f"no turn at {origin_of(busy)}") as raised:
+        slots = HostSlots(memory, config)
+        slots.begin(origin_of(busy))
+        downloader = Downloader(config, memory, slots=slots)
+        with pytest.raises(SampleRejected, match=f"no free slot at {origin_of(busy)}") as raised:
             await downloader.download(url)
         await downloader.close()
         return raised.value.reason
@@ -182,44 +182,44 @@ def test_every_turn_is_given_back_whatever_ends_the_waiting() -> None:
     config = FetchConfig(connections_per_host=2)
     generator = random.Random(0)
 
-    async def ask(turns: HostTurns) -> None:
+    async def ask(slots: HostSlots) -> None:
         try:
             async with asyncio.timeout(generator.uniform(0.0, 0.02)):
-                turn = await turns.wait("host", generator.uniform(0.0, 0.02))
+                slot = await slots.wait("host", generator.uniform(0.0, 0.02))
                 try:
                     await asyncio.sleep(generator.uniform(0.0, 0.01))
-                    await turn.move(generator.choice(["host", "other"]), 0.01)
+                    await slot.move(generator.choice(["host", "other"]), 0.01)
                     await asyncio.sleep(generator.uniform(0.0, 0.01))
                 finally:
-                    turn.end()
+                    slot.end()
         except (TimeoutError, SampleRejected):
             return
 
     async def run() -> None:
-        turns = HostTurns(HostMemory(config), config)
-        await asyncio.gather(*(ask(turns) for _ in range(200)))
+        slots = HostSlots(HostMemory(config), config)
+        await asyncio.gather(*(ask(slots) for _ in range(200)))
         for origin in ("host", "other"):
-            held = [await turns.wait(origin, 0.0) for _ in range(2)]
-            assert turns.is_full(origin)
+            held = [await slots.wait(origin, 0.0) for _ in range(2)]
+            assert slots.is_full(origin)
             with pytest.raises(SampleRejected):
-                await turns.wait(origin, 0.0)
-            for turn in held:
-                turn.end()
-                turn.end()
-            assert not turns.is_full(origin)
+                await slots.wait(origin, 0.0)
+            for slot in held:
+                slot.end()
+                slot.end()
+            assert not slots.is_full(origin)
 
     asyncio.run(run())
 
 
 def test_a_turn_that_is_over_ends_only_once() -> None:
     config = FetchConfig(connections_per_host=1)
-    turns = HostTurns(HostMemory(config), config)
-    first = turns.begin("host")
+    slots = HostSlots(HostMemory(config), config)
+    first = slots.begin("host")
     first.end()
-    second = turns.begin("host")
+    second = slots.begin("host")
     first.end()
-    assert turns.is_full("host")
-    assert isinstance(second, Turn)
+    assert slots.is_full("host")
+    assert isinstance(second, Slot)
 
 
 def download_rows(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
@@ -229,16 +229,16 @@ def download_rows(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
     async def work(queues: HostQueues, downloader: Downloader) -> None:
         while (taken := await queues.take()) is not None:
             try:
-                body = await downloader.download(urls[taken[1]], turn=taken[0])
+                body = await downloader.download(urls[taken[1]], slot=taken[0])
                 downloader.release(body)
             except SampleRejected as rejected:
                 found[taken[1]] = rejected.reason
 
     async def run() -> None:
         memory = HostMemory(config)
-        turns = HostTurns(memory, config)
-        queues = HostQueues([(origin_of(url), row) for row, url in enumerate(urls)], turns)
-        downloader = Downloader(config, memory, turns=turns)
+        slots = HostSlots(memory, config)
+        queues = HostQueues([(origin_of(url), row) for row, url in enumerate(urls)], slots)
+        downloader = Downloader(config, memory, slots=slots)
         await asyncio.gather(*(work(queues, downloader) for _ in range(10)))
         await downloader.close()
 
@@ -279,10 +279,10 @@ def test_a_redirect_asks_a_host_for_its_rules_in_its_turn_there(web_server: WebS
 
     async def ask() -> None:
         memory = HostMemory(config)
-        turns = HostTurns(memory, config)
-        turns.begin(origin_of(busy))
-        downloader = Downloader(config, memory, turns=turns)
-        with pytest.raises(SampleRejected, match="no turn at"):
+        slots = HostSlots(memory, config)
+        slots.begin(origin_of(busy))
+        downloader = Downloader(config, memory, slots=slots)
+        with pytest.raises(SampleRejected, match="no free slot at"):
             await downloader.download(url)
         await downloader.close()
 

@@ -1,0 +1,1 @@
+"""Selections and mergers: new datasets from samples of finished ones."""

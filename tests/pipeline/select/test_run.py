@@ -1,0 +1,202 @@
+import io
+import json
+import shutil
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import run
+from pipeline.report.inspect import inspect_dataset
+from pipeline.report.verify import verify_dataset
+from pipeline.select.run import Selection, make_selection
+from schemas.columns import read_table
+from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Manifest
+from schemas.records import TRAIN_SCHEMA
+from schemas.terminal import Console
+from tests.curations import quiet_console
+from tests.datasets import finish, jpeg, write_dataset
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory) -> Path:
+    """A finished dataset of 38 samples in 4 levels."""
+    root = tmp_path_factory.mktemp("parent")
+    write_dataset(root)
+    finish(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory) -> Path:
+    """A finished dataset of 20 conversations, not scored, some of text alone."""
+    root = tmp_path_factory.mktemp("turns")
+    write_dataset(root, shards=1, is_scored=False)
+    finish(root, is_scored=False)
+    return root
+
+
+def rows_of(root: Path) -> list[dict]:
+    paths = sorted((root / "train").glob("*.parquet"))
+    return [row for path in paths for row in read_table(str(path), TRAIN_SCHEMA).to_pylist()]
+
+
+def manifest_of(root: Path) -> Manifest:
+    return Manifest.from_json((root / "manifest.json").read_text())
+
+
+def make(out: Path, *parents: Path, **settings) -> list[dict]:
+    """Returns the rows of a selection or a merger."""
+    command = "select" if len(parents) == 1 else "merge"
+    chosen = Selection(command=command, parents=tuple(map(str, parents)), **settings)
+    make_selection(chosen, str(out), quiet_console())
+    return rows_of(out)
+
+
+def without_places(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "image_offset"}
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "train").iterdir()}
+
+
+def test_a_selection_holds_the_rows_that_fulfil_the_condition_with_their_images(parent, tmp_path):
+    out = tmp_path / "out"
+    condition = "alignment_level >= 3 and caption not like '%3'"
+    rows = make(out, parent, where=condition, samples_per_shard=7)
+    expected = [
+        row
+        for row in rows_of(parent)
+        if row["alignment_level"] >= 3 and not row["caption"].endswith("3")
+    ]
+    assert [without_places(row) for row in rows] == [without_places(row) for row in expected]
+    assert verify_dataset(str(out)).samples == len(rows)
+    for path in (out / "train").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                if member.name.endswith(".jpg"):
+                    assert tar.extractfile(member).read() == jpeg(int(member.name[:8], 16))
+
+
+def test_its_manifest_and_page_name_the_parent_and_the_condition(parent, tmp_path):
+    out = tmp_path / "out"
+    rows = make(out, parent, where="alignment_level = 4")
+    manifest, before = manifest_of(out), manifest_of(parent)
+    (named,) = manifest.parents
+    assert (named.folder, named.samples, named.taken) == (str(parent), 38, len(rows))
+    assert manifest.where == "alignment_level = 4"
+    assert (manifest.rows_in, manifest.kept) == (38, len(rows))
+    assert manifest.rejected == {"not_selected": 38 - len(rows)}
+    assert (manifest.model, manifest.num_levels) == (before.model, 4)
+    assert str(parent) in (out / "report.html").read_text()
+    said = io.StringIO()
+    inspect_dataset(str(out), Console(file=said, width=120))
+    assert "select" in said.getvalue()
+
+
+def test_levels_are_cut_anew_where_asked(parent, tmp_path):
+    rows = make(tmp_path / "out", parent, where="alignment_level >= 2", num_levels=3)
+    counts = Counter(row["alignment_level"] for row in rows)
+    assert sorted(counts) == [1, 2, 3]
+    assert max(counts.values()) - min(counts.values()) <= 1
+    ranked = sorted(rows, key=lambda row: (row["clip_score"], int(row["key"][:16], 16)))
+    assert [row["alignment_level"] for row in ranked] == [
+        1 + 3 * rank // len(rows) for rank in range(len(rows))
+    ]
+    assert manifest_of(tmp_path / "out").num_levels == 3
+
+
+def test_a_merger_stands_in_the_order_of_keys_and_counts_a_repeated_pair_once(
+    parent, turns, tmp_path
+):
+    low, high = tmp_path / "low", tmp_path / "high"
+    make(low, parent, where="alignment_level <= 3", num_levels=2)
+    make(high, parent, where="alignment_level >= 2", num_levels=2)
+    rows = make(tmp_path / "out", low, turns, high, samples_per_shard=20)
+    keys = [row["key"] for row in rows]
+    assert keys == sorted({row["key"] for root in (parent, turns) for row in rows_of(root)})
+    first = {row["key"]: row["alignment_level"] for row in rows_of(low)}
+    found = {row["key"]: row["alignment_level"] for row in rows}
+    assert {key: found[key] for key in first} == first
+    manifest = manifest_of(tmp_path / "out")
+    repeated = len(rows_of(low)) + len(rows_of(turns)) + len(rows_of(high)) - len(rows)
+    assert manifest.rejected == {"repeated_key": repeated}
+    assert sum(one.taken for one in manifest.parents) == len(rows)
+    verify_dataset(str(tmp_path / "out"))
+
+
+def test_a_selection_that_was_stopped_goes_on_to_the_same_bytes(parent, tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"where": "width = 24", "samples_per_shard": 8}
+    make(whole, parent, **settings)
+    from pipeline.select.choice import TarReaders
+
+    read, calls = TarReaders.packed, []
+
+    def dying(self, taken):
+        calls.append(taken.key)
+        if len(calls) == 19:
+            raise KeyboardInterrupt
+        return read(self, taken)
+
+    monkeypatch.setattr(TarReaders, "packed", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make(stopped, parent, **settings)
+    assert not (stopped / "manifest.json").exists()
+    make(stopped, parent, **settings)
+    assert bytes_of(stopped) == bytes_of(whole)
+    assert len(calls) == 19 + 38 - 16
+    with pytest.raises(ConfigError, match=r"was 'width = 24' there, this run has 'width > 2'"):
+        make(stopped, parent, **{**settings, "where": "width > 2"})
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_written(parent, turns, tmp_path):
+    for parents, settings, message in [
+        ((parent,), {"where": "alignment_level > 9"}, "no sample of 38 fulfils"),
+        ((parent, parent), {}, "are the same dataset"),
+        ((turns,), {"where": "true", "num_levels": 4}, "needs scores"),
+        ((parent, turns), {"num_levels": 4}, "samples without a score"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            make(tmp_path / "out", *parents, **settings)
+        assert not (tmp_path / "out" / "train").exists()
+    with pytest.raises(ConfigError, match="lie in each other"):
+        make(parent / "inner", parent, where="true")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds what is not of a dataset"):
+        make(tmp_path / "mine", parent, where="true")
+    with pytest.raises(DatasetError, match="there is no folder"):
+        make(tmp_path / "out", tmp_path / "nowhere", where="true")
+
+
+def test_scores_of_different_models_are_not_merged(parent, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(parent, other)
+    values = json.loads((other / "manifest.json").read_text())
+    values["model"] = {"model": "another", "precision": "fp32"}
+    (other / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="scored by different models"):
+        make(tmp_path / "out", parent, other)
+
+
+def test_a_damaged_parent_is_named(parent, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(parent, other)
+    tar = other / "train" / "000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(rows_of(parent)[20]["key"].encode(), b"0" * 32))
+    with pytest.raises(DatasetError, match=r"000001\.tar does not hold .* where its table says"):
+        make(tmp_path / "out", other, where="true")
+
+
+def test_the_commands_say_what_they_did_and_what_is_wrong(parent, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert run(["select", str(parent), "--where", "clip_score > 0", "--out", out]) == 0
+    assert f"of 38 samples: {out}" in capsys.readouterr().out
+    assert run(["select", str(parent), "--where", "clip_scor > 0", "--out", out]) == 2
+    assert "clip_scor" in capsys.readouterr().err
+    assert run(["merge", str(parent), "--out", out]) == 2
+    assert run(["curate", "--pairs", str(tmp_path / "x.tsv"), "--out", out]) == 2
