@@ -47,6 +47,7 @@ from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.memory import large_imports
+from schemas.progress import at_work
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
@@ -128,8 +129,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             _run_stages(job, layout, chosen, shards, session, console)
             if session is not None:
                 console.print(end_retry(layout, session))
-        manifest = write_report(layout, job.config) if job.has_report else None
-        stages = manifest.stages if manifest is not None else count_stages(layout)
+        with at_work("report: reading what the stages left" if job.has_report else "adding up"):
+            manifest = write_report(layout, job.config) if job.has_report else None
+            stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
     print_causes(layout, stages, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
