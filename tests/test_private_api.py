@@ -71,6 +71,16 @@ USES = [
     ),
     ("transformers", "transformers.modeling_utils", "PreTrainedModel._no_split_modules", None),
     ("torch", "torch", "_assert_async", "training/model/packing/segments.py"),
+    *(
+        (
+            "uvicorn",
+            "uvicorn.protocols.http.h11_impl",
+            f"H11Protocol.{name}",
+            "training/serve/connections.py" if name == "connection_made" else None,
+        )
+        for name in ("connection_made", "connection_lost", "data_received")
+    ),
+    ("uvicorn", "uvicorn.protocols.http.h11_impl", "RequestResponseCycle", None),
     (
         "deepspeed",
         "deepspeed.runtime.engine",
@@ -83,7 +93,7 @@ USES = [
 def declared_range(package: str) -> Requirement:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    words = [*project["dependencies"], *extras["curate"], *extras["train"]]
+    words = [*project["dependencies"], *extras["curate"], *extras["train"], *extras["serve"]]
     return next(found for found in map(Requirement, words) if found.name == package)
 
 

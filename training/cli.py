@@ -22,6 +22,7 @@ from training.config import AlignmentMode, PublishedForm, TrainConfig
 from training.engine.launch import STATUS_TERMINATED, EarlySigterm, is_peer_lost, launch
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
+from training.serve.commands import Serve
 
 if TYPE_CHECKING:
     from training.evaluation.control import Difference
@@ -102,13 +103,14 @@ class Export:
     """Name of the tower that the published code is to load."""
 
 
-Command = Pretrain | Finetune | Evaluate | Score | Compare | Chat | Import | Export
+Command = Pretrain | Finetune | Evaluate | Score | Compare | Chat | Serve | Import | Export
 
 COMMANDS: dict[str, type[Command]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     **EVALUATION_COMMANDS,
     "chat": Chat,
+    "serve": Serve,
     "import": Import,
     "export": Export,
 }
@@ -224,9 +226,24 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
         from training.chat.terminal import chat
 
         return chat(command)
+    if isinstance(command, Serve):
+        return serve_model(command)
     if isinstance(command, Evaluate):
         return evaluate(command, arguments)
     return exchange(command)
+
+
+def serve_model(command: Serve) -> int:
+    """Puts a model behind an address until it is told to end."""
+    try:
+        with at_work("starting"):
+            from training.serve.run import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serving needs packages that are not installed ({error.name}): pip install "
+            "'aligngpt[train,serve]'"
+        ) from error
+    return serve(command)
 
 
 def train_stage(command: Pretrain | Finetune) -> int:

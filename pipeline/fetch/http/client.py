@@ -19,13 +19,13 @@ from yarl import URL
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
-from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.budgets import ByteBudget, paused
 from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler
 from pipeline.fetch.http.proxy import not_let_in, proxy_url
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
 from pipeline.fetch.http.urls import redirected
+from schemas.addresses import AddressGuard
 from schemas.errors import RejectReason, SampleRejected
 from scoring.images.sniff import SNIFFED_BYTES, require_image
 

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from pipeline.config import FetchConfig
 from pipeline.dataset.input_tars import read_members
 from pipeline.fetch.hosts.robots import OPT_OUTS, agent_token
-from pipeline.fetch.http.addresses import AddressGuard
 from pipeline.fetch.http.proxy import proxy_url
 from pipeline.fetch.http.responses import PASSING_STATUS
 from pipeline.fetch.http.urls import parse_url
+from schemas.addresses import AddressGuard
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 
 PNG_COMPRESSION = 6

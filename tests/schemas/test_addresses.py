@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from pipeline.fetch.http.addresses import AddressGuard, is_public
 from pipeline.fetch.http.urls import parse_url
+from schemas.addresses import AddressGuard, is_public
 from schemas.errors import SampleRejected
 
 CLOSED = AddressGuard((), (80, 443))

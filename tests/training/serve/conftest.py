@@ -1,0 +1,110 @@
+"""A tiny model behind a real address."""
+
+import base64
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from tests.training.model.tiny_models import (
+    IMAGE_SIZE,
+    build_model,
+    build_tokenizer,
+    text_config,
+)
+from training.model.image_processor import AlignGPTImageProcessor
+from training.model.processor import AlignGPTProcessor
+from training.parts import Assembled
+from training.serve.commands import Limits, Serve
+from training.serve.run import Server, listen
+
+LIMITS = Limits(
+    body_bytes=2**20, image_bytes=2**18, image_pixels=10_000, images=2, new_tokens=200, answers=3
+)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Assembled:
+    """Returns a tiny model with 256 places and its processor."""
+    processor = AlignGPTProcessor(
+        image_processor=AlignGPTImageProcessor(image_size=IMAGE_SIZE),
+        tokenizer=build_tokenizer(False),
+        num_image_tokens=16,
+    )
+    places = processor.placeholders
+    model = build_model(
+        text_config=text_config(vocab_size=300),
+        image_token_id=places.image_token_id,
+        align_token_id=places.align_token_id,
+        leading_bos_token_id=places.bos_token_id,
+    )
+    return Assembled(model=model, processor=processor)
+
+
+@contextmanager
+def serving(parts: Assembled, **settings: Any) -> Iterator[Server]:
+    """Serves a model for the length of a block; its address is `server.address`."""
+    key = settings.pop("key", "")
+    given = {"port": 0, "name": "tiny", "page": False, "limits": LIMITS, **settings}
+    command = Serve(model="nowhere", **given)
+    listening = listen(command)
+    server: Any = Server(parts, command, key)
+    server.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    thread = threading.Thread(target=lambda: server.run(listening), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join(timeout=60)
+        listening.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def server(parts: Assembled) -> Iterator[Any]:
+    """Returns a server that all tests of the folder may ask."""
+    with serving(parts) as found:
+        yield found
+
+
+@pytest.fixture
+def client(server: Any) -> Iterator[openai.OpenAI]:
+    """Returns the official client of the server."""
+    with client_of(server) as found:
+        yield found
+
+
+def client_of(server: Any, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture
+def ask(client: openai.OpenAI) -> Callable[..., Any]:
+    """Returns a function that asks about a picture."""
+
+    def asked(text: str = "what is this?", images: int = 1, **settings: Any) -> Any:
+        given = {"model": "tiny", "messages": [turn(text, images)], "temperature": 0, **settings}
+        return client.chat.completions.create(**given)
+
+    return asked
+
+
+def turn(text: str, images: int = 1) -> Any:
+    """Returns a user's message with pictures."""
+    colours = ("red", "blue", "green")
+    shown = [
+        {"type": "image_url", "image_url": {"url": data_url(colour)}} for colour in colours[:images]
+    ]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def data_url(colour: str = "red", size: tuple[int, int] = (20, 30)) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
