@@ -1,8 +1,10 @@
 """What the workers of a test's job do. It imports little, for every worker imports it."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ class Works(beam.DoFn):
 
     def process(self, shard: int) -> list[int]:
         """Does a shard."""
-        is_last = len(list(Path(self._layout.root).glob("done-*"))) == SHARDS - 1
+        is_last = self._place() == SHARDS - 1
         self._do("between two" if _done_here else "before")
         with ShardProgress(self._layout, Stage.SCORE, shard, 10) as progress:
             if is_last:
@@ -38,6 +40,14 @@ class Works(beam.DoFn):
         if is_last:
             self._do("after the last")
         return [shard]
+
+    def _place(self) -> int:
+        """Returns how many shards were begun before this one; each place is given once."""
+        for place in itertools.count():
+            with suppress(FileExistsError):
+                Path(self._layout.root, f"begun-{place}").touch(exist_ok=False)
+                return place
+        raise AssertionError
 
     def teardown(self) -> None:
         """Does what is to happen when the worker is told to end."""

@@ -18,6 +18,8 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from tests.worker_deeds import SHARDS, Dawdles, Dies, Works
 
+pytestmark = pytest.mark.slow
+
 
 def run(root: Path, workers: int, shards: int = SHARDS, **deeds: Callable[[], Any]) -> None:
     layout = DatasetLayout(str(root))
@@ -38,7 +40,6 @@ def test_workers_that_are_slow_to_end_end_with_the_job_and_are_not_lost(tmp_path
     assert len(list(tmp_path.glob("done-*"))) == SHARDS
 
 
-@pytest.mark.slow
 def test_workers_that_have_nothing_to_do_are_not_waited_for(tmp_path):
     run(tmp_path, 16, shards=0)
 
