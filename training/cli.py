@@ -14,6 +14,7 @@ from rich.table import Table
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.memory import keep_freed_memory, large_imports
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
 from training.chat.commands import Chat
@@ -90,14 +91,18 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model folder under the names that the published code of AlignGPT or LLaVA reads."""
+    """Write a model folder as others read it: published code, transformers, servers of LLaVA."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Model folder."""
     out: str
     """Folder to write to."""
-    form: Annotated[PublishedForm, tyro.conf.arg(name="format")] = "aligngpt"
-    """aligngpt, llava (a model of alignment mode none), or stage_1: mm_projector_align.bin."""
+    form: Annotated[PublishedForm, tyro.conf.arg(name="format", aliases=["--to"])] = "aligngpt"
+    """For the published code aligngpt, llava (alignment mode none), or stage_1, which is
+    mm_projector_align.bin; hf for transformers, with the code and a card (any model); llava_hf for
+    transformers' LLaVA and what serves it (modes none, global and average)."""
+    evaluation: str | None = None
+    """Folder of `evaluate --out` whose table goes into the card of hf and llava_hf."""
     vision_tower: str = "openai/clip-vit-large-patch14-336"
     """Name of the tower that the published code is to load."""
 
@@ -247,10 +252,9 @@ def serve_model(command: Serve) -> int:
 
 def train_stage(command: Pretrain | Finetune) -> int:
     """Trains, prints where to look now, and returns 0, or 143 if SIGTERM stopped it."""
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         import torch
 
-        from schemas.memory import keep_freed_memory
         from training.engine.deepspeed import name_accelerator
         from training.train import train
 
@@ -265,7 +269,7 @@ def train_stage(command: Pretrain | Finetune) -> int:
 
 def exchange(command: Import | Export) -> int:
     """Turns one form of model folder into another and prints where it is."""
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         from training.exchange import export_model, import_model
 
     tower = command.vision_tower
@@ -285,7 +289,13 @@ def exchange(command: Import | Export) -> int:
         source = command.model
         num_bytes = 0 if command.form == "stage_1" else weight_bytes(source)
         with at_work(f"exporting {source}", into=Path(command.out), num_bytes=num_bytes):
-            export_model(source, command.out, form=command.form, vision_tower=tower)
+            export_model(
+                source,
+                command.out,
+                form=command.form,
+                vision_tower=tower,
+                evaluation=command.evaluation,
+            )
     Console().print(f"written: {command.out}")
     return 0
 
@@ -299,13 +309,13 @@ def weight_bytes(folder: str) -> int:
 def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
     """Measures a model on benchmarks, or prints its loss on a dataset."""
     if command.benchmarks:
-        with at_work("starting"):
+        with at_work("starting"), large_imports():
             from training.evaluation.evaluate import evaluate_benchmarks
 
         return evaluate_benchmarks(command, arguments)
     if command.precision == "fp16":
         raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         from training.evaluation.dataset_loss import dataset_loss
 
     totals, difference = dataset_loss(

@@ -82,7 +82,7 @@ class DatasetRows:
         self._make_view("packed", self.packed)
         self._make_view("left_out", self.rejected)
         self._connection.execute(
-            "CREATE VIEW samples AS SELECT * FROM packed UNION ALL SELECT * FROM left_out"
+            "CREATE VIEW samples AS SELECT * FROM packed UNION ALL BY NAME SELECT * FROM left_out"
         )
 
     def _make_view(self, name: str, files: list[Path]) -> None:
