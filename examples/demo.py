@@ -150,13 +150,16 @@ def curate_pairs(step: Step, out: Path, models: Path, stamps: list[Stamp], port:
 
 
 def pack_instructions(step: Step, out: Path) -> None:
-    """Packs the instruction samples, those to train on and those held out."""
+    """Packs the questions to train on and to hold out, and captions of shapes for stage 1."""
     curate = (BIN / "aligngpt-curate", "curate", "--recipe", "llava_instructions")
     images = ("--read.image-folder", HERE)
-    for split, suffix in (("", ""), ("held-out ", "_validation")):
-        pairs = ("--pairs", INSTRUCTIONS / f"instructions{suffix}.json")
-        folder = ("--out", out / f"instructions{suffix}")
-        step(f"Pack the {split}instructions", *curate, *pairs, *folder, *images)
+    for title, name, *more in (
+        ("captions of shapes", "shape_captions", "--read.as-captions"),
+        ("questions", "questions"),
+        ("held-out questions", "instructions_validation"),
+    ):
+        pairs = ("--pairs", INSTRUCTIONS / f"{name}.json")
+        step(f"Pack the {title}", *curate, *pairs, "--out", out / name, *images, *more)
 
 
 def train(step: Step, out: Path, models: Path) -> None:
@@ -164,7 +167,8 @@ def train(step: Step, out: Path, models: Path) -> None:
     step(
         "Pre-train: projector and level vectors",
         *(BIN / "aligngpt-train", "pretrain", "--recipe", "demo_pretrain"),
-        *("--data", out / "curated", "--data.validation-data", out / "curated_validation"),
+        *("--data", out / "curated", out / "shape_captions"),
+        *("--data.validation-data", out / "curated_validation"),
         *("--model.language-model", models / "smollm2"),
         *("--model.vision-tower", f"timm:local-dir:{models}/vision_tower"),
         *("--out", out / "pretrained"),
@@ -172,12 +176,8 @@ def train(step: Step, out: Path, models: Path) -> None:
     step(
         "Fine-tune: the gate and the language model",
         *(BIN / "aligngpt-train", "finetune", "--recipe", "demo_finetune"),
-        *(
-            "--data",
-            out / "instructions",
-            "--data.validation-data",
-            out / "instructions_validation",
-        ),
+        *("--data", out / "questions"),
+        *("--data.validation-data", out / "instructions_validation"),
         *("--init", out / "pretrained" / "model", "--out", out / "finetuned"),
     )
 

@@ -10,6 +10,10 @@ from rich.table import Table
 from schemas.manifest import Manifest
 from schemas.terminal import Console
 
+KINDS = {"words": "a word", "yes_no": "yes or no"}
+CLEAR = 10
+"""Points that the interval's lower end must be above 0 for a model to be said to look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -35,6 +39,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(losses_table(summary.out))
     console.print(evaluation_table(summary.out))
     console.print(looks_table(summary.out))
+    for line in looks_in_words(summary.out):
+        console.print(line, highlight=False)
     console.print(answer_table(summary))
     console.print(times_table(summary))
     for what, path in places(summary.out).items():
@@ -119,6 +125,29 @@ def looks_table(out: Path) -> Table:
     table.add_section()
     table.add_row("caption, of 20", str(first["pictures"]), f"{first['first_of_20']:.0%}")
     return table
+
+
+def looks_in_words(out: Path) -> list[str]:
+    """Returns, for each kind of question, whether the model looks at the picture to answer it.
+
+    That it looks is said only where the whole interval lies more than CLEAR points above 0.
+    """
+    figures = json.loads((out / "looks" / "looks.json").read_text())
+    lines = []
+    for name, kind in figures["questions"].items():
+        found = kind["found"]
+        low, difference = 100 * found["low"], 100 * found["difference"]
+        if low > CLEAR:
+            verdict = "it looks"
+        elif low > 0:
+            verdict = "it looks a little"
+        else:
+            verdict = "it does NOT look, as far as can be seen"
+        lines.append(
+            f"Asked for {KINDS[name]}, {verdict}: {found['right']:.0%} right with the right "
+            f"picture, {found['exchanged']:.0%} with another ({difference:+.0f} points)."
+        )
+    return lines
 
 
 def answer_table(summary: Summary) -> Table:

@@ -46,8 +46,11 @@ class ModelConfig:
     pool{k}_ averages them to k x k: fewer tokens for an image, as pixel_shuffle2_mlp2x_gelu."""
     projector_start: ProjectorStart = "paper"
     """Where a new projector starts. paper: random weights. scaled: what it reads is standardised,
-    and what it says begins at half the spread of the words. regression: so, and from a ridge
+    and what it says has projector_spread times the words' spread. regression: so, and from a ridge
     regression of what is said about up to 10,000 pictures on what the tower sees in them."""
+    projector_spread: float = 0.5
+    """Spread of what a scaled or regression start says of pictures, in that of the words. Below 1
+    it disturbs a language model little; a small one notices pictures sooner above 1."""
     vision_feature_layer: int = -2
     """Hidden layer of a CLIP or SigLIP tower that the projector reads."""
     vision_feature_select: FeatureSelect = "patch"
@@ -67,6 +70,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_num_levels("model.num_levels", self.num_levels)
+        if self.projector_spread <= 0:
+            raise ConfigError(
+                f"model.projector_spread must be positive, got {self.projector_spread}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,15 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "instructions"
-FILES = {"train": "instructions.json", "validation": "instructions_validation.json"}
+FILES = {
+    "train": "instructions.json",
+    "validation": "instructions_validation.json",
+    "questions": "questions.json",
+    "captions": "shape_captions.json",
+}
+SPLITS = ("train", "validation")
+SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 def samples_of(split: str) -> list[dict]:
@@ -53,8 +61,12 @@ def test_no_shape_is_bundled_without_a_question() -> None:
     assert {path.relative_to(EXAMPLES).as_posix() for path in shapes} <= asked
 
 
-def test_training_and_validation_share_no_picture_and_no_id() -> None:
-    assert not picture_hashes("train") & picture_hashes("validation")
+@pytest.mark.parametrize("split", ["train", "questions", "captions"])
+def test_training_and_validation_share_no_picture(split: str) -> None:
+    assert not picture_hashes(split) & picture_hashes("validation")
+
+
+def test_no_id_stands_twice() -> None:
     ids = [entry["id"] for split in FILES for entry in samples_of(split)]
     assert len(set(ids)) == len(ids)
 
@@ -62,13 +74,13 @@ def test_training_and_validation_share_no_picture_and_no_id() -> None:
 def test_the_stamps_follow_the_split_of_the_corpus() -> None:
     with (EXAMPLES / "corpus" / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
-    for split in FILES:
+    for split in SPLITS:
         used = {name for entry in samples_of(split) for name in images_of(entry)}
         stamps = {name.removeprefix("corpus/") for name in used if name.startswith("corpus/")}
         assert stamps == {row["file"] for row in rows if row["split"] == split}
 
 
-@pytest.mark.parametrize("split", FILES)
+@pytest.mark.parametrize("split", SPLITS)
 def test_every_kind_is_there_and_yes_is_as_frequent_as_no(split: str) -> None:
     entries = samples_of(split)
     kinds = Counter(entry["id"].partition("_")[0] for entry in entries)
@@ -79,9 +91,46 @@ def test_every_kind_is_there_and_yes_is_as_frequent_as_no(split: str) -> None:
     assert answers.total() == len(asked)
 
 
-def test_asking_the_script_for_help_rewrites_nothing() -> None:
+def turns_of(entry: dict) -> list[tuple[str, str]]:
+    words = [turn["value"] for turn in entry["conversations"]]
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+def test_each_thing_is_asked_once_where_it_is_and_once_where_it_is_not() -> None:
+    asked = [entry for entry in samples_of("questions") if entry["id"].startswith("is_this")]
+    of_words, of_picture = Counter(), Counter()
+    for entry in asked:
+        ((question, answer),) = turns_of(entry)
+        of_words[question, answer] += 1
+        of_picture[entry["image"], answer] += 1
+    for counts in (of_words, of_picture):
+        names = {name for name, _ in counts}
+        assert all(counts[name, "Yes"] == counts[name, "No"] == 1 for name in names)
+
+
+def test_the_words_alone_do_not_tell_what_is_asked_about_a_shape() -> None:
+    answers: dict[str, Counter[str]] = {name: Counter() for name in (*SHAPES, *COLORS)}
+    for entry in samples_of("questions"):
+        known = set()
+        for question, answer in turns_of(entry) if entry["id"].startswith("shape") else ():
+            named = [name for name in answers if name in question]
+            is_shape = (
+                named[0] in SHAPES if named else "shape is" in question or "shape d" in question
+            )
+            assert is_shape not in known
+            if answer != "No":
+                known.add(is_shape)
+            for name in named:
+                answers[name][answer] += 1
+    shares = {name: counts["Yes"] / counts.total() for name, counts in answers.items()}
+    assert all(0.35 < share < 0.65 for share in shares.values()), shares
+    assert min(counts.total() for counts in answers.values()) > 50
+
+
+@pytest.mark.parametrize("name", ["make_instructions", "make_questions"])
+def test_asking_a_script_for_help_rewrites_nothing(name: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))}
-    script = [sys.executable, str(FOLDER / "make_instructions.py"), "--help"]
+    script = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
     said = subprocess.run(script, check=True, capture_output=True, text=True).stdout
-    assert "Rebuilds the bundled instruction samples" in said
+    assert "Rebuilds the" in said
     assert {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))} == before

@@ -25,6 +25,8 @@ from training.model.inputs import IGNORE_INDEX
 
 RESAMPLES = 2_000
 """Of the bootstrap."""
+CLEAR_SHARE = 0.1
+"""Of a model's loss with exchanged pictures: what right ones must be worth to be called used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,11 @@ class Difference:
     def is_seen(self) -> bool:
         """Whether the interval lies above 0."""
         return self.low > 0.0
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether, of a loss, the whole interval lies above CLEAR_SHARE of it."""
+        return self.low > CLEAR_SHARE * self.exchanged
 
 
 def loss_difference(
@@ -216,12 +223,26 @@ def score_difference(right: NDArray[np.float64], other: NDArray[np.float64]) -> 
 
 
 def in_words(found: Difference) -> str:
-    """Returns whether a model uses its pictures, as a plain sentence."""
-    worth = f"{found.difference:+.3f} nats a token ({found.low:+.3f} to {found.high:+.3f})"
+    """Returns whether a model uses its pictures, as a plain sentence.
+
+    That takes more than an interval above 0: at least CLEAR_SHARE of the loss with exchanged
+    pictures, since a model that answers from the words may still be a little better with the right
+    ones.
+    """
+    worth = (
+        f"{found.difference:+.3f} nats a token ({found.low:+.3f} to {found.high:+.3f}), from "
+        f"{found.right:.3f} to {found.exchanged:.3f}"
+    )
     of = f"over {found.samples:,} held-out samples"
+    if found.is_clear:
+        return f"The model uses its pictures: exchanged ones cost it {worth}, {of}."
     if found.is_seen:
-        return f"The model uses its pictures: exchanged ones cost it {worth} {of}."
+        share = found.difference / found.exchanged
+        return (
+            f"The model hardly uses its pictures: exchanged ones cost it {worth}, {of}. That is "
+            f"{share:.0%} of its loss; most of what it says it says from the words."
+        )
     return (
         f"The model does NOT use its pictures, as far as can be seen: with exchanged ones its loss "
-        f"differs by {worth} {of}. It answers from the words alone."
+        f"differs by {worth}, {of}. It answers from the words alone."
     )

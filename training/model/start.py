@@ -1,7 +1,7 @@
 """Where a new projector starts: at the scale of words, or from a map computed in closed form.
 
 `paper` leaves PyTorch's own random weights, as LLaVA and AlignGPT do. The others standardise what
-the projector reads, and what it says has SPREAD_RATIO of the spread of the words' embeddings:
+the projector reads, and what it says has a given spread, beside that of the words' embeddings:
 
     scaled       random weights
     regression   a ridge regression from a picture to the mean embedding of the words said about it
@@ -26,8 +26,6 @@ from schemas.errors import ConfigError
 from training.config import ProjectorStart
 from training.model.projector import Projector
 
-SPREAD_RATIO = 0.5
-"""Spread of a new projector's vectors, in that of the words' embeddings."""
 SMALLEST_SPREAD = 1e-3
 """Channels that vary by less than this share of the mean spread are scaled as if by it."""
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -159,14 +157,14 @@ def start_projector(
     projector: Projector,
     moments: FeatureMoments,
     features: Tensor,
-    words: float,
+    spread: float,
     start: ProjectorStart,
 ) -> StartReport | None:
     """Sets the weights of a new projector; returns what a regression came to.
 
     Args:
         features: (n, R, W) of some pictures, on which the spread is set.
-        words: the spread of the words' embeddings.
+        spread: root mean square of the vectors around their mean.
     """
     if start == "paper":
         return None
@@ -182,8 +180,8 @@ def start_projector(
         _set_map(linears, weights)
         linears[-1].bias.copy_(at_mean)
     said = projector(features.to(linears[0].weight.dtype), is_reduced=True).float()
-    spread = float((said - said.mean(dim=(0, 1))).square().mean().sqrt())
-    factor = SPREAD_RATIO * words / max(spread, torch.finfo(torch.float32).tiny)
+    found = float((said - said.mean(dim=(0, 1))).square().mean().sqrt())
+    factor = spread / max(found, torch.finfo(torch.float32).tiny)
     linears[-1].weight.mul_(factor)
     if start == "scaled":
         linears[-1].bias.zero_()

@@ -32,7 +32,12 @@ from training.model.trainable import trainable_table
 from training.parts import Assembled, assemble, check_packing, set_attention
 from training.run.folder import RunFolder
 from training.run.run import Run
-from training.run.vision import fill_store, open_store, start_of_projector
+from training.run.vision import (
+    fill_store,
+    open_store,
+    samples_of_start,
+    start_of_projector,
+)
 
 
 def build(folder: RunFolder) -> Run:
@@ -61,11 +66,13 @@ def build(folder: RunFolder) -> Run:
     dataset.check_levels(config.model.num_levels)
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
     planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
-    seen = [(dataset, planned), (validation.dataset, validation.samples)]
+    allowed = np.flatnonzero(~held_out & (lengths.tokens > 0)).tolist()
+    first = samples_of_start(config, dataset, allowed) if init is None else []
+    seen = [(dataset, sorted({*planned, *first})), (validation.dataset, validation.samples)]
     store = _filled_store(parts, config, out, seen)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt, store)
     if init is None:
-        start_of_projector(parts, config, dataset, planned, encoder, store, out)
+        start_of_projector(parts, config, dataset, first, encoder, store, out)
     size = parts.size(config)
     words = word_spread(parts.model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if is_first:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,19 @@ class _Prepare:
         return pixel_values(self._image_processor, self._mode, image)
 
 
+def samples_of_start(
+    config: TrainConfig, dataset: TrainDataset, allowed: Sequence[int]
+) -> list[int]:
+    """Returns the samples that the projector's start is computed from, of those allowed.
+
+    They have one picture each, and are the first by their keys, whatever the plan takes of them.
+    """
+    most = PAIRS_OF_START.get(config.model.projector_start, 0)
+    by_key = sorted(allowed, key=lambda sample: dataset.keys[sample])
+    one_picture = (sample for sample in by_key if dataset[sample].num_images == 1)
+    return list(islice(one_picture, most))
+
+
 def start_of_projector(
     parts: Assembled,
     config: TrainConfig,
@@ -245,7 +259,7 @@ def start_of_projector(
     """Sets where a new model's projector starts; the same on every process, and when resumed.
 
     Args:
-        samples: those of the run that may be looked at.
+        samples: those that it is computed from, as `samples_of_start` gives them.
     """
     start = config.model.projector_start
     if start == "paper":
@@ -278,9 +292,7 @@ def _computed_start(
     """Returns what a start came to, in words, once the projector has it."""
     start, model = config.model.projector_start, parts.model
     table: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
-    by_key = sorted(samples, key=lambda sample: dataset.keys[sample])
-    one_picture = [sample for sample in by_key if dataset[sample].num_images == 1]
-    pictures = pictures_of(dataset, one_picture[: PAIRS_OF_START[start]])
+    pictures = pictures_of(dataset, samples)
     moments = FeatureMoments(model.projector.width, table.shape[1])
     some: list[Tensor] = []
     for batch, features in _stored_or_computed(parts, config.data, dataset, pictures, store):
@@ -288,7 +300,8 @@ def _computed_start(
         moments.add(features, torch.stack(said))
         if len(some) * PICTURES_AT_ONCE < PAIRS_OF_START["scaled"]:
             some.append(features.float().cpu())
-    report = start_projector(model.projector, moments, torch.cat(some), word_spread(table), start)
+    spread = config.model.projector_spread * word_spread(table)
+    report = start_projector(model.projector, moments, torch.cat(some), spread, start)
     return f"projector starts {start}" + (f": {report}" if report else "")
 
 

@@ -70,7 +70,16 @@ def test_the_difference_is_per_token_and_its_interval_holds_it():
     assert found.difference == pytest.approx(found.exchanged - found.right)
     assert found.low < found.difference < found.high
     assert found.low > 0.25 and found.high < 0.35
-    assert "uses its pictures" in in_words(found)
+    assert "The model uses its pictures" in in_words(found)
+
+
+def test_a_small_gain_is_not_called_the_use_of_pictures():
+    targets = np.full(200, 3.0)
+    right = np.random.default_rng(3).normal(6.0, 1.0, 200)
+    found = loss_difference(right, right + 0.1 * targets, targets)
+    assert found.is_seen
+    assert "hardly uses its pictures" in in_words(found)
+    assert "5% of its loss" in in_words(found)
 
 
 def test_a_model_that_does_not_look_is_told_so_in_plain_words():

@@ -6,7 +6,7 @@ import torch
 
 from schemas.errors import ConfigError
 from training.model.projector import Projector
-from training.model.start import SPREAD_RATIO, FeatureMoments, start_projector, word_spread
+from training.model.start import FeatureMoments, start_projector, word_spread
 
 CHANNELS, HIDDEN = 6, 8
 
@@ -61,7 +61,7 @@ def test_any_projector_starts_as_the_regressions_map(kind):
     embeddings = embeddings[:, :4].repeat(1, 2)
     moments = moments_of(features, embeddings)
     projector = Projector(kind, CHANNELS, HIDDEN, standardizes=True)
-    start_projector(projector, moments, features, words=1.0, start="regression")
+    start_projector(projector, moments, features, spread=1.0, start="regression")
     weights, at_mean, _ = moments.regression()
     mean, scale = moments.standardisation()
     mapped = (((features.double() - mean) * scale) @ weights).float()
@@ -72,15 +72,16 @@ def test_any_projector_starts_as_the_regressions_map(kind):
 
 @pytest.mark.parametrize("start", ["scaled", "regression"])
 @pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
-def test_it_begins_at_half_the_spread_of_the_words(start, kind):
+def test_it_begins_at_the_spread_that_is_asked_for(start, kind):
     features, embeddings = pairs(200)
     projector = Projector(kind, CHANNELS, HIDDEN, standardizes=True)
     words = word_spread(torch.randn(1000, HIDDEN) * 0.3 + 4.0)
     assert words == pytest.approx(0.3, rel=0.05)
-    start_projector(projector, moments_of(features, embeddings), features, words, start)
+    wanted = 1.5 * words
+    start_projector(projector, moments_of(features, embeddings), features, wanted, start)
     said = projector(features, is_reduced=True).detach()
     spread = (said - said.mean(dim=(0, 1))).square().mean().sqrt()
-    assert float(spread) == pytest.approx(SPREAD_RATIO * words, rel=1e-3)
+    assert float(spread) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_too_few_pairs_are_refused_with_what_to_do():

@@ -7,6 +7,7 @@ registered here with transformers, calls sdpa once for each sample: no compiler,
 a run relies on one of them, one layer of its language model must give what sdpa gives.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -26,13 +27,16 @@ from training.model.packing.segments import (
 )
 
 BY_SAMPLE = "sdpa_by_sample"
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 FAULTS = (RuntimeError, ImportError, ValueError, TypeError, AttributeError, AssertionError, OSError)
 """What a missing compiler, an unknown head size or a model without such an attention raises."""
 TOLERANCES = {torch.bfloat16: 3e-2, torch.float32: 1e-3}
 """Largest difference, as a share of the largest value: a few roundings (2^-8 in bf16)."""
-SAMPLES = (5, 2, 3)
-"""Lengths of the samples packed in a row of the check, in tenths of it."""
+MOST_PADDED = 1.5
+"""Up to this multiple of a row's tokens its samples are padded to the longest and taken at once."""
+SAMPLES = ((5, 2, 3), (8, 1, 1), (10,))
+"""Lengths of the samples in the rows of the checks, in tenths of them: even, uneven, one alone."""
 
 
 def attention_by_sample(
@@ -60,17 +64,51 @@ def attention_by_sample(
     longest = max((stop - start for row in rows for start, stop in pairwise(row)), default=0)
     if not rows or (sliding_window is not None and longest > sliding_window):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended, _ = sdpa_attention_forward(module, query, key, value, None, **kwargs)
+        return attended
+
     found = []
     for number, row in enumerate(rows):
-        parts = []
-        for start, stop in pairwise(row):
-            place = (slice(number, number + 1), slice(None), slice(start, stop))
-            part, _ = sdpa_attention_forward(
-                module, query[place], key[place], value[place], None, **kwargs
-            )
-            parts.append(part)
-        found.append(torch.cat(parts, dim=1))
-    return torch.cat(found), None
+        lengths = [stop - start for start, stop in pairwise(row)]
+        is_even = len(lengths) * longest <= MOST_PADDED * row[-1]
+        compute = _side_by_side if is_even else _one_by_one
+        packed = [tensor[number] for tensor in (query, key, value)]
+        found.append(compute(attend, packed, lengths))
+    return torch.stack(found), None
+
+
+def _side_by_side(attend: Attend, packed: list[Tensor], lengths: list[int]) -> Tensor:
+    """Returns the attention within each sample of a row, (T, H, D), by one call of sdpa.
+
+    The samples are padded at their ends to the longest, which causal attention does not look at.
+
+    Args:
+        attend: causal attention, (S, T, H, D), of query, key and value, each (S, heads, T, D).
+        packed: query, key and value of a row, each (heads, T, D).
+        lengths: of the samples.
+    """
+    device, longest = packed[0].device, max(lengths)
+    sizes = torch.tensor(lengths, device=device)[:, None]
+    places = torch.arange(longest, device=device)
+    columns = (sizes.cumsum(0) - sizes + places).clamp(max=sum(lengths) - 1).flatten()
+    query, key, value = (
+        tensor.index_select(1, columns).unflatten(1, (len(lengths), longest)).transpose(0, 1)
+        for tensor in packed
+    )
+    attended = attend(query, key, value)
+    kept = (places < sizes).flatten().nonzero().squeeze(1)
+    return attended.flatten(0, 1).index_select(0, kept)
+
+
+def _one_by_one(attend: Attend, packed: list[Tensor], lengths: list[int]) -> Tensor:
+    """Returns the same by a call for each sample; split, since each slice's gradient is a row."""
+    parts = []
+    for sample in zip(*(tensor.split(lengths, dim=1) for tensor in packed), strict=True):
+        query, key, value = (part[None] for part in sample)
+        parts.append(attend(query, key, value)[0])
+    return torch.cat(parts)
 
 
 AttentionInterface.register(BY_SAMPLE, attention_by_sample)
@@ -167,7 +205,7 @@ def _outcomes(layer: Any, embeddings: Tensor, has_gradient: bool) -> list[Tensor
     """Returns what `_outcome` does, of packed rows and of rows that one sample fills."""
     return [
         tensor
-        for samples in (SAMPLES, (sum(SAMPLES),))
+        for samples in SAMPLES
         for tensor in _outcome(layer, embeddings, _positions(embeddings, samples), has_gradient)
     ]
 
