@@ -19,6 +19,7 @@ from pipeline.commands import (
     Fetch,
     Inspect,
     Merge,
+    Publish,
     Report,
     Rescore,
     Retry,
@@ -172,6 +173,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return rescore(command)
     if isinstance(command, (Select, Merge)):
         return select(command)
+    if isinstance(command, Publish):
+        return publish(command)
     from pipeline.job.failures import JobFailed
     from pipeline.job.run import Job, run_job
 
@@ -205,6 +208,22 @@ def select(command: Select | Merge) -> int:
         samples_per_shard=command.samples_per_shard,
     )
     make_selection(selection, command.out, Console(markup=False))
+    return 0
+
+
+def publish(command: Publish) -> int:
+    """Returns 0 once the publication is whole."""
+    from pipeline.publish.card import About
+    from pipeline.publish.run import publish_dataset
+
+    about = About(
+        name=command.name or command.out.rstrip("/").rsplit("/", 1)[-1],
+        form=command.form,
+        licence=command.licence,
+        language=command.language,
+    )
+    ratio, size = command.validation_ratio, command.samples_per_shard
+    publish_dataset(command.dataset, command.out, about, ratio, size, Console(markup=False))
     return 0
 
 

@@ -1,7 +1,7 @@
 """The commands of `aligngpt-curate` with their options; each docstring is the command's help."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -169,6 +169,38 @@ class Merge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Write a finished dataset as the Hugging Face Hub and other readers expect it.
+
+    Splits, a card with every field typed, Croissant, checksums; for tars also what wids and
+    Megatron-Energon read. `datasets`, `webdataset`, DuckDB, pandas and polars open it in one line.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished dataset, or an fsspec URL."""
+    out: str
+    """New folder of the publication, or an fsspec URL. The same command again goes on where it
+    was."""
+    form: Literal["webdataset", "parquet"] = "webdataset"
+    """Tars of members, or tables with the images within."""
+    name: str = ""
+    """What it is called in its card; by default as the folder is."""
+    licence: str = "other"
+    """Identifier of the licence as the Hub writes it, such as cc-by-4.0."""
+    language: tuple[str, ...] = ("en",)
+    """Codes of the captions' languages."""
+    validation_ratio: float = 0.01
+    """Share that goes to `validation`, by a hash of the image's address; 0 makes no such split.
+    `aligngpt-train` holds out the same samples by the same ratio."""
+    samples_per_shard: int | None = None
+    """Samples in a shard; as many as the dataset's shards have by default."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.samples_per_shard, int) and self.samples_per_shard < 1:
+            raise ConfigError(f"--samples-per-shard must be at least 1: {self.samples_per_shard}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show what is in a dataset: levels, reasons of rejection, sizes, examples."""
 
@@ -217,6 +249,7 @@ Command = (
     | Report
     | Select
     | Merge
+    | Publish
     | Inspect
     | Verify
     | Rescore
@@ -234,6 +267,7 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "select": Select,
     "merge": Merge,
+    "publish": Publish,
     "inspect": Inspect,
     "verify": Verify,
     "rescore": Rescore,

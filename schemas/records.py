@@ -58,6 +58,16 @@ def pair_key(url: str, text: str) -> str:
     return digest.hexdigest()
 
 
+def hash_share(name: str) -> float:
+    """Returns a number in [0, 1) that depends on a name alone: what is below a ratio is held out.
+
+    Args:
+        name: a sample's (first) url, so that a picture is never on both sides; its key without one.
+    """
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionedImage:
     """An image's address and the text that belongs to it."""

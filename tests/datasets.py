@@ -101,8 +101,8 @@ def write_fetched(layout: DatasetLayout, shard: int, samples: list[FetchedSample
     write_rejections(layout, Stage.FETCH, shard, [rejection(gone, rejected)], "f")
     with tarfile.open(layout.fetched(shard, "tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in samples:
-            if row.url is not None:
-                _add(tar, f"{row.key}.jpg", jpeg(int(row.key[:8], 16)))
+            for number, name in enumerate(row.image_members):
+                _add(tar, name, jpeg(int(row.key[:8], 16) + number))
             _add(tar, f"{row.key}.txt", row.caption.encode())
             _add(tar, f"{row.key}.json", json.dumps(asdict(row)).encode())
     table = table_from_records(samples, FETCHED_SCHEMA)

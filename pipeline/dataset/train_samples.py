@@ -80,3 +80,36 @@ def read_images(tar: IO[bytes], path: str, row: dict[str, Any]) -> tuple[bytes, 
 def fetched_part(row: dict[str, Any]) -> FetchedSample:
     """Returns what the fetch stage knew of a train sample."""
     return FetchedSample(**{name: row[name] for name in FETCHED_NAMES})
+
+
+class TarReaders:
+    """Reads the images of samples from the tars that they lie in, one open for each dataset."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[str, IO[bytes]]] = {}
+
+    def images(self, path: str, row: dict[str, Any]) -> tuple[bytes, ...]:
+        """Returns the encoded images of a row of a train shard.
+
+        Raises:
+            DatasetError: if the tar does not hold them where the row says.
+        """
+        return read_images(self._file(path), path, row) if row["image_format"] else ()
+
+    def _file(self, path: str) -> IO[bytes]:
+        folder = path.rsplit("/", 1)[0]
+        name, file = self._open.get(folder, ("", None))
+        if file is None or name != path:
+            self.close(folder)
+            try:
+                file = open_read(path)
+            except FileNotFoundError as error:
+                raise DatasetError(f"{path} is missing: bring it back, or pack anew") from error
+            self._open[folder] = (path, file)
+        return file
+
+    def close(self, folder: str | None = None) -> None:
+        """Closes the tar of a dataset, or all."""
+        for name in [folder] if folder is not None else list(self._open):
+            if name in self._open:
+                self._open.pop(name)[1].close()

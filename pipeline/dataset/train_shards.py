@@ -103,6 +103,15 @@ class HashingFile:
         """Returns how many bytes are written."""
         return self.length
 
+    def flush(self) -> None:
+        """Hands on what waits."""
+        self._file.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed; who opened it closes it."""
+        return self._file.closed
+
     @property
     def sha256(self) -> str:
         """Hash of what is written so far, 64 hex digits."""

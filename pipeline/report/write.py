@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
 from pipeline.report.balance import (
     check_balance,
@@ -26,7 +27,6 @@ from pipeline.report.balance import (
     total_rejections,
 )
 from pipeline.report.contents import Contents, Example, read_contents
-from pipeline.report.croissant import croissant_metadata
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
 from schemas.columns import file_metadata

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pipeline.dataset.conditions import Condition, ConditionRunner
 from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.manifests import manifest_sha256, read_manifest
-from pipeline.dataset.train_samples import fetched_part, read_images, read_rows
+from pipeline.dataset.train_samples import TarReaders, fetched_part, read_rows
 from pipeline.dataset.train_shards import PackedSample
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
-from schemas.storage import open_read
 from scoring.levels.edges import (
     EdgeSearch,
     LevelEdges,
@@ -205,36 +204,11 @@ def _taken_of(source: Source, edges: LevelEdges | None) -> Iterator[Taken]:
                 yield Taken(key, table, row, levels[row], tar)
 
 
-class TarReaders:
-    """Reads the images of samples from the tars that they lie in, one open for each dataset."""
+def packed(taken: Taken, readers: TarReaders) -> PackedSample:
+    """Returns a sample with its images, score and level.
 
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[str, IO[bytes]]] = {}
-
-    def packed(self, taken: Taken) -> PackedSample:
-        """Returns a sample with its images, score and level.
-
-        Raises:
-            DatasetError: if the tar does not hold its images.
-        """
-        row = taken.table.slice(taken.row, 1).to_pylist()[0]
-        images = read_images(self._file(taken.tar), taken.tar, row) if row["image_format"] else ()
-        return fetched_part(row), (row["clip_score"], taken.level), images
-
-    def _file(self, path: str) -> IO[bytes]:
-        folder = path.rsplit("/", 1)[0]
-        name, file = self._open.get(folder, ("", None))
-        if file is None or name != path:
-            self.close(folder)
-            try:
-                file = open_read(path)
-            except FileNotFoundError as error:
-                raise DatasetError(f"{path} is missing: bring it back, or pack anew") from error
-            self._open[folder] = (path, file)
-        return file
-
-    def close(self, folder: str | None = None) -> None:
-        """Closes the tar of a dataset, or all."""
-        for name in [folder] if folder is not None else list(self._open):
-            if name in self._open:
-                self._open.pop(name)[1].close()
+    Raises:
+        DatasetError: if the tar does not hold its images.
+    """
+    row = taken.table.slice(taken.row, 1).to_pylist()[0]
+    return fetched_part(row), (row["clip_score"], taken.level), readers.images(taken.tar, row)

@@ -14,15 +14,16 @@ from pipeline.dataset.conditions import checked_condition
 from pipeline.dataset.derivation import Derivation
 from pipeline.dataset.guard import config_from_json, with_later_settings
 from pipeline.dataset.progress import ShardProgress, forget_unfinished
+from pipeline.dataset.train_samples import TarReaders
 from pipeline.dataset.train_shards import MEMBERS_VERSION, write_index, write_train_shard
 from pipeline.job.derive import deriving
 from pipeline.select.choice import (
     Source,
     Taken,
-    TarReaders,
     choose,
     cut_levels,
     drop_repeated,
+    packed,
     taken_samples,
 )
 from schemas.columns import file_metadata
@@ -176,13 +177,13 @@ def _write_shards(
     total: int,
 ) -> int:
     """Writes the train shards that do not stand yet and their index; returns how many there are."""
-    packed: list[tuple[int, int, int]] = []
+    written: list[tuple[int, int, int]] = []
     with (
         closing(TarReaders()) as readers,
         RunProgress("Packing", total, 0, is_active=True, unit="sample") as progress,
     ):
         while part := list(islice(samples, config.samples_per_shard)):
-            shard = len(packed)
+            shard = len(written)
             fingerprint = stage_fingerprint(Stage.PACK, {"shard": shard}, [derivation.fingerprint])
             marker = layout.train(shard, "parquet")
             if not is_committed(marker, fingerprint):
@@ -193,16 +194,16 @@ def _write_shards(
                         traces.update(done, 0)
                         progress.advance()
 
-                    images = (readers.packed(taken) for taken in part)
+                    images = (packed(taken, readers) for taken in part)
                     write_train_shard(layout, shard, images, fingerprint, say)
             else:
                 for _ in part:
                     progress.advance()
             with open_read(marker) as file:
                 tar_bytes = int(file_metadata(pq.read_schema(file))["tar_bytes"])
-            packed.append((shard, len(part), tar_bytes))
-    write_index(layout, packed)
-    return len(packed)
+            written.append((shard, len(part), tar_bytes))
+    write_index(layout, written)
+    return len(written)
 
 
 def _shown(title: str, items: Sequence[Any]) -> Iterable[Any]:

@@ -15,7 +15,7 @@ from PIL import Image
 from schemas.columns import read_table
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
-from schemas.records import TRAIN_SCHEMA
+from schemas.records import TRAIN_SCHEMA, hash_share
 from schemas.shards import DatasetLayout
 from schemas.storage import read_bytes, read_range
 
@@ -134,7 +134,7 @@ class TrainDataset:
         """
         urls = self._rows.column("url").to_pylist()
         names = [url or key for url, key in zip(urls, self.keys, strict=True)]
-        return np.array([_share(name) < ratio for name in names], dtype=bool)
+        return np.array([hash_share(name) < ratio for name in names], dtype=bool)
 
 
 def open_images(sample: RawSample) -> list[Image.Image]:
@@ -213,8 +213,3 @@ def _image_hashes(row: dict[str, Any]) -> tuple[str, ...]:
 def _fingerprint(manifest: Manifest) -> str:
     shards = [[entry.name, entry.samples, entry.parquet_sha256] for entry in manifest.shards]
     return hashlib.blake2b(json.dumps(shards).encode(), digest_size=16).hexdigest()
-
-
-def _share(name: str) -> float:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2.0**64

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import run
+from pipeline.dataset.train_samples import TarReaders
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.select.run import Selection, make_selection
@@ -132,17 +133,15 @@ def test_a_selection_that_was_stopped_goes_on_to_the_same_bytes(parent, tmp_path
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"where": "width = 24", "samples_per_shard": 8}
     make(whole, parent, **settings)
-    from pipeline.select.choice import TarReaders
+    read, calls = TarReaders.images, []
 
-    read, calls = TarReaders.packed, []
-
-    def dying(self, taken):
-        calls.append(taken.key)
+    def dying(self, path, row):
+        calls.append(row["key"])
         if len(calls) == 19:
             raise KeyboardInterrupt
-        return read(self, taken)
+        return read(self, path, row)
 
-    monkeypatch.setattr(TarReaders, "packed", dying)
+    monkeypatch.setattr(TarReaders, "images", dying)
     with pytest.raises(KeyboardInterrupt):
         make(stopped, parent, **settings)
     assert not (stopped / "manifest.json").exists()

@@ -62,8 +62,8 @@ def croissant_metadata(manifest: Manifest) -> str:
         "version": f"{manifest.schema_version}.0.0",
         "distribution": [
             *(file for shard in manifest.shards for file in _shard_files(shard)),
-            _file_set("tables", "application/x-parquet", "train/*.parquet"),
-            _file_set("images", "application/x-tar", "train/*.tar"),
+            file_set("tables", "application/x-parquet", "train/*.parquet"),
+            file_set("images", "application/x-tar", "train/*.tar"),
         ],
         "recordSet": [
             {
@@ -72,7 +72,7 @@ def croissant_metadata(manifest: Manifest) -> str:
                 "name": "samples",
                 "description": "One row for each sample; its image lies in the tar of its shard.",
                 "key": {"@id": "samples/key"},
-                "field": [_field(field) for field in TRAIN_SCHEMA],
+                "field": [croissant_field(field, "tables") for field in TRAIN_SCHEMA],
             }
         ],
     }
@@ -98,7 +98,8 @@ def _shard_files(shard: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _file_set(name: str, encoding: str, includes: str) -> dict[str, Any]:
+def file_set(name: str, encoding: str, includes: str) -> dict[str, Any]:
+    """Returns a set of files that a pattern names."""
     return {
         "@type": "cr:FileSet",
         "@id": name,
@@ -108,13 +109,18 @@ def _file_set(name: str, encoding: str, includes: str) -> dict[str, Any]:
     }
 
 
-def _field(field: pa.Field) -> dict[str, Any]:
-    source = {"fileSet": {"@id": "tables"}, "extract": {"column": field.name}}
+def croissant_field(field: pa.Field, tables: str) -> dict[str, Any]:
+    """Returns what a column of the samples is.
+
+    Args:
+        tables: identifier of the set of Parquet files that hold it.
+    """
+    source = {"fileSet": {"@id": tables}, "extract": {"column": field.name}}
     values = {
         "@type": "cr:Field",
         "@id": f"samples/{field.name}",
         "name": field.name,
-        "description": (field.metadata or {})[b"description"].decode(),
+        "description": (field.metadata or {}).get(b"description", b"").decode(),
         "source": source,
     }
     kind = field.type

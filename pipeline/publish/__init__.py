@@ -1,0 +1,1 @@
+"""Publish: a finished dataset as the Hugging Face Hub and other readers expect it."""

@@ -1,0 +1,111 @@
+"""What the columns of a published dataset are: Arrow types, and the same in the Hub's words.
+
+Source: the features of `datasets` as its cards (YAML) and its Parquet files (JSON) hold them.
+"""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+"""An encoded image as `datasets` stores one."""
+
+PLACES = ("image_offset", "image_bytes", "more_image_offsets", "more_image_bytes")
+"""Columns of the train tables that say where images lie in our own tars."""
+
+TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+
+LISTS = {
+    "captions": pa.list_(pa.string()),
+    "more_urls": pa.list_(pa.string()),
+    "conversations": TURNS,
+}
+"""Columns that are JSON in our tables and lists in published ones."""
+
+JSON_TEXTS = ("conversations", "more_urls", "more_images")
+"""Fields of the `.json` members that are JSON in a text, since they may be empty lists."""
+
+
+def parquet_schema() -> pa.Schema:
+    """Returns the columns of a published table: images within, lists as lists."""
+    known = [
+        pa.field(field.name, LISTS.get(field.name, field.type), metadata=field.metadata)
+        for field in TRAIN_SCHEMA
+        if field.name not in PLACES
+    ]
+    about = {
+        "image": (IMAGE, "the (first) image, encoded; null for text alone"),
+        "other_images": (pa.list_(IMAGE), "the images after the first, encoded; null for one"),
+    }
+    images = [
+        pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in about.items()
+    ]
+    schema = pa.schema([*images, *known])
+    features = {field.name: json_feature(field.type) for field in schema}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def tar_features(image_fields: list[str]) -> list[dict[str, Any]]:
+    """Returns the fields of a published tar's samples, as a card lists them.
+
+    Args:
+        image_fields: endings of the image members that there are, such as jpg and 1.jpg.
+    """
+    text = {"dtype": "string"}
+    known = [
+        {"name": field.name, **yaml_feature(_json_type(field))}
+        for field in [*FETCHED_SCHEMA, *(TRAIN_SCHEMA.field(name) for name in LEVELS)]
+    ]
+    return [
+        *({"name": name, "dtype": "image"} for name in image_fields),
+        {"name": "txt", **text},
+        {"name": "json", "struct": sorted(known, key=lambda feature: str(feature["name"]))},
+        {"name": "__key__", **text},
+        {"name": "__url__", **text},
+    ]
+
+
+LEVELS = ("clip_score", "alignment_level")
+
+
+def _json_type(field: pa.Field) -> pa.DataType:
+    if field.name in JSON_TEXTS:
+        return pa.string()
+    return LISTS.get(field.name, field.type)
+
+
+def parquet_features() -> list[dict[str, Any]]:
+    """Returns the columns of a published table, as a card lists them."""
+    return [{"name": field.name, **yaml_feature(field.type)} for field in parquet_schema()]
+
+
+def yaml_feature(kind: pa.DataType) -> dict[str, Any]:
+    """Returns a type as the YAML of a card says it, without a name."""
+    if kind == IMAGE:
+        return {"dtype": "image"}
+    if pa.types.is_list(kind):
+        inner = yaml_feature(kind.value_type)
+        return {"list": inner.get("struct", inner.get("dtype"))}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": part.name, **yaml_feature(part.type)} for part in kind]}
+    return {"dtype": _dtype(kind)}
+
+
+def json_feature(kind: pa.DataType) -> dict[str, Any]:
+    """Returns a type as the metadata of a Parquet file says it."""
+    if kind == IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"_type": "List", "feature": json_feature(kind.value_type)}
+    if pa.types.is_struct(kind):
+        return {part.name: json_feature(part.type) for part in kind}
+    return {"_type": "Value", "dtype": _dtype(kind)}
+
+
+def _dtype(kind: pa.DataType) -> str:
+    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(
+        str(kind), str(kind)
+    )
