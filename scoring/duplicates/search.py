@@ -259,7 +259,8 @@ def components(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) ->
     edges = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
     _, labels = connected_components(edges, directed=False)
     _, smallest = np.unique(labels, return_index=True)
-    return smallest[labels]
+    first: NDArray[np.int64] = smallest[labels]
+    return first
 
 
 def _members(homes: NDArray[np.int32], cells: int) -> Iterator[tuple[NDArray[np.int64], int]]:
