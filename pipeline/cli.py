@@ -33,7 +33,7 @@ from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
-from schemas.memory import keep_freed_memory
+from schemas.memory import keep_freed_memory, large_imports
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console, prepare_output
@@ -175,8 +175,9 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return select(command)
     if isinstance(command, Publish):
         return publish(command)
-    from pipeline.job.failures import JobFailed
-    from pipeline.job.run import Job, run_job
+    with large_imports():
+        from pipeline.job.failures import JobFailed
+        from pipeline.job.run import Job, run_job
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:
@@ -189,7 +190,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
 
 def rescore(command: Rescore) -> int:
     """Returns 0 if the sample's scores are reproduced, 1 if they are not."""
-    from pipeline.score.rescore import rescore_dataset
+    with large_imports():
+        from pipeline.score.rescore import rescore_dataset
 
     report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
     print(report)
