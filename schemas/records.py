@@ -33,9 +33,6 @@ ROLES = {
 }
 """Who speaks in a turn of `conversations` (its `from`), and the role in chat templates."""
 
-IMAGE_TOKEN = "<image>"
-"""What stands for an image in a user's turn."""
-
 
 def json_text(value: Any) -> str:
     """Returns a list as the columns hold it: the same text for the same list."""

@@ -6,7 +6,8 @@ from typing import Any
 from pipeline.read.values import NUL
 from schemas.conversations import conversation_fault
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import IMAGE_TOKEN, ROLES, json_text
+from schemas.records import ROLES, json_text
+from schemas.tokens import IMAGE_TOKEN
 
 FORMS = (("from", "value"), ("role", "content"))
 """Who speaks and what is said: of LLaVA (ShareGPT), and of OpenAI, trl and LLaMA-Factory."""
