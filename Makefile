@@ -3,6 +3,9 @@ PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+# Tests wait for other processes a good part of their time: one more at once than there are cores.
+TESTERS := $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n + 1 : 4)))
+PYTEST  := $(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 PAIRS   ?=                  # input of curate, read and fetch: files or globs
 OUT     ?=                  # folder to write to
@@ -20,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check curate fetch score deduplicate level pack report \
+.PHONY: help setup demo test suite test-fast check lint types curate fetch score deduplicate level pack report \
         pretrain finetune chat inspect bench docs lock clean
 
 help: ## List the targets
@@ -44,17 +47,25 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Curate, pre-train, fine-tune and chat, on real data, on this machine
 	$(BIN)/python examples/demo.py --out $(or $(strip $(OUT)),demo) $(ARGS)
 
-test: check ## Run the checks and all tests
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+test: lint ## Run the checks and all tests
+	@# Checked beside the tests, the types cost no time of their own.
+	$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: $(READY)
+	$(PYTEST) $(ARGS)
 
 test-fast: $(READY) ## Run the tests that are not marked slow: for one's next edit
-	$(BIN)/pytest -m 'not slow' --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-check: $(READY) ## Lint, type-check, and hold the architecture
+check: lint types ## Lint, type-check, and hold the architecture
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/pytest -q --noconftest tests/test_architecture.py
+
+types: $(READY)
+	$(BIN)/mypy
 
 curate: $(READY) ## Run the whole curation: PAIRS, OUT, RECIPE
 	$(BIN)/aligngpt-curate curate --pairs $(call need,PAIRS) --out $(call need,OUT) \

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from training.recipes import demo_finetune
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 DOCS = ROOT / "docs" / "looks.md"
@@ -54,6 +56,8 @@ class Outcome:
     """What became of a trial with a seed."""
 
     trial: str
+    steps: int
+    """Of stage 2; 0 are the recipe's."""
     seed: int
     cpu_seconds: float
     """Of both stages."""
@@ -94,7 +98,7 @@ def run_trial(name: str, seed: int, demo: Path, out: Path, steps: int) -> Outcom
         *("--pairs", f"{demo}/curated_validation", "--out", f"{folder}/looks"),
     )
     looks = json.loads((folder / "looks" / "looks.json").read_text())
-    return Outcome(trial=name, seed=seed, cpu_seconds=seconds, looks=looks)
+    return Outcome(trial=name, steps=steps, seed=seed, cpu_seconds=seconds, looks=looks)
 
 
 def _call(name: str, *words: str) -> None:
@@ -113,12 +117,15 @@ def _cpu_seconds() -> float:
 
 def table(outcomes: list[Outcome]) -> str:
     """Returns the outcomes as a Markdown table, in their order."""
-    lines = ["| trial | seed | processor time | words | yes or no | right one of 20 captions |"]
-    lines += ["|---|---|---|---|---|---|"]
+    names = ["trial", "steps of stage 2", "seed", "processor time", "words", "yes or no"]
+    names.append("right one of 20 captions")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for outcome in outcomes:
         kinds = [_in_words(outcome.looks["questions"][kind]) for kind in ("words", "yes_no")]
         first = outcome.looks["retrieval"]["first_of_20"]
-        cells = [TRIALS[outcome.trial].about, str(outcome.seed), f"{outcome.cpu_seconds:.0f} s"]
+        steps = str(outcome.steps or demo_finetune().max_steps)
+        cells = [TRIALS[outcome.trial].about, steps, str(outcome.seed)]
+        cells.append(f"{outcome.cpu_seconds:.0f} s")
         lines.append(f"| {' | '.join([*cells, *kinds, f'{first:.2f}'])} |")
     return "\n".join(lines) + "\n"
 
@@ -152,10 +159,10 @@ def main() -> None:
     record = arguments.out / "outcomes.jsonl"
     lines = record.read_text().splitlines() if record.exists() else []
     outcomes = [Outcome(**json.loads(line)) for line in lines]
-    done = {(outcome.trial, outcome.seed) for outcome in outcomes}
+    done = {(outcome.trial, outcome.steps, outcome.seed) for outcome in outcomes}
     for name in [] if arguments.quick else arguments.trials:
         for seed in arguments.seeds:
-            if (name, seed) in done:
+            if (name, arguments.steps, seed) in done:
                 continue
             if arguments.demo is None:
                 parser.error("--demo: which demo has the datasets and models?")

@@ -34,7 +34,7 @@ from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
-from schemas.memory import keep_freed_memory
+from schemas.memory import keep_freed_memory, large_imports
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console, prepare_output
@@ -178,8 +178,9 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return publish(command)
     if isinstance(command, Purge):
         return purge(command)
-    from pipeline.job.failures import JobFailed
-    from pipeline.job.run import Job, run_job
+    with large_imports():
+        from pipeline.job.failures import JobFailed
+        from pipeline.job.run import Job, run_job
 
     job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
     try:
@@ -192,7 +193,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
 
 def rescore(command: Rescore) -> int:
     """Returns 0 if the sample's scores are reproduced, 1 if they are not."""
-    from pipeline.score.rescore import rescore_dataset
+    with large_imports():
+        from pipeline.score.rescore import rescore_dataset
 
     report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
     print(report)

@@ -12,7 +12,6 @@ import apache_beam as beam
 
 from pipeline.config import CurationConfig
 from pipeline.deduplicate.plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
-from pipeline.deduplicate.transform import KeepBestOfDuplicates
 from pipeline.fetch.retry import RetrySession
 from pipeline.fetch.shard import NOT_DECIDING as FETCH_NOT_DECIDING
 from pipeline.fetch.transform import FetchShards
@@ -22,6 +21,7 @@ from pipeline.read.inputs import InputFile
 from pipeline.read.transform import ReadPairs
 from pipeline.score.shard import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score.transform import ScoreShards
+from schemas.memory import large_imports
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
@@ -68,7 +68,13 @@ def curate(
         pairs = pipeline | "Start" >> beam.Create(list(shards))
     fetched = through(pairs, Stage.FETCH, FetchShards(layout, config.fetch, retry))
     scored = through(fetched, Stage.SCORE, ScoreShards(layout, config.score))
-    unique = through(scored, Stage.DEDUPLICATE, KeepBestOfDuplicates(layout, config.deduplicate))
+    unique = scored
+    if Stage.DEDUPLICATE in stages:
+        # torch and FAISS take seconds to start: only a job that searches waits for them.
+        with large_imports():
+            from pipeline.deduplicate.transform import KeepBestOfDuplicates
+        step = KeepBestOfDuplicates(layout, config.deduplicate)
+        unique = through(scored, Stage.DEDUPLICATE, step)
     levelled = through(unique, Stage.LEVEL, AssignLevels(layout, config.levels))
     return through(levelled, Stage.PACK, PackShards(layout, config.pack, config.is_scored))
 

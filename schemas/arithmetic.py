@@ -6,6 +6,7 @@ than fp32 many times over.
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,6 +104,24 @@ def _flags(cpu_info: str) -> set[str]:
     lines = (line.partition(":") for line in cpu_info.splitlines())
     kept = (words for name, _, words in lines if name.strip().lower() in ("flags", "features"))
     return set(" ".join(kept).split())
+
+
+def keep_kernels_apart() -> None:
+    """Lets torch.compile keep its kernels by the instructions that this process may use.
+
+    By default all processes of a user share a folder, and one that is kept from instructions
+    (by `ATEN_CPU_CAPABILITY`, say) fails at kernels that another compiled with them. To be called
+    before anything is compiled; whoever sets `TORCHINDUCTOR_CACHE_DIR` has chosen already.
+    """
+    import torch
+
+    limits = [os.environ[name] for name in LIMITS if os.environ.get(name)]
+    kind = "-".join([torch.backends.cpu.get_cpu_capability(), *limits[:1]]).lower()
+    name = f"aligngpt-kernels-{os.getuid()}-{''.join(c for c in kind if c.isalnum() or c in '-_')}"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid == os.getuid():  # not prepared by somebody else: it holds programs
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def emulation_warning(

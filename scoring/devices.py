@@ -5,13 +5,17 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Literal
-
-import torch
+from typing import IO, TYPE_CHECKING, Literal
 
 from schemas.arithmetic import Arithmetic, fast_arithmetic
 from schemas.errors import ConfigError
 from scoring.config import ScoreConfig
+
+if TYPE_CHECKING:
+    import torch
+
+# torch takes seconds to start, and a job asks here for what its CPU does without it: what needs
+# torch imports it.
 
 _claims: dict[int, IO[bytes]] = {}
 
@@ -21,29 +25,39 @@ Device = Literal["auto", "cpu", "cuda"]
 
 def require_device(wanted: Device, setting: str = "score.device") -> None:
     """Raises `ConfigError`, which names the setting, if a GPU is wanted and there is none."""
-    if wanted == "cuda" and torch.cuda.device_count() == 0:
+    if wanted == "cuda" and _gpu_count() == 0:
         raise ConfigError(
             f"{setting} is cuda, but this machine has no GPU that torch can use: "
             "set it to auto or cpu"
         )
 
 
-def claim_device(wanted: Device, setting: str = "score.device") -> torch.device:
+def claim_device(wanted: Device, setting: str = "score.device") -> "torch.device":
     """Returns the CPU, or a GPU that no other process of this program has taken, if one is left.
 
     Raises:
         ConfigError: if a GPU is wanted and there is none.
     """
+    import torch
+
     require_device(wanted, setting)
-    count = torch.cuda.device_count() if wanted != "cpu" else 0
+    count = _gpu_count() if wanted != "cpu" else 0
     if count == 0:
         return torch.device("cpu")
     free = next((index for index in range(count) if _claim(index)), os.getpid() % count)
     return torch.device("cuda", free)
 
 
+def _gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _claim(index: int) -> bool:
     """Returns whether the GPU is this process's; the claim ends with the process."""
+    import torch
+
     if index in _claims:
         return True
     uuid = torch.cuda.get_device_properties(index).uuid
@@ -66,7 +80,7 @@ def precision_here(config: ScoreConfig) -> Arithmetic:
 def kind_of_device(config: ScoreConfig) -> Literal["cpu", "cuda"]:
     """Returns where the model of this configuration runs on this machine."""
     if config.device == "auto":
-        return "cuda" if torch.cuda.device_count() > 0 else "cpu"
+        return "cuda" if _gpu_count() > 0 else "cpu"
     return config.device
 
 
@@ -87,13 +101,17 @@ def quick_to_check(config: ScoreConfig) -> ScoreConfig:
     return replace(config, precision="fp32")
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """Returns what kind of processor a device is, for the record."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def use_exact_arithmetic() -> None:
     """Makes fp32 mean fp32 on a GPU, and its kernels the same on every run."""
+    import torch
+
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

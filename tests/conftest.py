@@ -1,5 +1,6 @@
-"""What the tests of several packages share: a tiny CLIP with random weights, as files."""
+"""What the tests of several packages share, and the order in which they run."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+# Tests run beside each other, and more threads than cores only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -17,15 +20,32 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
-import open_clip
-import torch
 from hypothesis import settings
 
 from scoring.config import ScoreConfig
 from tests.web_server import WebServer
 
+# Libraries make a million objects that stay: nothing is gained by looking through them, neither
+# while the tests are collected nor after it.
+gc.disable()
+
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files with the most slow tests first: one that began last would be waited for."""
+    slow: dict[Path, int] = {}
+    for item in items:
+        is_slow = item.get_closest_marker("slow") is not None
+        slow[item.path] = slow.get(item.path, 0) + is_slow
+    items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Looks for garbage again, but not in what was made so far."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,9 @@ TINY_CLIP: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """Returns the files of a CLIP with random weights: 24-wide embeddings, 16 tokens, 32 px."""
+    import open_clip  # with torch it takes seconds to start, which many tests do not need
+    import torch
+
     root = tmp_path_factory.mktemp("tiny_clip")
     config_file = root / "tiny-clip.json"
     config_file.write_text(json.dumps(TINY_CLIP))

@@ -32,6 +32,12 @@ USES = [
             ("WorkerHandler.register_environment", "pipeline/job/local_workers.py"),
         )
     ),
+    (
+        "apache-beam",
+        "apache_beam.transforms.core",
+        "get_function_args_defaults",
+        "pipeline/job/inspection.py",
+    ),
     ("apache-beam", "apache_beam.transforms.environments", "Environment.register_urn", None),
     ("apache-beam", "apache_beam.runners.worker.sdk_worker_main", "main", None),
     ("open_clip_torch", "open_clip.transformer", "text_global_pool", "scoring/clip/text_tower.py"),

@@ -14,6 +14,7 @@ from rich.table import Table
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.memory import keep_freed_memory, large_imports
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
 from training.chat.commands import Chat
@@ -247,10 +248,9 @@ def serve_model(command: Serve) -> int:
 
 def train_stage(command: Pretrain | Finetune) -> int:
     """Trains, prints where to look now, and returns 0, or 143 if SIGTERM stopped it."""
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         import torch
 
-        from schemas.memory import keep_freed_memory
         from training.engine.deepspeed import name_accelerator
         from training.train import train
 
@@ -265,7 +265,7 @@ def train_stage(command: Pretrain | Finetune) -> int:
 
 def exchange(command: Import | Export) -> int:
     """Turns one form of model folder into another and prints where it is."""
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         from training.exchange import export_model, import_model
 
     tower = command.vision_tower
@@ -299,13 +299,13 @@ def weight_bytes(folder: str) -> int:
 def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
     """Measures a model on benchmarks, or prints its loss on a dataset."""
     if command.benchmarks:
-        with at_work("starting"):
+        with at_work("starting"), large_imports():
             from training.evaluation.evaluate import evaluate_benchmarks
 
         return evaluate_benchmarks(command, arguments)
     if command.precision == "fp16":
         raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
-    with at_work("starting"):
+    with at_work("starting"), large_imports():
         from training.evaluation.dataset_loss import dataset_loss
 
     totals, difference = dataset_loss(

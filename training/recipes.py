@@ -132,7 +132,7 @@ def demo_pretrain(models: str = "models") -> TrainConfig:
 
 
 def demo_finetune(models: str = "models") -> TrainConfig:
-    """Returns stage 2 of the demo: some 2,500 questions about pictures.
+    """Returns stage 2 of the demo: some 2,000 questions about pictures.
 
     With so few steps the squares of the first gradients, which are ten times the later ones, would
     hold back all steps at the usual beta2.
@@ -146,7 +146,7 @@ def demo_finetune(models: str = "models") -> TrainConfig:
         data=replace(config.data, form="conversation"),
         optimizer=replace(config.optimizer, learning_rate=5e-4, warmup_ratio=0.05),
         train_parts=("projector", "gate", "language_model"),
-        max_steps=110,
+        max_steps=80,
     )
 
 

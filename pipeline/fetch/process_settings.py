@@ -25,6 +25,7 @@ Source: py-spy over the latency part of benchmarks/fetch/run.py.
 _collecting = threading.Lock()
 _fetching = 0
 _usual_thresholds = gc.get_threshold()
+_froze = False
 
 
 def connections_allowed(wanted: int) -> int:
@@ -55,11 +56,13 @@ def connections_allowed(wanted: int) -> int:
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
     """Makes Python look for cyclic garbage less often, and only in what is made from now on."""
-    global _fetching, _usual_thresholds
+    global _fetching, _froze, _usual_thresholds
     with _collecting:
         if _fetching == 0:
             _usual_thresholds = gc.get_threshold()
-            gc.freeze()
+            _froze = gc.get_freeze_count() == 0  # else the libraries are set aside already
+            if _froze:
+                gc.freeze()
             gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *_usual_thresholds[1:])
         _fetching += 1
     try:
@@ -69,4 +72,5 @@ def rare_garbage_collection() -> Iterator[None]:
             _fetching -= 1
             if _fetching == 0:
                 gc.set_threshold(*_usual_thresholds)
-                gc.unfreeze()
+                if _froze:
+                    gc.unfreeze()

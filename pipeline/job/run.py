@@ -26,6 +26,7 @@ from pipeline.dataset.progress import forget_unfinished
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
+from pipeline.job.inspection import remember_inspections
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.runners import ChosenRunner, choose_runner
@@ -45,11 +46,12 @@ from pipeline.score.precision import (
 from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
+from schemas.memory import large_imports
+from schemas.progress import at_work
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
 from schemas.terminal import Console
-from scoring.clip.scorer import check_model
 from scoring.devices import require_device
 
 PAUSE_SECONDS = 0.25
@@ -127,8 +129,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             _run_stages(job, layout, chosen, shards, session, console)
             if session is not None:
                 console.print(end_retry(layout, session))
-        manifest = write_report(layout, job.config) if job.has_report else None
-        stages = manifest.stages if manifest is not None else count_stages(layout)
+        with at_work("report: reading what the stages left" if job.has_report else "adding up"):
+            manifest = write_report(layout, job.config) if job.has_report else None
+            stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
     print_causes(layout, stages, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
@@ -181,6 +184,9 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
+        # torch and open_clip take seconds to start: only a job that scores waits for them.
+        with large_imports():
+            from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
 
 
@@ -291,6 +297,7 @@ def _run_stages(
     session: RetrySession | None,
     console: Console,
 ) -> None:
+    remember_inspections()
     try:
         pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
     except ValueError as error:

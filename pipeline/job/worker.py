@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.job.lock import hold_as_worker
 from pipeline.job.log import lossy_output
-from schemas.memory import keep_freed_memory
+from schemas.memory import keep_freed_memory, large_imports
 
 PARENT_CHECK_SECONDS = 0.5
 
@@ -26,8 +26,12 @@ def main(job_process: int, run_folder: str | None) -> None:
         if run_folder is not None:
             _write_output_to_log(Path(run_folder) / "logs")
             held.enter_context(hold_as_worker(Path(run_folder)))
-        from apache_beam.runners.worker import sdk_worker_main
+        with large_imports():
+            from apache_beam.runners.worker import sdk_worker_main
 
+            from pipeline.job.inspection import remember_inspections
+
+        remember_inspections()
         sdk_worker_main.main(sys.argv)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
 from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
 from pipeline.dataset.key_hashes import key_hashes
-from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.level.edges import (
     ALL_SOURCES,
@@ -106,6 +106,9 @@ def begin_search(
     if is_committed(layout.edges, fingerprint):
         return LevelSearch(fingerprint, {}, read_edges(layout.edges), is_saved=True)
     remove(layout.edges)
+    if old is None:
+        begin_step(layout, Stage.LEVEL, "count", len(shards))
+    begin_step(layout, Stage.LEVEL, "tally", len(shards))
     return LevelSearch(fingerprint, {}, old, is_saved=False)
 
 
@@ -113,8 +116,15 @@ def count_shard(
     shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
 ) -> dict[str, Histogram]:
     """Returns the shard's histogram of the next pass for each group that still needs it."""
-    if search.is_done:
-        return {}
+    counts = {} if search.is_done else _histograms(shard, layout, config, search)
+    if search.known is None and search.passes_done == 0:  # later ones have little left to find
+        end_piece(layout, Stage.LEVEL, "count", shard)
+    return counts
+
+
+def _histograms(
+    shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
+) -> dict[str, Histogram]:
     start = EdgeSearch(config.num_levels, config.top_fraction)
     unique = read_scores(layout, shard)
     counts = {}
@@ -152,10 +162,12 @@ def tally_shard(
         return {}
     unique = read_scores(layout, shard)
     levels = levels_of(layout, shard, config, search.edges, unique)
-    return {
+    tallies = {
         group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
         for group, rows in group_rows(layout, shard, config, unique).items()
     }
+    end_piece(layout, Stage.LEVEL, "tally", shard)
+    return tallies
 
 
 def save_found_edges(

@@ -18,6 +18,7 @@ from pipeline.dataset.tars import read_images
 from pipeline.score.shard import Provenance, read_provenance
 from schemas.columns import read_table
 from schemas.errors import DatasetError
+from schemas.progress import at_work, shown
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -119,9 +120,11 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
     if not rows_of:
         raise DatasetError(f"{root} holds no scored pair to score again: all its shards are empty")
     provenance = read_provenance(layout, next(iter(rows_of)))
-    scorer = _same_model(provenance, model, pretrained)
+    with at_work("loading the model"):
+        scorer = _same_model(provenance, model, pretrained)
     differences: list[Difference] = []
-    for shard, rows in rows_of.items():
+    places = rows_of.items()
+    for shard, rows in shown("Scoring again", places, len(places), unit="shard"):
         own = read_provenance(layout, shard)
         if own.model != provenance.model:
             _require_same(provenance.model, own.model, f"shard {shard}")

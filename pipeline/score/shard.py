@@ -5,6 +5,7 @@ Free of Beam, so that a machine with a GPU needs no more than a model's librarie
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,16 @@ from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.dataset.tars import read_images
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
+from schemas.memory import large_imports
 from schemas.records import FETCHED_SCHEMA, PAIR_COLUMNS, SCORED_SCHEMA, CaptionedImage, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read, remove
-from scoring.clip.checkpoints import deciding_identity
-from scoring.clip.scorer import ClipScorer, Scores, model_identity, shared_scorer
 from scoring.config import ScoreConfig
 from scoring.devices import with_precision
+
+if TYPE_CHECKING:
+    from scoring.clip.scorer import ClipScorer, Scores
 
 NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads")
 """Settings that the fingerprint leaves out: the model's identity says more than its path."""
@@ -38,6 +41,9 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
         DatasetError: if the shard is not fetched, or is not what its table says.
         ConfigError: if the model cannot be loaded.
     """
+    # torch and open_clip take seconds to start: a job without scores does not wait for them.
+    with large_imports():
+        from scoring.clip.scorer import shared_scorer
     config = with_precision(config)
     marker = layout.scored(shard)
     fingerprint = score_fingerprint(layout, shard, config)
@@ -66,6 +72,9 @@ def score_fingerprint(layout: DatasetLayout, shard: int, config: ScoreConfig) ->
     Raises:
         DatasetError: if the shard is not fetched.
     """
+    from scoring.clip.checkpoints import deciding_identity
+    from scoring.clip.scorer import model_identity
+
     marker = layout.fetched(shard, "_stats.json")
     upstream = committed_fingerprint(marker)
     if upstream is None:
@@ -78,7 +87,7 @@ def score_fingerprint(layout: DatasetLayout, shard: int, config: ScoreConfig) ->
     return stage_fingerprint(Stage.SCORE, settings, [upstream])
 
 
-def _provenance(scorer: ClipScorer, fingerprint: str) -> dict[str, str]:
+def _provenance(scorer: "ClipScorer", fingerprint: str) -> dict[str, str]:
     """Returns what the scores of a file can be reproduced from."""
     return {
         "fingerprint": fingerprint,
@@ -128,7 +137,7 @@ def _reject(rows: pa.Table) -> list[Rejection]:
 
 
 def _scored_table(
-    keys: list[str], scores: Scores, is_kept: npt.NDArray[np.bool_], keeps_embeddings: bool
+    keys: list[str], scores: "Scores", is_kept: npt.NDArray[np.bool_], keeps_embeddings: bool
 ) -> pa.Table:
     kept = np.flatnonzero(is_kept)
     columns = [

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from schemas.arithmetic import keep_kernels_apart
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
@@ -304,5 +305,6 @@ def _image_encoder(
     encode: Any = model.encode_image
     compiled: Callable[[torch.Tensor], torch.Tensor] = encode
     if config.compile_model:
+        keep_kernels_apart()
         compiled = torch.compile(encode, dynamic=False)
     return compiled

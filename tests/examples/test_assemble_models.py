@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus"
-
-
 SCRIPT = EXAMPLES / "assemble_models.py"
+
+pytestmark = pytest.mark.slow
 
 
 def script() -> ModuleType:
@@ -82,7 +82,6 @@ def test_a_few_stamps_score_higher_with_their_own_captions(demo_clip: str) -> No
     assert auc(table) > 0.7
 
 
-@pytest.mark.slow
 def test_the_demonstration_clip_reaches_the_published_auc_on_the_stamps(demo_clip: str) -> None:
     published = json.loads((EXAMPLES / "demo_clip" / "heads_metrics.json").read_text())
     measured = auc(scores(demo_clip, stamps_without_symbols()))
@@ -109,7 +108,6 @@ def test_assembling_twice_leaves_the_first_result_alone(tmp_path: Path) -> None:
     assert weights.stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
     assemble(tmp_path, "smollm2")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "smollm2")

@@ -5,8 +5,11 @@ import csv
 import pytest
 
 from pipeline.cli import parse
+from pipeline.job.inspection import remember_inspections
 from tests.curations import CORPUS, curate, write_pairs
 from tests.web_server import ALLOWED_HOST, WebServer
+
+remember_inspections()  # as every job does: half of the time of a graph of small steps
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,17 @@ def test_help_needs_neither_beam_nor_torch():
     assert done.stderr == "set()\n"
 
 
+def test_a_job_waits_for_torch_only_if_it_scores_or_searches(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("url\tcaption\nhttp://127.0.0.1:9/a.png\ta picture\n")
+    program = (
+        "import sys; from pipeline.cli import run; from pipeline.job import worker\n"
+        f"assert run(['read', '--pairs', '{tmp_path}/pairs.tsv', '--out', '{tmp_path}/out']) == 0\n"
+        "slow = {'torch', 'open_clip', 'faiss', 'transformers', 'img2dataset'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
 def test_flags_override_the_recipe():
     words = (
         "curate --pairs a.tsv b.tsv --out data --recipe demo --levels.num-levels 4 "

@@ -1,5 +1,10 @@
 """Which arithmetic a processor is fast in."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +14,7 @@ from schemas.arithmetic import (
     bf16_slowdown,
     emulation_warning,
     fast_arithmetic,
+    keep_kernels_apart,
     processor_arithmetic,
 )
 
@@ -93,3 +99,32 @@ def test_only_emulated_bf16_warns_and_says_how_slow_it_is(monkeypatch, tmp_path)
     assert emulation_warning("score.precision", "fp32", "cpu") is None
     cpu_info.write_text(ZEN_4)
     assert emulation_warning("score.precision", "bf16", "cpu") is None
+
+
+KERNELS = """
+import os
+from schemas.arithmetic import keep_kernels_apart
+keep_kernels_apart()
+print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
+"""
+
+
+def test_kernels_are_kept_by_the_instructions_that_a_process_may_use(tmp_path: Path) -> None:
+    folders = set()
+    for limits in ({"ATEN_CPU_CAPABILITY": "default"}, {"ONEDNN_MAX_CPU_ISA": "AVX2/../x"}, {}):
+        environment = {**os.environ, **limits, "TMPDIR": str(tmp_path)}
+        environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        done = subprocess.run(
+            [sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True
+        )
+        folder = Path(done.stdout.strip())
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+        folders.add(folder)
+    assert len(folders) == 3
+
+
+def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "here")
+    keep_kernels_apart()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "here"

@@ -46,3 +46,21 @@ def test_memory_that_is_kept_is_not_cleared_anew_by_the_kernel(way: str, megabyt
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 def test_a_decoder_gives_the_memory_of_a_large_image_back() -> None:
     assert faults("keep_memory_of_images", 40) > 0.5 * faults("given back", 40)
+
+
+def test_garbage_is_not_looked_for_during_large_imports_nor_in_what_they_made() -> None:
+    program = """
+import gc
+from schemas.memory import large_imports
+with large_imports():
+    assert not gc.isenabled()
+assert gc.isenabled() and gc.get_freeze_count() == 0
+with large_imports():
+    import schemas.terminal
+assert gc.isenabled() and gc.get_freeze_count() > 1000
+gc.disable()
+with large_imports():
+    pass
+assert not gc.isenabled()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

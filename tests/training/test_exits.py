@@ -12,6 +12,8 @@ from tests.training.test_kills import at_work, wait_for
 from tests.training.test_train import command_line, logged, own_environment
 from training.engine.launch import free_port
 
+pytestmark = pytest.mark.slow
+
 RUN = "import sys\nfrom training.cli import run\nsys.exit(run(sys.argv[1:]))\n"
 FIFTH_PASS_FAILS = """
 import training.train
@@ -68,7 +70,6 @@ def test_an_unexpected_error_ends_the_command_and_its_workers(
     assert "RuntimeError: nobody expected this" in done.stderr
 
 
-@pytest.mark.slow
 def test_sigterm_for_the_whole_process_group_saves_and_ends_with_143(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
@@ -81,7 +82,6 @@ def test_sigterm_for_the_whole_process_group_saves_and_ends_with_143(
     assert step == len(logged(out, "train/loss"))
 
 
-@pytest.mark.slow
 def test_sigterm_while_a_process_still_builds_ends_all_of_them_with_143(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
@@ -114,7 +114,6 @@ def test_sigterm_while_a_process_still_builds_ends_all_of_them_with_143(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_the_death_of_another_process_is_one_line(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:

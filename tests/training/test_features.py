@@ -14,6 +14,8 @@ from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelCo
 from training.data import features
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def stage_1(parts: dict[str, str], store: str = "", **model: Any) -> TrainConfig:
     return TrainConfig(

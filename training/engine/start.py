@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from schemas.arithmetic import keep_kernels_apart
 from training.config import Part, TrainConfig
 from training.engine.deepspeed import deepspeed_config
 
@@ -106,6 +107,7 @@ def _compile_blocks(model: Any) -> None:
     All blocks are alike, so that one compilation serves all of them, and what a batch changes in
     its shapes stays outside: where images lie, how many there are.
     """
+    keep_kernels_apart()
     language_model = model.language_model
     names = set(language_model._no_split_modules)
     for module in language_model.modules():

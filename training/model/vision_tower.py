@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,6 +116,8 @@ class TimmBackbone(nn.Module):
 def build_backbone(vision_config: PreTrainedConfig) -> nn.Module:
     """Returns the tower of this config with new weights."""
     if isinstance(vision_config, TimmTowerConfig):
+        import timm  # takes seconds to start, and most towers are none of its
+
         model = timm.create_model(
             vision_config.architecture, **{**(vision_config.model_args or {}), "num_classes": 0}
         )
@@ -195,6 +196,8 @@ def _load_timm_tower(name: str) -> PretrainedTower:
     if name.startswith("local-dir:"):
         settings = json.loads((Path(name.removeprefix("local-dir:")) / "config.json").read_text())
         model_args = settings.get("model_args", {})
+    import timm
+
     return wrap_timm(timm.create_model(name, pretrained=True, num_classes=0), model_args)
 
 

@@ -46,6 +46,7 @@ def test_what_the_system_does_not_grant_costs_connections(
 
 
 def test_garbage_is_collected_as_before_once_the_last_fetch_is_done() -> None:
+    gc.unfreeze()
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     with rare_garbage_collection():
         with rare_garbage_collection():
@@ -54,3 +55,11 @@ def test_garbage_is_collected_as_before_once_the_last_fetch_is_done() -> None:
         assert gc.get_freeze_count() > frozen
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() <= frozen
+
+
+def test_what_was_set_aside_before_a_fetch_stays_so() -> None:
+    gc.freeze()
+    usual = gc.get_threshold()[0]
+    with rare_garbage_collection():
+        assert gc.get_threshold()[0] > usual
+    assert gc.get_freeze_count() > 0

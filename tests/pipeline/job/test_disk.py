@@ -63,7 +63,8 @@ def used_kilobytes(root: Path) -> int:
     return sum(-(-size // 4096) * 4 for size in sizes)
 
 
-@pytest.mark.parametrize("share", [0.4, *(slow(share) for share in (0.15, 0.6, 0.8, 0.95))])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.4, 0.15, 0.6, 0.8, 0.95])
 def test_a_job_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     config, pairs, curated, new_disk, tmp_path: Path, share: float
 ) -> None:

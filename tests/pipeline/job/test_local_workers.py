@@ -1,10 +1,12 @@
 """Workers of a job that are slow to end, idle, or die at any moment of their work."""
 
 import io
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from schemas.stages import Stage
 
 SHARDS = 6
 
+pytestmark = pytest.mark.slow
+
 
 class Works(beam.DoFn):
     """Does a stage's work on a shard, and what a test wants to happen before, in or after it."""
@@ -31,7 +35,7 @@ class Works(beam.DoFn):
         self._layout, self._deeds = layout, deeds
 
     def process(self, shard: int) -> list[int]:
-        is_last = len(list(Path(self._layout.root).glob("done-*"))) == SHARDS - 1
+        is_last = self._place() == SHARDS - 1
         self._do("before")
         with ShardProgress(self._layout, Stage.SCORE, shard, 10) as progress:
             if is_last:
@@ -41,6 +45,14 @@ class Works(beam.DoFn):
         if is_last:
             self._do("after the last")
         return [shard]
+
+    def _place(self) -> int:
+        """Returns how many shards were begun before this one; each place is given once."""
+        for place in itertools.count():
+            with suppress(FileExistsError):
+                Path(self._layout.root, f"begun-{place}").touch(exist_ok=False)
+                return place
+        raise AssertionError
 
     def teardown(self) -> None:
         self._do("at the end")

@@ -27,6 +27,8 @@ from tests.web_server import WebServer
 BROKEN = range(0, 30, 3)
 """Pictures that the server cannot give at first."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def broken(config, site: WebServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -92,7 +94,6 @@ def test_a_second_retry_with_nothing_to_gain_changes_no_byte_of_the_samples(
     }
 
 
-@pytest.mark.slow
 def test_a_retry_that_is_killed_at_random_moments_makes_the_same_bytes(
     broken: Path, retried: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import CurationConfig
 from pipeline.dataset.key_hashes import key_hashes
+from pipeline.dataset.progress import ProgressReader
 from pipeline.job.run import Job, check_stages, with_checked_inputs
 from pipeline.level.edges import ALL_SOURCES, SavedEdges
 from pipeline.level.shard import RowHashes, begin_search, levels_of, read_scores
@@ -67,6 +68,17 @@ def test_levels_are_those_of_all_shards_sorted_together(layout):
     shards = write_shards(layout, [rows[:50], rows[50:51], [], rows[51:]])
     level(layout, shards)
     assert levels_by_key(layout, shards) == expected_levels(rows, 8)
+
+
+def test_what_precedes_the_levels_of_a_shard_says_how_far_it_is(layout, tmp_path):
+    shards = write_shards(layout, [some_rows(10, 1), some_rows(10, 2)])
+    level(layout, shards)
+    steps = [(s.step, s.done, s.total) for s in ProgressReader(layout).read_steps()]
+    assert steps == [("count", 2, 2), ("tally", 2, 2)]
+    new = DatasetLayout(str(tmp_path / "new"))
+    level(new, write_shards(new, [some_rows(10, 3)]), edges_from=layout.root)
+    steps = [(s.step, s.done, s.total) for s in ProgressReader(new).read_steps()]
+    assert steps == [("tally", 1, 1)]
 
 
 def test_the_division_into_shards_does_not_change_a_level(layout, tmp_path):

@@ -172,7 +172,7 @@ def test_scores_say_how_many_images_fitted_into_memory_at_once(
         return encode(images)
 
     monkeypatch.setattr(scorer, "_encode_image", encode_two)
-    monkeypatch.setattr("pipeline.score.shard.shared_scorer", lambda config: scorer)
+    monkeypatch.setattr("scoring.clip.scorer.shared_scorer", lambda config: scorer)
     make_shard(layout, 0)
     score_shard(layout, 0, config)
     assert read_provenance(layout, 0).fitted_batch_size == 2

@@ -39,6 +39,8 @@ CORPUS = EXAMPLES / "corpus"
 CAPTIONS = ["", "猫の写真 🐈", "a red fire truck", "word " * 90]
 EVERY = 5
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ScoreConfig:

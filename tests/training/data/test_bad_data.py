@@ -46,6 +46,7 @@ def test_a_corrupt_picture_stops_the_run_and_is_named_with_its_shard(
         train(config, [folder], str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_corrupt_picture_ends_the_command_and_its_workers_and_is_named_in_one_line(
     tiny_parts: dict[str, str], damaged: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_corrupt_picture_ends_the_command_and_its_workers_and_is_named_in_one_
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_corrupt_picture_can_be_skipped_and_is_counted_and_the_plan_stays(
     tiny_parts: dict[str, str], damaged: tuple[str, str], conversation_dataset: str, tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(
     assert state["step"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "bf16")])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(
     tiny_parts: dict[str, str],

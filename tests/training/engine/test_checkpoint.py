@@ -30,6 +30,7 @@ def test_the_newest_are_kept_and_of_older_ones_one_for_so_many_hours(tmp_path: P
     assert superseded(written[:1], 2, 0.0) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_many_files_is_gone_on_from_as_one_of_a_single_file(
     tiny_parts: dict[str, str],
     conversation_dataset: str,
@@ -77,6 +78,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on_from_it(
     assert logged(run, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_end_leaves_no_half_of_a_model(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -116,6 +119,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_no_half_of_a_model(
     assert size_of(run / "model") == model
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_keeps_no_half_of_an_export(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, small_disk: Path
 ) -> None:

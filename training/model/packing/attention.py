@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from schemas.arithmetic import keep_kernels_apart
 from schemas.errors import ConfigError
 from training.model.packing.check import make_audible, one_of_each_kind
 from training.model.packing.segments import (
@@ -178,6 +179,8 @@ def attention_fault(
         rows: packed sequences of a forward pass.
         width: tokens of one; with both as in training, what is compiled here is used there.
     """
+    if attention != BY_SAMPLE:
+        keep_kernels_apart()
     try:
         devices = [device] if device.type == "cuda" else []
         has_gradient = attention == BY_SAMPLE or device.type != "cpu"

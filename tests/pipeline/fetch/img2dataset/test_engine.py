@@ -177,6 +177,7 @@ def test_a_dead_port_is_a_failure_to_connect(web_server: WebServer, tmp_path: Pa
     assert rejected(layout) == {url: "connect_failed"}
 
 
+@pytest.mark.slow
 def test_an_image_that_its_limits_refuse_is_rejected_for_it(
     web_server: WebServer, tmp_path: Path
 ) -> None:
