@@ -352,9 +352,9 @@ class ShardFetcher:
             return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
         url = str(pair.url)
         read = self._stores.read if self._stores.holds(url) else self._files.read
-        data = await asyncio.to_thread(read, url)
-        self._refuse_bytes(data)
-        return await self._decoders.decode(data, pair.expected_hash)
+        found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
+        self._refuse_bytes(found)
+        return await self._decoders.decode(found, pair.expected_hash)
 
     def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""
