@@ -15,7 +15,7 @@ from pipeline.dataset.train_shards import HashingFile
 from pipeline.purge.search import read_members
 from schemas.columns import file_metadata, table_from_records, write_table
 from schemas.errors import RejectReason
-from schemas.records import REJECTION_SCHEMA, TRAIN_SCHEMA, Rejection
+from schemas.records import REJECTION_SCHEMA, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, commit_text, exists, open_read, read_json
@@ -140,9 +140,7 @@ def rewrite_train(layout: DatasetLayout, shard: int, denied: Denied) -> None:
     kept = table.filter(pc.invert(_is_denied(table, denied)))
     rows = [_placed(row, places) for row in kept.to_pylist()]
     metadata |= {"tar_sha256": output.sha256, "tar_bytes": str(output.length)}
-    _write(
-        layout.train(shard, "parquet"), pa.Table.from_pylist(rows, schema=TRAIN_SCHEMA), metadata
-    )
+    _write(layout.train(shard, "parquet"), pa.Table.from_pylist(rows, kept.schema), metadata)
 
 
 def _placed(row: dict[str, Any], places: Mapping[str, int]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from typing import Any
 
 from schemas.conversations import conversation_fault, opening_answers
 from schemas.errors import DatasetError
-from schemas.records import IMAGE_TOKEN, ROLES
+from schemas.records import ROLES
+from schemas.tokens import IMAGE_TOKEN
 from training.config import SampleForm
 from training.data.dataset import RawSample
 from training.data.spans import Message, answer_spans, tokens_cut_at

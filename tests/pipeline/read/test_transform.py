@@ -208,7 +208,7 @@ def test_a_broken_csv_row_costs_only_itself(tmp_path):
 def test_lines_are_read_once_whatever_the_byte_ranges(tmp_path, monkeypatch):
     path = tmp_path / "in.txt"
     path.write_text("".join(f"{url}\t{caption}\n" for url, caption in rows_of(40)))
-    monkeypatch.setattr("pipeline.read.inputs.SPLIT_BYTES", 37)
+    monkeypatch.setattr("pipeline.read.splits.SPLIT_BYTES", 37)
     read_files(tmp_path / "out", path)
     assert len(kept(tmp_path / "out")) == 40
     assert rejected(tmp_path / "out") == []

@@ -165,6 +165,8 @@ def test_flags_override_the_recipe() -> None:
         (["train"], "no command 'train'"),
         (["pretrain", "--recipe", "nothing"], "no recipe 'nothing'"),
         (["chat", "nowhere", "--prompt", "hello"], "nowhere is no model folder"),
+        (["serve", "nowhere", "--port", "0"], "nowhere is no model folder"),
+        (["serve", "m", "--host", "0.0.0.0"], "ALIGNGPT_API_KEY"),
         (["chat", "m", "--image", "nowhere.png", "--prompt", "a"], "no file nowhere.png"),
     ],
 )
