@@ -36,6 +36,11 @@ SCRIPTS = sorted(
     for folder in ("benchmarks", "docs", "examples", "experiments", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
+SCRIPTS = sorted(
+    path
+    for folder in ("benchmarks", "docs", "examples", "experiments", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
 
 
 @functools.cache
@@ -115,6 +120,16 @@ def test_the_import_graph_sees_circles_and_arrows_between_stages():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_file_is_longer_than_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=name_of)
+def test_no_function_is_longer_than_60_lines(path):
+    lengths = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=name_of)
