@@ -17,6 +17,7 @@ from yarl import URL
 from pipeline.config import FetchConfig
 from pipeline.dataset.commits import deciding_settings, stage_fingerprint
 from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.deny import DENIED, DenyFiles, read_lists
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
@@ -39,7 +40,7 @@ from pipeline.fetch.spool import (
     write_samples,
 )
 from schemas.columns import kept_fields, read_table, records_from_table
-from schemas.errors import DatasetError, SampleRejected
+from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -60,6 +61,7 @@ NOT_DECIDING = (
     "requests_per_second_per_host",
     "max_buffered_bytes",
     "decode_processes",
+    "deny_hashes",
     "proxy",
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
@@ -168,7 +170,13 @@ def fetch_pairs(
 
 
 def first_failure(outcomes: Sequence[Outcome]) -> SampleRejected | None:
-    """Returns why a pair's images are not all there, by the first that is not; None if they are."""
+    """Returns why a pair's images are not all there, by the first that is not; None if they are.
+
+    One that is denied counts before all others: nothing of its pair may stay.
+    """
+    denied = [one for one in outcomes if isinstance(one, SampleRejected) and one.reason in DENIED]
+    if denied:
+        return denied[0]
     for number, outcome in enumerate(outcomes, 1):
         if isinstance(outcome, SampleRejected):
             if len(outcomes) == 1:
@@ -214,6 +222,8 @@ class ShardFetcher:
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
         self._stores = StoreFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
+        files = DenyFiles(hashes=config.deny_hashes)
+        self._denied = read_lists(files) if files else None
         self._peer_outcomes: dict[int, PeerOutcome] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
         self._left = [len(of_pair) for of_pair in images]
@@ -312,6 +322,7 @@ class ShardFetcher:
         else:
             async with self._reads:
                 image = await self._read(asked, self._peer_outcomes.get(number))
+        self._refuse_hashes(image.pixel_hash, image.sha256)
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
@@ -321,6 +332,7 @@ class ShardFetcher:
     ) -> DecodedImage:
         body = await self._downloader.download(url, is_last_of_host, slot)
         try:
+            self._refuse_bytes(body)
             return await self._decoders.decode(body, pair.expected_hash)
         finally:
             self._downloader.release(body)
@@ -344,10 +356,23 @@ class ShardFetcher:
             )
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)
+            self._refuse_bytes(data)
             return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
         url = str(pair.url)
         read = self._stores.read if self._stores.holds(url) else self._files.read
-        return await self._decoders.decode(await asyncio.to_thread(read, url), pair.expected_hash)
+        found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
+        self._refuse_bytes(found)
+        return await self._decoders.decode(found, pair.expected_hash)
+
+    def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""
+        if self._denied is not None and self._denied.denies_bytes(data):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its file is on a deny-list")
+
+    def _refuse_hashes(self, *hashes: str | None) -> None:
+        """Raises `SampleRejected` for a picture that a deny-list names by a hash of ours."""
+        if self._denied is not None and any(map(self._denied.denies_hash, hashes)):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its picture is on a deny-list")
 
     def _is_asked(self, image: Pair) -> bool:
         """Returns whether an image is asked of a server; otherwise a file holds it."""

@@ -179,6 +179,7 @@ def _write_shards(
 ) -> list[Published]:
     """Returns the shards of all splits, written where they did not stand."""
     total = sum(counts.samples.values())
+    kept = dataset.kept_fields()
     written: list[Published] = []
     with (
         closing(TarReaders()) as readers,
@@ -197,7 +198,8 @@ def _write_shards(
                         progress.advance()
                     written.append(file)
                     continue
-                files = _writer(about)(f"{publication.out}/{name}", name, part, progress.advance)
+                path = f"{publication.out}/{name}"
+                files = _writer(about)(path, name, part, progress.advance, kept)
                 publication.note(files)
                 written.append(files[0])
     return written
@@ -224,9 +226,10 @@ def _write_companions(
     texts: dict[str, str] = {}
     files: list[Published] = list(shards)
     image_fields = sorted(counts.image_fields, key=lambda name: (name.count("."), len(name), name))
-    features = parquet_features()
+    kept = dataset.kept_fields()
+    features = parquet_features(kept)
     if about.form == "webdataset":
-        features = tar_features(image_fields)
+        features = tar_features(image_fields, kept)
         texts |= energon_files(shards)
         for split in (TRAIN, VALIDATION):
             of_split = [shard for shard in shards if shard.name.startswith(f"{split}/")]
@@ -235,7 +238,7 @@ def _write_companions(
         indexes = [publication.standing(f"{shard.name}.idx") for shard in shards]
         files += [index for index in indexes if index is not None]
     formats = sorted({name.rsplit(".", 1)[-1] for name in image_fields})
-    texts["croissant.json"] = croissant(about, shards, formats)
+    texts["croissant.json"] = croissant(about, shards, formats, kept)
     check_croissant(json.loads(texts["croissant.json"]))
     files += [publication.write(name, text.encode()) for name, text in texts.items()]
     if counts.levels:
