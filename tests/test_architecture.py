@@ -132,16 +132,6 @@ def test_no_function_is_longer_than_60_lines(path):
     assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
-@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=name_of)
-def test_no_function_is_longer_than_60_lines(path):
-    lengths = {
-        node.name: (node.end_lineno or 0) - node.lineno + 1
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    assert {name: length for name, length in lengths.items() if length > 60} == {}
-
-
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_module_is_a_drawer_for_odds_and_ends(path):
     assert path.stem not in {"utils", "helpers", "common", "misc", "registry", "factory"}
