@@ -36,11 +36,6 @@ SCRIPTS = sorted(
     for folder in ("benchmarks", "docs", "examples", "experiments", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
-SCRIPTS = sorted(
-    path
-    for folder in ("benchmarks", "docs", "examples", "experiments", "tests")
-    for path in (ROOT / folder).rglob("*.py")
-)
 
 
 @functools.cache
