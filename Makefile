@@ -24,7 +24,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test suite test-fast check lint types curate fetch score deduplicate level pack report \
-        pretrain finetune chat inspect bench docs lock clean
+        pretrain finetune chat serve inspect bench docs lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ finetune: $(READY) ## Stage 2, instruction tuning: DATA, INIT, OUT, RECIPE
 chat: $(READY) ## Ask a model about a picture: MODEL, IMAGE, PROMPT
 	$(BIN)/aligngpt-train chat $(call need,MODEL) --image $(call need,IMAGE) \
 	  $(if $(strip $(PROMPT)),--prompt "$(strip $(PROMPT))") $(ARGS)
+
+serve: $(READY) ## Put a model behind a page and an API: MODEL
+	$(BIN)/aligngpt-train serve $(call need,MODEL) $(ARGS)
 
 docs: $(READY) ## Build the documentation as a site into site/, its links checked
 	$(BIN)/python docs/file_map.py

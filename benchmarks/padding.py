@@ -3,7 +3,7 @@
     python benchmarks/padding.py            # and what the mixture of benchmarks/train is made of
     python benchmarks/padding.py --quick    # 200 samples of each kind
 
-The demo's instructions and captions in the demo's sequences (512 tokens, 49 vectors a picture) and
+The demo's instructions and captions in the demo's sequences (512 tokens, 4 vectors a picture) and
 in those of the 7B recipes (2,048 tokens, 576), by SmolLM2's tokenizer. Usual are rows of one
 sample, eight in a batch, padded to the longest of them, in random order; the mean of ten orders.
 Nothing is trained, and nothing depends on the machine.
@@ -30,6 +30,8 @@ from training.recipes import demo_finetune, demo_pretrain
 
 BATCH = 8
 ORDERS = 10
+DEMO_VECTORS = 4
+"""Of a picture, by the connector of the demo's recipe: 7 x 7 patches, averaged to 2 x 2."""
 
 
 def usual_padding(lengths: np.ndarray) -> float:
@@ -54,7 +56,7 @@ def main() -> None:
         ("captions", captions, demo_pretrain),
     ):
         samples = read()[:most]
-        for tokens, patches in ((512, 49), (2048, 576)):
+        for tokens, patches in ((512, DEMO_VECTORS), (2048, 576)):
             data = replace(recipe().data, tokens_per_sequence=tokens)
             lengths = lengths_of(samples, tokenizer, data, patches)
             print(

@@ -1,6 +1,7 @@
 """What the demo came to: counts that balance, levels, losses, and where to look."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(times_table(summary))
     for what, path in places(summary.out).items():
         console.print(f"{what:34} {path}", soft_wrap=True)
+    serve = Path(sys.executable).with_name("aligngpt-train")
+    console.print("\nTalk to the model on a page of this machine, http://127.0.0.1:8000/:")
+    console.print(f"  {serve} serve {summary.out / 'finetuned' / 'model'}", soft_wrap=True)
 
 
 def counts_table(manifest: Manifest) -> Table:

@@ -7,6 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from schemas.errors import ConfigError
+from schemas.records import OWN_NAMES
 from schemas.stages import Stage
 from scoring.config import (
     DeduplicateConfig,
@@ -35,14 +36,31 @@ class ReadConfig:
     """Whether columns named sha256, sha512 or md5 are hashes that an image's downloaded bytes must
     have. Many tables have them of other bytes: of what a site served years ago, or of a resized
     copy."""
+    keep_columns: tuple[str, ...] = ()
+    """Further columns of the input that go along into train/, with their type, as NAME or, under
+    another name, NAME=NEW: uid NSFW width=told_width."""
     pairs_per_shard: int = 10_000
     """Pairs in a shard, the unit of work, of retry and of resume."""
 
     def __post_init__(self) -> None:
+        names = [new for _, new in self.kept_names]
+        for name in names:
+            if not name or names.count(name) > 1 or name in OWN_NAMES:
+                problem = "is a column of every dataset" if name in OWN_NAMES else "is named twice"
+                raise ConfigError(
+                    f"read.keep_columns: {name!r} {problem if name else 'is no name'}; give the "
+                    f"column another name, as in {name or 'NAME'}=told_{name or 'name'}"
+                )
         if self.pairs_per_shard < 1:
             raise ConfigError(
                 f"read.pairs_per_shard must be at least 1, got {self.pairs_per_shard}"
             )
+
+    @property
+    def kept_names(self) -> tuple[tuple[str, str], ...]:
+        """Name in the input and name in the dataset of each column that is kept."""
+        parts = (spelled.partition("=") for spelled in self.keep_columns)
+        return tuple((name, new if sign else name) for name, sign, new in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """From a record type to its Arrow schema, and the Parquet files that carry it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import IO, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +15,10 @@ SCHEMA_VERSION = 5
 
 VERSION_FIELD = b"aligngpt.schema_version"
 RECORD_FIELD = b"aligngpt.record"
+KEPT_FIELD = b"aligngpt.kept"
+"""Marks a column of the input's own, beside those of the record."""
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,16 @@ class Column:
     """Meaning, unit and range, for people; stored in the file beside the column."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptColumns:
+    """Marks a field that holds the input's own columns by name; each is a column on disk."""
+
+
 def arrow_schema(record: type) -> pa.Schema:
     """Returns the Arrow schema of a record type whose fields are `Annotated` with a `Column`.
 
-    A field whose type admits None is nullable.
+    A field whose type admits None is nullable. One of `KeptColumns` is left out: which those are,
+    only the input says.
 
     Raises:
         TypeError: if a field has no `Column`.
@@ -38,6 +48,8 @@ def arrow_schema(record: type) -> pa.Schema:
     fields = []
     for field in dataclasses.fields(record):
         hint = hints[field.name]
+        if any(isinstance(item, KeptColumns) for item in get_args(hint)[1:]):
+            continue
         column = _column_of(hint)
         if column is None:
             raise TypeError(f"{record.__name__}.{field.name} has no Column annotation")
@@ -60,13 +72,45 @@ def _column_of(hint: Any) -> Column | None:
     return next((item for item in get_args(hint)[1:] if isinstance(item, Column)), None)
 
 
+def kept_field(name: str, kind: pa.DataType) -> pa.Field:
+    """Returns the field of a column of the input's own."""
+    description = "of the input, as read.keep_columns asks"
+    return pa.field(name, kind, metadata={"description": description, KEPT_FIELD: b"1"})
+
+
+def kept_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Returns the fields of a file's columns that are the input's own."""
+    return [
+        kept_field(field.name, field.type) for field in schema if KEPT_FIELD in field.metadata or {}
+    ]
+
+
+def with_kept(schema: pa.Schema, kept: Sequence[pa.Field]) -> pa.Schema:
+    """Returns the schema of a record with the input's own columns after those of the record."""
+    return pa.schema([*schema, *kept], metadata=schema.metadata)
+
+
 def table_from_records(records: list[Any], schema: pa.Schema) -> pa.Table:
     """Returns the records, all of the type that `schema` was made from, as a table."""
-    columns = {
-        name: pa.array([getattr(record, name) for record in records], type=schema.field(name).type)
-        for name in schema.names
-    }
+    kept = {field.name for field in kept_fields(schema)}
+    columns = {}
+    for field in schema:
+        if field.name in kept:
+            values = [(record.kept or {}).get(field.name) for record in records]
+        else:
+            values = [getattr(record, field.name) for record in records]
+        columns[field.name] = pa.array(values, type=field.type)
     return pa.table(columns, schema=schema)
+
+
+def records_from_table(table: pa.Table, record: type[Record]) -> list[Record]:
+    """Returns the rows of a table that `table_from_records` made of such records."""
+    kept = [field.name for field in kept_fields(table.schema)]
+    rows = table.drop_columns(kept).to_pylist()
+    if not kept:
+        return [record(**row) for row in rows]
+    own = table.select(kept).to_pylist()
+    return [record(**{**row, "kept": values}) for row, values in zip(rows, own, strict=True)]
 
 
 def write_table(

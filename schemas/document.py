@@ -60,6 +60,15 @@ MEMBERS = (
     ),
 )
 
+KEPT = """Columns of the input that `read.keep_columns` asks for stand after these in the tables of
+pairs, of what is fetched and of `train/`, under their own names and with one type in all files (the
+field's metadata says `aligngpt.kept`), and in the `.json` members, where a text that is missing is
+empty and anything else null. The types are those of Parquet (texts in bytes are strings, NaN is
+null), or what all values have in common: of JSON `bool`, `int64`, `double`, lists of these, and
+`string` for any other mixture and for objects, as JSON; of CSV and TSV numbers only where they lose
+nothing as such (`007` is a `string`).
+"""
+
 INTRODUCTION = f"""# What a dataset is on disk
 
 Generated from `schemas/` by `python -m schemas.document`; a test keeps it current.
@@ -75,6 +84,7 @@ def schema_document() -> str:
     parts = [INTRODUCTION, "## Folders\n", _table(("path", "what it holds"), _coded(FOLDERS))]
     parts += ["## Members of a train tar\n", _table(("member", "what it holds"), _coded(MEMBERS))]
     parts.append("## Tables\n")
+    parts.append(KEPT)
     for path, record in TABLES:
         parts += [f"### `{path}`: {record.__name__}\n", f"{_first_line(record)}\n"]
         parts.append(_table(("column", "type", "nullable", "meaning"), _columns(record)))

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
-from schemas.columns import Column, arrow_schema
+from schemas.columns import Column, KeptColumns, arrow_schema
 from schemas.shards import image_member
 
 ImageFormat = Literal["jpg", "png", "webp"]
@@ -32,9 +32,6 @@ ROLES = {
     "system": "system",
 }
 """Who speaks in a turn of `conversations` (its `from`), and the role in chat templates."""
-
-IMAGE_TOKEN = "<image>"
-"""What stands for an image in a user's turn."""
 
 
 def json_text(value: Any) -> str:
@@ -117,6 +114,8 @@ class CaptionedImage:
             "hash that the (first) image's downloaded bytes must have, as algorithm:hex",
         ),
     ]
+    kept: Annotated[dict[str, Any] | None, KeptColumns()] = None
+    """Columns of the input that were asked for, by name; None for none."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -126,7 +125,7 @@ class CaptionedImage:
         return (self.url, *json.loads(self.more_urls or "[]"))
 
 
-PAIR_COLUMNS = [field.name for field in fields(CaptionedImage)]
+PAIR_COLUMNS = arrow_schema(CaptionedImage).names
 """What every stage up to scoring knows of a pair, and what a rejection says of it."""
 
 
@@ -269,3 +268,12 @@ UNIQUE_SCHEMA = arrow_schema(UniqueSample)
 LEVELLED_SCHEMA = arrow_schema(LevelledSample)
 TRAIN_SCHEMA = arrow_schema(TrainSample)
 REJECTION_SCHEMA = arrow_schema(Rejection)
+
+MEMBER_FIELDS = ("status", "error_message")
+"""What the `.json` members of a fetched tar hold beside the columns, as img2dataset's do."""
+
+OWN_NAMES = frozenset(
+    {*PAIR_SCHEMA.names, *TRAIN_SCHEMA.names, *SCORED_SCHEMA.names, *REJECTION_SCHEMA.names}
+    | {*MEMBER_FIELDS, "kept", "duplicate_count"}
+)
+"""Names that no column of the input can have in a dataset."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
@@ -311,7 +312,9 @@ def lies_within(path: str, folder: str) -> bool:
         there = [one for one in (place, *place.parents) if one.exists()]
         return root.exists() and any(one.samefile(root) for one in there)
     (store, name), (other, base) = file_system(path), file_system(folder)
-    return type(store) is type(other) and f"{name}/".startswith(base.strip("/") + "/")
+    # Some stores give names from a root ("/data"), and some take "..".
+    name, base = (posixpath.normpath("/" + place.strip("/")) for place in (name, base))
+    return type(store) is type(other) and f"{name}/".startswith(base.rstrip("/") + "/")
 
 
 def stage_files(folder: str) -> list[str]:

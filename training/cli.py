@@ -91,14 +91,18 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model folder under the names that the published code of AlignGPT or LLaVA reads."""
+    """Write a model folder as others read it: published code, transformers, servers of LLaVA."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Model folder."""
     out: str
     """Folder to write to."""
-    form: Annotated[PublishedForm, tyro.conf.arg(name="format")] = "aligngpt"
-    """aligngpt, llava (a model of alignment mode none), or stage_1: mm_projector_align.bin."""
+    form: Annotated[PublishedForm, tyro.conf.arg(name="format", aliases=["--to"])] = "aligngpt"
+    """For the published code aligngpt, llava (alignment mode none), or stage_1, which is
+    mm_projector_align.bin; hf for transformers, with the code and a card (any model); llava_hf for
+    transformers' LLaVA and what serves it (modes none, global and average)."""
+    evaluation: str | None = None
+    """Folder of `evaluate --out` whose table goes into the card of hf and llava_hf."""
     vision_tower: str = "openai/clip-vit-large-patch14-336"
     """Name of the tower that the published code is to load."""
 
@@ -285,7 +289,13 @@ def exchange(command: Import | Export) -> int:
         source = command.model
         num_bytes = 0 if command.form == "stage_1" else weight_bytes(source)
         with at_work(f"exporting {source}", into=Path(command.out), num_bytes=num_bytes):
-            export_model(source, command.out, form=command.form, vision_tower=tower)
+            export_model(
+                source,
+                command.out,
+                form=command.form,
+                vision_tower=tower,
+                evaluation=command.evaluation,
+            )
     Console().print(f"written: {command.out}")
     return 0
 

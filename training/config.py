@@ -11,12 +11,19 @@ Part = Literal["projector", "level_vectors", "gate", "language_model"]
 FeatureSelect = Literal["patch", "cls_patch"]
 SampleForm = Literal["caption", "conversation"]
 Precision = Literal["auto", "bf16", "fp32"]
-PublishedForm = Literal["aligngpt", "llava", "stage_1"]
+PublishedForm = Literal["aligngpt", "llava", "stage_1", "hf", "llava_hf"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
 ProjectorStart = Literal["paper", "scaled", "regression"]
 Control = Literal["none", "exchanged"]
 OnCorrupt = Literal["error", "skip"]
+
+STAGE_1 = ("projector", "level_vectors")
+STAGE_2 = ("projector", "gate", "language_model")
+"""What learns in each stage; the vision tower never does.
+
+Source: arXiv:2405.14129, section 4.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +223,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    train_parts: tuple[str, ...] = ("projector", "level_vectors")
+    train_parts: tuple[str, ...] = STAGE_1
     """What learns: projector, level_vectors, gate, language_model, or regular expressions for the
     starts of weights' names. Everything else keeps its weights; the vision tower never learns."""
     epochs: int = 1

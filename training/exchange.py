@@ -1,5 +1,6 @@
 """Model folders of others in, and ours out: the commands `import` and `export`."""
 
+import copy
 from pathlib import Path
 
 from schemas.disk import written_whole
@@ -7,6 +8,8 @@ from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
 from training.model.projector import plain_type
+from training.model.published.card import write_card
+from training.model.published.code_folder import save_with_code
 from training.model.published.source import find_source
 from training.model.published.stage_1 import (
     STAGE_1_FILE,
@@ -15,8 +18,9 @@ from training.model.published.stage_1 import (
     find_stage_1,
     save_stage_1,
 )
+from training.model.published.to_llava_hf import check_exportable, save_llava_hf
 from training.model.published.weights import has_weights, load_published, save_published
-from training.parts import load_folder, loading
+from training.parts import Assembled, load_folder, loading
 
 
 def import_model(
@@ -77,19 +81,32 @@ def import_model(
         processor.save_pretrained(aside)
 
 
-def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: str) -> None:
-    """Writes a model folder under the published names, in its own precision.
+def export_model(
+    folder: str,
+    out: str,
+    *,
+    form: PublishedForm,
+    vision_tower: str,
+    evaluation: str | None = None,
+) -> None:
+    """Writes a model folder as others read it, in its own precision.
 
     Args:
         form: `aligngpt` or `llava` for a whole model; `stage_1` for projector and level vectors in
-            one file.
+            one file; `hf` with its code, `llava_hf` as transformers' LLaVA.
         vision_tower: what the published code is to load as the tower.
+        evaluation: folder whose results.md the card of `hf` and `llava_hf` has.
 
     Raises:
         ConfigError: if the form has no place for this model's alignment, or `out` is not free.
     """
     _check_free(out)
+    if evaluation is not None and not (Path(evaluation) / "results.md").is_file():
+        raise ConfigError(f"{evaluation} has no results.md: give a folder of `evaluate --out`")
     parts = load_folder(folder, "auto")
+    if form in ("hf", "llava_hf"):
+        export_for_transformers(parts, folder, out, form=form, evaluation=evaluation)
+        return
     mode = parts.model.config.alignment_mode
     if form == "llava" and mode != "none":
         raise ConfigError(
@@ -112,6 +129,22 @@ def export_model(folder: str, out: str, *, form: PublishedForm, vision_tower: st
             save_stage_1(parts.model, aside / STAGE_1_FILE)
         else:
             save_published(parts.model, parts.processor, str(aside), vision_tower=vision_tower)
+
+
+def export_for_transformers(
+    parts: Assembled, folder: str, out: str, *, form: PublishedForm, evaluation: str | None
+) -> None:
+    """Writes a folder that transformers opens: with the code of the model, or as LLaVA's."""
+    has_code, config = form == "hf", copy.deepcopy(parts.model.config)
+    if not has_code:
+        check_exportable(config)
+        parts.model.projector.fold()
+        parts.model.config.standardizes_features = False
+    with written_whole(Path(out)) as aside:
+        write = save_with_code if has_code else save_llava_hf
+        write(parts.model, parts.processor, aside)
+        results = None if evaluation is None else Path(evaluation)
+        write_card(aside, Path(folder), config, has_code=has_code, evaluation=results)
 
 
 def _check_free(out: str) -> None:

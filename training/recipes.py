@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from training.config import (
+    STAGE_1,
+    STAGE_2,
     AlignmentMode,
     DataConfig,
     LoraConfig,
@@ -28,7 +30,7 @@ def pretrain_7b() -> TrainConfig:
         data=DataConfig(form="caption", tokens_per_sequence=2432, sequences_per_step=64, workers=4),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         parallel=ParallelConfig(zero_stage=2),
-        train_parts=("projector", "level_vectors"),
+        train_parts=STAGE_1,
         validate_every_steps=500,
         save_every_steps=500,
     )
@@ -45,7 +47,7 @@ def finetune_7b() -> TrainConfig:
         data=DataConfig(form="conversation", sequences_per_step=64, workers=4),
         optimizer=OptimizerConfig(learning_rate=2e-5),
         parallel=ParallelConfig(zero_stage=3),
-        train_parts=("projector", "gate", "language_model"),
+        train_parts=STAGE_2,
         validate_every_steps=500,
         save_every_steps=500,
     )
@@ -126,7 +128,7 @@ def demo_pretrain(models: str = "models") -> TrainConfig:
             beta2=0.95,
         ),
         parallel=ParallelConfig(zero_stage=2, activation_checkpointing=False),
-        train_parts=("projector", "level_vectors"),
+        train_parts=STAGE_1,
         max_steps=12,
     )
 
@@ -145,7 +147,7 @@ def demo_finetune(models: str = "models") -> TrainConfig:
         config,
         data=replace(config.data, form="conversation"),
         optimizer=replace(config.optimizer, learning_rate=5e-4, warmup_ratio=0.05),
-        train_parts=("projector", "gate", "language_model"),
+        train_parts=STAGE_2,
         max_steps=80,
     )
 

@@ -35,13 +35,14 @@ class Setting:
         from benchmarks.train.mixture import NUM_LEVELS
         from benchmarks.train.models import LARGE
         from training.config import (
+            STAGE_1,
+            STAGE_2,
             DataConfig,
             ModelConfig,
             OptimizerConfig,
             ParallelConfig,
             TrainConfig,
         )
-        from training.model.trainable import STAGE_1, STAGE_2
 
         is_large = self.shape in LARGE
         tower = self.folder / "vision_tower"

@@ -4,6 +4,7 @@ Source: the Croissant format specification, version 1.0, of MLCommons.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -50,8 +51,12 @@ CONTEXT = {
 NAME = "aligngpt-train"
 
 
-def croissant_metadata(manifest: Manifest) -> str:
-    """Returns the description of a dataset's train shards as JSON-LD."""
+def croissant_metadata(manifest: Manifest, kept: Sequence[pa.Field] = ()) -> str:
+    """Returns the description of a dataset's train shards as JSON-LD.
+
+    Args:
+        kept: the input's own columns.
+    """
     levels = f", in {manifest.num_levels} alignment levels" if manifest.num_levels else ""
     values = {
         "@context": CONTEXT,
@@ -72,7 +77,7 @@ def croissant_metadata(manifest: Manifest) -> str:
                 "name": "samples",
                 "description": "One row for each sample; its image lies in the tar of its shard.",
                 "key": {"@id": "samples/key"},
-                "field": [croissant_field(field, "tables") for field in TRAIN_SCHEMA],
+                "field": [croissant_field(field, "tables") for field in (*TRAIN_SCHEMA, *kept)],
             }
         ],
     }
@@ -124,7 +129,7 @@ def croissant_field(field: pa.Field, tables: str) -> dict[str, Any]:
         "source": source,
     }
     kind = field.type
-    if pa.types.is_list(kind):
+    while pa.types.is_list(kind):
         values["repeated"], kind = True, kind.value_type
     if not pa.types.is_struct(kind):
         return values | {"dataType": _data_type(kind)}
@@ -148,4 +153,6 @@ def _data_type(kind: pa.DataType) -> str:
         return "sc:Float"
     if pa.types.is_boolean(kind):
         return "sc:Boolean"
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return "sc:Date" if pa.types.is_date(kind) else "sc:DateTime"
     return "sc:Text"

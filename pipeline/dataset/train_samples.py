@@ -1,20 +1,19 @@
 """The samples of finished train shards, with their images read from where their rows say."""
 
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.tars import BLOCK_BYTES
-from schemas.columns import check_schema
+from schemas.columns import check_schema, kept_fields
 from schemas.errors import DatasetError
-from schemas.records import TRAIN_SCHEMA, FetchedSample
+from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA, FetchedSample
 from schemas.shards import DatasetLayout, image_member
 from schemas.storage import open_read
 
-FETCHED_NAMES = [field.name for field in fields(FetchedSample)]
+OUR_NAMES = frozenset(TRAIN_SCHEMA.names)
 
 ROWS_AT_ONCE = 1024
 
@@ -39,6 +38,14 @@ def read_rows(
             f"{path} cannot be read ({' '.join(str(error).split())}): "
             f"`aligngpt-curate verify {layout.root}` says what else is damaged"
         ) from error
+
+
+def read_kept_fields(layout: DatasetLayout, shards: Sequence[int]) -> list[pa.Field]:
+    """Returns the input's own columns in the train shards of a dataset: the same in all."""
+    if not shards:
+        return []
+    with open_read(layout.train(shards[0], "parquet")) as file:
+        return kept_fields(pq.read_schema(file))
 
 
 def image_places(row: dict[str, Any]) -> list[tuple[str, int, int]]:
@@ -79,7 +86,8 @@ def read_images(tar: IO[bytes], path: str, row: dict[str, Any]) -> tuple[bytes, 
 
 def fetched_part(row: dict[str, Any]) -> FetchedSample:
     """Returns what the fetch stage knew of a train sample."""
-    return FetchedSample(**{name: row[name] for name in FETCHED_NAMES})
+    kept = {name: value for name, value in row.items() if name not in OUR_NAMES}
+    return FetchedSample(**{name: row[name] for name in FETCHED_SCHEMA.names}, kept=kept or None)
 
 
 class TarReaders:

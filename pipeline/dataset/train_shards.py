@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import IO, cast
+
+import pyarrow as pa
 
 from pipeline.dataset.members import member_json
 from pipeline.dataset.ownership import listed_files
 from pipeline.dataset.tars import TarWriter
-from schemas.columns import table_from_records, write_table
+from schemas.columns import table_from_records, with_kept, write_table
 from schemas.records import TRAIN_SCHEMA, FetchedSample, TrainSample
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -32,20 +34,22 @@ def write_train_shard(
     samples: Iterable[PackedSample],
     fingerprint: str,
     say_done: Callable[[int], None],
+    kept: Sequence[pa.Field] = (),
 ) -> tuple[int, int]:
     """Commits a train shard, the table last; returns its samples and the length of its tar.
 
     Args:
         say_done: told how many samples are written, after each.
+        kept: the input's own columns.
     """
     rows: list[TrainSample] = []
     with commit_file(layout.train(shard, "tar")) as file:
         output = HashingFile(file)
         with TarWriter(cast(IO[bytes], output)) as tar:
             for sample, ranked, images in samples:
-                rows.append(_add_sample(tar, sample, ranked, images))
+                rows.append(_add_sample(tar, sample, ranked, images, kept))
                 say_done(len(rows))
-    table = table_from_records(rows, TRAIN_SCHEMA)
+    table = table_from_records(rows, with_kept(TRAIN_SCHEMA, kept))
     metadata = {
         "fingerprint": fingerprint,
         "tar_sha256": output.sha256,
@@ -119,7 +123,11 @@ class HashingFile:
 
 
 def _add_sample(
-    tar: TarWriter, sample: FetchedSample, ranked: ScoreAndLevel, images: tuple[bytes, ...]
+    tar: TarWriter,
+    sample: FetchedSample,
+    ranked: ScoreAndLevel,
+    images: tuple[bytes, ...],
+    kept: Sequence[pa.Field],
 ) -> TrainSample:
     """Adds a sample's members to the tar and returns its row."""
     score, level = ranked
@@ -127,7 +135,7 @@ def _add_sample(
     offsets = [tar.add(name, image) for name, image in members]
     tar.add(f"{sample.key}.txt", sample.caption.encode())
     known = {"clip_score": score, "alignment_level": level}
-    tar.add(f"{sample.key}.json", member_json(sample, known))
+    tar.add(f"{sample.key}.json", member_json(sample, known, kept))
     return TrainSample(
         **asdict(sample),
         clip_score=score,

@@ -1,5 +1,6 @@
 """Images that lie in folders, local ones or a store's, read from nowhere else."""
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -32,13 +33,15 @@ class StoreFiles:
         """
         folder = next((folder for folder in self._folders if url.startswith(folder)), None)
         name = url[len(folder) :] if folder is not None else ".."
-        if folder is None or ".." in name.split("/"):
+        if folder is None or ".." in _as_posix(name).split("/"):
             raise SampleRejected(RejectReason.FORBIDDEN_ADDRESS, "outside of fetch.allow_folders")
         # Of the folder alone: a name with `::` or another scheme in it would lead elsewhere.
         filesystem, base = file_system(folder)
         path = f"{base.rstrip('/')}/{name}"
         try:
             with reaching_store(folder):
+                if "\\" in name and not filesystem.exists(path):
+                    path = f"{base.rstrip('/')}/{_as_posix(name)}"
                 data = cast(bytes, filesystem.cat_file(path, start=0, end=self._max_bytes + 1))
         except (FileNotFoundError, IsADirectoryError) as error:
             raise SampleRejected(RejectReason.FILE_NOT_FOUND, "no such file") from error
@@ -81,11 +84,14 @@ class LocalFiles:
         return data
 
     def _find(self, text: str) -> Path:
-        """Returns the real path of a file below one of the folders."""
+        """Returns the real path of a file below one of the folders.
+
+        A path with backslashes that leads nowhere is taken as Windows spells it.
+        """
         is_inside = False
-        for folder in self._folders:
+        for folder, name in itertools.product(self._folders, (text, _as_posix(text))):
             try:
-                path = (folder / text).resolve()
+                path = (folder / name).resolve()
                 if path.is_relative_to(folder):
                     is_inside = True
                     if path.exists():
@@ -95,6 +101,10 @@ class LocalFiles:
         if is_inside:
             raise SampleRejected(RejectReason.FILE_NOT_FOUND, "no such file")
         raise SampleRejected(RejectReason.FORBIDDEN_ADDRESS, "outside of fetch.allow_folders")
+
+
+def _as_posix(path: str) -> str:
+    return path.replace("\\", "/")
 
 
 def is_store(folder: str) -> bool:

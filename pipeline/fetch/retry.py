@@ -27,6 +27,7 @@ from pipeline.fetch.shard import (
     SPOOL_MEMORY_BYTES,
     asked_fingerprint,
     fetch_pairs,
+    read_kept_fields,
     read_pairs,
 )
 from pipeline.fetch.spool import (
@@ -36,7 +37,7 @@ from pipeline.fetch.spool import (
     shard_stats,
     write_samples,
 )
-from schemas.columns import read_table, table_from_records, write_table
+from schemas.columns import read_table, records_from_table, table_from_records, write_table
 from schemas.errors import ConfigError, DatasetError, RejectReason
 from schemas.records import FETCHED_SCHEMA, REJECTION_SCHEMA, FetchedSample, Rejection
 from schemas.shards import DatasetLayout
@@ -224,7 +225,8 @@ def _write_merged(
     fingerprint = _fingerprint(first_fingerprint, [*standing, *rows])
     merged = heapq.merge(_read_samples(layout, shard, standing), new, key=_key_of)
     folder = _folder(layout, shard)
-    write_samples(merged, f"{folder}/new.tar", f"{folder}/new.parquet", fingerprint)
+    paths = f"{folder}/new.tar", f"{folder}/new.parquet"
+    write_samples(merged, *paths, fingerprint, read_kept_fields(layout, shard))
     return fingerprint
 
 
@@ -247,7 +249,7 @@ def _read_rejections(layout: DatasetLayout, shard: int) -> list[Rejection]:
 
 def _read_rows(layout: DatasetLayout, shard: int) -> list[FetchedSample]:
     with open_read(layout.fetched(shard, "parquet")) as file:
-        return [FetchedSample(**row) for row in read_table(file, FETCHED_SCHEMA).to_pylist()]
+        return records_from_table(read_table(file, FETCHED_SCHEMA), FetchedSample)
 
 
 def _read_samples(

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from yarl import URL
 
 from pipeline.config import FetchConfig
@@ -36,7 +38,7 @@ from pipeline.fetch.spool import (
     shard_stats,
     write_samples,
 )
-from schemas.columns import read_table
+from schemas.columns import kept_fields, read_table, records_from_table
 from schemas.errors import DatasetError, SampleRejected
 from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text
 from schemas.shards import DatasetLayout
@@ -97,7 +99,7 @@ def fetch_shard(
         kept, rejections = fetch_pairs(pairs, config, memory, spool, progress)
         samples = read_spool(kept, spool, config.image_format)
         tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
-        write_samples(samples, tar, table, fingerprint)
+        write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
         write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
     stats = shard_stats(count_reasons(rejections), len(kept), started_at)
     commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
@@ -131,7 +133,13 @@ def asked_fingerprint(marker: str) -> str | None:
 def read_pairs(layout: DatasetLayout, shard: int) -> list[Pair]:
     """Returns the pairs of a shard, in the order of their keys."""
     with open_read(layout.pairs(shard)) as file:
-        return [_clean(Pair(**row)) for row in read_table(file, PAIR_SCHEMA).to_pylist()]
+        return [_clean(pair) for pair in records_from_table(read_table(file, PAIR_SCHEMA), Pair)]
+
+
+def read_kept_fields(layout: DatasetLayout, shard: int) -> list[pa.Field]:
+    """Returns the columns of the input's own that the pairs of a shard have."""
+    with open_read(layout.pairs(shard)) as file:
+        return kept_fields(pq.read_schema(file))
 
 
 def fetch_pairs(

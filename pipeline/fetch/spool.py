@@ -1,17 +1,20 @@
 """A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
+
+import pyarrow as pa
 
 from pipeline.dataset.members import member_json
 from pipeline.dataset.tars import TarWriter
 from pipeline.fetch.decoding.pool import DecodedImage
-from schemas.columns import table_from_records, write_table
+from schemas.columns import table_from_records, with_kept, write_table
 from schemas.errors import SampleRejected
 from schemas.records import (
     FETCHED_SCHEMA,
+    MEMBER_FIELDS,
     MORE_IMAGE,
     PAIR_COLUMNS,
     FetchedSample,
@@ -46,11 +49,13 @@ def write_samples(
     tar_path: str,
     table_path: str,
     fingerprint: str,
+    kept: Sequence[pa.Field] = (),
 ) -> None:
     """Writes the tar and the table of a fetched shard, the same bytes for the same samples.
 
     Args:
         samples: in the order of their keys.
+        kept: the input's own columns.
     """
     rows = []
     with commit_file(tar_path) as file, TarWriter(file) as tar:
@@ -59,9 +64,10 @@ def write_samples(
             for name, image in zip(sample.image_members, images, strict=True):
                 tar.add(name, image)
             tar.add(f"{sample.key}.txt", sample.caption.encode("utf-8", "replace"))
-            tar.add(f"{sample.key}.json", sample_json(sample))
+            tar.add(f"{sample.key}.json", sample_json(sample, kept))
+    table = table_from_records(rows, with_kept(FETCHED_SCHEMA, kept))
     with commit_file(table_path) as file:
-        write_table(table_from_records(rows, FETCHED_SCHEMA), file, {"fingerprint": fingerprint})
+        write_table(table, file, {"fingerprint": fingerprint})
 
 
 def read_spool(
@@ -86,6 +92,7 @@ def fetched_sample(
     ]
     return FetchedSample(
         **{name: getattr(pair, name) for name in PAIR_COLUMNS},
+        kept=pair.kept,
         image_format=image_format if image else None,
         width=image.width if image else None,
         height=image.height if image else None,
@@ -97,9 +104,9 @@ def fetched_sample(
     )
 
 
-def sample_json(sample: FetchedSample) -> bytes:
+def sample_json(sample: FetchedSample, kept: Sequence[pa.Field] = ()) -> bytes:
     """Returns what a sample's json member holds: our fields, and img2dataset's of success."""
-    return member_json(sample, {"status": "success", "error_message": ""})
+    return member_json(sample, dict(zip(MEMBER_FIELDS, ("success", ""), strict=True)), kept)
 
 
 def shard_stats(reasons: dict[str, int], successes: int, started_at: float) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from pipeline.dataset.train_shards import (
     write_train_shard,
 )
 from pipeline.pack.plan import Piece, TrainShardPlan
-from schemas.columns import check_schema, file_metadata, read_table
+from schemas.columns import (
+    check_schema,
+    file_metadata,
+    kept_fields,
+    read_table,
+    records_from_table,
+)
 from schemas.errors import DatasetError
 from schemas.records import (
     FETCHED_SCHEMA,
@@ -72,7 +78,16 @@ def _write_shard(
     samples = (
         packed for piece in plan.pieces for packed in _samples_of(layout, piece, plan.has_levels)
     )
-    write_train_shard(layout, plan.shard, samples, fingerprint, lambda n: progress.update(n, 0))
+    kept = _kept_fields(layout, plan)
+    write_train_shard(
+        layout, plan.shard, samples, fingerprint, lambda n: progress.update(n, 0), kept
+    )
+
+
+def _kept_fields(layout: DatasetLayout, plan: TrainShardPlan) -> list[pa.Field]:
+    """Returns the columns of the input's own: the same in all shards of a dataset."""
+    with open_read(layout.fetched(plan.pieces[0].shard, "parquet")) as file:
+        return kept_fields(pq.read_schema(file))
 
 
 def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterator[PackedSample]:
@@ -88,9 +103,9 @@ def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterat
         levels = {
             key: (None, level) for key, level in zip(fetched["key"].to_pylist(), given, strict=True)
         }
-    samples = {
-        row["key"]: FetchedSample(**row) for row in fetched.to_pylist() if row["key"] in levels
-    }
+    is_wanted = pc.is_in(fetched["key"], value_set=pa.array(list(levels), pa.string()))
+    rows = records_from_table(fetched.filter(is_wanted), FetchedSample)
+    samples = {sample.key: sample for sample in rows}
     if len(samples) != len(levels):
         raise DatasetError(
             f"{layout.levelled(piece.shard)} has {len(levels) - len(samples)} keys that "

@@ -1,7 +1,7 @@
 """Which columns of an input hold what: as configured, or found by their usual names."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config import ReadConfig
@@ -37,6 +37,8 @@ class InputColumns:
     hashes: tuple[str, ...]
     unread_hashes: tuple[str, ...] = ()
     """Columns named as hashes that nobody asked to verify."""
+    kept: tuple[tuple[str, str], ...] = ()
+    """Name here and name in the dataset of each column that goes along as it is."""
 
 
 URL_LIST_COLUMNS = InputColumns(url="url", caption="caption", conversations=None, hashes=())
@@ -52,7 +54,8 @@ def map_columns(path: str, found: list[str], config: ReadConfig, is_certain: boo
         ConfigError: if there is none for the URL or for the caption.
     """
     columns = usual_columns(found, config)
-    for name in (columns.url, columns.caption, columns.conversations, *columns.hashes):
+    kept = [name for name, _ in columns.kept]
+    for name in (columns.url, columns.caption, columns.conversations, *columns.hashes, *kept):
         if name is not None and found.count(name) > 1:
             raise ConfigError(
                 f"{path} has {found.count(name)} columns of the name {name!r}, so that it is not "
@@ -77,7 +80,11 @@ def columns_of_record(value: Any, file: InputColumns, config: ReadConfig) -> Inp
     Args:
         file: what holds what in the first records, and counts where this one has it.
     """
-    if not isinstance(value, dict) or _has_all(value, file):
+    if not isinstance(value, dict):
+        return file
+    if config.keep_columns:
+        file = replace(file, kept=kept_columns(value, config))
+    if _has_all(value, file):
         return file
     has_paths = file.conversations is not None
     own = usual_columns([n for n, v in value.items() if v is not None], config, has_paths)
@@ -86,6 +93,7 @@ def columns_of_record(value: Any, file: InputColumns, config: ReadConfig) -> Inp
         caption=_present(file.caption, value) or own.caption,
         conversations=_present(file.conversations, value) or own.conversations,
         hashes=file.hashes or own.hashes,
+        kept=file.kept,
     )
 
 
@@ -119,7 +127,14 @@ def usual_columns(
         conversations=conversations,
         hashes=hash_columns(found) if config.verify_hashes else (),
         unread_hashes=() if config.verify_hashes else hash_columns(found),
+        kept=kept_columns(found, config),
     )
+
+
+def kept_columns(found: Collection[str], config: ReadConfig) -> tuple[tuple[str, str], ...]:
+    """Returns the names here and in the dataset of those columns that are to be kept."""
+    pairs = ((_find(found, (name,)), new) for name, new in config.kept_names)
+    return tuple((column, new) for column, new in pairs if column is not None)
 
 
 def hash_columns(found: Collection[str]) -> tuple[str, ...]:

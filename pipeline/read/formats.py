@@ -1,6 +1,7 @@
 """One reader for each input format: from a part of a file to batches of raw rows."""
 
 import json
+import posixpath
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -16,23 +17,19 @@ from pipeline.read.columns import (
     PATH_NAMES,
     InputColumns,
     columns_of_record,
+    kept_columns,
 )
-from pipeline.read.inputs import (
-    METADATA_NAMES,
-    InputFile,
-    InputFormat,
-    InputSplit,
-)
+from pipeline.read.inputs import METADATA_NAMES, InputFile, InputFormat
+from pipeline.read.kept import kept_text, kept_texts, spelled_out
 from pipeline.read.rows import (
     IMAGE_SUFFIXES,
     RAW_SCHEMA,
     RawRow,
-    excerpt,
     rejected_row,
     row_of_record,
     row_or_reason,
-    storable,
 )
+from pipeline.read.splits import InputSplit
 from pipeline.read.tar_rows import read_tar
 from pipeline.read.texts import (
     CsvRows,
@@ -43,6 +40,7 @@ from pipeline.read.texts import (
     open_text,
     split_tsv,
 )
+from pipeline.read.values import excerpt, plain_text, storable
 from schemas.errors import RejectReason, SampleRejected
 from schemas.storage import open_read, walk_files
 
@@ -77,7 +75,7 @@ def _read_rows(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
             for value in iterate_json(text):
                 yield row_or_reason(_row_of_value, value, file, config)
     elif file.format is InputFormat.IMAGE_FOLDER:
-        yield from _read_folder(file.path)
+        yield from _read_folder(file.path, config)
     elif file.format is InputFormat.TAR:
         yield from read_tar(file.path, file.table, config)
     else:
@@ -86,7 +84,7 @@ def _read_rows(split: InputSplit, config: ReadConfig) -> Iterator[RawRow]:
 
 def _lines(split: InputSplit) -> Iterator[str]:
     """Yields the lines of a part of a file that are not empty."""
-    if split.file.path.endswith(".gz"):
+    if not split.file.can_be_split:
         with open_text(split.file.path) as text:
             yield from (line.rstrip("\r\n") for line in text if line.strip())
     else:
@@ -152,48 +150,68 @@ def _row_of_fields(
             f"it has {len(fields)} fields, the header {len(header)}: {excerpt(' '.join(fields))}",
         )
     values: dict[str, Any] = dict(zip(header, fields, strict=True))
-    if file.columns.conversations is not None and not values[file.columns.conversations]:
-        values[file.columns.conversations] = None
+    for name in (file.columns.conversations, *(name for name, _ in file.columns.kept)):
+        if name is not None and not values[name]:
+            values[name] = None
     return row_of_record(values, file.columns, config.as_captions)
 
 
-def _read_folder(folder: str) -> Iterator[RawRow]:
+def _read_folder(folder: str, config: ReadConfig) -> Iterator[RawRow]:
     """Yields the images below a folder, with the captions that stand beside them."""
     files = walk_files(folder)
     names = set(files)
-    tabled = _captions_of_tables([name for name in files if name.endswith(METADATA_NAMES)])
+    tabled = _told_by_tables(names, config)
     for path in files:
         if path.lower().endswith(IMAGE_SUFFIXES):
-            yield row_or_reason(_row_of_image, path, folder, names, tabled)
+            yield row_or_reason(_row_of_image, path, folder, names, tabled, config)
 
 
-def _row_of_image(path: str, folder: str, names: set[str], tabled: dict[str, Any]) -> RawRow:
+Told = tuple[Any, dict[str, Any]]
+"""What is told of an image: its caption or captions, and what is kept beside."""
+
+
+def _row_of_image(
+    path: str, folder: str, names: set[str], tabled: dict[str, Told], config: ReadConfig
+) -> RawRow:
     stem = path.rsplit(".", 1)[0]
-    caption: Any = tabled.get(path)
+    caption, kept = tabled.get(path, (None, {}))
     if caption is None and f"{stem}.txt" in names:
         with open_text(f"{stem}.txt") as text:
             caption = " ".join(text.read().split())
-    if caption is None and f"{stem}.json" in names:
+    if f"{stem}.json" in names and (caption is None or config.keep_columns):
         with open_text(f"{stem}.json") as text:
             values = json.load(text)
-        caption = _first_named(values, CAPTION_NAMES) if isinstance(values, dict) else None
+        if isinstance(values, dict):
+            own_caption, own = _told(values, config)
+            caption, kept = own_caption if caption is None else caption, {**own, **kept}
     values = {"path": path[len(folder.rstrip("/")) + 1 :], "caption": caption}
     columns = InputColumns(url="path", caption="caption", conversations=None, hashes=())
-    return row_of_record(values, columns, as_captions=False)
+    row = row_of_record(values, columns, as_captions=False)
+    return row._replace(kept=kept_text(kept, [(name, name) for name in kept]))
 
 
-def _captions_of_tables(paths: list[str]) -> dict[str, Any]:
-    """Returns image path to caption or captions, from the metadata tables of an image folder."""
-    captions: dict[str, Any] = {}
-    for path in paths:
+def _told_by_tables(files: set[str], config: ReadConfig) -> dict[str, Told]:
+    """Returns image path to what is told of it in the metadata tables of an image folder."""
+    told: dict[str, Told] = {}
+    for path in sorted(file for file in files if file.endswith(METADATA_NAMES)):
         folder = path.rsplit("/", 1)[0]
         for row in _records_of_table(path):
             name = _first_named(row, PATH_NAMES)
-            name = name.decode(errors="replace") if isinstance(name, bytes) else name
-            caption = _first_named(row, CAPTION_NAMES)
-            if name and caption:
-                captions[f"{folder}/{name}"] = caption
-    return captions
+            caption, kept = _told(row, config)
+            if name and (caption or kept):
+                told[_named_file(folder, plain_text(name), files)] = caption, kept
+    return told
+
+
+def _named_file(folder: str, name: str, files: set[str]) -> str:
+    """Returns the file that a table means: as it names it, or else as Windows spells paths."""
+    spelled = (name, posixpath.normpath(name), posixpath.normpath(name.replace("\\", "/")))
+    return next((path for path in (f"{folder}/{n}" for n in spelled) if path in files), "")
+
+
+def _told(row: dict[str, Any], config: ReadConfig) -> Told:
+    kept = {new: row[name] for name, new in kept_columns(row, config)}
+    return _first_named(row, CAPTION_NAMES), kept
 
 
 def _records_of_table(path: str) -> Iterator[dict[str, Any]]:
@@ -218,12 +236,13 @@ def _first_named(values: dict[str, Any], names: tuple[str, ...]) -> Any:
 def _read_parquet(split: InputSplit, config: ReadConfig) -> Iterator[pa.Table]:
     columns = split.file.columns
     names = [columns.url, columns.caption, columns.conversations, *columns.hashes]
+    names += [name for name, _ in columns.kept]
     if columns.conversations is not None:
         names += INSTRUCTION_NAMES
     with open_read(split.file.path) as file:
         parquet = pq.ParquetFile(file)
         there = set(parquet.schema_arrow.names)
-        wanted = [name for name in names if name in there]
+        wanted = [name for name in dict.fromkeys(names) if name in there]
         groups = list(range(split.start, split.stop))
         for batch in parquet.iter_batches(
             BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False
@@ -235,19 +254,27 @@ def _raw_table(table: pa.Table, file: InputFile, config: ReadConfig) -> pa.Table
     """Returns a batch of a Parquet file as raw rows: whole columns where they are plain text."""
     columns = file.columns
     url, caption = columns.url, columns.caption
+    table = spelled_out(table, columns.kept)
     if columns.conversations is None and not columns.hashes and url and caption:
         texts = [_as_string(table[name]) for name in (url, caption)]
-        if all(text is not None for text in texts):
+        kept = _kept_of_all(table, columns)
+        if kept is not None and all(text is not None for text in texts):
             nulls = pa.nulls(table.num_rows, pa.string())
-            return pa.table(
-                dict.fromkeys(RAW_SCHEMA.names, nulls) | {"url": texts[0], "caption": texts[1]},
-                schema=RAW_SCHEMA,
-            )
+            found = {"url": texts[0], "caption": texts[1], "kept": kept}
+            return pa.table(dict.fromkeys(RAW_SCHEMA.names, nulls) | found, schema=RAW_SCHEMA)
     rows = (
         row_or_reason(row_of_record, value, file.columns, config.as_captions)
         for value in _as_bytes(table).to_pylist()
     )
     return next(_in_batches(rows, table.num_rows))
+
+
+def _kept_of_all(table: pa.Table, columns: InputColumns) -> pa.Array | None:
+    """Returns what the rows hold of the columns that are kept; None where one is no text."""
+    try:
+        return kept_texts(table, columns.kept)
+    except (SampleRejected, UnicodeDecodeError):
+        return None
 
 
 def _as_bytes(table: pa.Table) -> pa.Table:

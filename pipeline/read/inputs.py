@@ -16,10 +16,19 @@ from pipeline.config import ReadConfig
 from pipeline.dataset.credentials import without_credentials
 from pipeline.dataset.ownership import stage_folders
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
+from pipeline.read.kept import declared_types
 from pipeline.read.rows import IMAGE_SUFFIXES
 from pipeline.read.tar_rows import absolute, check_tar
 from pipeline.read.tar_table import table_beside
-from pipeline.read.texts import field_names, iterate_json, open_text, split_csv, split_tsv
+from pipeline.read.texts import (
+    UTF8,
+    field_names,
+    file_encoding,
+    iterate_json,
+    open_text,
+    split_csv,
+    split_tsv,
+)
 from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import (
@@ -34,9 +43,6 @@ from schemas.storage import (
 
 BYTES_OF_SHARD_PER_ROW_BYTE = 32
 """Length of a tar over that of its rows, roughly: images of 10 KB, rows of 300 bytes."""
-
-SPLIT_BYTES = 64 * 1024 * 1024
-"""Length of the byte ranges that line-based files are cut into, to be read side by side."""
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -53,6 +59,9 @@ class InputFormat(StrEnum):
     IMAGE_FOLDER = "folder"
     TAR = "tar"
 
+
+CERTAIN_COLUMNS = (InputFormat.PARQUET, InputFormat.CSV, InputFormat.TSV, InputFormat.URL_LIST)
+"""Formats whose files say at their beginning which columns all rows have."""
 
 SUFFIXES = {
     ".parquet": InputFormat.PARQUET,
@@ -86,27 +95,24 @@ class InputFile:
     """Of its rows, uncompressed: decides how many partitions are made."""
     table: str | None = None
     """Of a tar: path of the table beside it."""
+    encoding: str = UTF8
+    """Of a text file."""
+    found_columns: tuple[str, ...] = ()
+    """All that it has, where its format says so."""
     row_groups: tuple[tuple[int, int], ...] = ()
     """Of a Parquet file: rows and uncompressed bytes of each of its row groups."""
+    kept_types: pa.Schema | None = None
+    """Of a Parquet file: types of the columns that are kept, by their names in the dataset."""
+
+    @property
+    def can_be_split(self) -> bool:
+        """Whether lines can be found from any byte on."""
+        return not self.path.endswith(".gz") and self.encoding == UTF8
 
     @property
     def name(self) -> str:
         """Name without its folder: what `source` says of a row."""
         return self.path.rstrip("/").rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputSplit:
-    """A part of an input file that is read by one worker."""
-
-    number: int
-    file: InputFile
-    start: int
-    """First row group of a Parquet file, first byte of a file of lines, otherwise 0."""
-    stop: int
-    """After the last one."""
-    rows: int
-    """How many rows it holds, 0 if that is not known beforehand."""
 
 
 def check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
@@ -151,7 +157,22 @@ def _check_inputs(files: Sequence[str], config: ReadConfig) -> list[InputFile]:
         if f"{name}.parquet" in paths and table_beside(tar):
             belonging.add(f"{name}.parquet")
         paths -= belonging
-    return [_check_file(path, config) for path in sorted(paths)]
+    found = [_check_file(path, config) for path in sorted(paths)]
+    _refuse_unknown_kept(found, config)
+    return found
+
+
+def _refuse_unknown_kept(files: Sequence[InputFile], config: ReadConfig) -> None:
+    """Raises `ConfigError` where a column is to be kept that no file can have."""
+    if any(file.format not in CERTAIN_COLUMNS for file in files):
+        return
+    there = {new for file in files for _, new in file.columns.kept}
+    for name, new in config.kept_names:
+        if new not in there:
+            raise ConfigError(
+                f"read.keep_columns asks for {name!r}, which no input has: {files[0].path} has "
+                f"{', '.join(files[0].found_columns) or 'none'}"
+            )
 
 
 def expand_inputs(files: Sequence[str]) -> set[str]:
@@ -191,17 +212,6 @@ def refuse_inputs_within(layout: DatasetLayout, files: Sequence[str], config: Re
 def _places(layout: DatasetLayout) -> list[str]:
     """Returns the folders that a job writes to; each may be a link to another disk."""
     return [layout.root, layout.run, *(f"{layout.root}/{name}" for name in stage_folders())]
-
-
-def plan_splits(files: Sequence[InputFile]) -> list[InputSplit]:
-    """Returns the parts that the files are read in."""
-    splits: list[InputSplit] = []
-    for file in files:
-        for start, stop, rows in _parts(file):
-            splits.append(
-                InputSplit(number=len(splits), file=file, start=start, stop=stop, rows=rows)
-            )
-    return splits
 
 
 def is_input(path: str) -> bool:
@@ -262,12 +272,16 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
     if kind is InputFormat.TAR:
         return _check_shard(path, f"{size} {filesystem.ukey(name)}", size, config)
     row_groups: tuple[tuple[int, int], ...] = ()
+    schema: pa.Schema | None = None
+    encoding = UTF8
     estimated_bytes = size * 4 if path.endswith(".gz") else size
     try:
         if kind is InputFormat.PARQUET:
-            found, row_groups = _parquet_contents(path)
+            schema, row_groups = _parquet_contents(path)
+            found = list(schema.names)
             estimated_bytes = sum(group_bytes for _, group_bytes in row_groups)
         else:
+            encoding = file_encoding(path)
             found = _found_columns(path, kind, config)
     except (OSError, EOFError, ValueError, UnicodeError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as {kind.value}: {error}") from error
@@ -282,7 +296,10 @@ def _check_file(path: str, config: ReadConfig) -> InputFile:
         image_folder=_image_folder(path, columns, config),
         identity=f"{path} {size} {filesystem.ukey(name)}",
         estimated_bytes=estimated_bytes,
+        encoding=encoding,
+        found_columns=tuple(found),
         row_groups=row_groups,
+        kept_types=None if schema is None else declared_types(path, schema, columns.kept),
     )
 
 
@@ -333,13 +350,13 @@ def _image_folder(path: str, columns: InputColumns, config: ReadConfig) -> str |
     return path.rsplit("/", 1)[0] if "/" in path else "."
 
 
-def _parquet_contents(path: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
-    """Returns the columns of a Parquet file, and rows and bytes of its row groups."""
+def _parquet_contents(path: str) -> tuple[pa.Schema, tuple[tuple[int, int], ...]]:
+    """Returns the schema of a Parquet file, and rows and bytes of its row groups."""
     with open_read(path) as file:
         metadata = pq.read_metadata(file)
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     found = tuple((int(group.num_rows), int(group.total_byte_size)) for group in groups)
-    return list(metadata.schema.to_arrow_schema().names), found
+    return metadata.schema.to_arrow_schema(), found
 
 
 def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str]:
@@ -360,26 +377,3 @@ def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str
             return list(config.column_names)
         split = split_csv if kind is InputFormat.CSV else split_tsv
         return next(iter(split(text)), [])
-
-
-def _parts(file: InputFile) -> list[tuple[int, int, int]]:
-    """Returns (start, stop, rows) of the parts of a file."""
-    if file.format is InputFormat.PARQUET:
-        return _row_group_parts(file.row_groups)
-    lines = (InputFormat.TSV, InputFormat.JSON_LINES, InputFormat.URL_LIST)
-    if file.format in lines and not file.path.endswith(".gz"):
-        size = file.estimated_bytes
-        starts = range(0, max(size, 1), SPLIT_BYTES)
-        return [(start, min(start + SPLIT_BYTES, size), 0) for start in starts]
-    return [(0, 1, 0)]
-
-
-def _row_group_parts(row_groups: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    parts: list[tuple[int, int, int]] = []
-    start = rows = size = 0
-    for group, (group_rows, group_bytes) in enumerate(row_groups):
-        rows, size = rows + group_rows, size + group_bytes
-        if size >= SPLIT_BYTES or group == len(row_groups) - 1:
-            parts.append((start, group + 1, rows))
-            start, rows, size = group + 1, 0, 0
-    return parts

@@ -1,12 +1,10 @@
 """From what an input file says to a clean pair with its key, or to a reason against it."""
 
 import json
-import math
 import os.path
 import posixpath
 import re
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,7 +14,9 @@ import pyarrow.compute as pc
 from pipeline.dataset.captions import stored_captions
 from pipeline.dataset.credentials import without_credentials
 from pipeline.read.columns import InputColumns
-from pipeline.read.turns import conversation_text, given_level, sample_id
+from pipeline.read.kept import kept_text
+from pipeline.read.turns import conversation_text, given_level, images_of_parts, sample_id
+from pipeline.read.values import NUL, decoded, excerpt, storable, text_of
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
@@ -25,7 +25,7 @@ from schemas.storage import is_local, local_path
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
     + [(name, pa.string()) for name in ("reason", "detail", "tar_member", "captions", "more_urls")]
-    + [(name, pa.string()) for name in ("sample_id", "given_level")]
+    + [(name, pa.string()) for name in ("sample_id", "given_level", "kept")]
 )
 """A row as a format's reader found it; `reason` is set where it could not make it out."""
 
@@ -46,11 +46,13 @@ class RawRow(NamedTuple):
     """Those after `url` as a JSON list, where a sample has several images."""
     sample_id: str | None = None
     given_level: str | None = None
+    kept: str | None = None
+    """The input's own columns that go along, as `kept_text` makes them."""
 
 
 ROW_SCHEMA = pa.schema(
     [pa.field(field.name, pa.string()) for field in arrow_schema(Pair)]
-    + [("reason", pa.string()), ("detail", pa.string())]
+    + [(name, pa.string()) for name in ("kept", "reason", "detail")]
 )
 """A pair with its key, or a rejected row where `reason` is not empty."""
 
@@ -59,7 +61,6 @@ CLEAN_URL = r"^https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?([/?#][^\x00-\x20\x7f]*)?$"
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
-DETAIL_CHARACTERS = 200
 
 NO_TURNS: tuple[Any, ...] = (None, "", b"", [], "[]")
 """What stands under `conversations` in the row of a pair."""
@@ -71,7 +72,8 @@ MOST_IMAGES = 100
 def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table:
     """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys."""
     url = pc.utf8_trim_whitespace(raw["url"])
-    caption = pc.utf8_trim_whitespace(pc.fill_null(raw["caption"], ""))
+    caption = pc.replace_substring(pc.fill_null(raw["caption"], ""), NUL, "")
+    caption = pc.utf8_trim_whitespace(caption)
     is_good = pc.and_(pc.is_null(raw["reason"]), pc.not_equal(caption, ""))
     is_good = pc.and_(
         is_good, pc.fill_null(pc.match_substring_regex(url, CLEAN_URL), False)
@@ -110,6 +112,7 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
             "tar_member": raw["tar_member"],
             "sample_id": raw["sample_id"],
             "given_level": raw["given_level"],
+            "kept": raw["kept"],
             "reason": pa.array(reasons, pa.string()),
             "detail": pa.array(details, pa.string()),
         },
@@ -197,27 +200,6 @@ def named_hash(name: str, value: Any) -> str | None:
     return f"{name.lower()}:{digits}"
 
 
-def storable(text: str) -> str:
-    """Returns a text as it is.
-
-    Raises:
-        SampleRejected: if it is not valid Unicode and so cannot be stored.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SampleRejected(
-            RejectReason.MALFORMED_ROW, f"it is not valid UTF-8: {excerpt(text)}"
-        ) from error
-    return text
-
-
-def excerpt(text: str) -> str:
-    """Returns the beginning of a text in a form that can be stored and shown."""
-    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return repr(shown[:DETAIL_CHARACTERS])
-
-
 def row_or_reason(make: Callable[..., RawRow], found: Any, *more: Any) -> RawRow:
     """Returns the row that `make` makes of what was found, or one that says why it cannot."""
     try:
@@ -244,20 +226,24 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
         raise SampleRejected(
             RejectReason.MALFORMED_ROW, f"the row is no object: {excerpt(str(value))}"
         )
+    is_pair = columns.conversations is None or value.get(columns.conversations) in NO_TURNS
+    said = None if is_pair else decoded(value[columns.conversations])
     url, *more = _urls(value, columns.url)
+    if not is_pair and not url:
+        url, *more = _images_of(said)
     expected = next(
         (found for name in columns.hashes if (found := named_hash(name, value.get(name)))), None
     )
-    is_pair = columns.conversations is None or value.get(columns.conversations) in NO_TURNS
     if more and (is_pair or as_captions):
         raise SampleRejected(
             RejectReason.SEVERAL_IMAGES, f"its {columns.url} is a list of {1 + len(more)}"
         )
     if is_pair:
         caption, captions = _captions(value, columns.caption)
-        return RawRow(url, caption, None, expected, captions=captions)
+        kept = kept_text(value, columns.kept)
+        return RawRow(url, caption, None, expected, captions=captions, kept=kept)
     num_images = 1 + len(more) if url else 0
-    turns, answer = conversation_text(_decoded(value[columns.conversations]), num_images)
+    turns, answer = conversation_text(said, num_images)
     turns, answer = storable(turns), storable(answer)
     return RawRow(
         url,
@@ -265,8 +251,9 @@ def row_of_record(value: Any, columns: InputColumns, as_captions: bool) -> RawRo
         None if as_captions else turns,
         expected,
         more_urls=json_text(more) if more else None,
-        sample_id=sample_id(_decoded(value.get("id"))),
+        sample_id=sample_id(decoded(value.get("id"))),
         given_level=given_level(value),
+        kept=kept_text(value, columns.kept),
     )
 
 
@@ -277,14 +264,26 @@ def _urls(value: dict[str, Any], column: str | None) -> list[str | None]:
         return [None]
     if not isinstance(found, list) or len(found) < 2:
         return [_text(value, column)]
-    if len(found) > MOST_IMAGES:
-        raise SampleRejected(
-            RejectReason.MALFORMED_ROW, f"it has {len(found)} images, more than {MOST_IMAGES}"
-        )
+    refuse_too_many(found)
     urls = [_text({"url": url}, "url") for url in found]
     if not all(url and url.strip() for url in urls):
         raise SampleRejected(RejectReason.MISSING_URL, f"an entry of its {column} is empty")
     return [str(url).strip() for url in urls]
+
+
+def _images_of(turns: Any) -> list[str | None]:
+    """Returns where the images are that messages name themselves; [None] where none is."""
+    named = images_of_parts(turns)
+    refuse_too_many(named)
+    return [storable(url) for url in named] or [None]
+
+
+def refuse_too_many(images: Sequence[Any]) -> None:
+    """Raises `SampleRejected` if a sample has more images than any model reads."""
+    if len(images) > MOST_IMAGES:
+        raise SampleRejected(
+            RejectReason.MALFORMED_ROW, f"it has {len(images)} images, more than {MOST_IMAGES}"
+        )
 
 
 def _captions(value: dict[str, Any], column: str | None) -> tuple[str | None, str | None]:
@@ -293,7 +292,7 @@ def _captions(value: dict[str, Any], column: str | None) -> tuple[str | None, st
     if not isinstance(found, list):
         return _text(value, column), None
     texts = [_text({"caption": text}, "caption") for text in found]
-    return stored_captions([text for text in texts if text])
+    return stored_captions([text.replace(NUL, "") for text in texts if text])
 
 
 def _text(value: dict[str, Any], column: str | None) -> str | None:
@@ -303,43 +302,3 @@ def _text(value: dict[str, Any], column: str | None) -> str | None:
     if isinstance(found, list):
         raise SampleRejected(RejectReason.MALFORMED_ROW, f"its {column} is a list of {len(found)}")
     return text_of(found, f"its {column}")
-
-
-def text_of(found: Any, what: str) -> str | None:
-    """Returns what a value says as text: bytes are UTF-8, a number that is none is missing.
-
-    Args:
-        what: how a message names the value.
-
-    Raises:
-        SampleRejected: if it is no text and no number, or cannot be stored.
-    """
-    if found is None or (isinstance(found, float) and not math.isfinite(found)):
-        return None
-    if isinstance(found, bytes):
-        try:
-            return found.decode()
-        except UnicodeDecodeError as error:
-            raise SampleRejected(
-                RejectReason.MALFORMED_ROW, f"{what} is not valid UTF-8: {excerpt(repr(found))}"
-            ) from error
-    if isinstance(found, bool) or not isinstance(found, str | int | float | Decimal):
-        kind = type(found).__name__
-        raise SampleRejected(RejectReason.MALFORMED_ROW, f"{what} is no text but of type {kind}")
-    return storable(str(found))
-
-
-def plain_text(value: Any) -> str:
-    """Returns a value as text to look up or to show, whatever it is."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _decoded(value: Any) -> Any:
-    """Returns a value whose bytes, at any depth, are texts."""
-    if isinstance(value, bytes):
-        return text_of(value, "a part of it")
-    if isinstance(value, list):
-        return [_decoded(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _decoded(item) for name, item in value.items()}
-    return value

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.arrow_files import read_batches, write_batches
 from pipeline.dataset.guard import refuse_other_rows
+from pipeline.read.kept import as_texts, typed_columns, without_unknown
 from pipeline.read.rows import ROW_SCHEMA
-from schemas.columns import write_table
+from schemas.columns import with_kept, write_table
 from schemas.errors import RejectReason
 from schemas.records import PAIR_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
@@ -83,7 +84,7 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
     found = [read_batches(run, [partition]) for run in runs]
     rows = pa.concat_tables([ROW_SCHEMA.empty_table(), *found])
     names = ("key", "reason", "source", "expected_hash", "url", "caption", "conversations")
-    more = ("detail", "tar_member", "sample_id", "given_level")
+    more = ("detail", "tar_member", "sample_id", "given_level", "kept")
     filled = {name: pc.fill_null(rows[name], "") for name in (*names, *more)}
     order = pc.sort_indices(pa.table(filled), sort_keys=[(name, "ascending") for name in filled])
     rows = rows.take(order).combine_chunks()
@@ -105,11 +106,20 @@ def sort_partition(runs: Sequence[str], partition: int, folder: str) -> tuple[in
 
 
 def _pairs(kept: pa.Table) -> pa.Table:
-    """Returns the columns of a pair from rows whose columns are all texts."""
-    pairs = kept.select(PAIR_SCHEMA.names)
+    """Returns the columns of a pair from rows whose columns are all texts, and what is kept."""
+    pairs = kept.select([*PAIR_SCHEMA.names, "kept"])
     place = pairs.schema.get_field_index("given_level")
     level = PAIR_SCHEMA.field("given_level")
     return pairs.set_column(place, level.name, pc.cast(pairs[level.name], level.type))
+
+
+_NO_ROWS = ROW_SCHEMA.empty_table()
+
+
+def _with_kept(pairs: pa.Table, kept: Sequence[pa.Field]) -> pa.Table:
+    """Returns pairs with the input's own columns as such, in place of their texts."""
+    columns = [*pairs.drop_columns("kept").columns, *typed_columns(pairs["kept"], kept)]
+    return pa.table(columns, schema=with_kept(PAIR_SCHEMA, kept))
 
 
 _REJECTION_ORDER = ("key", "reason", "source", "detail")
@@ -200,19 +210,24 @@ def _place(ends: np.ndarray, row: int) -> tuple[int, int]:
     return partition, row - (int(ends[partition - 1]) if partition else 0)
 
 
-def write_pairs_shard(layout: DatasetLayout, shard: ShardRange, folder: str) -> tuple[int, int]:
+def write_pairs_shard(
+    layout: DatasetLayout, shard: ShardRange, folder: str, kept_types: pa.Schema
+) -> tuple[int, int]:
     """Writes a shard of pairs, and the rejected rows whose keys fall among its keys.
 
     Returns how many there are of each. The fingerprint of the shard is that of its content.
+
+    Args:
+        kept_types: of the input's own columns.
     """
     tables = [
         _read_rows(f"{folder}/{partition:05d}_pairs.arrow", start, stop)
         for partition, start, stop in shard.pieces
     ]
     pairs = pa.concat_tables(
-        [table for table in tables if table.num_rows] or tables[:1] or [PAIR_SCHEMA.empty_table()]
+        [table for table in tables if table.num_rows] or tables[:1] or [_pairs(_NO_ROWS)]
     )
-    pairs = pa.table(pairs.combine_chunks().columns, schema=PAIR_SCHEMA)
+    pairs = _with_kept(pairs.combine_chunks(), without_unknown(kept_types))
     low = "" if shard.shard == 0 else pairs["key"][0].as_py()
     high = None
     if shard.next_row is not None:
@@ -246,7 +261,7 @@ def content_fingerprint(table: pa.Table) -> str:
     """Returns 32 hex digits that depend on the values of a table, as texts, and on nothing else."""
     digest = hashlib.blake2b(digest_size=16)
     for name in table.schema.names:
-        column = pc.cast(table[name], pa.string())
+        column = as_texts(table[name])
         lengths = pc.fill_null(pc.binary_length(column), -1)
         digest.update(name.encode() + b"\0" + np.asarray(lengths, np.int32).tobytes())
         for value in column.drop_null().chunks:

@@ -22,14 +22,13 @@ from pipeline.read.rows import (
     IMAGE_SUFFIXES,
     NO_TURNS,
     RawRow,
-    excerpt,
-    plain_text,
     rejected_row,
     row_of_record,
     row_or_reason,
-    storable,
 )
 from pipeline.read.tar_table import Values, columns_of, read_table, table_beside
+from pipeline.read.texts import decoded_text
+from pipeline.read.values import excerpt, plain_text, storable
 from schemas.errors import ConfigError, RejectReason, SampleRejected
 from schemas.storage import is_local, local_path, open_read
 
@@ -224,7 +223,7 @@ def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
         values[url] = f"{'file://' if is_local(path) else ''}{path}#{image.name}"
     row = row_of_record(values, replace(columns, url=url), config.as_captions)
     if "txt" in sample.texts and config.caption_column == "caption" and not row.conversations:
-        text = sample.texts["txt"].decode("utf-8-sig", "surrogateescape")
+        text = decoded_text(sample.texts["txt"])
         row = row._replace(caption=storable(text), captions=None)
     return row._replace(tar_member=image.place_in(path))
 

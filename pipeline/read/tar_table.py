@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ReadConfig
 from pipeline.read.columns import INSTRUCTION_NAMES, InputColumns, usual_columns
-from pipeline.read.rows import excerpt, plain_text
+from pipeline.read.values import excerpt, plain_text
 from schemas.errors import ConfigError
 from schemas.storage import exists, open_read
 
@@ -104,6 +104,7 @@ def read_table(
         names = parquet.schema_arrow.names
         columns = columns_of(dict.fromkeys(names), config)
         wanted = [columns.url, columns.caption, columns.conversations, *TABLE_COLUMNS]
+        wanted += [name for name, _ in columns.kept]
         if columns.conversations is not None:
             wanted += INSTRUCTION_NAMES
         found = [name for name in dict.fromkeys(wanted) if name in names]

@@ -1,5 +1,6 @@
 """Text files as rows: lines of a byte range, CSV, TSV and long JSON lists, never held whole."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -26,21 +27,82 @@ MAX_RECORD_CHARACTERS = 1 << 25
 """Longest member of a JSON list; a broken one is not looked for the end of any further."""
 
 
+UTF8 = "utf-8-sig"
+"""UTF-8, with or without a byte order mark."""
+
+WIDE_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks of encodings of two or four bytes a character; the longer ones first."""
+
+LOOKED_AT_BYTES = 64
+"""Of a text, to find its encoding."""
+
+DELIMITERS = ";\t|"
+"""What separates the fields of a CSV file whose first line has no comma."""
+
+
 class MalformedLine(ValueError):
     """This row of a text file cannot be parsed; the file is fine."""
 
 
 @contextmanager
 def open_text(path: str, newline: str = "\n") -> Iterator[TextIO]:
-    """Opens a text file, gzip-compressed or not, as UTF-8 with or without a byte order mark.
+    """Opens a text file, gzip-compressed or not, as UTF-8 or as its byte order mark says.
 
-    Bytes that are not UTF-8 become lone surrogates, so that they can be found row by row.
+    What is no character becomes a lone surrogate, so that it can be found row by row.
+
+    Raises:
+        ValueError: if it looks like another encoding that it does not name.
     """
     with open_read(path) as raw:
         plain = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.endswith(".gz") else raw
+        encoding = encoding_of(plain.read(LOOKED_AT_BYTES))
+        plain.seek(0)
         yield io.TextIOWrapper(
-            plain, encoding="utf-8-sig", errors="surrogateescape", newline=newline
+            plain, encoding=encoding, errors=_on_errors(encoding), newline=newline
         )
+
+
+def encoding_of(head: bytes) -> str:
+    """Returns the encoding of a text by its first bytes: UTF-8 if they do not say another.
+
+    Raises:
+        ValueError: if every second byte is 0, as in UTF-16, and no mark says so.
+    """
+    for mark, encoding in WIDE_MARKS:
+        if head.startswith(mark) and len(head) > len(mark):
+            return encoding
+    if len(head) >= 8 and (not any(head[::2]) or not any(head[1::2])):
+        raise ValueError("it looks like UTF-16 without a byte order mark: save it as UTF-8")
+    return UTF8
+
+
+def decoded_text(data: bytes) -> str:
+    """Returns a text of bytes, as `open_text` would read it.
+
+    Raises:
+        ValueError: if it looks like another encoding that it does not name.
+    """
+    encoding = encoding_of(data[:LOOKED_AT_BYTES])
+    return data.decode(encoding, _on_errors(encoding))
+
+
+def _on_errors(encoding: str) -> str:
+    return "surrogateescape" if encoding == UTF8 else "surrogatepass"
+
+
+def file_encoding(path: str) -> str:
+    """Returns the encoding of a text file, compressed or not.
+
+    Raises:
+        ValueError: if it looks like another encoding that it does not name.
+    """
+    with open_text(path) as text:
+        return cast(io.TextIOWrapper, text).encoding
 
 
 def lines_of_range(path: str, start: int, stop: int) -> Iterator[str]:
@@ -79,7 +141,10 @@ class CsvRows(Iterator[list[str]]):
         """
         csv.field_size_limit(MAX_FIELD_CHARACTERS)
         self._lines = _Lines(text)
-        self._reader = csv.reader(self._lines)
+        self._delimiter = _delimiter(next(self._lines, ""))
+        if self._lines.taken:
+            self._lines.give_back(0)
+        self._reader = csv.reader(self._lines, delimiter=self._delimiter)
         self._width = width
 
     def __next__(self) -> list[str]:
@@ -101,9 +166,9 @@ class CsvRows(Iterator[list[str]]):
         """Returns what is wrong with a row of several lines; None if nothing is."""
         lines = self._lines.taken
         if len(lines) < 2:
-            is_open = bool(lines) and self._lines.is_at_end and _strict_fault(lines)
+            is_open = bool(lines) and self._lines.is_at_end and self._strict_fault(lines)
             return "a quote is still open at the end of the file" if is_open else None
-        fault = _strict_fault(lines)
+        fault = self._strict_fault(lines)
         if fault is None and self._width and len(row) != self._width:
             fault = f"with the lines that it takes in it has {len(row)} fields, not {self._width}"
         if fault is None and len(lines) > MAX_ROW_LINES:
@@ -112,22 +177,30 @@ class CsvRows(Iterator[list[str]]):
 
     def _malformed(self, fault: str) -> MalformedLine:
         """Returns the error that names the row, and sees to it that its other lines are read."""
-        first, number = self._lines.give_back()
-        self._reader = csv.reader(self._lines)
+        first, number = self._lines.give_back(1)
+        self._reader = csv.reader(self._lines, delimiter=self._delimiter)
         return MalformedLine(f"line {number:,}: {fault}: {_shown(first)}")
 
+    def _strict_fault(self, lines: list[str]) -> str | None:
+        """Returns why the lines are not one row of CSV, by its letter; None if they are.
 
-def _strict_fault(lines: list[str]) -> str | None:
-    """Returns why the lines are not one row of CSV, by its letter; None if they are.
+        In the wild a quote within a field often stands alone, which is read as it is; but a field
+        of several lines that ends so was never meant to be one.
+        """
+        try:
+            list(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            return str(error)
+        return None
 
-    In the wild a quote within a field often stands alone, which is read as it is; but a field of
-    several lines that ends so was never meant to be one.
-    """
-    try:
-        list(csv.reader(lines, strict=True))
-    except csv.Error as error:
-        return str(error)
-    return None
+
+def _delimiter(first_line: str) -> str:
+    """Returns what separates the fields of a CSV file: where commas do not, what else is there."""
+    if "," not in first_line:
+        for delimiter in DELIMITERS:
+            if delimiter in first_line:
+                return delimiter
+    return ","
 
 
 def _shown(line: str) -> str:
@@ -156,9 +229,9 @@ class _Lines(Iterator[str]):
         self.taken.append(line)
         return line
 
-    def give_back(self) -> tuple[str, int]:
-        """Returns the first line taken and its number; the others will be read again."""
-        first, *others = self.taken
+    def give_back(self, kept: int) -> tuple[str, int]:
+        """Returns the first line taken and its number; those after `kept` will be read again."""
+        first, others = self.taken[0], self.taken[kept:]
         self._waiting += reversed(others)
         self._number -= len(others)
         return first, self._number

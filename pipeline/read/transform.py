@@ -18,13 +18,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.read.formats import read_split
-from pipeline.read.inputs import InputFile, InputSplit, plan_splits
+from pipeline.read.inputs import InputFile, InputFormat
+from pipeline.read.kept import KeptTypes, found_types, types_as_text, types_from_text
 from pipeline.read.rows import clean_rows
 from pipeline.read.shuffle import (
     RunWriter,
@@ -33,6 +35,7 @@ from pipeline.read.shuffle import (
     sort_partition,
     write_pairs_shard,
 )
+from pipeline.read.splits import InputSplit, plan_splits
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import (
@@ -148,20 +151,40 @@ class Reading:
         writer = RunWriter(f"{self.folder}/runs/{split.number:05d}", self.num_partitions)
         with ShardProgress(self.layout, Stage.READ, split.number, split.rows) as progress:
             kept = rejected = 0
+            types = KeptTypes()
             for raw in read_split(split, self.config):
                 rows = clean_rows(raw, split.file.name, split.file.image_folder)
                 writer.add(rows)
+                if self.config.keep_columns:
+                    types.add(_types_of(split.file, raw))
                 bad = rows.num_rows - rows["reason"].null_count
                 kept, rejected = kept + rows.num_rows - bad, rejected + bad
                 progress.update(kept, rejected)
-        commit_text(done, json.dumps({"runs": writer.finish()}))
+        joined = types_as_text(types.joined(self._kept_names()))
+        commit_text(done, json.dumps({"runs": writer.finish(), "kept": joined}))
         return split.number
+
+    def _kept_names(self) -> list[str]:
+        return [new for _, new in self.config.kept_names]
+
+    def _kept_types(self) -> pa.Schema:
+        """Returns the types of the columns that are kept, once all parts are read."""
+        if not self.config.keep_columns:
+            return pa.schema([])
+        done = list_files(f"{self.folder}/runs", ".json")
+        seen = [types_from_text(read_json(path)["kept"]) for path in done]
+        return KeptTypes(seen).joined(self._kept_names())
 
     def partitions(self, spilled: Iterable[int]) -> Iterator[int]:
         """Yields the partitions to sort, once all parts are spilled."""
         if sum(1 for _ in spilled):
             begin_step(self.layout, Stage.READ, "sort", self.num_partitions)
             yield from range(self.num_partitions)
+
+    def _unseen_columns(self) -> list[str]:
+        """Returns the columns that are to be kept and of which no row had a value."""
+        kinds = self._kept_types()
+        return [field.name for field in kinds if pa.types.is_null(field.type)]
 
     def sort(self, partition: int) -> tuple[int, int, int]:
         """Sorts a partition; returns its number, its pairs and its rejected rows."""
@@ -192,13 +215,15 @@ class Reading:
                 [rejected for _, _, rejected in counts],
                 self.config.pairs_per_shard,
             )
-            commit_text(f"{self.folder}/shards.json", json.dumps({"shards": len(shards)}))
+            plan = {"shards": len(shards), "kept": types_as_text(self._kept_types())}
+            commit_text(f"{self.folder}/shards.json", json.dumps(plan))
             begin_step(self.layout, Stage.READ, "write", len(shards))
             yield from shards
 
     def write(self, shard: ShardRange) -> tuple[int, int, int]:
         """Writes a shard; returns its number, its pairs and its rejected rows."""
-        kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted")
+        types = types_from_text(read_json(f"{self.folder}/shards.json")["kept"])
+        kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted", types)
         end_piece(self.layout, Stage.READ, "write", shard.shard)
         return shard.shard, kept, rejected
 
@@ -217,10 +242,18 @@ class Reading:
             "pairs_per_shard": self.config.pairs_per_shard,
             "kept": sum(kept for _, kept, _ in shards),
             "rejected": sum(rejected for _, _, rejected in shards),
+            "unseen_columns": self._unseen_columns(),
         }
         commit_text(self.marker, json.dumps(balance, indent=2) + "\n")
         remove_folder(f"{self.layout.run}/read")
         return numbers
+
+
+def _types_of(file: InputFile, raw: pa.Table) -> pa.Schema:
+    """Returns the types of the columns that are kept: as the file declares, or as rows have it."""
+    if file.kept_types is not None:
+        return file.kept_types
+    return found_types(raw["kept"], file.format in (InputFormat.CSV, InputFormat.TSV))
 
 
 def _settings(config: ReadConfig, files: Sequence[InputFile]) -> dict[str, Any]:
@@ -228,6 +261,8 @@ def _settings(config: ReadConfig, files: Sequence[InputFile]) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
     if config.verify_hashes or not any(file.columns.unread_hashes for file in files):
         del settings["verify_hashes"]
+    if not config.keep_columns:
+        del settings["keep_columns"]
     return settings
 
 

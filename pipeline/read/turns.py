@@ -3,13 +3,17 @@
 import json
 from typing import Any
 
+from pipeline.read.values import NUL
 from schemas.conversations import conversation_fault
 from schemas.errors import RejectReason, SampleRejected
-from schemas.records import IMAGE_TOKEN, ROLES, json_text
+from schemas.records import ROLES, json_text
+from schemas.tokens import IMAGE_TOKEN
 
 FORMS = (("from", "value"), ("role", "content"))
 """Who speaks and what is said: of LLaVA (ShareGPT), and of OpenAI, trl and LLaMA-Factory."""
 IMAGE_PARTS = ("image", "image_url")
+IMAGE_FIELDS = ("image", "image_url", "path", "url", "file_name")
+"""Where a part of a message says which image it is: transformers', OpenAI's and others' names."""
 LEVEL_COLUMN = "similarity"
 """The published training files' level, from 0; a score of the same name is no whole number."""
 HIGHEST_LEVEL = 127
@@ -45,6 +49,38 @@ def conversation_text(turns: Any, num_images: int) -> tuple[str, str]:
     return text, next(answers)
 
 
+def images_of_parts(turns: Any) -> list[str]:
+    """Returns where the images are that the parts of messages name, in their order.
+
+    None may be named: the row has them then, beside its messages.
+
+    Raises:
+        SampleRejected: if some parts name their image and others do not.
+    """
+    messages = [turn.get("content") for turn in _turn_list(turns) if isinstance(turn, dict)]
+    lists = [parts for parts in messages if isinstance(parts, list)]
+    parts = [part for found in lists for part in found if isinstance(part, dict)]
+    images = [_image_of(part) for part in parts if part.get("type") in IMAGE_PARTS]
+    named = [image for image in images if image]
+    if named and len(named) < len(images):
+        raise SampleRejected(
+            RejectReason.MISSING_URL,
+            f"of {len(images)} images in its messages only {len(named)} say where they are",
+        )
+    return named
+
+
+def _image_of(part: dict[str, Any]) -> str | None:
+    """Returns where the image of a part is, which may stand in an object of its own."""
+    for name in IMAGE_FIELDS:
+        found = part.get(name)
+        if isinstance(found, dict):
+            found = next((found[n] for n in ("url", "path") if found.get(n)), None)
+        if isinstance(found, str) and found.strip():
+            return found.strip()
+    return None
+
+
 def given_level(value: dict[str, Any]) -> str | None:
     """Returns the level that a row of the published training files gives, from 1; None for none.
 
@@ -69,6 +105,11 @@ def sample_id(found: Any) -> str | None:
 
 
 def _turns(turns: Any) -> list[Turn]:
+    return [_turn(turn) for turn in _turn_list(turns)]
+
+
+def _turn_list(turns: Any) -> list[Any]:
+    """Returns the turns as the file has them, a list in JSON or as such."""
     if isinstance(turns, str):
         try:
             turns = json.loads(turns)
@@ -78,7 +119,7 @@ def _turns(turns: Any) -> list[Turn]:
             ) from error
     if not isinstance(turns, list) or not turns:
         raise SampleRejected(RejectReason.MALFORMED_ROW, "its conversations are no list of turns")
-    return [_turn(turn) for turn in turns]
+    return turns
 
 
 def _turn(turn: Any) -> Turn:
@@ -92,9 +133,9 @@ def _turn(turn: Any) -> Turn:
                 )
             words = turn.get(said)
             if isinstance(words, list) and said == "content":
-                return turn[who], "".join(_words_of(part) for part in words)
+                words = "".join(_words_of(part) for part in words)
             if isinstance(words, str):
-                return turn[who], words
+                return turn[who], words.replace(NUL, "")
     raise SampleRejected(
         RejectReason.MALFORMED_ROW,
         "a turn of its conversations lacks from and value, or role and content",

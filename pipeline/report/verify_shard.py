@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ from pipeline.dataset.members import member_json
 from pipeline.dataset.tars import BLOCK_BYTES, padded
 from pipeline.dataset.train_samples import fetched_part, image_places
 from pipeline.report.verify_origin import unlike_fetched
-from schemas.columns import check_schema, file_metadata
+from schemas.columns import check_schema, file_metadata, kept_fields
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.records import TRAIN_SCHEMA, pair_key
@@ -200,6 +200,7 @@ def _check_samples(
 ) -> None:
     """Holds each row against the members that must stand next in the tar."""
     members = _members(source)
+    kept = kept_fields(rows.schema)
     place = 0
     try:
         for batch in rows.to_batches(1024):
@@ -214,7 +215,7 @@ def _check_samples(
                         there = "the end" if member is None else member.name
                         faults.add(where, f"the tar has {there} where {wanted} must be")
                         return
-                    for fault in _member_faults(member, row):
+                    for fault in _member_faults(member, row, kept):
                         faults.add(where, fault)
         extra = next(members, None)
         if extra is not None:
@@ -252,20 +253,20 @@ def _row_faults(row: dict[str, Any], check: ShardCheck) -> Iterator[str]:
         yield f"its score {score:.6f} is not of level {level}, which has {low:.6f} to {high:.6f}"
 
 
-def _member_faults(member: Member, row: dict[str, Any]) -> Iterator[str]:
+def _member_faults(member: Member, row: dict[str, Any], kept: Sequence[pa.Field]) -> Iterator[str]:
     """Yields how a member differs from what its row says of it."""
     if member.name.endswith(".txt"):
         if member.content != row["caption"].encode():
             yield f"{member.name} is not its caption"
     elif member.name.endswith(".json"):
-        yield from _json_faults(member, row)
+        yield from _json_faults(member, row, kept)
     else:
         yield from _image_faults(member, row)
 
 
-def _json_faults(member: Member, row: dict[str, Any]) -> Iterator[str]:
+def _json_faults(member: Member, row: dict[str, Any], kept: Sequence[pa.Field]) -> Iterator[str]:
     known = {name: row[name] for name in ("clip_score", "alignment_level")}
-    wanted = json.loads(member_json(fetched_part(row), known))
+    wanted = json.loads(member_json(fetched_part(row), known, kept))
     try:
         found = json.loads(member.content)
     except ValueError as error:

@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline.config import CurationConfig
 from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
+from pipeline.dataset.train_samples import read_kept_fields
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -81,6 +82,10 @@ HINTS = {
         "lower fetch.requests_per_second_per_host, then `aligngpt-curate retry`"
     ),
     RejectReason.SERVER_ERROR.value: "try again later: `aligngpt-curate retry`",
+    RejectReason.HASH_MISMATCH.value: (
+        "leave read.verify_hashes off if the hashes are of other bytes: of resized copies, or of "
+        "what a site served once"
+    ),
     RejectReason.TOO_SMALL.value: "fetch.min_side is the shortest side that is taken",
 }
 """Reason to the setting or the step that mends it most often."""
@@ -118,7 +123,8 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )
-    commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest))
+    kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
+    commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
     commit_text(layout.report, render_report(layout, manifest, contents))
     commit_text(layout.manifest, manifest.to_json())
     return manifest

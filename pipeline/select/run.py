@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import CurationConfig, PackConfig
@@ -14,7 +15,7 @@ from pipeline.dataset.conditions import checked_condition
 from pipeline.dataset.derivation import Derivation
 from pipeline.dataset.guard import config_from_json, with_later_settings
 from pipeline.dataset.progress import ShardProgress, forget_unfinished
-from pipeline.dataset.train_samples import TarReaders
+from pipeline.dataset.train_samples import TarReaders, read_kept_fields
 from pipeline.dataset.train_shards import MEMBERS_VERSION, write_index, write_train_shard
 from pipeline.job.derive import deriving
 from pipeline.select.choice import (
@@ -26,10 +27,11 @@ from pipeline.select.choice import (
     packed,
     taken_samples,
 )
-from schemas.columns import file_metadata
+from schemas.columns import file_metadata, with_kept
 from schemas.errors import ConfigError
 from schemas.manifest import Parent
 from schemas.progress import RunProgress, shown
+from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import open_read, remove
@@ -63,9 +65,11 @@ def make_selection(selection: Selection, out: str, console: Console) -> None:
             something else.
         DatasetError: if a parent is no finished dataset, or is damaged.
     """
-    condition = None if selection.where is None else checked_condition(selection.where)
     sources = [Source.at(folder.rstrip("/") or "/") for folder in selection.parents]
     refuse_repeated_parents(sources)
+    kept, common = kept_of_parents(sources)
+    schema = with_kept(TRAIN_SCHEMA, common)
+    condition = None if selection.where is None else checked_condition(selection.where, schema)
     config = derived_config(sources, selection)
     layout = DatasetLayout(out)
     with deriving(layout, selection.parents, console.print) as begin:
@@ -84,7 +88,7 @@ def make_selection(selection: Selection, out: str, console: Console) -> None:
         derivation = _derivation(selection, sources, config, total - chosen, repeated)
         begin(derivation, config)
         samples = taken_samples(sources, edges)
-        took = _write_shards(layout, samples, config.pack, derivation, chosen - repeated)
+        took = _write_shards(layout, samples, config.pack, derivation, chosen - repeated, kept)
     console.print(
         f"{chosen - repeated:,} of {total:,} samples"
         f"{f' ({repeated:,} repeated left out)' if repeated else ''}: {layout.root} "
@@ -100,6 +104,25 @@ def refuse_repeated_parents(sources: Sequence[Source]) -> None:
             other = seen[source.manifest_sha256]
             raise ConfigError(f"{other} and {source.layout.root} are the same dataset")
         seen[source.manifest_sha256] = source.layout.root
+
+
+def kept_of_parents(sources: Sequence[Source]) -> tuple[list[pa.Field], list[pa.Field]]:
+    """Returns the columns of the inputs' own that any dataset has, and those that all have.
+
+    Raises:
+        ConfigError: if one is of several types.
+    """
+    found = [read_kept_fields(source.layout, source.shards) for source in sources]
+    fields: dict[str, pa.Field] = {}
+    for field in chain.from_iterable(found):
+        known = fields.setdefault(field.name, field)
+        if known.type != field.type:
+            raise ConfigError(
+                f"column {field.name!r} is of the type {known.type} in one dataset and of "
+                f"{field.type} in another: curate one of them anew with another name for it"
+            )
+    everywhere = set(fields).intersection(*({field.name for field in one} for one in found))
+    return list(fields.values()), [fields[name] for name in fields if name in everywhere]
 
 
 def derived_config(sources: Sequence[Source], selection: Selection) -> CurationConfig:
@@ -175,6 +198,7 @@ def _write_shards(
     config: PackConfig,
     derivation: Derivation,
     total: int,
+    kept: Sequence[pa.Field],
 ) -> int:
     """Writes the train shards that do not stand yet and their index; returns how many there are."""
     written: list[tuple[int, int, int]] = []
@@ -195,7 +219,7 @@ def _write_shards(
                         progress.advance()
 
                     images = (packed(taken, readers) for taken in part)
-                    write_train_shard(layout, shard, images, fingerprint, say)
+                    write_train_shard(layout, shard, images, fingerprint, say, kept)
             else:
                 for _ in part:
                     progress.advance()

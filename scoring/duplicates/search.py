@@ -19,6 +19,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from schemas.arithmetic import fast_arithmetic
 from scoring.devices import use_exact_arithmetic
@@ -253,22 +255,12 @@ def components(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) ->
     Args:
         left: (m,), one end of each edge.
         right: (m,), the other.
-
-    Source: Shiloach and Vishkin, An O(log n) parallel connectivity algorithm (1982): join roots,
-    then shorten all paths.
     """
-    parent = np.arange(count, dtype=np.int64)
-    while len(left):
-        left, right = parent[left], parent[right]
-        is_open = left != right
-        left, right = left[is_open], right[is_open]
-        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
-        while True:
-            shorter = parent[parent]
-            if np.array_equal(shorter, parent):
-                break
-            parent = shorter
-    return parent
+    edges = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
+    _, labels = connected_components(edges, directed=False)
+    _, smallest = np.unique(labels, return_index=True)
+    first: NDArray[np.int64] = smallest[labels]
+    return first
 
 
 def _members(homes: NDArray[np.int32], cells: int) -> Iterator[tuple[NDArray[np.int64], int]]:

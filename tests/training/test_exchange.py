@@ -1,11 +1,15 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file
 
 from schemas.errors import ConfigError
@@ -214,3 +218,65 @@ def test_a_stage_1_file_without_its_parts_is_refused(
     for arguments, message in asked:
         assert run(["import", *arguments, "--out", out]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+OPEN = """
+import sys, torch, transformers
+from PIL import Image
+folder = sys.argv[1]
+given = {"trust_remote_code": True}
+model = transformers.AutoModelForImageTextToText.from_pretrained(
+    folder, dtype="float32", device_map="cpu", **given)
+processor = transformers.AutoProcessor.from_pretrained(folder, **given)
+inputs = processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
+with torch.no_grad():
+    torch.save(model(**inputs).logits, sys.argv[2])
+words = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+said = model.generate(**processor.apply_chat_template(
+    [words], tokenize=True, return_dict=True, add_generation_prompt=True), max_new_tokens=2)
+assert not {"training", "schemas"} & set(sys.modules)
+"""
+
+
+def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
+    tiny_parts: dict[str, str], tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "my_run"
+    ours = model_folder(tiny_parts, run_folder / "model", "adaptive", torch.float32)
+    (run_folder / "config.json").write_text(
+        json.dumps({"config": {"max_steps": 7}, "data": ["/nowhere/pairs"], "init": None})
+    )
+    (run_folder / "metrics.jsonl").write_text('{"step": 7, "validation/loss": 1.25}\n')
+    out, found = tmp_path / "out", tmp_path / "logits.pt"
+    assert run(["export", ours, "--out", str(out), "--to", "hf"]) == 0
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    subprocess.run(
+        [sys.executable, "-P", "-c", OPEN, str(out), str(found)],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+    )
+    parts = load_folder(ours, torch.float32)
+    inputs = parts.processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
+    with torch.no_grad():
+        wanted = parts.model(**inputs).logits
+    assert torch.allclose(torch.load(found, weights_only=True), wanted, atol=1e-5)
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\n") and "license: unknown" in card.split("---")[1]
+    for said in ("# my_run", '"max_steps": 7', "validation/loss | 1.25", "`pairs`", "adaptive"):
+        assert said in card
+    assert str(tmp_path) not in card and "/nowhere" not in card
+
+
+def test_a_model_of_one_vector_becomes_llavas(
+    tiny_parts: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = model_folder(tiny_parts, tmp_path / "ours", "average")
+    out = tmp_path / "out"
+    assert run(["export", ours, "--out", str(out), "--to", "llava_hf"]) == 0
+    assert json.loads((out / "config.json").read_text())["model_type"] == "llava"
+    assert "LlavaForConditionalGeneration" in (out / "README.md").read_text()
+    adaptive = model_folder(tiny_parts, tmp_path / "adaptive", "adaptive")
+    assert run(["export", adaptive, "--out", str(tmp_path / "no"), "--to", "llava_hf"]) == 2
+    assert "use --to hf" in capsys.readouterr().err.replace("\n", " ")

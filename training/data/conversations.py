@@ -21,7 +21,8 @@ from typing import Any
 
 from schemas.conversations import conversation_fault, opening_answers
 from schemas.errors import DatasetError
-from schemas.records import IMAGE_TOKEN, ROLES
+from schemas.records import ROLES
+from schemas.tokens import IMAGE_TOKEN
 from training.config import SampleForm
 from training.data.dataset import RawSample
 from training.data.spans import Message, answer_spans, tokens_cut_at
@@ -88,19 +89,12 @@ def tokenise(
     return words
 
 
-def messages_of(sample: RawSample) -> list[Message]:
+def _messages(turns: list[tuple[str, str]], key: str, keeps_spaces: bool) -> list[Message]:
     """Returns a conversation's turns as chat templates want them.
 
     An answer that opens the conversation answers nothing and is dropped. A picture stands first in
     the turn that names it; of several in one turn, each stays where it is named.
-
-    Raises:
-        DatasetError: if the sample is a pair, or the turns are not LLaVA's.
     """
-    return _messages(_turns(sample), sample.name)
-
-
-def _messages(turns: list[tuple[str, str]], key: str, keeps_spaces: bool = False) -> list[Message]:
     fault = conversation_fault(turns)
     if fault is not None:
         raise DatasetError(f"sample {key} cannot be learnt from: {fault}")

@@ -153,16 +153,19 @@ def report(command: Evaluate, tasks: Sequence[Task]) -> None:
 
 
 def judge_if_wanted(command: Evaluate, task: Task, matched: Matched) -> None:
-    """Gives the answers what a judge makes of them, where one is configured."""
+    """Gives the answers what a judge makes of them, where one is configured.
+
+    Answers to exchanged pictures are judged as those to the right ones, beside what the right
+    picture shows: each has its price, its replies and its file.
+    """
     chosen = task.benchmark
     if not isinstance(chosen, JudgedBenchmark) or not command.judge.url:
         return
-    if task.pictures == "exchanged":
-        return  # it would cost as much again, and says little of open answers
     folder: Folder = chosen.folder(command.data[0])
-    judge = judge_for(chosen, command.judge, task.folder / "judge")
+    prefix = "" if task.pictures == "right" else f"{task.pictures}_"
+    judge = judge_for(chosen, command.judge, task.folder / f"{prefix}judge")
     judge_answers(chosen, matched.answers, folder, judge, command.judge, is_agreed=command.yes)
-    with commit_file(str(task.folder / chosen.judge_file)) as file:
+    with commit_file(str(task.folder / f"{prefix}{chosen.judge_file}")) as file:
         file.write(chosen.record(matched.answers, judge.model))
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor

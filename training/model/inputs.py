@@ -24,7 +24,7 @@ from typing import TypedDict
 from torch import Tensor
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 
 IGNORE_INDEX = -100
 """The label of a token that is no target; the default `ignore_index` of PyTorch's losses."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 
 SPACE_MARK = "▁"
 """What stands for a space in the words of SentencePiece."""

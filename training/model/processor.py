@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessorMixin
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.inputs import ALIGN_TOKEN, Placeholders, SampleTokens, lay_out

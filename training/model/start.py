@@ -113,10 +113,6 @@ class FeatureMoments:
         weights, at_mean = _ridge(train, self._channels, best)
         return weights, at_mean, report
 
-    @property
-    def _ch(self) -> int:
-        return self._channels
-
     def _standardised(self, products: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Returns the products as if the features had been standardised before."""
         width = products.shape[0]

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.inputs import ALIGN_TOKEN
 
 SENTENCEPIECE_FILE = "tokenizer.model"

@@ -8,13 +8,6 @@ from torch import nn
 
 from schemas.errors import ConfigError
 
-STAGE_1 = ("projector", "level_vectors")
-STAGE_2 = ("projector", "gate", "language_model")
-"""What learns in each stage; the vision tower never does.
-
-Source: arXiv:2405.14129, section 4.
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSize:

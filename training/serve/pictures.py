@@ -6,7 +6,7 @@ import binascii
 import io
 
 import aiohttp
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from yarl import URL
 
 from schemas.addresses import AddressGuard
@@ -53,6 +53,8 @@ def open_picture(data: bytes, limits: Limits) -> Image.Image:
                 f"an image has {width} x {height} pixels, and {limits.image_pixels:,} are allowed"
             )
         picture.load()
+    except UnidentifiedImageError as error:
+        raise bad(f"an image is none that can be read: {', '.join(FORMATS)} are") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise bad(f"an image has more than {limits.image_pixels:,} pixels") from error
     except (OSError, SyntaxError, ValueError, OverflowError, EOFError) as error:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.inputs import ALIGN_TOKEN
 from training.serve.commands import Limits
 from training.serve.errors import ApiError

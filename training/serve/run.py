@@ -130,4 +130,9 @@ class Server:
 
 def build_all(service: Service, key: str) -> FastAPI:
     """Returns the routes for programs, and the page for people at `/`."""
-    return build_app(service, key)
+    app = build_app(service, key)
+    if service.command.page:
+        from training.serve.page import add_page  # Gradio takes seconds to import
+
+        app = add_page(app, service, key)
+    return app

@@ -20,8 +20,9 @@ from pipeline.dataset.captions import (
     stored_captions,
 )
 from pipeline.read.formats import read_split
-from pipeline.read.inputs import check_inputs, plan_splits
+from pipeline.read.inputs import check_inputs
 from pipeline.read.rows import clean_rows
+from pipeline.read.splits import plan_splits
 from pipeline.score.rescore import rescore_dataset
 from schemas.columns import read_table
 from schemas.errors import RejectReason, SampleRejected

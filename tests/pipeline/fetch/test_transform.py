@@ -236,13 +236,17 @@ def test_files_are_read_below_the_allowed_folders_only(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     (images / "in.jpg").write_bytes(picture(0))
+    (images / "sub").mkdir()
+    (images / "sub" / "in.jpg").write_bytes(picture(2))
     (tmp_path / "out.jpg").write_bytes(picture(1))
     (images / "link.jpg").symlink_to(tmp_path / "out.jpg")
     rows: list[tuple[str | None, str]] = [
         ("in.jpg", "relative"),
         (str(images / "in.jpg"), "absolute"),
         (f"file://{images / 'in.jpg'}", "as a URL"),
+        ("sub\\in.jpg", "as Windows spells it"),
         ("missing.jpg", "file_not_found"),
+        ("sub\\..\\..\\out.jpg", "file_not_found"),
         (".", "file_not_found"),
         ("../out.jpg", "forbidden_address"),
         (str(tmp_path / "out.jpg"), "forbidden_address"),
@@ -256,6 +260,7 @@ def test_files_are_read_below_the_allowed_folders_only(tmp_path: Path) -> None:
         "relative",
         "absolute",
         "as a URL",
+        "as Windows spells it",
     }
     assert all(row["reason"] == row["caption"] for row in rejected_rows(layout))
     fetch_shard(layout, 0, config())

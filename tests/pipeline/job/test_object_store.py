@@ -14,6 +14,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from pipeline.cli import run
 from pipeline.job.lock import hold_folder
 from pipeline.recipes import llava_instructions
 from pipeline.report.verify import verify_dataset
@@ -27,6 +28,7 @@ from schemas.storage import (
     list_files,
     move_file,
     open_read,
+    read_bytes,
     remove,
 )
 from tests.curations import (
@@ -234,6 +236,36 @@ def wait_for_news(process: subprocess.Popen[str], folder: str, stage: Stage) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_a_users_files_on_a_store_are_never_changed_or_removed(
+    store: str, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"{bucket if store == 's3' else 'memory://owned'}/data"
+    longer = write_pairs(tmp_path / "longer", [(f"https://x.example/{n}", "x") for n in range(9)])
+    shorter = write_pairs(tmp_path / "shorter", [("https://x.example/0", "x")])
+    read = f"read --out {root} --read.pairs-per-shard 4 --pairs"
+    assert run(f"{read} {longer}".split()) == 0
+    commands = (f"{read} {longer}", f"{read} {longer} --redo read", f"retry {root}",
+                f"report --out {root}", f"{read} {root}/pairs/*.parquet")  # fmt: skip
+    for name in ("pairs/00003.parquet", "fetched/00000.tar", "train/000000.tar"):
+        commit_text(f"{root}/{name}", "mine")
+        for words in commands:
+            assert run(words.split()) == 2, words
+            said = " ".join(capsys.readouterr().err.split())
+            assert (name in said and "move them elsewhere" in said) or "an input, lies in" in said
+        assert read_bytes(f"{root}/{name}") == b"mine"
+        remove(f"{root}/{name}")
+    others = [f"{root}/pairs/notes.md", f"{root}/train/README.md"]
+    for path in others:
+        commit_text(path, "mine")
+    assert run(f"{read} {shorter}".split()) == 0
+    assert list_files(f"{root}/pairs") == [f"{root}/pairs/00000.parquet", others[0]]
+    assert [read_bytes(path) for path in others] == [b"mine"] * 2
+    commit_text(f"{root}/pairs/00000.parquet", "mine, in place of ours")
+    assert run(f"{read} {longer}".split()) == 2
+    assert read_bytes(f"{root}/pairs/00000.parquet") == b"mine, in place of ours"
+
+
 def test_a_second_job_on_a_folder_of_the_store_is_refused(
     bucket: str, flags, rows, site, tmp_path: Path
 ) -> None:

@@ -19,25 +19,20 @@ from schemas.records import LEVELLED_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from tests.curations import record_of
 from tests.datasets import fetched_sample, jpeg, write_dataset, write_fetched
+from tests.pipelines import shard_numbers
 
 
 def pack(root: Path, samples_per_shard: int, has_levels: bool = True, shards=(0, 1)) -> list[int]:
     """Returns the numbers of the train shards that a packing gives."""
-    out = root / "given"
-    out.mkdir()
     layout, config = DatasetLayout(str(root)), PackConfig(samples_per_shard=samples_per_shard)
-    with beam.Pipeline("FnApiRunner") as pipeline:
-        _ = (
+    return shard_numbers(
+        root,
+        lambda pipeline: (
             pipeline
             | beam.Create(list(shards), reshuffle=False)
             | PackShards(layout, config, has_levels)
-            | beam.Map(lambda shard: (out / str(shard)).touch())
-        )
-    numbers = sorted(int(path.name) for path in out.iterdir())
-    for path in out.iterdir():
-        path.unlink()
-    out.rmdir()
-    return numbers
+        ),
+    )
 
 
 def train_rows(root: Path) -> list[dict]:

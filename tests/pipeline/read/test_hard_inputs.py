@@ -18,8 +18,9 @@ import pytest
 from pipeline.cli import run
 from pipeline.config import ReadConfig
 from pipeline.read.formats import read_split
-from pipeline.read.inputs import check_inputs, plan_splits
+from pipeline.read.inputs import check_inputs
 from pipeline.read.rows import clean_rows
+from pipeline.read.splits import plan_splits
 from schemas.errors import ConfigError
 from tests.pipeline.fetch.test_transform import picture
 
@@ -314,3 +315,76 @@ def test_an_input_that_cannot_be_reached_is_one_sentence_and_status_2(
     said = " ".join(capsys.readouterr().err.split())
     assert place in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+TEXT_FILES = {
+    "csv": "url,caption\n{url},ein Bär\n",
+    "tsv": "url\tcaption\n{url}\tein Bär\n",
+    "jsonl": '{{"url": "{url}", "caption": "ein Bär"}}\n',
+    "json": '[{{"url": "{url}", "caption": "ein Bär"}}]\n',
+    "txt": "{url}\tein Bär\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("ending", [*TEXT_FILES, "csv.gz"])
+def test_texts_of_two_or_four_bytes_a_character_are_read(
+    ending: str, encoding: str, tmp_path: Path
+) -> None:
+    text = TEXT_FILES[ending.removesuffix(".gz")].format(url=PLAIN[0])
+    data = ("\ufeff" + text if encoding == "utf-16-be" else text).encode(encoding)
+    path = tmp_path / f"pairs.{ending}"
+    path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    assert captions(rows_of(path)) == ["ein Bär"]
+
+
+@pytest.mark.parametrize("ending", TEXT_FILES)
+def test_utf16_that_does_not_say_so_is_refused_by_that_name(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"pairs.{ending}"
+    path.write_bytes(TEXT_FILES[ending].format(url=PLAIN[0]).encode("utf-16-le"))
+    with pytest.raises(ConfigError, match="UTF-16 without a byte order mark: save it as UTF-8"):
+        rows_of(path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_csv_without_commas_is_separated_by_what_else_its_first_line_has(
+    delimiter: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([("url", "caption"), (PLAIN[0], f'one, "two"{delimiter}\nthree')])
+        file.write(f'{PLAIN[1]}{delimiter}"never closed\n{PLAIN[2]}{delimiter}next\n')
+    rows = rows_of(path)
+    assert captions(rows) == [f'one, "two"{delimiter}\nthree', "next"]
+    assert reasons(rows) == ["malformed_row"]
+
+
+def test_nul_is_left_out_of_texts_and_is_refused_in_urls(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "what\0?"}, {"from": "gpt", "value": "a\0 cat"}]
+    values = [
+        {"url": PLAIN[0], "caption": "a\0 cat\0\0"},
+        {"url": PLAIN[0] + "\0", "caption": "x"},
+        {"url": PLAIN[1], "caption": ["a\0 dog", "a dog", "two"]},
+        {"url": PLAIN[2], "caption": "\0"},
+        {"conversations": turns},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    rows = rows_of(path)
+    assert captions(rows) == ["a cat", "a dog", "a cat"]
+    assert sorted(reasons(rows)) == ["bad_url", "missing_caption"]
+    assert rows[2]["captions"] == '["a dog","two"]'
+    assert "\\u0000" not in rows[-1]["conversations"]
+    table = write(tmp_path / "pairs.parquet", url=pa.array(PLAIN), caption=pa.array(["a\0"] * 3))
+    assert captions(rows_of(table)) == ["a"] * 3
+
+
+def test_tables_of_image_folders_may_spell_paths_as_windows_does(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("sub/a.jpg", "b.jpg", "c\\d.jpg"):
+        (folder / name).write_bytes(picture(1))
+    lines = ["file_name,text", r"sub\a.jpg,an a", r".\b.jpg,a b", r"c\d.jpg,as it is"]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    assert sorted(captions(rows_of(folder))) == ["a b", "an a", "as it is"]

@@ -4,7 +4,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,24 +16,16 @@ from schemas.errors import ConfigError, RejectReason
 from schemas.records import PAIR_SCHEMA, REJECTION_SCHEMA, pair_key
 from schemas.shards import DatasetLayout
 from tests.curations import record_of
+from tests.pipelines import shard_numbers
 
 
 def read_files(root: Path, *files: Path, **settings) -> list[int]:
     """Returns the shard numbers that reading the files gives."""
-    out = root / "shards-given"
-    out.mkdir(parents=True, exist_ok=True)
     config = ReadConfig(**settings)
-    with beam.Pipeline("FnApiRunner") as pipeline:
-        _ = (
-            pipeline
-            | ReadPairs(DatasetLayout(str(root)), config, check_inputs([*map(str, files)], config))
-            | beam.Map(lambda shard: (out / str(shard)).touch())
-        )
-    numbers = sorted(int(path.name) for path in out.iterdir())
-    for path in out.iterdir():
-        path.unlink()
-    out.rmdir()
-    return numbers
+    inputs = check_inputs([*map(str, files)], config)
+    return shard_numbers(
+        root, lambda pipeline: pipeline | ReadPairs(DatasetLayout(str(root)), config, inputs)
+    )
 
 
 def kept(root: Path) -> list[dict]:
@@ -208,7 +199,7 @@ def test_a_broken_csv_row_costs_only_itself(tmp_path):
 def test_lines_are_read_once_whatever_the_byte_ranges(tmp_path, monkeypatch):
     path = tmp_path / "in.txt"
     path.write_text("".join(f"{url}\t{caption}\n" for url, caption in rows_of(40)))
-    monkeypatch.setattr("pipeline.read.inputs.SPLIT_BYTES", 37)
+    monkeypatch.setattr("pipeline.read.splits.SPLIT_BYTES", 37)
     read_files(tmp_path / "out", path)
     assert len(kept(tmp_path / "out")) == 40
     assert rejected(tmp_path / "out") == []

@@ -1,5 +1,6 @@
 """Conversations in the forms that their authors' files have."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -153,3 +154,63 @@ def test_turns_in_no_known_form_are_rejected(bad):
     with pytest.raises(SampleRejected) as raised:
         conversation_text(bad, 0)
     assert raised.value.reason is RejectReason.MALFORMED_ROW
+
+
+def seen(*parts: dict) -> list[dict]:
+    """Returns messages that ask about images, each as a part says where it is."""
+    asked = [*parts, {"type": "text", "text": "What?", "image": None}]
+    return [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+    ]
+
+
+PARTS = {
+    "a.jpg": {"type": "image", "image": "a.jpg"},
+    "b.jpg": {"type": "image", "path": "b.jpg"},
+    "http://x.example/c.jpg": {"type": "image", "url": "http://x.example/c.jpg"},
+    "http://x.example/d.jpg": {
+        "type": "image_url",
+        "image_url": {"url": "http://x.example/d.jpg", "detail": "low"},
+    },
+    "http://x.example/e.jpg": {"type": "image_url", "image_url": "http://x.example/e.jpg"},
+    "f.jpg": {"type": "image", "image": {"path": "f.jpg", "bytes": None}},
+}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_images_that_the_parts_of_messages_name_are_the_sample_s(form, tmp_path):
+    rows = [seen(part) for part in PARTS.values()] + [seen(PARTS["b.jpg"], PARTS["a.jpg"])]
+    path = tmp_path / f"all.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    elif form == "csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["messages"], *([json.dumps(row)] for row in rows)])
+    else:
+        rows = [seen(PARTS["a.jpg"]), seen(PARTS["b.jpg"], {**PARTS["b.jpg"], "path": "a.jpg"})]
+        pq.write_table(pa.table({"messages": rows}), path)
+    read_files(tmp_path / "out", path)
+    found = kept(tmp_path / "out")
+    assert not reasons(tmp_path / "out") and len(found) == len(rows)
+    named = [[url.removeprefix(f"{tmp_path}/") for url in urls_of(row)] for row in found]
+    one = [["a.jpg"]] if form == "parquet" else [[url] for url in PARTS]
+    assert sorted(named) == sorted([*one, ["b.jpg", "a.jpg"]])
+    assert all(row["conversations"].count("<image>") == len(urls_of(row)) for row in found)
+
+
+def urls_of(row: dict) -> list[str]:
+    return [row["url"], *json.loads(row["more_urls"] or "[]")]
+
+
+def test_a_row_s_own_images_count_before_those_of_its_messages_and_half_named_ones_do_not(tmp_path):
+    rows = [
+        {"images": ["own.jpg"], "messages": seen(PARTS["a.jpg"])},
+        {"images": [], "messages": seen(PARTS["a.jpg"], {"type": "image"})},
+        {"messages": seen({"type": "image", "image": "../out.jpg"})},
+        {"messages": seen({"type": "image_url", "image_url": {"url": "data:image/png;base64,x"}})},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]},
+    ]
+    read_files(tmp_path / "out", write_json(tmp_path / "all.json", rows))
+    assert {row["url"] for row in kept(tmp_path / "out")} == {str(tmp_path / "own.jpg"), None}
+    assert reasons(tmp_path / "out") == {"missing_url": 1, "bad_url": 2}

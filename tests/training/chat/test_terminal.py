@@ -12,7 +12,6 @@ from training.chat.history import history_file, kept_history
 from training.chat.terminal import load_picture
 from training.cli import run
 from training.config import DataConfig, ModelConfig, ParallelConfig, TrainConfig
-from training.data.conversations import messages_of
 from training.data.dataset import RawSample, TrainDataset, open_images
 from training.evaluation.dataset_loss import dataset_loss
 from training.model.answering.decoder import Decoder
@@ -52,7 +51,7 @@ def test_a_question_is_asked_with_the_tokens_that_training_teaches(
     encoder = parts.encoder(DataConfig(form="conversation"))
     trained = encoder.encode(sample)
     assert trained is not None
-    question = messages_of(sample)[0]["content"].removeprefix("<image>\n" * num_images)
+    question = json.loads(str(sample.conversations))[0]["value"].replace("<image>", "").strip()
     asked = asked_tokens(parts, sample, question)
     assert trained.input_ids[: len(asked)] == asked
     assert trained.labels[len(asked)] == trained.input_ids[len(asked)]

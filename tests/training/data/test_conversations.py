@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import DatasetError
 from tests.training.conftest import CHATML
-from training.data.conversations import VICUNA_V1, messages_of, tokenise
+from training.data.conversations import VICUNA_V1, tokenise
 from training.data.dataset import RawSample
 
 LLAMA2 = (
@@ -269,10 +269,12 @@ def test_two_answers_that_open_a_conversation_are_an_error_that_names_the_sample
 
 
 @pytest.mark.parametrize("value", [None, 7, ["red"]])
-def test_words_that_are_not_text_are_an_error_that_names_the_sample(value: Any) -> None:
+def test_words_that_are_not_text_are_an_error_that_names_the_sample(
+    tokenizer: Any, value: Any
+) -> None:
     bad = sample([("human", "<image>"), ("gpt", value)])
     with pytest.raises(DatasetError, match=r"sample k1 .* value of turn 1 is .*, not text"):
-        messages_of(bad)
+        tokenise(bad, "conversation", tokenizer)
 
 
 def test_the_picture_stands_first_in_its_turn(tokenizer: Any) -> None:

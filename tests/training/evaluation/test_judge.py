@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.training.evaluation.benchmark_folders import answer, write, write_lines
 from training.cli import run
+from training.evaluation.catalogue import benchmark
 
 
 class Endpoint:
@@ -196,3 +198,41 @@ def test_missing_rules_are_named(
     (tmp_path / "mm-vet_evaluator.py").unlink()
     assert run(words) == 2
     assert "mm-vet_evaluator.py" in capsys.readouterr().err
+
+
+def test_answers_to_exchanged_pictures_are_judged_beside_the_right_ones(
+    endpoint: Endpoint,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(type(benchmark("llavabench")), "max_new_tokens", 4)
+    data = tmp_path / "llavabench"
+    write_llavabench(data)
+    (data / "images").mkdir()
+    questions = []
+    for number, colour in enumerate(("red", "blue", "green")):
+        name = f"{colour}.png"
+        Image.new("RGB", (40, 40), colour).save(data / "images" / name)
+        asked = {"question_id": number, "image": name, "category": "conv", "text": "What is it?"}
+        questions.append(asked)
+    write_lines(data / "questions.jsonl", questions)
+    shown = [{"id": n, "image": q["image"], "caption": q["image"]} for n, q in enumerate(questions)]
+    write_lines(data / "context.jsonl", shown)
+    endpoint.replies = lambda number: "8 6" if number <= 3 else "8 2"
+    out = tmp_path / "out"
+    words = [
+        *("evaluate", model_folder, "--benchmarks", "llavabench", "--data", str(data)),
+        *("--out", str(out), "--precision", "fp32", "--control", "exchanged"),
+        *("--judge.url", endpoint.url, "--yes"),
+    ]
+    assert run(words) == 0
+    [found] = json.loads((out / "results.json").read_text())["benchmarks"].values()
+    assert (found["right"]["score"], found["exchanged"]["score"]) == (75.0, 25.0)
+    assert len(endpoint.requests) == 6
+    contexts = [request["messages"][1]["content"].splitlines()[1] for request in endpoint.requests]
+    assert contexts == ["red.png", "blue.png", "green.png"] * 2  # what the right picture shows
+    folder = out / "llavabench"
+    assert len((folder / "exchanged_judge" / "replies.jsonl").read_text().splitlines()) == 3
+    assert run(words) == 0 and len(endpoint.requests) == 6  # each reply is paid for once

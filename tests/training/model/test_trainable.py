@@ -2,7 +2,8 @@ import pytest
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import build_model
-from training.model.trainable import STAGE_1, STAGE_2, set_trainable, trainable_table
+from training.config import STAGE_1, STAGE_2
+from training.model.trainable import set_trainable, trainable_table
 
 PARTS = {"vision_tower", "projector", "level_vectors", "gate", "language_model"}
 

@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 
 from tests.training.model.tiny_models import build_model, packed_row, sample
-from training.model.trainable import STAGE_1, STAGE_2, set_trainable
+from training.config import STAGE_1, STAGE_2
+from training.model.trainable import set_trainable
 
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 1,

@@ -51,7 +51,10 @@ BAD = {
     "a bomb": (with_image(as_url(png(60_000, 60_000))), "pixels"),
     "more pixels than are allowed": (with_image(as_url(png(200, 100))), "10,000 are allowed"),
     "a picture that ends early": (with_image(as_url(png(90, 90)[:60])), "cannot be read"),
-    "no picture": (with_image(as_url(b"<svg onload=alert(1)>", "svg+xml")), "cannot be read"),
+    "no picture": (
+        with_image(as_url(b"<svg onload=alert(1)>", "svg+xml")),
+        "none that can be read",
+    ),
     "broken base64": (with_image("data:image/png;base64,a$b"), "base64 cannot be read"),
     "no base64": (with_image("data:image/png,abc"), "data:image/jpeg;base64"),
     "no image": (with_image("data:text/html;base64,aaaa"), "data:image/jpeg;base64"),

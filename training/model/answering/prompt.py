@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 
 Messages = Sequence[dict[str, Any]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
-from schemas.records import IMAGE_TOKEN
+from schemas.tokens import IMAGE_TOKEN
 from training.model.config import AlignGPTConfig
 from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import leading_bos_token_id

@@ -76,7 +76,7 @@ def assemble_stage_1(
         align_after_first_token=True,
         tokenizes_by_piece=True,
     )
-    _put_stage_1(model, weights, file)
+    put_stage_1(model, weights, file)
     return model, processor
 
 
@@ -91,21 +91,20 @@ def _projector_type(weights: dict[str, Tensor]) -> str:
     return "linear" if len(layers) == 1 else f"mlp{len(layers)}x_gelu"
 
 
-def load_stage_1(model: AlignGPTForConditionalGeneration, file: str | Path) -> None:
+def put_stage_1(
+    model: AlignGPTForConditionalGeneration, ours: dict[str, Tensor], file: str | Path
+) -> None:
     """Puts the projector and level vectors of a published stage-1 file into the model.
 
-    LLaVA's `mm_projector.bin`, which has no level vectors, is read as well.
+    LLaVA's `mm_projector.bin` has no level vectors.
+
+    Args:
+        ours: its tensors, as `read_stage_1` gives them.
+        file: that they came from.
 
     Raises:
         ConfigError: the file has not the projector of this model, or other weights, or shapes.
     """
-    _put_stage_1(model, read_stage_1(file), file)
-
-
-def _put_stage_1(
-    model: AlignGPTForConditionalGeneration, ours: dict[str, Tensor], file: str | Path
-) -> None:
-    """Puts a stage-1 file's tensors, under our names, into the model."""
     wanted = {name for name, _ in model.named_parameters() if name.startswith("projector.")}
     known = wanted | ({"level_vectors.weight"} if model.config.has_align_token else set())
     if not wanted <= ours.keys() <= known:

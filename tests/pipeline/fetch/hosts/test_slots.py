@@ -14,6 +14,8 @@ from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
+from tests import downloads
+from tests.downloads import download
 from tests.web_server import ALLOWED_HOST, WebServer, response, unused_port
 
 IMAGE = b"\xff\xd8\xff" + bytes(200)
@@ -21,41 +23,13 @@ OTHER_HOST = "127.0.0.3"
 
 
 def settings(server: WebServer, **more: Any) -> FetchConfig:
-    values: dict[str, Any] = {
-        "allow_networks": (f"{ALLOWED_HOST}/32", f"{OTHER_HOST}/32"),
-        "allow_ports": (server.port,),
-        "timeout_seconds": 5.0,
-        "retries": 0,
-        "respects_robots": False,
-        "respects_tdm": False,
-    }
-    return FetchConfig(**{**values, **more})
+    networks = (f"{ALLOWED_HOST}/32", f"{OTHER_HOST}/32")
+    rules = {"respects_robots": False, "respects_tdm": False}
+    return downloads.settings(server, **{"allow_networks": networks, **rules, **more})
 
 
 def origin_of(url: str) -> str:
     return str(URL(url).origin())
-
-
-def download(
-    config: FetchConfig, *urls: str, memory: HostMemory | None = None
-) -> list[RejectReason | None]:
-    """Returns why each URL was not taken, None where it was; all asked at once."""
-
-    async def ask_one(downloader: Downloader, url: str) -> RejectReason | None:
-        try:
-            downloader.release(await downloader.download(url))
-        except SampleRejected as rejected:
-            return rejected.reason
-        return None
-
-    async def ask() -> list[RejectReason | None]:
-        downloader = Downloader(config, memory or HostMemory(config))
-        try:
-            return await asyncio.gather(*(ask_one(downloader, url) for url in urls))
-        finally:
-            await downloader.close()
-
-    return asyncio.run(ask())
 
 
 def test_each_redirect_waits_for_the_rate_of_its_host(web_server: WebServer) -> None:

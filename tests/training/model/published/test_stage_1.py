@@ -3,7 +3,11 @@ import torch
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import build_model
-from training.model.published.stage_1 import load_stage_1, save_stage_1
+from training.model.published.stage_1 import put_stage_1, read_stage_1, save_stage_1
+
+
+def load(model, file):
+    put_stage_1(model, read_stage_1(file), file)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
@@ -17,7 +21,7 @@ def test_a_stage_1_file_of_any_prefix_is_read_into_projector_and_level_vectors(p
         "mm_projector.2.bias", "align_indicators.indicator_embs",
     }  # fmt: skip
     torch.save({prefix + name: weight for name, weight in saved.items()}, tmp_path / "theirs.bin")
-    load_stage_1(model, tmp_path / "theirs.bin")
+    load(model, tmp_path / "theirs.bin")
     for part in ("projector", "level_vectors"):
         for name, weight in getattr(source, part).state_dict().items():
             assert torch.equal(getattr(model, part).state_dict()[name], weight)
@@ -26,10 +30,10 @@ def test_a_stage_1_file_of_any_prefix_is_read_into_projector_and_level_vectors(p
 def test_a_stage_1_file_of_other_weights_is_refused(tmp_path):
     torch.save({"lm_head.weight": torch.zeros(1)}, tmp_path / "other.bin")
     with pytest.raises(ConfigError, match="must have"):
-        load_stage_1(build_model(), tmp_path / "other.bin")
+        load(build_model(), tmp_path / "other.bin")
 
 
 def test_a_stage_1_file_of_another_width_is_refused(tmp_path):
     save_stage_1(build_model(num_levels=5), tmp_path / "five.bin")
     with pytest.raises(ConfigError, match=r"level_vectors.weight of shape \(5, 16\)"):
-        load_stage_1(build_model(), tmp_path / "five.bin")
+        load(build_model(), tmp_path / "five.bin")

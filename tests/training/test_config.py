@@ -1,0 +1,22 @@
+import pytest
+
+from schemas.errors import ConfigError
+from training.config import DataConfig, OptimizerConfig, ParallelConfig, TrainConfig
+
+
+def test_the_sequences_of_a_step_must_be_dealt_out_evenly() -> None:
+    config = TrainConfig(data=DataConfig(sequences_per_step=12, sequences_per_device=2))
+    assert config.accumulation(3) == 2
+    with pytest.raises(ConfigError, match=r"multiple of processes .* = 4 x 2, got 12"):
+        config.accumulation(4)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"bf16 needs parallel\.zero_stage 1"):
+        ParallelConfig(zero_stage=0, precision="bf16")
+    with pytest.raises(ConfigError, match="offload all needs"):
+        ParallelConfig(zero_stage=2, offload="all")
+    with pytest.raises(ConfigError, match="must not be negative"):
+        DataConfig(weights=(1.0, -1.0))
+    with pytest.raises(ConfigError, match=r"part_learning_rates must be positive, got gate 0\.0"):
+        OptimizerConfig(part_learning_rates={"gate": 0.0})
