@@ -97,7 +97,7 @@ def conversation_samples(count: int, text_only_every: int = 3) -> list[dict[str,
         samples.append(
             {
                 "url": f"{i}.png" if has_image else None,
-                "caption": turns[1]["value"],
+                "caption": question,
                 "conversations": json.dumps(turns),
                 "image": picture(colour) if has_image else None,
                 "more_images": others,
