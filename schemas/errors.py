@@ -50,6 +50,7 @@ class RejectReason(Enum):
     FILE_NOT_FOUND = ("file_not_found", Stage.FETCH, False)
     HASH_MISMATCH = ("hash_mismatch", Stage.FETCH, False)
     DENIED_HASH = ("denied_hash", Stage.FETCH, False)
+    BAD_BOXES = ("bad_boxes", Stage.FETCH, False)
     NOT_AN_IMAGE = ("not_an_image", Stage.FETCH, False)
     DECODE_FAILED = ("decode_failed", Stage.FETCH, False)
     DECODER_CRASHED = ("decoder_crashed", Stage.FETCH, False)

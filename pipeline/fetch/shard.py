@@ -21,6 +21,7 @@ from pipeline.dataset.deny import DENIED, DenyFiles, read_lists
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
+from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
@@ -116,7 +117,8 @@ def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) ->
     upstream = committed_fingerprint(layout.pairs(shard))
     if upstream is None:
         raise DatasetError(f"{layout.pairs(shard)} is missing: run the read stage first")
-    settings = deciding_settings(config, leave_out=NOT_DECIDING)
+    later = () if config.blur_boxes else ("blur_boxes",)
+    settings = deciding_settings(config, leave_out=(*NOT_DECIDING, *later))
     return stage_fingerprint(Stage.FETCH, settings, [upstream])
 
 
@@ -215,7 +217,7 @@ class ShardFetcher:
         progress: ShardProgress,
     ) -> None:
         self._config, self._memory = config, memory
-        images = [images_of(pair) for pair in pairs]
+        images = [with_own_boxes(images_of(pair), config.blur_boxes) for pair in pairs]
         self._rows = [row for row, of_pair in enumerate(images) for _ in of_pair]
         self._images = [image for of_pair in images for image in of_pair]
         self._spool, self._progress = spool, progress
@@ -333,7 +335,8 @@ class ShardFetcher:
         body = await self._downloader.download(url, is_last_of_host, slot)
         try:
             self._refuse_bytes(body)
-            return await self._decoders.decode(body, pair.expected_hash)
+            boxes = boxes_of(pair, self._config.blur_boxes)
+            return await self._decoders.decode(body, pair.expected_hash, boxes=boxes)
         finally:
             self._downloader.release(body)
 
@@ -343,11 +346,12 @@ class ShardFetcher:
         Args:
             peer: what img2dataset made of it, if it was asked.
         """
+        boxes = boxes_of(pair, self._config.blur_boxes)
         if isinstance(peer, SampleRejected):
             raise peer
         if peer is not None:
             data = await asyncio.to_thread(self._tars.read, peer.place)
-            image = await self._decoders.decode(data, None, Handling.FINAL)
+            image = await self._decoders.decode(data, None, Handling.FINAL, boxes)
             return dataclasses.replace(
                 image,
                 original_width=peer.original_width,
@@ -357,12 +361,12 @@ class ShardFetcher:
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)
             self._refuse_bytes(data)
-            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
+            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED, boxes)
         url = str(pair.url)
         read = self._stores.read if self._stores.holds(url) else self._files.read
         found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
         self._refuse_bytes(found)
-        return await self._decoders.decode(found, pair.expected_hash)
+        return await self._decoders.decode(found, pair.expected_hash, boxes=boxes)
 
     def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""

@@ -120,14 +120,16 @@ class Publication:
         """Removes half-written files of a run that was killed."""
         if not is_local(self.out):
             return
-        for folder in (TRAIN, VALIDATION):
+        for folder in (TRAIN, VALIDATION, ".aligngpt"):
             for path in Path(local_path(self.out), folder).glob(".*.tmp"):
                 found = LEFTOVER.fullmatch(path.name)
-                if found and SHARD_NAME.fullmatch(found[1]):
+                if found and OWN_NAME.fullmatch(found[1]):
                     path.unlink(missing_ok=True)
 
 
-SHARD_NAME = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|tar|tar\.idx)")
+OWN_NAME = re.compile(
+    r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|tar|tar\.idx)|(index|publish)\.json"
+)
 
 
 def publish_dataset(
