@@ -20,6 +20,7 @@ from pipeline.commands import (
     Inspect,
     Merge,
     Publish,
+    Purge,
     Report,
     Rescore,
     Retry,
@@ -175,6 +176,8 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return select(command)
     if isinstance(command, Publish):
         return publish(command)
+    if isinstance(command, Purge):
+        return purge(command)
     with large_imports():
         from pipeline.job.failures import JobFailed
         from pipeline.job.run import Job, run_job
@@ -226,6 +229,16 @@ def publish(command: Publish) -> int:
     )
     ratio, size = command.validation_ratio, command.samples_per_shard
     publish_dataset(command.dataset, command.out, about, ratio, size, Console(markup=False))
+    return 0
+
+
+def purge(command: Purge) -> int:
+    """Returns 0 once nothing that the lists name is left."""
+    from pipeline.dataset.deny import DenyFiles
+    from pipeline.purge.run import purge_dataset
+
+    files = DenyFiles(command.deny_urls, command.deny_hosts, command.deny_hashes)
+    purge_dataset(command.dataset, files, Console(markup=False))
     return 0
 
 

@@ -169,6 +169,26 @@ class Merge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Purge:
+    """Remove from a finished dataset what deny-lists name, and prove that it is gone.
+
+    Each table, tar and text that holds a match is written anew without it; the pair stays among the
+    rejected with its key and reason alone. Then all files are read again. Levels stay as they were
+    cut.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished dataset, or an fsspec URL."""
+    deny_urls: tuple[str, ...] = ()
+    """Files of addresses, a line each (also .gz): URLs, or MD5, SHA-1 or SHA-256 of URLs."""
+    deny_hosts: tuple[str, ...] = ()
+    """Files of hosts, a line each; a domain stands for all hosts in it."""
+    deny_hashes: tuple[str, ...] = ()
+    """Files of hashes, a line each: MD5, SHA-1 or SHA-256 of pictures as downloaded or as stored,
+    or our pixel_hash. Of pictures as downloaded only the SHA-256 is known once they are fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Publish:
     """Write a finished dataset as the Hugging Face Hub and other readers expect it.
 
@@ -250,6 +270,7 @@ Command = (
     | Select
     | Merge
     | Publish
+    | Purge
     | Inspect
     | Verify
     | Rescore
@@ -268,6 +289,7 @@ COMMANDS: dict[str, type[Command]] = {
     "select": Select,
     "merge": Merge,
     "publish": Publish,
+    "purge": Purge,
     "inspect": Inspect,
     "verify": Verify,
     "rescore": Rescore,

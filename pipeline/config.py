@@ -36,6 +36,11 @@ class ReadConfig:
     """Whether columns named sha256, sha512 or md5 are hashes that an image's downloaded bytes must
     have. Many tables have them of other bytes: of what a site served years ago, or of a resized
     copy."""
+    deny_urls: tuple[str, ...] = ()
+    """Files of addresses that are not to be held, a line each (also .gz): URLs, or MD5, SHA-1 or
+    SHA-256 of URLs. Of what matches, the rejected row keeps neither address nor caption."""
+    deny_hosts: tuple[str, ...] = ()
+    """Files of hosts, a line each; a domain stands for all hosts in it."""
     keep_columns: tuple[str, ...] = ()
     """Further columns of the input that go along into train/, with their type, as NAME or, under
     another name, NAME=NEW: uid NSFW width=told_width."""
@@ -92,6 +97,14 @@ class FetchConfig(ImageSettings):
     allow_folders: tuple[str, ...] = ()
     """Folders whose files are read where a pair's url is a path; none by default. Local, or in an
     object store as fsspec URLs."""
+    deny_hashes: tuple[str, ...] = ()
+    """Files of hashes, a line each (also .gz), of pictures that are not to be held: MD5, SHA-1 or
+    SHA-256 of the downloaded bytes, or our pixel_hash. A list that is given later holds for what is
+    fetched from then on; `purge` applies it to what is there."""
+    blur_boxes: str | None = None
+    """Column (one of read.keep_columns) with boxes to blur, such as faces found elsewhere: a list
+    of [left, top, right, bottom], from 0 to 1 of the upright picture; of several pictures, such a
+    list for each. A row whose boxes cannot be read is rejected."""
     proxy: str | None = None
     """Proxy that all requests go through, as http://HOST:PORT; variables of the environment are not
     read but for ALIGNGPT_PROXY_CREDENTIALS=USER:PASSWORD. Addresses are judged as far as names
@@ -213,6 +226,12 @@ class CurationConfig:
     """Whether pairs are scored, de-duplicated and levelled; instruction samples are not."""
 
     def __post_init__(self) -> None:
+        names = {entry.rpartition("=")[2] for entry in self.read.keep_columns}
+        if self.fetch.blur_boxes is not None and self.fetch.blur_boxes not in names:
+            raise ConfigError(
+                f"fetch.blur_boxes {self.fetch.blur_boxes!r} must be a column that goes along: add "
+                f"--read.keep-columns {self.fetch.blur_boxes}"
+            )
         if self.is_scored and self.deduplicate.threshold <= 1 and not self.score.keep_embeddings:
             raise ConfigError(
                 "score.keep_embeddings is False, but near-duplicates are found by embeddings: "

@@ -24,6 +24,8 @@ class RejectReason(Enum):
     SEVERAL_IMAGES = ("several_images", Stage.READ, False)
     UNTRAINABLE_CONVERSATION = ("untrainable_conversation", Stage.READ, False)
     IMAGE_COUNT_MISMATCH = ("image_count_mismatch", Stage.READ, False)
+    DENIED_URL = ("denied_url", Stage.READ, False)
+    DENIED_HOST = ("denied_host", Stage.READ, False)
 
     INVALID_URL = ("invalid_url", Stage.FETCH, False)
     FORBIDDEN_SCHEME = ("forbidden_scheme", Stage.FETCH, False)
@@ -47,6 +49,8 @@ class RejectReason(Enum):
     TDM_RESERVED = ("tdm_reserved", Stage.FETCH, False)
     FILE_NOT_FOUND = ("file_not_found", Stage.FETCH, False)
     HASH_MISMATCH = ("hash_mismatch", Stage.FETCH, False)
+    DENIED_HASH = ("denied_hash", Stage.FETCH, False)
+    BAD_BOXES = ("bad_boxes", Stage.FETCH, False)
     NOT_AN_IMAGE = ("not_an_image", Stage.FETCH, False)
     DECODE_FAILED = ("decode_failed", Stage.FETCH, False)
     DECODER_CRASHED = ("decoder_crashed", Stage.FETCH, False)

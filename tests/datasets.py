@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import CurationConfig, PackConfig
+from pipeline.dataset.guard import record_config
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.tars import TarWriter
 from pipeline.dataset.train_shards import write_index
 from pipeline.pack.plan import plan_train_shards
 from pipeline.pack.shard import pack_shard
@@ -99,15 +100,20 @@ def write_fetched(layout: DatasetLayout, shard: int, samples: list[FetchedSample
     write_rejections(layout, Stage.READ, shard, [], "p")
     rejected = SampleRejected(RejectReason.HTTP_STATUS, "404 Not Found", 404)
     write_rejections(layout, Stage.FETCH, shard, [rejection(gone, rejected)], "f")
-    with tarfile.open(layout.fetched(shard, "tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+    with Path(layout.fetched(shard, "tar")).open("wb") as file, TarWriter(file) as tar:
         for row in samples:
             for number, name in enumerate(row.image_members):
-                _add(tar, name, jpeg(int(row.key[:8], 16) + number))
-            _add(tar, f"{row.key}.txt", row.caption.encode())
-            _add(tar, f"{row.key}.json", json.dumps(asdict(row)).encode())
+                tar.add(name, jpeg(int(row.key[:8], 16) + number))
+            tar.add(f"{row.key}.txt", row.caption.encode())
+            tar.add(f"{row.key}.json", json.dumps(asdict(row)).encode())
     table = table_from_records(samples, FETCHED_SCHEMA)
     write_table(table, layout.fetched(shard, "parquet"), {"fingerprint": "f"})
-    stats = {"fingerprint": "f", "count": len(pairs), "successes": len(samples), "duration": 2.0}
+    stats = {
+        "fingerprint": "f" * 32,
+        "count": len(pairs),
+        "successes": len(samples),
+        "duration": 2.0,
+    }
     Path(layout.fetched(shard, "_stats.json")).write_text(json.dumps(stats))
 
 
@@ -181,10 +187,5 @@ def finish(root: Path, is_scored: bool = True, samples_per_shard: int = 15) -> M
     shards = range(len(list((root / "fetched").glob("*.parquet"))))
     plans = plan_train_shards(layout, shards, config.pack, has_levels=is_scored)
     write_index(layout, [pack_shard(layout, plan, config.pack) for plan in plans])
+    record_config(layout, config)
     return write_report(layout, config)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))

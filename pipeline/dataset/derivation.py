@@ -30,7 +30,7 @@ class Derivation:
     def stages(self) -> dict[str, StageCounts]:
         """The balance: samples of the parents in, samples kept."""
         rows_in = sum(parent.samples for parent in self.parents)
-        kept = sum(parent.taken for parent in self.parents)
+        kept = rows_in - sum(self.rejected.values())
         return {self.command: StageCounts(rows_in=rows_in, kept=kept, rejected=self.rejected)}
 
     @property

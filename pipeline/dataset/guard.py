@@ -195,9 +195,9 @@ def refuse_other_rows(layout: DatasetLayout, shard: int, fingerprint: str) -> No
     if standing not in (None, fingerprint) and exists(layout.fetched(shard, "_stats.json")):
         raise ConfigError(
             f"{layout.root} was made from other rows than --pairs has now, or hashes were verified "
-            f"then (first seen to differ: shard {shard:05d}): use the same input, or "
-            "--read.verify-hashes, to go on, another --out to begin anew, or --redo read to remove "
-            "all that was made"
+            f"or deny-lists given then (first seen to differ: shard {shard:05d}): use the same "
+            "input, or --read.verify-hashes, to go on, another --out to begin anew, or --redo read "
+            "to remove all that was made; `purge` applies new deny-lists to what is there"
         )
 
 

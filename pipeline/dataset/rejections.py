@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.dataset.deny import DENIED
 from schemas.columns import table_from_records, write_table
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import REJECTION_SCHEMA, CaptionedImage, Rejection
@@ -18,10 +19,11 @@ def rejection(pair: CaptionedImage, rejected: SampleRejected, **more: Any) -> Re
         more: `kept_key` or `clip_score`, where they are known.
     """
     values: dict[str, Any] = {"kept_key": None, "clip_score": None, **more}
+    is_denied = rejected.reason in DENIED
     return Rejection(
         key=pair.key,
-        url=pair.url,
-        caption=pair.caption,
+        url=None if is_denied else pair.url,
+        caption=None if is_denied else pair.caption,
         source=pair.source,
         stage=rejected.reason.stage.value,
         reason=rejected.reason.value,

@@ -17,9 +17,11 @@ from yarl import URL
 from pipeline.config import FetchConfig
 from pipeline.dataset.commits import deciding_settings, stage_fingerprint
 from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.deny import DENIED, DenyFiles, read_lists
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
+from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.memory import HostMemory
@@ -39,7 +41,7 @@ from pipeline.fetch.spool import (
     write_samples,
 )
 from schemas.columns import kept_fields, read_table, records_from_table
-from schemas.errors import DatasetError, SampleRejected
+from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -60,6 +62,7 @@ NOT_DECIDING = (
     "requests_per_second_per_host",
     "max_buffered_bytes",
     "decode_processes",
+    "deny_hashes",
     "proxy",
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
@@ -114,7 +117,8 @@ def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) ->
     upstream = committed_fingerprint(layout.pairs(shard))
     if upstream is None:
         raise DatasetError(f"{layout.pairs(shard)} is missing: run the read stage first")
-    settings = deciding_settings(config, leave_out=NOT_DECIDING)
+    later = () if config.blur_boxes else ("blur_boxes",)
+    settings = deciding_settings(config, leave_out=(*NOT_DECIDING, *later))
     return stage_fingerprint(Stage.FETCH, settings, [upstream])
 
 
@@ -168,7 +172,13 @@ def fetch_pairs(
 
 
 def first_failure(outcomes: Sequence[Outcome]) -> SampleRejected | None:
-    """Returns why a pair's images are not all there, by the first that is not; None if they are."""
+    """Returns why a pair's images are not all there, by the first that is not; None if they are.
+
+    One that is denied counts before all others: nothing of its pair may stay.
+    """
+    denied = [one for one in outcomes if isinstance(one, SampleRejected) and one.reason in DENIED]
+    if denied:
+        return denied[0]
     for number, outcome in enumerate(outcomes, 1):
         if isinstance(outcome, SampleRejected):
             if len(outcomes) == 1:
@@ -207,13 +217,15 @@ class ShardFetcher:
         progress: ShardProgress,
     ) -> None:
         self._config, self._memory = config, memory
-        images = [images_of(pair) for pair in pairs]
+        images = [with_own_boxes(images_of(pair), config.blur_boxes) for pair in pairs]
         self._rows = [row for row, of_pair in enumerate(images) for _ in of_pair]
         self._images = [image for of_pair in images for image in of_pair]
         self._spool, self._progress = spool, progress
         self._files = LocalFiles(config.allow_folders, config.max_bytes)
         self._stores = StoreFiles(config.allow_folders, config.max_bytes)
         self._tars = TarFiles(config.max_bytes)
+        files = DenyFiles(hashes=config.deny_hashes)
+        self._denied = read_lists(files) if files else None
         self._peer_outcomes: dict[int, PeerOutcome] = {}
         self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
         self._left = [len(of_pair) for of_pair in images]
@@ -312,6 +324,7 @@ class ShardFetcher:
         else:
             async with self._reads:
                 image = await self._read(asked, self._peer_outcomes.get(number))
+        self._refuse_hashes(image.pixel_hash, image.sha256)
         offset = self._spool.seek(0, 2)
         self._spool.write(image.encoded)
         return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
@@ -321,7 +334,9 @@ class ShardFetcher:
     ) -> DecodedImage:
         body = await self._downloader.download(url, is_last_of_host, slot)
         try:
-            return await self._decoders.decode(body, pair.expected_hash)
+            self._refuse_bytes(body)
+            boxes = boxes_of(pair, self._config.blur_boxes)
+            return await self._decoders.decode(body, pair.expected_hash, boxes=boxes)
         finally:
             self._downloader.release(body)
 
@@ -331,11 +346,12 @@ class ShardFetcher:
         Args:
             peer: what img2dataset made of it, if it was asked.
         """
+        boxes = boxes_of(pair, self._config.blur_boxes)
         if isinstance(peer, SampleRejected):
             raise peer
         if peer is not None:
             data = await asyncio.to_thread(self._tars.read, peer.place)
-            image = await self._decoders.decode(data, None, Handling.FINAL)
+            image = await self._decoders.decode(data, None, Handling.FINAL, boxes)
             return dataclasses.replace(
                 image,
                 original_width=peer.original_width,
@@ -344,10 +360,23 @@ class ShardFetcher:
             )
         if pair.tar_member is not None:
             data = await asyncio.to_thread(self._tars.read, pair.tar_member)
-            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED)
+            self._refuse_bytes(data)
+            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED, boxes)
         url = str(pair.url)
         read = self._stores.read if self._stores.holds(url) else self._files.read
-        return await self._decoders.decode(await asyncio.to_thread(read, url), pair.expected_hash)
+        found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
+        self._refuse_bytes(found)
+        return await self._decoders.decode(found, pair.expected_hash, boxes=boxes)
+
+    def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""
+        if self._denied is not None and self._denied.denies_bytes(data):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its file is on a deny-list")
+
+    def _refuse_hashes(self, *hashes: str | None) -> None:
+        """Raises `SampleRejected` for a picture that a deny-list names by a hash of ours."""
+        if self._denied is not None and any(map(self._denied.denies_hash, hashes)):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its picture is on a deny-list")
 
     def _is_asked(self, image: Pair) -> bool:
         """Returns whether an image is asked of a server; otherwise a file holds it."""

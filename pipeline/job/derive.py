@@ -77,3 +77,12 @@ def _refuse_other_dataset(layout: DatasetLayout, derivation: Derivation) -> None
         f"{layout.root} was made otherwise ({'; '.join(differing) or 'a parent has changed'}): "
         "use the same settings to go on, or another --out"
     )
+
+
+def report_anew(layout: DatasetLayout, config: CurationConfig) -> None:
+    """Writes manifest, report and Croissant of a dataset by what its files hold now.
+
+    Raises:
+        DatasetError: if its counts do not balance.
+    """
+    write_report(layout, config)

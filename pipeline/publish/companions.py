@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipeline.dataset.croissant import CONTEXT, croissant_field, file_set
@@ -55,7 +56,12 @@ def checksums(files: Sequence[Published]) -> str:
     return "".join(f"{file.sha256}  {file.name}\n" for file in files)
 
 
-def croissant(about: About, shards: Sequence[Published], image_formats: Sequence[str]) -> str:
+def croissant(
+    about: About,
+    shards: Sequence[Published],
+    image_formats: Sequence[str],
+    kept: Sequence[pa.Field],
+) -> str:
     """Returns the publication's description for catalogues, as JSON-LD.
 
     Source: the Croissant format specification, version 1.0, of MLCommons.
@@ -73,7 +79,7 @@ def croissant(about: About, shards: Sequence[Published], image_formats: Sequence
         for shard in shards
     ]
     tables = about.form == "parquet"
-    sets, records = _tables() if tables else _archives(shards, image_formats)
+    sets, records = _tables(kept) if tables else _archives(shards, image_formats)
     values: dict[str, Any] = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -90,9 +96,9 @@ def croissant(about: About, shards: Sequence[Published], image_formats: Sequence
     return json.dumps(values, indent=2) + "\n"
 
 
-def _tables() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _tables(kept: Sequence[pa.Field]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     name = "tables"
-    known = [field for field in parquet_schema() if field.name not in ("image", "other_images")]
+    known = [field for field in parquet_schema(kept) if field.name not in ("image", "other_images")]
     image = _field("samples/image", "sc:ImageObject", name, {"column": "image"})
     record = {
         "@type": "cr:RecordSet",

@@ -4,6 +4,7 @@ Source: the features of `datasets` as its cards (YAML) and its Parquet files (JS
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +30,12 @@ JSON_TEXTS = ("conversations", "more_urls", "more_images")
 """Fields of the `.json` members that are JSON in a text, since they may be empty lists."""
 
 
-def parquet_schema() -> pa.Schema:
-    """Returns the columns of a published table: images within, lists as lists."""
+def parquet_schema(kept: Sequence[pa.Field]) -> pa.Schema:
+    """Returns the columns of a published table: images within, lists as lists.
+
+    Args:
+        kept: columns of the input's own.
+    """
     known = [
         pa.field(field.name, LISTS.get(field.name, field.type), metadata=field.metadata)
         for field in TRAIN_SCHEMA
@@ -43,21 +48,22 @@ def parquet_schema() -> pa.Schema:
     images = [
         pa.field(name, kind, metadata={"description": text}) for name, (kind, text) in about.items()
     ]
-    schema = pa.schema([*images, *known])
+    schema = pa.schema([*images, *known, *kept])
     features = {field.name: json_feature(field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def tar_features(image_fields: list[str]) -> list[dict[str, Any]]:
+def tar_features(image_fields: list[str], kept: Sequence[pa.Field]) -> list[dict[str, Any]]:
     """Returns the fields of a published tar's samples, as a card lists them.
 
     Args:
         image_fields: endings of the image members that there are, such as jpg and 1.jpg.
+        kept: columns of the input's own.
     """
     text = {"dtype": "string"}
     known = [
         {"name": field.name, **yaml_feature(_json_type(field))}
-        for field in [*FETCHED_SCHEMA, *(TRAIN_SCHEMA.field(name) for name in LEVELS)]
+        for field in [*FETCHED_SCHEMA, *(TRAIN_SCHEMA.field(name) for name in LEVELS), *kept]
     ]
     return [
         *({"name": name, "dtype": "image"} for name in image_fields),
@@ -72,14 +78,14 @@ LEVELS = ("clip_score", "alignment_level")
 
 
 def _json_type(field: pa.Field) -> pa.DataType:
-    if field.name in JSON_TEXTS:
+    if field.name in JSON_TEXTS or pa.types.is_temporal(field.type):
         return pa.string()
     return LISTS.get(field.name, field.type)
 
 
-def parquet_features() -> list[dict[str, Any]]:
+def parquet_features(kept: Sequence[pa.Field]) -> list[dict[str, Any]]:
     """Returns the columns of a published table, as a card lists them."""
-    return [{"name": field.name, **yaml_feature(field.type)} for field in parquet_schema()]
+    return [{"name": field.name, **yaml_feature(field.type)} for field in parquet_schema(kept)]
 
 
 def yaml_feature(kind: pa.DataType) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def yaml_feature(kind: pa.DataType) -> dict[str, Any]:
         return {"dtype": "image"}
     if pa.types.is_list(kind):
         inner = yaml_feature(kind.value_type)
-        return {"list": inner.get("struct", inner.get("dtype"))}
+        return {"list": inner.get("struct") or inner.get("dtype") or inner}
     if pa.types.is_struct(kind):
         return {"struct": [{"name": part.name, **yaml_feature(part.type)} for part in kind]}
     return {"dtype": _dtype(kind)}
@@ -106,6 +112,5 @@ def json_feature(kind: pa.DataType) -> dict[str, Any]:
 
 
 def _dtype(kind: pa.DataType) -> str:
-    return {"float": "float32", "double": "float64", "halffloat": "float16"}.get(
-        str(kind), str(kind)
-    )
+    names = {"float": "float32", "double": "float64", "halffloat": "float16"}
+    return {**names, "date32[day]": "date32"}.get(str(kind), str(kind))

@@ -120,14 +120,16 @@ class Publication:
         """Removes half-written files of a run that was killed."""
         if not is_local(self.out):
             return
-        for folder in (TRAIN, VALIDATION):
+        for folder in (TRAIN, VALIDATION, ".aligngpt"):
             for path in Path(local_path(self.out), folder).glob(".*.tmp"):
                 found = LEFTOVER.fullmatch(path.name)
-                if found and SHARD_NAME.fullmatch(found[1]):
+                if found and OWN_NAME.fullmatch(found[1]):
                     path.unlink(missing_ok=True)
 
 
-SHARD_NAME = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|tar|tar\.idx)")
+OWN_NAME = re.compile(
+    r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|tar|tar\.idx)|(index|publish)\.json"
+)
 
 
 def publish_dataset(
@@ -179,6 +181,7 @@ def _write_shards(
 ) -> list[Published]:
     """Returns the shards of all splits, written where they did not stand."""
     total = sum(counts.samples.values())
+    kept = dataset.kept_fields()
     written: list[Published] = []
     with (
         closing(TarReaders()) as readers,
@@ -197,7 +200,8 @@ def _write_shards(
                         progress.advance()
                     written.append(file)
                     continue
-                files = _writer(about)(f"{publication.out}/{name}", name, part, progress.advance)
+                path = f"{publication.out}/{name}"
+                files = _writer(about)(path, name, part, progress.advance, kept)
                 publication.note(files)
                 written.append(files[0])
     return written
@@ -224,9 +228,10 @@ def _write_companions(
     texts: dict[str, str] = {}
     files: list[Published] = list(shards)
     image_fields = sorted(counts.image_fields, key=lambda name: (name.count("."), len(name), name))
-    features = parquet_features()
+    kept = dataset.kept_fields()
+    features = parquet_features(kept)
     if about.form == "webdataset":
-        features = tar_features(image_fields)
+        features = tar_features(image_fields, kept)
         texts |= energon_files(shards)
         for split in (TRAIN, VALIDATION):
             of_split = [shard for shard in shards if shard.name.startswith(f"{split}/")]
@@ -235,7 +240,7 @@ def _write_companions(
         indexes = [publication.standing(f"{shard.name}.idx") for shard in shards]
         files += [index for index in indexes if index is not None]
     formats = sorted({name.rsplit(".", 1)[-1] for name in image_fields})
-    texts["croissant.json"] = croissant(about, shards, formats)
+    texts["croissant.json"] = croissant(about, shards, formats, kept)
     check_croissant(json.loads(texts["croissant.json"]))
     files += [publication.write(name, text.encode()) for name, text in texts.items()]
     if counts.levels:

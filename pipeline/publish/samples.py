@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.dataset.train_samples import TarReaders, image_places, read_rows
+import pyarrow as pa
+
+from pipeline.dataset.train_samples import TarReaders, image_places, read_kept_fields, read_rows
 from schemas.manifest import Manifest
 from schemas.progress import shown
 from schemas.records import hash_share
@@ -51,6 +53,10 @@ class Publishable:
     layout: DatasetLayout
     manifest: Manifest
     validation_ratio: float
+
+    def kept_fields(self) -> list[pa.Field]:
+        """Returns the columns of the input's own."""
+        return read_kept_fields(self.layout, [int(entry.name) for entry in self.manifest.shards])
 
     def split_of(self, row: dict[str, Any]) -> str:
         """Returns the split of a row; the same as the trainer holds out by the same ratio."""

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, cast
 
@@ -42,19 +42,24 @@ class Published:
 
 
 def write_tar(
-    path: str, name: str, samples: Iterable[Sample], say_done: Callable[[], None]
+    path: str,
+    name: str,
+    samples: Iterable[Sample],
+    say_done: Callable[[], None],
+    kept: Sequence[pa.Field],
 ) -> list[Published]:
     """Commits a tar and, before it, the index of its samples that Megatron-Energon reads.
 
     Args:
         name: of the file below the publication's folder, at the end of the path.
+        kept: columns of the input's own.
     """
     starts = [0]
     with commit_file(path) as file:
         output = HashingFile(file)
         with TarWriter(cast(IO[bytes], output)) as tar:
             for row, images in samples:
-                _add(tar, row, images)
+                _add(tar, row, images, kept)
                 starts.append(output.length)
                 say_done()
         index = b"".join(OFFSET.pack(start) for start in starts)
@@ -68,19 +73,25 @@ def write_tar(
     ]
 
 
-def _add(tar: TarWriter, row: dict[str, Any], images: tuple[bytes, ...]) -> None:
+def _add(
+    tar: TarWriter, row: dict[str, Any], images: tuple[bytes, ...], kept: Sequence[pa.Field]
+) -> None:
     for number, image in enumerate(images):
         tar.add(image_member(row["key"], row["image_format"], number), image)
     tar.add(f"{row['key']}.txt", row["caption"].encode())
     known = {name: row[name] for name in ("clip_score", "alignment_level")}
-    tar.add(f"{row['key']}.json", member_json(fetched_part(row), known))
+    tar.add(f"{row['key']}.json", member_json(fetched_part(row), known, kept))
 
 
 def write_parquet(
-    path: str, name: str, samples: Iterable[Sample], say_done: Callable[[], None]
+    path: str,
+    name: str,
+    samples: Iterable[Sample],
+    say_done: Callable[[], None],
+    kept: Sequence[pa.Field],
 ) -> list[Published]:
     """Commits a table with the images within."""
-    schema = parquet_schema()
+    schema = parquet_schema(kept)
     count = 0
     with commit_file(path) as file:
         output = HashingFile(file)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.captions import stored_captions
 from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.deny import DenyLists
 from pipeline.read.columns import InputColumns
 from pipeline.read.kept import kept_text
 from pipeline.read.turns import conversation_text, given_level, images_of_parts, sample_id
@@ -69,8 +70,14 @@ MOST_IMAGES = 100
 """Images that one sample may have: more fit into no language model's sequence."""
 
 
-def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table:
-    """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys."""
+def clean_rows(
+    raw: pa.Table, source: str, image_folder: str | None, deny: DenyLists | None = None
+) -> pa.Table:
+    """Returns raw rows as `ROW_SCHEMA`: trimmed, checked, without credentials, with keys.
+
+    Args:
+        deny: what rows may not point to; of such, neither address nor text stays.
+    """
     url = pc.utf8_trim_whitespace(raw["url"])
     caption = pc.replace_substring(pc.fill_null(raw["caption"], ""), NUL, "")
     caption = pc.utf8_trim_whitespace(caption)
@@ -99,7 +106,7 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
         pair_key(_key_url(url, more), next((text for text in found if text), ""))
         for url, more, found in zip(urls, more_urls, texts, strict=True)
     ]
-    return pa.table(
+    rows = pa.table(
         {
             "key": keys,
             "url": pa.array(urls, pa.string()),
@@ -118,6 +125,28 @@ def clean_rows(raw: pa.Table, source: str, image_folder: str | None) -> pa.Table
         },
         schema=ROW_SCHEMA,
     )
+    return rows if deny is None else without_denied(rows, deny)
+
+
+def without_denied(rows: pa.Table, deny: DenyLists) -> pa.Table:
+    """Returns rows of which those that lists deny are rejected, with nothing left but their key."""
+    urls = zip(rows["url"].to_pylist(), rows["more_urls"].to_pylist(), strict=True)
+    reasons = [
+        deny.reason_of_urls((url, *json.loads(more or "[]"))) if url else None for url, more in urls
+    ]
+    if not any(reasons):
+        return rows
+    is_denied = pa.array([reason is not None for reason in reasons])
+    said = pa.array([reason and reason.value for reason in reasons], pa.string())
+    columns = {
+        name: rows[name]
+        if name in ("key", "source")
+        else pc.if_else(is_denied, pa.scalar(None, pa.string()), rows[name])
+        for name in ROW_SCHEMA.names
+    }
+    columns["reason"] = pc.coalesce(said, rows["reason"])
+    columns["detail"] = pc.if_else(is_denied, "it is on a deny-list", rows["detail"])
+    return pa.table(columns, schema=ROW_SCHEMA)
 
 
 def _storable_url(url: str | None) -> str | None:

@@ -36,7 +36,7 @@ MAX_TEXT_BYTES = 4 * 1024 * 1024
 """Longest `.txt` or `.json` that is read."""
 
 OTHER_IMAGES = ("jxl", "heic", "heif", "jfif", "jp2", "j2k", "jxr", "svg", "ppm", "pgm", "ico")
-"""Endings of images that are not taken: a sample that holds nothing else is still told of."""
+"""Endings of images that are not taken: a sample that holds nothing else is rejected by name."""
 
 PEEKED_SAMPLES = 100
 """Samples that are looked at before work starts."""
@@ -191,11 +191,11 @@ def _add(sample: Sample, member: Member, ending: str, file: IO[bytes]) -> None:
         sample.texts[ending] = file.read(member.length)
 
 
-def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
+def _row(sample: Sample, path: str, table_values: Values, config: ReadConfig) -> RawRow:
     """Returns the row of a sample.
 
     Args:
-        told: what the table says of it.
+        table_values: what the table beside the tar says of it.
 
     Raises:
         SampleRejected: if it has no image or several, or is malformed.
@@ -203,7 +203,7 @@ def _row(sample: Sample, path: str, told: Values, config: ReadConfig) -> RawRow:
     """
     if sample.problem is not None:
         raise SampleRejected(RejectReason.MALFORMED_ROW, sample.problem)
-    values = dict(told)
+    values = dict(table_values)
     if "json" in sample.texts:
         found = json.loads(sample.texts["json"])
         if not isinstance(found, dict):

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from pipeline.config import ReadConfig
 from pipeline.dataset.commits import stage_fingerprint
+from pipeline.dataset.deny import DenyFiles, DenyLists, read_lists
 from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.read.formats import read_split
@@ -148,12 +149,13 @@ class Reading:
         done = f"{self.folder}/runs/{split.number:05d}.json"
         if exists(done):
             return split.number
+        deny = deny_lists(self.config)
         writer = RunWriter(f"{self.folder}/runs/{split.number:05d}", self.num_partitions)
         with ShardProgress(self.layout, Stage.READ, split.number, split.rows) as progress:
             kept = rejected = 0
             types = KeptTypes()
             for raw in read_split(split, self.config):
-                rows = clean_rows(raw, split.file.name, split.file.image_folder)
+                rows = clean_rows(raw, split.file.name, split.file.image_folder, deny)
                 writer.add(rows)
                 if self.config.keep_columns:
                     types.add(_types_of(split.file, raw))
@@ -263,7 +265,19 @@ def _settings(config: ReadConfig, files: Sequence[InputFile]) -> dict[str, Any]:
         del settings["verify_hashes"]
     if not config.keep_columns:
         del settings["keep_columns"]
-    return settings
+    del settings["deny_urls"], settings["deny_hosts"]
+    deny = deny_lists(config)
+    return settings if deny is None else {**settings, "deny": deny.fingerprint}
+
+
+def deny_lists(config: ReadConfig) -> DenyLists | None:
+    """Returns the lists that a reading keeps to; None without any.
+
+    Raises:
+        ConfigError: if one is not there.
+    """
+    files = DenyFiles(urls=config.deny_urls, hosts=config.deny_hosts)
+    return read_lists(files) if files else None
 
 
 def remove_stale_shards(layout: DatasetLayout, shards: int) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
+from scoring.images.blur import Box, blur_boxes
 from scoring.images.color import MAX_PROFILE_BYTES, as_srgb, conversion
 from scoring.images.jpeg import decode_mending, without_junk
 from scoring.images.plain import is_plain
@@ -110,13 +112,19 @@ class PreparedImage:
     """128-bit hash of the pixels given to the encoder, 32 hex digits."""
 
 
-def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False) -> PreparedImage:
+def prepare_image(
+    data: bytes,
+    settings: ImageSettings,
+    is_stored: bool = False,
+    boxes: Sequence[Box] = (),
+) -> PreparedImage:
     """Returns the image in `data`, checked, upright, flattened on white, resized and encoded.
 
     Args:
         is_stored: whether it comes from a dataset. A file that already is what would be stored,
             holds nothing but its picture and decodes without a fault, then stays as it is:
             encoding it anew would only lose quality.
+        boxes: to blur, in the upright picture.
 
     Raises:
         SampleRejected: if it is no image, breaks a limit or does not decode completely.
@@ -132,12 +140,14 @@ def prepare_image(data: bytes, settings: ImageSettings, is_stored: bool = False)
     else:
         pixels = resize(pixels, stored_target)
     pixels = as_srgb(pixels, header.profile, header.mode in GREY_MODES)
-    pixels = turn_upright(pixels, header.orientation)
+    pixels = blur_boxes(turn_upright(pixels, header.orientation), boxes)
     pixels = frame(pixels, settings)
     height, width = pixels.shape[:2]
     fits = header.orientation == 1 and (width, height) == (header.width, header.height)
     is_wanted = header.file_format == SNIFFED_NAMES[settings.image_format]
-    is_kept = is_stored and is_sound and fits and is_wanted and header.mode in ("RGB", "L")
+    is_kept = (
+        not boxes and is_stored and is_sound and fits and is_wanted and header.mode in ("RGB", "L")
+    )
     is_kept = is_kept and is_plain(data, header.file_format)
     return PreparedImage(
         encoded=data if is_kept else encode(pixels, settings),

@@ -241,10 +241,12 @@ assert not {"training", "schemas"} & set(sys.modules)
 def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
     tiny_parts: dict[str, str], tmp_path: Path
 ) -> None:
-    run_folder = tmp_path / "my_run"
+    run_folder, old = tmp_path / "my_run", tmp_path / "old"
+    old.mkdir()
+    (old / "manifest.json").write_text('{"schema_version": 1}')
     ours = model_folder(tiny_parts, run_folder / "model", "adaptive", torch.float32)
     (run_folder / "config.json").write_text(
-        json.dumps({"config": {"max_steps": 7}, "data": ["/nowhere/pairs"], "init": None})
+        json.dumps({"config": {"max_steps": 7}, "data": ["/nowhere/pairs", str(old)], "init": None})
     )
     (run_folder / "metrics.jsonl").write_text('{"step": 7, "validation/loss": 1.25}\n')
     out, found = tmp_path / "out", tmp_path / "logits.pt"
@@ -264,7 +266,13 @@ def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
     assert torch.allclose(torch.load(found, weights_only=True), wanted, atol=1e-5)
     card = (out / "README.md").read_text()
     assert card.startswith("---\n") and "license: unknown" in card.split("---")[1]
-    for said in ("# my_run", '"max_steps": 7', "validation/loss | 1.25", "`pairs`", "adaptive"):
+    for said in (
+        "# my_run",
+        '"max_steps": 7',
+        "validation/loss | 1.25",
+        "`pairs`",
+        "another version",
+    ):
         assert said in card
     assert str(tmp_path) not in card and "/nowhere" not in card
 

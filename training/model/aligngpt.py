@@ -278,7 +278,9 @@ class AlignGPTForConditionalGeneration(AlignGPTGeneration, PreTrainedModel, Gene
         return None
 
     def _projector_dtype(self) -> torch.dtype:
-        weight = next(self.projector.parameters(), None)
+        # a weight in 4 bits is stored as bytes
+        floats = (w for w in self.projector.parameters() if w.is_floating_point())
+        weight = next(floats, None)
         return self.dtype if weight is None else weight.dtype
 
     def _align_places(self, features: Tensor, alignment_level: Tensor | None) -> int:

@@ -44,6 +44,15 @@ class TimmTowerConfig(PreTrainedConfig):
     num_prefix_tokens: int = 0
 
 
+def is_timm_tower(vision_config: Any) -> bool:
+    """Returns whether a tower is timm's.
+
+    By its name: where transformers loads this file from a model folder, it does so more than once,
+    and each time the class is another.
+    """
+    return bool(vision_config.model_type == TimmTowerConfig.model_type)
+
+
 class AlignGPTConfig(PreTrainedConfig):
     """The configuration of `AlignGPTForConditionalGeneration`.
 
@@ -144,8 +153,8 @@ class AlignGPTConfig(PreTrainedConfig):
     def num_patches(self) -> int:
         """Vectors of one image that the tower gives, P."""
         vision = self.vision_config
-        if isinstance(vision, TimmTowerConfig):
-            return vision.num_patches
+        if is_timm_tower(vision):
+            return int(vision.num_patches)
         patches = (vision.image_size // vision.patch_size) ** 2
         has_class_token = vision.model_type.startswith("clip")
         return int(patches + (self.vision_feature_select == "cls_patch" and has_class_token))
@@ -196,7 +205,7 @@ class AlignGPTConfig(PreTrainedConfig):
         self._check_scales()
 
     def _check_layer(self) -> None:
-        if isinstance(self.vision_config, TimmTowerConfig):
+        if is_timm_tower(self.vision_config):
             return
         layers = int(self.vision_config.num_hidden_layers)
         if not -layers - 1 <= self.vision_feature_layer <= layers:

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.configuration_utils import PreTrainedConfig
 
 from schemas.errors import ConfigError
-from training.model.config import AlignGPTConfig, TimmTowerConfig
+from training.model.config import AlignGPTConfig, TimmTowerConfig, is_timm_tower
 
 
 class VisionTower(nn.Module):
@@ -34,7 +34,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: AlignGPTConfig, backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone if backbone is not None else build_backbone(config.vision_config)
-        self.is_timm = isinstance(config.vision_config, TimmTowerConfig)
+        self.is_timm = is_timm_tower(config.vision_config)
         self.num_prefix_tokens = _num_prefix_tokens(config)
         self.feature_layer = config.vision_feature_layer
         self.scales = config.image_scales
@@ -113,9 +113,9 @@ class TimmBackbone(nn.Module):
         return _as_sequence(features, self.model)
 
 
-def build_backbone(vision_config: PreTrainedConfig) -> nn.Module:
+def build_backbone(vision_config: Any) -> nn.Module:
     """Returns the tower of this config with new weights."""
-    if isinstance(vision_config, TimmTowerConfig):
+    if is_timm_tower(vision_config):
         import timm  # takes seconds to start, and most towers are none of its
 
         model = timm.create_model(
@@ -250,7 +250,7 @@ def _as_sequence(features: Tensor, model: nn.Module) -> Tensor:
 def _num_prefix_tokens(config: AlignGPTConfig) -> int:
     """Returns how many tokens stand before the patches and are left out."""
     vision = config.vision_config
-    if isinstance(vision, TimmTowerConfig):
-        return vision.num_prefix_tokens
+    if is_timm_tower(vision):
+        return int(vision.num_prefix_tokens)
     has_class_token = vision.model_type.startswith("clip")
     return int(has_class_token and config.vision_feature_select == "patch")

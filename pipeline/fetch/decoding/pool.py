@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +16,7 @@ from typing import Any, cast
 from pipeline.fetch.decoding.process import FRAME, Handling, frame_head, read_frame, start_message
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
+from scoring.images.blur import Box
 
 REASONS = {reason.value: reason for reason in RejectReason}
 
@@ -79,18 +80,23 @@ class DecoderPool:
         data: bytes | bytearray,
         expected_hash: str | None,
         handling: Handling = Handling.FETCHED,
+        boxes: Sequence[Box] = (),
     ) -> DecodedImage:
         """Returns the image, checked, resized and encoded.
+
+        Args:
+            boxes: to blur.
 
         Raises:
             SampleRejected: if it is unusable.
             DecoderStartError: if nobody could look at it.
         """
-        head = frame_head({"expected_hash": expected_hash, "handling": handling.value}, len(data))
-        job = _Job(data, head, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
+        job = {"expected_hash": expected_hash, "handling": handling.value, "boxes": list(boxes)}
+        head = frame_head(job, len(data))
+        waiting = _Job(data, head, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
         self._hand_out()
-        header, encoded = await job.answer
+        header, encoded = await waiting.answer
         if "reason" in header:
             raise SampleRejected(REASONS[header["reason"]], header["detail"])
         return DecodedImage(encoded=encoded, **header)

@@ -98,7 +98,8 @@ def answer(
                 settings, resize_mode="no", min_side=0, max_aspect_ratio=math.inf
             )
         is_stored = job["handling"] != Handling.FETCHED
-        image: PreparedImage = prepare_image(data, settings, is_stored)
+        boxes = [tuple(box) for box in job.get("boxes", ())]
+        image: PreparedImage = prepare_image(data, settings, is_stored, boxes)
     except SampleRejected as rejected:
         return {"reason": rejected.reason.value, "detail": rejected.detail}, b""
     header = {

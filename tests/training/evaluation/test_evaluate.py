@@ -11,6 +11,7 @@ import torch
 
 from schemas.errors import ConfigError
 from tests.training.evaluation.benchmark_folders import golden
+from tests.training.evaluation.conftest import write_pope
 from training.cli import parse, run
 from training.data.conversations import VICUNA_V1
 from training.evaluation import evaluate as evaluate_module
@@ -138,6 +139,20 @@ def test_two_processes_write_the_file_of_one(
     finish_task(task, evaluate_module.model_name(model_folder))
     name = Path("pope") / "predictions.jsonl"
     assert (two / name).read_bytes() == (one / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_starts_two_processes_that_write_the_file_of_one(
+    model_folder: str, tmp_path: Path
+) -> None:
+    root = write_pope(tmp_path / "eval")  # the processes know no shorter answers than POPE's
+    one, two = tmp_path / "one", tmp_path / "two"
+    asked = ("--batch-size", "1", "--limit", "4")
+    assert run(words(model_folder, root, one, *asked)) == 0
+    assert run(words(model_folder, root, two, *asked, "--processes", "2")) == 0
+    name = Path("pope") / "predictions.jsonl"
+    assert (two / name).read_bytes() == (one / name).read_bytes()
+    assert (two / "results.json").read_bytes() == (one / "results.json").read_bytes()
 
 
 def test_answers_made_otherwise_are_not_mixed(

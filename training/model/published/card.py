@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from schemas.errors import DatasetError
 from schemas.manifest import Manifest
 from schemas.versions import program_version
 from training.model.config import AlignGPTConfig
@@ -94,7 +95,11 @@ def _data(run: dict[str, Any]) -> str:
         if not path.is_file():
             lines.append(f"- {name}: its manifest is not at hand")
             continue
-        found = Manifest.from_json(path.read_text(encoding="utf-8"))
+        try:
+            found = Manifest.from_json(path.read_text(encoding="utf-8"))
+        except DatasetError:
+            lines.append(f"- {name}: its manifest is of another version of aligngpt")
+            continue
         scorer = "" if found.model is None else f"; scored by {_words(found.model)}"
         levels = f"; {found.num_levels} levels" if found.num_levels else ""
         lines.append(

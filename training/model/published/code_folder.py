@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.versions import program_version
 from training.model.aligngpt import AlignGPTForConditionalGeneration
-from training.model.config import TimmTowerConfig
+from training.model.config import is_timm_tower
 from training.model.processor import AlignGPTProcessor
 
 START = "training.model.auto"
@@ -43,7 +43,7 @@ def save_with_code(
     """Writes model, processor and the code of both."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    needs = {"timm"} if isinstance(model.config.vision_config, TimmTowerConfig) else set()
+    needs = {"timm"} if is_timm_tower(model.config.vision_config) else set()
     for name, source in sorted(code_of(START).items()):
         (folder / file_name(name)).write_text(standing_alone(source, needs), encoding="utf-8")
     for file, classes in CLASSES.items():
@@ -102,8 +102,8 @@ def standing_alone(source: str, needs: set[str]) -> str:
     for package in NOT_ALWAYS:
         if package not in needs:
             moved = re.sub(
-                rf"^((?:import|from) {package}\b.*)$",
-                r"try:\n    \1\nexcept ImportError:  # not needed by this model\n    pass",
+                rf"^( *)((?:import|from) {package}\b.*)$",
+                r"\1try:\n\1    \2\n\1except ImportError:  # not needed by this model\n\1    pass",
                 moved,
                 flags=re.MULTILINE,
             )

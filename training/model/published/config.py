@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from schemas.errors import ConfigError
 from schemas.tokens import IMAGE_TOKEN
-from training.model.config import AlignGPTConfig, TimmTowerConfig
+from training.model.config import AlignGPTConfig, is_timm_tower
 from training.model.inputs import ALIGN_TOKEN
 from training.model.pieces import marks_beginnings
 from training.model.processor import leading_bos_token_id
@@ -214,7 +214,7 @@ def _old_rope(parameters: dict[str, Any] | None) -> dict[str, Any]:
 
 def _check_tower(config: AlignGPTConfig, vision_tower: str) -> None:
     """Checks that the published code makes of this name the tower that the model has."""
-    if isinstance(config.vision_config, TimmTowerConfig):
+    if is_timm_tower(config.vision_config):
         raise ConfigError(
             f"the published code loads CLIP and SigLIP towers; this model has timm's "
             f"{config.vision_config.architecture}: only --format stage_1 can be exported"

@@ -19,7 +19,7 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 from schemas.errors import ConfigError
 from schemas.tokens import IMAGE_TOKEN
 from training.model.aligngpt import AlignGPTForConditionalGeneration
-from training.model.config import AlignGPTConfig, TimmTowerConfig
+from training.model.config import AlignGPTConfig, is_timm_tower
 from training.model.inputs import ALIGN_TOKEN
 from training.model.processor import AlignGPTProcessor
 
@@ -36,7 +36,7 @@ def check_exportable(config: AlignGPTConfig) -> None:
         f"alignment_mode {config.alignment_mode}, whose vector depends on picture and question": (
             config.has_gate
         ),
-        "a timm tower": isinstance(config.vision_config, TimmTowerConfig),
+        "a timm tower": is_timm_tower(config.vision_config),
         f"the connector {config.projector_type}": config.projector_type not in PROJECTORS,
         "pictures of several scales": config.image_scales is not None,
         "<align> behind a first word that is no BOS": (

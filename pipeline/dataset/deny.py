@@ -1,0 +1,207 @@
+"""Deny-lists: links, hosts and hashes of pictures that nobody should hold.
+
+Each entry is kept as a hash of eight bytes, sorted, so that a list of a hundred million lines takes
+0.8 GB; a pair that is no match passes for one once in 10^11 look-ups of such a list at most, and
+then it is left out, never the other way round.
+"""
+
+import functools
+import gzip
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import ConfigError, RejectReason
+from schemas.storage import exists, open_read
+
+HEX_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
+HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
+LINES_AT_ONCE = 1 << 17
+DENIED = (RejectReason.DENIED_URL, RejectReason.DENIED_HOST, RejectReason.DENIED_HASH)
+"""Reasons whose rows keep neither address nor text."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenyFiles:
+    """The lists of one use: files of a line for each entry, also gzipped, local or in a store."""
+
+    urls: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Returns whether there is any."""
+        return bool(self.urls or self.hosts or self.hashes)
+
+
+class Entries:
+    """A list in memory: tells whether a text is on it."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        parts = [np.empty(0, np.uint64)]
+        waiting: list[bytes] = []
+        for line in lines:
+            waiting.append(_digest(line))
+            if len(waiting) == LINES_AT_ONCE:
+                parts.append(np.frombuffer(b"".join(waiting), np.uint64))
+                waiting = []
+        parts.append(np.frombuffer(b"".join(waiting), np.uint64))
+        self._sorted: NDArray[np.uint64] = np.unique(np.concatenate(parts))
+
+    def __len__(self) -> int:
+        """Returns how many entries there are."""
+        return len(self._sorted)
+
+    def __contains__(self, text: str) -> bool:
+        """Returns whether a text is on the list."""
+        if not len(self._sorted):
+            return False
+        wanted = np.frombuffer(_digest(text), np.uint64)[0]
+        place = int(np.searchsorted(self._sorted, wanted))
+        return place < len(self._sorted) and bool(self._sorted[place] == wanted)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class DenyLists:
+    """Lists that were read."""
+
+    urls: Entries
+    hosts: Entries
+    hashes: Entries
+    fingerprint: str
+    """Of all that the files say."""
+
+    def reason_of_urls(self, urls: Iterable[str]) -> RejectReason | None:
+        """Returns why one of some addresses is denied; None if none is."""
+        for url in urls:
+            if len(self.urls) and (comparable(url) in self.urls or self._is_hashed(url)):
+                return RejectReason.DENIED_URL
+            if len(self.hosts) and any(name in self.hosts for name in _host_and_parents(url)):
+                return RejectReason.DENIED_HOST
+        return None
+
+    def _is_hashed(self, url: str) -> bool:
+        """Returns whether the list holds a hash of the address, so that it need not tell it."""
+        data = url.encode("utf-8", "surrogatepass")
+        return any(hash_of(name, data) in self.urls for name in HEX_DIGITS.values())
+
+    def denies_bytes(self, data: bytes | bytearray | memoryview) -> bool:
+        """Returns whether a picture's file is denied by its MD5, SHA-1 or SHA-256."""
+        if not len(self.hashes):
+            return False
+        return any(hash_of(name, data) in self.hashes for name in HEX_DIGITS.values())
+
+    def denies_hash(self, digits: str | None) -> bool:
+        """Returns whether a hash that is known is on the list: of a file, or ours of pixels."""
+        return digits is not None and digits in self.hashes
+
+
+def hash_of(algorithm: str, data: bytes | bytearray | memoryview) -> str:
+    """Returns a hash in hex digits."""
+    return hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+
+
+def comparable(url: str) -> str:
+    """Returns an address without what spells it otherwise: scheme, case of the host, escapes."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
+    except ValueError:
+        return url
+    query = f"?{unquote(parts.query)}" if parts.query else ""
+    return f"{host}{port}{unquote(parts.path) or '/'}{query}"
+
+
+def _host_and_parents(url: str) -> Iterator[str]:
+    """Yields an address's host and the domains that it lies in."""
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return
+    while host:
+        yield host
+        _, _, host = host.partition(".")
+
+
+def read_lists(files: DenyFiles) -> DenyLists:
+    """Returns the lists in some files, read once in each process as long as they do not change.
+
+    Raises:
+        ConfigError: if a file is not there, or a line of hashes is none.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in (*files.urls, "", *files.hosts, "", *files.hashes):
+        digest.update(_content_hash(name) if name else b"|")
+    return _read(files, digest.hexdigest())
+
+
+@functools.lru_cache(maxsize=4)
+def _read(files: DenyFiles, fingerprint: str) -> DenyLists:
+    return DenyLists(
+        Entries(_lines(files.urls, _url_entry)),
+        Entries(_lines(files.hosts, _host_entry)),
+        Entries(_lines(files.hashes, _hash_entry)),
+        fingerprint,
+    )
+
+
+def _content_hash(path: str) -> bytes:
+    if not exists(path):
+        raise ConfigError(f"there is no deny-list {path}")
+    digest = hashlib.blake2b(digest_size=16)
+    with open_read(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _lines(paths: Sequence[str], entry: Callable[[str, str], str]) -> Iterator[str]:
+    """Yields the entries of some files; empty lines and such that begin with # are none."""
+    for path in paths:
+        is_packed = path.endswith(".gz")
+        with (
+            open_read(path) as file,
+            gzip.open(file) if is_packed else nullcontext(file) as data,
+            io.TextIOWrapper(data, "utf-8", "surrogateescape") as lines,
+        ):
+            for number, line in enumerate(lines, 1):
+                text = line.strip()
+                if text and not text.startswith("#"):
+                    yield entry(text, f"{path}, line {number}")
+
+
+def _url_entry(line: str, place: str) -> str:
+    return (
+        line.lower() if HASH.fullmatch(line) else comparable(line if "://" in line else f"//{line}")
+    )
+
+
+def _host_entry(line: str, place: str) -> str:
+    name = line.lower().removeprefix("*").strip(".")
+    if "/" in name or " " in name or not name:
+        raise ConfigError(f"{place}: {line[:80]!r} is no host; lists of addresses are deny-urls")
+    try:
+        return name.encode("idna").decode() if not name.isascii() else name
+    except UnicodeError:
+        return name
+
+
+def _hash_entry(line: str, place: str) -> str:
+    if not HASH.fullmatch(line):
+        raise ConfigError(
+            f"{place}: {line[:80]!r} is no MD5, SHA-1 or SHA-256 and no hash of pixels: give 32, "
+            "40 or 64 hexadecimal digits a line"
+        )
+    return line.lower()

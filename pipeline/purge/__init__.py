@@ -1,0 +1,1 @@
+"""Purge: a finished dataset without what deny-lists name."""

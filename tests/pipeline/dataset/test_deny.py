@@ -1,0 +1,140 @@
+import gzip
+import hashlib
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyFiles, comparable, read_lists
+from pipeline.dataset.progress import ShardProgress
+from pipeline.fetch.shard import fetch_pairs
+from pipeline.read.rows import RAW_SCHEMA, clean_rows
+from schemas.errors import ConfigError, RejectReason
+from schemas.records import Pair, pair_key
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from tests.datasets import jpeg
+
+URL = "https://Bad.Example:443/a%20b/c.jpg?x=1#part"
+
+
+def lists(folder: Path, **texts: str):
+    """Returns lists read from files of these texts, by kind."""
+    files = {}
+    for kind, text in texts.items():
+        path = folder / f"{kind}.txt"
+        path.write_text(text)
+        files[kind] = (str(path),)
+    return read_lists(DenyFiles(**files))
+
+
+def digest(algorithm: str, data: bytes) -> str:
+    return hashlib.new(algorithm, data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        URL,
+        "http://bad.example/a b/c.jpg?x=1",
+        "bad.example/a%20b/c.jpg?x=1",
+        digest("sha256", URL.encode()),
+        digest("md5", URL.encode()).upper(),
+        digest("sha1", URL.encode()),
+    ],
+)
+def test_an_address_is_denied_however_it_is_spelt_or_hashed(tmp_path, entry):
+    deny = lists(tmp_path, urls=f"# links\n\n{entry}\n")
+    assert deny.reason_of_urls(["https://fine.example/", URL]) is RejectReason.DENIED_URL
+    assert deny.reason_of_urls(["https://bad.example/a%20b/c.jpg?x=2"]) is None
+
+
+def test_a_domain_stands_for_all_hosts_in_it(tmp_path):
+    deny = lists(tmp_path, hosts="*.bad.example\nworse.example\n")
+    for url in ("http://bad.example/", "https://cdn.BAD.example/x", "http://worse.example:81/"):
+        assert deny.reason_of_urls([url]) is RejectReason.DENIED_HOST
+    for url in ("http://notbad.example/", "http://example/", "http://bad.example.org/", "x.png"):
+        assert deny.reason_of_urls([url]) is None
+
+
+def test_lists_may_be_long_packed_and_say_which_line_is_wrong(tmp_path):
+    path = tmp_path / "long.txt.gz"
+    with gzip.open(path, "wt") as file:
+        file.writelines(f"https://a.example/{number}\n" for number in range(200_000))
+    deny = read_lists(DenyFiles(urls=(str(path),)))
+    assert len(deny.urls) == 200_000
+    assert comparable("http://a.example/199999") in deny.urls
+    assert comparable("http://a.example/200000") not in deny.urls
+    with pytest.raises(ConfigError, match=r"hashes\.txt, line 2: 'not a hash' is no MD5"):
+        lists(tmp_path, hashes=f"{'0' * 32}\nnot a hash\n")
+    with pytest.raises(ConfigError, match=r"line 1: 'http://a/b' is no host"):
+        lists(tmp_path, hosts="http://a/b\n")
+    with pytest.raises(ConfigError, match="there is no deny-list"):
+        read_lists(DenyFiles(urls=(str(tmp_path / "nowhere"),)))
+
+
+def test_of_a_denied_row_only_key_and_reason_stay(tmp_path):
+    rows = [
+        {"url": "https://fine.example/1.jpg", "caption": "one"},
+        {"url": "https://bad.example/2.jpg", "caption": "two"},
+        {"url": "https://bad.example/3.jpg", "caption": ""},
+        {
+            "url": "https://fine.example/4.jpg",
+            "caption": "",
+            "more_urls": '["http://bad.example/"]',
+        },
+    ]
+    raw = pa.Table.from_pylist(rows, schema=RAW_SCHEMA)
+    found = clean_rows(raw, "in.csv", None, lists(tmp_path, hosts="bad.example")).to_pylist()
+    assert [row["reason"] for row in found] == [
+        None,
+        "denied_host",
+        "denied_host",
+        "missing_caption",
+    ]
+    for row in found[1:3]:
+        told = {name for name, value in row.items() if value is not None}
+        assert told == {"key", "source", "reason", "detail"}
+    assert found[1]["key"] == pair_key("https://bad.example/2.jpg", "two")
+    assert found[0]["caption"] == "one"
+
+
+def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(tmp_path):
+    files = [jpeg(number, 80, 60) for number in range(5)]
+    pairs = []
+    for number, data in enumerate(files):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(data)
+        key = pair_key(str(path), "text")
+        pairs.append(
+            Pair(
+                key=key,
+                url=str(path),
+                caption="text",
+                conversations=None,
+                source="in.csv",
+                expected_hash=None,
+            )
+        )
+    settings = {"allow_folders": (str(tmp_path),), "decode_processes": 1}
+
+    def fetched(**more):
+        layout = DatasetLayout(str(tmp_path / "data"))
+        with (
+            ShardProgress(layout, Stage.FETCH, 0, 5) as progress,
+            tempfile.TemporaryFile() as spool,
+        ):
+            return fetch_pairs(pairs, FetchConfig(**settings, **more), None, spool, progress)
+
+    kept, _ = fetched()
+    pixel_hash = kept[3][1][0].image.pixel_hash
+    names = ("md5", "sha1", "sha256")
+    entries = [digest(name, data) for name, data in zip(names, files[:3], strict=True)]
+    (tmp_path / "deny.txt").write_text("\n".join([*entries, pixel_hash]))
+    kept, rejections = fetched(deny_hashes=(str(tmp_path / "deny.txt"),))
+    assert [pair.url for pair, _ in kept] == [pairs[4].url]
+    assert {row.reason for row in rejections} == {"denied_hash"}
+    assert [(row.url, row.caption) for row in rejections] == [(None, None)] * 4
+    assert [row.key for row in rejections] == [pair.key for pair in pairs[:4]]
