@@ -63,7 +63,7 @@ WORK_FILES = {
     ),
     "retry": re.compile(r"\d{5,}/(new\.tar|new\.parquet|rejected\.parquet|(stats|ready)\.json)"),
     "deduplicate": re.compile(
-        r"[0-9a-f]{32}/(cells\.npz|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
+        r"[0-9a-f]{32}/(cells\.npz|joined|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
     ),
     "progress": re.compile(rf"[a-z]+-\d{{5,}}\.json|{STEP_FILE.pattern}"),
 }
