@@ -7,7 +7,7 @@ from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
-from tests.web_server import ALLOWED_HOST, WebServer
+from tests.web_server import ALLOWED_HOST, WebServer, response
 
 
 def settings(server: WebServer, **more: Any) -> FetchConfig:
@@ -41,3 +41,20 @@ def download(
             await downloader.close()
 
     return asyncio.run(ask())
+
+
+class AnswersAtOnce:
+    """A route that takes its time, and counts how many requests it answers at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._active = 0
+        self.most = 0
+
+    async def answer(self, request: Any, writer: asyncio.StreamWriter) -> None:
+        """Answers one request."""
+        self._active += 1
+        self.most = max(self.most, self._active)
+        await asyncio.sleep(0.02)
+        self._active -= 1
+        writer.write(response(self._body))

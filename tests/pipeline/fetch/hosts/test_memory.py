@@ -1,6 +1,5 @@
 import asyncio
 import time
-from typing import Any
 
 import pytest
 
@@ -8,8 +7,8 @@ from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import MAX_HOSTS, HostMemory
 from pipeline.fetch.hosts.slots import HostQueues, HostSlots
 from pipeline.fetch.http.download import Downloader
-from tests.downloads import download, settings
-from tests.web_server import ALLOWED_HOST, WebServer, response
+from tests.downloads import AnswersAtOnce, download, settings
+from tests.web_server import ALLOWED_HOST, WebServer
 
 IMAGE = b"\xff\xd8\xff" + bytes(200)
 
@@ -86,19 +85,11 @@ def test_the_memory_of_hosts_is_bounded() -> None:
 
 
 def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) -> None:
-    active = most = 0
-
-    async def count(request: Any, writer: asyncio.StreamWriter) -> None:
-        nonlocal active, most
-        active += 1
-        most = max(most, active)
-        await asyncio.sleep(0.02)
-        active -= 1
-        writer.write(response(IMAGE))
+    counter = AnswersAtOnce(IMAGE)
 
     config = settings(web_server, connections_per_host=3, respects_robots=False, respects_tdm=False)
     rows = [(ALLOWED_HOST, row) for row in range(20)]
-    url = web_server.route("/a", count)
+    url = web_server.route("/a", counter.answer)
 
     async def work(queues: HostQueues, downloader: Downloader) -> None:
         while (taken := await queues.take()) is not None:
@@ -112,7 +103,7 @@ def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) ->
         await downloader.close()
 
     asyncio.run(run())
-    assert most == 3
+    assert counter.most == 3
 
 
 def test_what_is_remembered_of_a_host_that_is_not_there_holds_nothing_of_its_connection() -> None:

@@ -15,7 +15,7 @@ from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests import downloads
-from tests.downloads import download
+from tests.downloads import AnswersAtOnce, download
 from tests.web_server import ALLOWED_HOST, WebServer, response, unused_port
 
 IMAGE = b"\xff\xd8\xff" + bytes(200)
@@ -43,24 +43,16 @@ def test_each_redirect_waits_for_the_rate_of_its_host(web_server: WebServer) -> 
 
 
 def test_redirects_from_many_hosts_do_not_gather_at_one(web_server: WebServer) -> None:
-    active = most = 0
+    counter = AnswersAtOnce(IMAGE)
 
-    async def count(request: Any, writer: asyncio.StreamWriter) -> None:
-        nonlocal active, most
-        active += 1
-        most = max(most, active)
-        await asyncio.sleep(0.02)
-        active -= 1
-        writer.write(response(IMAGE))
-
-    web_server.route("/image", count)
+    web_server.route("/image", counter.answer)
     urls = [
         web_server.redirect(f"/{number}", web_server.url("/image", OTHER_HOST))
         for number in range(20)
     ]
     direct = [web_server.url("/image", OTHER_HOST)] * 5
     assert download(settings(web_server, connections_per_host=3), *urls, *direct) == [None] * 25
-    assert most == 3
+    assert counter.most == 3
 
 
 def test_hosts_that_redirect_to_each_other_do_not_wait_in_a_ring(web_server: WebServer) -> None:
