@@ -1,6 +1,7 @@
 """Downloads from a test's own web server, many at once."""
 
 import asyncio
+import time
 from typing import Any
 
 from pipeline.config import FetchConfig
@@ -9,13 +10,16 @@ from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response
 
+PATIENCE = 60.0
+"""Seconds in which even a busy machine sends a few requests."""
+
 
 def settings(server: WebServer, **more: Any) -> FetchConfig:
     """Returns a configuration that lets a server be asked, once."""
     values: dict[str, Any] = {
         "allow_networks": (f"{ALLOWED_HOST}/32",),
         "allow_ports": (server.port,),
-        "timeout_seconds": 5.0,
+        "timeout_seconds": 2 * PATIENCE,
         "retries": 0,
     }
     return FetchConfig(**{**values, **more})
@@ -44,10 +48,15 @@ def download(
 
 
 class AnswersAtOnce:
-    """A route that takes its time, and counts how many requests it answers at once."""
+    """A route that counts how many requests it answers at once.
 
-    def __init__(self, body: bytes) -> None:
+    The first answers wait until so many are asked at once as are allowed, however slow the
+    machine, and then for a moment, in which one more would be seen.
+    """
+
+    def __init__(self, body: bytes, allowed: int) -> None:
         self._body = body
+        self._allowed = allowed
         self._active = 0
         self.most = 0
 
@@ -55,6 +64,9 @@ class AnswersAtOnce:
         """Answers one request."""
         self._active += 1
         self.most = max(self.most, self._active)
+        deadline = time.monotonic() + PATIENCE
+        while self.most < self._allowed and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
         self._active -= 1
         writer.write(response(self._body))

@@ -85,7 +85,7 @@ def test_the_memory_of_hosts_is_bounded() -> None:
 
 
 def test_at_most_so_many_requests_reach_a_host_at_once(web_server: WebServer) -> None:
-    counter = AnswersAtOnce(IMAGE)
+    counter = AnswersAtOnce(IMAGE, allowed=3)
 
     config = settings(web_server, connections_per_host=3, respects_robots=False, respects_tdm=False)
     rows = [(ALLOWED_HOST, row) for row in range(20)]

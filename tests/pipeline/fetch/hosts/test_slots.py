@@ -43,7 +43,7 @@ def test_each_redirect_waits_for_the_rate_of_its_host(web_server: WebServer) -> 
 
 
 def test_redirects_from_many_hosts_do_not_gather_at_one(web_server: WebServer) -> None:
-    counter = AnswersAtOnce(IMAGE)
+    counter = AnswersAtOnce(IMAGE, allowed=3)
 
     web_server.route("/image", counter.answer)
     urls = [
