@@ -41,7 +41,7 @@ def begin_attempt(
         layout: with an absolute root.
 
     Raises:
-        ConfigError: if workers do not see the job's paths, or the cluster has no room for any.
+        ConfigError: if workers do not see the job's paths.
     """
     if chosen.name == RAY and chosen.ray is not None:
         return _on_ray(chosen, chosen.ray, workers, layout, sights, console)
@@ -80,29 +80,20 @@ def _on_ray(
     sights: Sequence[Sight],
     console: Console,
 ) -> ChosenRunner:
-    from pipeline.job.ray import cluster
+    from pipeline.job.ray.cluster import WorkerNeeds
     from pipeline.job.ray.runner import RayRunner
 
-    needs = cluster.WorkerNeeds(cpus=options.worker_cpus, memory_bytes=options.worker_memory_bytes)
-    nodes = cluster.living_nodes()
-    gpus = int(sum(node.gpus for node in nodes))
-    wanted = gpus if options.gpu_workers is None else options.gpu_workers
-    places = cluster.find_places(nodes, workers, wanted, needs)
-    short = cluster.shortage(places, workers, wanted, needs, len(nodes))
-    if not places.without_gpu:
-        raise ConfigError(
-            f"the Ray cluster has no room for a worker of {needs.cpus:g} CPUs beside those with a "
-            f"GPU ({len(nodes)} nodes): start more nodes, or ask for less by --worker-cpus, "
-            "--worker-memory-bytes or --gpu-workers"
-        )
-    if short is not None:
-        console.print(short, highlight=False, markup=False)
+    needs = WorkerNeeds(cpus=options.worker_cpus, memory_bytes=options.worker_memory_bytes)
     with suppress(ConfigError):  # one that is cut off cannot end: the fence keeps it out
         wait_for_workers(layout)
     token = raise_fence(layout)
     prepare = functools.partial(prepare_worker, layout, token, tuple(sights), code_sha256())
     watch = WorkerWatch()
-    runner = RayRunner(places, needs, cluster.driver_address(), watch, prepare)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    runner = RayRunner(workers, options.gpu_workers, needs, watch, say, prepare)
     return replace(chosen, runner=runner, watch=watch)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from apache_beam.metrics import monitoring_infos
-from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
 from apache_beam.portability.common_urns import resource_hints
 from apache_beam.runners.portability.fn_api_runner.fn_runner import (
@@ -36,7 +35,14 @@ from apache_beam.transforms.environments import (
 from apache_beam.utils import thread_pool_executor
 
 from pipeline.job.local_workers import ControlLine
-from pipeline.job.ray.cluster import Places, WorkerNeeds
+from pipeline.job.ray.cluster import (
+    Places,
+    WorkerNeeds,
+    driver_address,
+    find_places,
+    living_nodes,
+    shortage,
+)
 from pipeline.job.ray.pool import GPUS, RayProcess, RayWorkerPool
 from pipeline.job.ray.worker import Prepare
 from pipeline.job.watch import Worker, WorkerWatch
@@ -171,61 +177,82 @@ class RayRunner(FnApiRunner):
 
     def __init__(
         self,
-        places: Places,
+        workers: int,
+        gpu_workers: int | None,
         needs: WorkerNeeds,
-        driver: str,
         watch: WorkerWatch,
+        say: Callable[[str], None],
         prepare: Prepare | None = None,
     ) -> None:
-        """Takes the places of the workers, and what each does before it begins.
+        """Takes how many workers are wanted, and what each does before it begins.
 
         Args:
-            driver: the address of this process on the cluster's network.
+            gpu_workers: for the steps that must have a GPU; None for as many as there are GPUs.
+            say: tells a person where the cluster has room for fewer.
             prepare: called in each worker; has to be picklable, and to hold no secret.
         """
-        self._crew = _Crew(RayWorkerPool(places, needs, prepare), watch)
-        token = uuid.uuid4().hex
-        _CREWS[token] = self._crew
+        self._workers, self._gpu_workers, self._needs = workers, gpu_workers, needs
+        self._watch, self._say, self._prepare = watch, say, prepare
         super().__init__(
-            default_environment=RayEnvironment(
-                self._crew.pool.address,
-                {TOKEN: token, DRIVER: driver},
-                capabilities=python_sdk_capabilities(),
-            )
+            default_environment=RayEnvironment("", capabilities=python_sdk_capabilities())
         )
-        self._places = places
-        self._with_gpu: set[str] = set()
-
-    def run_pipeline(self, pipeline: Any, options: Any) -> Any:
-        """Returns the result of a pipeline, once it is done; then the workers are ended."""
-        most = max(len(self._places.without_gpu), len(self._places.with_gpu))
-        options.view_as(DirectOptions).direct_num_workers = most
-        try:
-            return super().run_pipeline(pipeline, options)
-        finally:
-            self._crew.pool.close()
 
     def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
-        """Returns the result; environments with a hint for an accelerator ask for a GPU."""
-        for environment in pipeline_proto.components.environments.values():
-            if environment.urn == URN and environment.resource_hints.get(
-                resource_hints.ACCELERATOR.urn
-            ):
-                if not self._places.with_gpu:
-                    raise ConfigError(
-                        "a step must have a GPU, and the cluster has none to give: start a node "
-                        "with GPUs, or let the steps run without (--score.device cpu)"
-                    )
-                payload = beam_runner_api_pb2.ExternalPayload.FromString(environment.payload)
+        """Returns the result of a pipeline, once it is done; then the workers are ended.
+
+        Raises:
+            ConfigError: if the cluster has no room for a worker of a kind that is needed.
+        """
+        environments = pipeline_proto.components.environments.values()
+        asks = {id(one): _asks_for_gpu(one) for one in environments}
+        places = self._places(needs_gpu=any(asks.values()))
+        crew = _Crew(RayWorkerPool(places, self._needs, self._prepare), self._watch)
+        token = uuid.uuid4().hex
+        _CREWS[token] = crew
+        for environment in environments:
+            payload = beam_runner_api_pb2.ExternalPayload.FromString(environment.payload)
+            payload.endpoint.url = crew.pool.address
+            payload.params.update({TOKEN: token, DRIVER: driver_address()})
+            if asks[id(environment)]:
                 payload.params[GPUS] = "1"
-                environment.payload = payload.SerializeToString()
-        return super().run_via_runner_api(pipeline_proto, options)
+            environment.payload = payload.SerializeToString()
+        self._num_workers = max(len(places.without_gpu), len(places.with_gpu))
+        try:
+            return super().run_via_runner_api(pipeline_proto, options)
+        finally:
+            crew.pool.close()
+
+    def _places(self, *, needs_gpu: bool) -> Places:
+        nodes = living_nodes()
+        if self._gpu_workers and not needs_gpu:
+            raise ConfigError(
+                f"--gpu-workers {self._gpu_workers}: no step asks for a GPU. Those that score and "
+                "search do with --score.device cuda and --deduplicate.device cuda"
+            )
+        all_gpus = int(sum(node.gpus for node in nodes))
+        wanted = (all_gpus if self._gpu_workers is None else self._gpu_workers) if needs_gpu else 0
+        places = find_places(nodes, self._workers, wanted, self._needs)
+        if not places.without_gpu or (needs_gpu and not places.with_gpu):
+            kind = "with a GPU" if places.without_gpu else "without a GPU"
+            raise ConfigError(
+                f"the Ray cluster ({len(nodes)} nodes) has no room for a worker {kind} of "
+                f"{self._needs.cpus:g} CPUs: start more nodes, or ask for less by --worker-cpus, "
+                "--worker-memory-bytes or --gpu-workers"
+            )
+        short = shortage(places, self._workers, wanted, self._needs, len(nodes))
+        if short is not None:
+            self._say(short)
+        return places
 
     def _get_bundle_manager(self, manager: Any) -> Any:
         """Returns what divides a step's input among the workers that there are."""
         manager._worker_handlers = [one for one in manager.worker_handlers if one.worker]
         tokens = FnApiRunner.get_cache_token_generator(static=False)
         return QueuedBundles(manager, self._progress_frequency, cache_token_generator=tokens)
+
+
+def _asks_for_gpu(environment: Any) -> bool:
+    return bool(environment.resource_hints.get(resource_hints.ACCELERATOR.urn))
 
 
 class QueuedBundles(ParallelBundleManager):
