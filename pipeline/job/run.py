@@ -134,8 +134,16 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
     print_causes(layout, stages, console)
+    _print_warning(manifest, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def _print_warning(manifest: Manifest | None, console: Console) -> None:
+    """Says so where the scores hardly tell the pairs from exchanged ones."""
+    control = None if manifest is None else manifest.score_control
+    if control is not None and control.warning is not None:
+        console.print(control.warning, style="yellow", highlight=False, markup=False)
 
 
 def with_checked_inputs(job: Job) -> Job:

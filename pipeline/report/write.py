@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import pyarrow.parquet as pq
+from markupsafe import Markup
 from PIL import Image
 
 from pipeline.config import CurationConfig
@@ -27,7 +28,8 @@ from pipeline.report.balance import (
     stage_tables,
     total_rejections,
 )
-from pipeline.report.contents import Contents, Example, read_contents
+from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_contents
+from pipeline.report.control import Control, read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
 from schemas.columns import file_metadata
@@ -102,6 +104,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     num_levels = config.levels.num_levels if config.is_scored else None
     wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
     contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
+    control = read_control(layout) if Stage.SCORE.value in stages else None
     counts = list(stages.values())
     manifest = Manifest(
         aligngpt_version=program_version(),
@@ -115,6 +118,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
+        score_control=None if control is None else summary(control, [*contents.levels.values()]),
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
@@ -125,7 +129,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     )
     kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
     commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
-    commit_text(layout.report, render_report(layout, manifest, contents))
+    commit_text(layout.report, render_report(layout, manifest, contents, control))
     commit_text(layout.manifest, manifest.to_json())
     return manifest
 
@@ -165,7 +169,9 @@ def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]
             )
 
 
-def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:
+def render_report(
+    layout: DatasetLayout, manifest: Manifest, contents: Contents, control: Control | None
+) -> str:
     """Returns the report as one page of HTML that needs no other file."""
     template = files("pipeline.report").joinpath("report.jinja").read_text()
     environment = jinja2.Environment(
@@ -176,7 +182,8 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         manifest=manifest,
         name=layout.root.rstrip("/").rsplit("/", 1)[-1],
         balance=balance_figure(manifest.stages),
-        scores=score_figure(contents.score_counts, list(contents.levels.values())),
+        scores=_score_figure(contents, control),
+        control=manifest.score_control,
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
@@ -191,6 +198,15 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
         config=json.dumps(manifest.config, indent=2),
     )
+
+
+def _score_figure(contents: Contents, control: Control | None) -> Markup | None:
+    """Returns the histogram of the scores, that of exchanged pairs behind it where it is known."""
+    levels = list(contents.levels.values())
+    exchanged = None
+    if control is not None:
+        exchanged = control.overall.exchanged.reshape(SCORE_CELLS, -1).sum(axis=1)
+    return score_figure(contents.score_counts, levels, exchanged)
 
 
 POLITENESS = (
