@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.dataset.progress import (
+    ProgressReader,
     ShardProgress,
     begin_step,
     end_piece,
@@ -12,6 +13,7 @@ from pipeline.dataset.progress import (
 )
 from pipeline.job.terminal import (
     ProgressDisplay,
+    scoring_pace,
     summary_table,
 )
 from schemas.manifest import StageCounts
@@ -130,3 +132,20 @@ def test_what_is_being_prepared_is_what_follows_the_work_seen_last(layout, monke
     commit_text(f"{layout.run}/read.json", json.dumps(balance))
     report(layout, Stage.FETCH, 0, 10, 10, 0)
     assert shown(layout, stages)[-1].startswith("score: getting ready")
+
+
+def test_the_end_says_which_side_of_scoring_waited(layout):
+    assert scoring_pace(ProgressReader(layout).read()) is None
+    for shard, seconds in enumerate(({"feed": 3.0, "model": 1.0}, {"feed": 1.0, "model": 1.0})):
+        with ShardProgress(layout, Stage.SCORE, shard, 4000) as progress:
+            progress.update(3900, 100)
+            progress.took(seconds)
+    assert scoring_pace(ProgressReader(layout).read()) == (
+        "score: pictures ready at 2,000 pairs/s, the model takes 4,000 pairs/s in each worker: the "
+        "model waits for pictures: give it more cores (score.decode_threads), or more workers"
+    )
+    with ShardProgress(layout, Stage.SCORE, 0, 4000) as progress:
+        progress.update(4000, 0)
+        progress.took({"feed": 1.0, "model": 9.0})
+    pace = scoring_pace(ProgressReader(layout).read())
+    assert pace is not None and pace.endswith("800 pairs/s in each worker: the model limits")

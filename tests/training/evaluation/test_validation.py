@@ -11,7 +11,7 @@ def test_every_process_has_as_many_rows_and_each_sample_is_read_once(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = np.array([5, 0, 7, 3, 9, 2])
-    lengths = SampleLengths(tokens, tokens)
+    lengths = SampleLengths(tokens=tokens, targets=tokens)
     shares = []
     for process in range(processes):
         monkeypatch.setattr(validation.dist, "get_world_size", lambda: processes)
