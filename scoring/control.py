@@ -28,7 +28,7 @@ Z_95 = 1.959964
 
 def own_scores(image: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the cosines of pairs, (n,), from unit embeddings (n, d)."""
-    return np.einsum("nd,nd->n", image, text, dtype=np.float32)
+    return np.asarray(np.einsum("nd,nd->n", image, text, dtype=np.float32), np.float32)
 
 
 def exchanged_scores(
