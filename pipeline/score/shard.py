@@ -67,6 +67,7 @@ def _score_and_commit(
     with ShardProgress(layout, Stage.SCORE, shard, len(keys)) as progress:
         images = read_images(layout, shard, keys, pairs["image_format"].to_pylist())
         scores = scorer.score(images, caption_choices(pairs), lambda done: progress.update(done, 0))
+        progress.took({"feed": scores.took.feed.seconds, "model": scores.took.model})
         is_finite = np.isfinite(scores.clip_score)
         rejections = _reject(pairs.filter(pa.array(~is_finite)))
         write_rejections(layout, Stage.SCORE, shard, rejections, fingerprint)

@@ -391,8 +391,7 @@ def test_a_holder_outlives_a_time_without_the_store(
 
 
 def last_seen(path: str) -> float:
-    with open_read(path) as file:
-        return float(json.load(file)["seen_unix_seconds"])
+    return float(json.loads(read_bytes(path))["seen_unix_seconds"])
 
 
 def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
