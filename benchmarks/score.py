@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.dataset.tars import read_images
 from pipeline.score.shard import score_shard
 from schemas.columns import table_from_records, write_table
+from schemas.memory import keep_freed_memory
 from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key
 from schemas.shards import DatasetLayout
 from schemas.storage import remove
@@ -49,6 +50,7 @@ MATMUL_SIDE = 8192
 
 def main() -> None:
     """Measures and prints."""
+    keep_freed_memory()  # as a worker does
     options = parse_options()
     if options.quick:
         options.pairs, options.rounds = min(options.pairs, 64), 1

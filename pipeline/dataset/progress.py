@@ -7,7 +7,7 @@ import socket
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -42,6 +42,13 @@ class ShardProgress:
         self._state = "running"
         self._kept = self._rejected = 0
         self._error: WorkError | None = None
+        self.downloaded_bytes = 0
+        """What came over the network for the shard, of answers that arrived whole."""
+        self._seconds: dict[str, float] = {}
+
+    def took(self, seconds: dict[str, float]) -> None:
+        """Takes what parts of the work took, by name; it is told when the work has ended."""
+        self._seconds = seconds
 
     def update(self, kept: int, rejected: int) -> None:
         """Takes the rows done so far, kept and rejected."""
@@ -78,6 +85,7 @@ class ShardProgress:
             "process": os.getpid(),
             "time_unix_seconds": time.time(),
             "error": self._error and asdict(self._error),
+            "seconds": self._seconds,
         }
         # A full disk must fail at the file that the work is for; this one only tells of it.
         with suppress(StorageError):
@@ -142,6 +150,8 @@ class ShardState:
     time_unix_seconds: float
     error: WorkError | None = None
     """What the work failed of."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What parts of the work took, by name."""
 
     @property
     def rows_done(self) -> int:

@@ -18,7 +18,8 @@ from pipeline.dataset.guard import (
     remove_outputs,
 )
 from pipeline.dataset.ownership import recorded_folder
-from pipeline.dataset.progress import forget_unfinished
+from pipeline.dataset.progress import ProgressReader, forget_unfinished
+from pipeline.dataset.worktimes import begin_times
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.attempts import Attempts
 from pipeline.job.begin import begin_attempt, new_pipeline
@@ -31,7 +32,7 @@ from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
 from pipeline.job.ray.options import RayOptions
 from pipeline.job.runners import ChosenRunner, choose_runner
 from pipeline.job.sight import sights_of
-from pipeline.job.terminal import summary_table
+from pipeline.job.terminal import scoring_pace, summary_table
 from pipeline.job.watched import run_watched
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
@@ -110,6 +111,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
+        begin_times(layout)
         finish_moves(layout)
         job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
@@ -130,8 +132,24 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             stages = manifest.stages if manifest is not None else count_stages(layout)
     console.print(summary_table(stages))
     print_causes(layout, stages, console)
+    print_pace(layout, job.stages, console)
+    _print_warning(manifest, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def _print_warning(manifest: Manifest | None, console: Console) -> None:
+    """Says so where the scores hardly tell the pairs from exchanged ones."""
+    control = None if manifest is None else manifest.score_control
+    if control is not None and control.warning is not None:
+        console.print(control.warning, style="yellow", highlight=False, markup=False)
+
+
+def print_pace(layout: DatasetLayout, stages: Sequence[Stage], console: Console) -> None:
+    """Says which side of scoring waited for the other, if the job scored."""
+    pace = scoring_pace(ProgressReader(layout).read()) if Stage.SCORE in stages else None
+    if pace is not None:
+        console.print(pace, highlight=False)
 
 
 def with_checked_inputs(job: Job) -> Job:

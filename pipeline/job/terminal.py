@@ -208,3 +208,23 @@ def summary_table(stages: Mapping[str, StageCounts]) -> Table:
             ", ".join(f"{reason} {count:,}" for reason, count in reasons),
         )
     return table
+
+
+def scoring_pace(states: Iterable[ShardState]) -> str | None:
+    """Returns how fast pictures were ready and how fast the model was, and which one waited.
+
+    None if nothing was scored.
+    """
+    scored = [state for state in states if state.stage is Stage.SCORE and state.seconds]
+    pairs = sum(state.rows_done for state in scored)
+    feed, model = (sum(state.seconds[name] for state in scored) for name in ("feed", "model"))
+    if not pairs or not feed or not model:
+        return None
+    cause, remedy = "the model limits", ""
+    if feed > model:
+        cause = "the model waits for pictures"
+        remedy = ": give it more cores (score.decode_threads), or more workers"
+    return (
+        f"score: pictures ready at {pairs / feed:,.0f} pairs/s, the model takes "
+        f"{pairs / model:,.0f} pairs/s in each worker: {cause}{remedy}"
+    )

@@ -1,17 +1,23 @@
 """Images to the model's input: exactly open_clip's preprocessing, decoded in threads ahead."""
 
 import io
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 import torch
-from open_clip.transform import MaybeToTensor, PreprocessCfg, image_transform_v2
+from open_clip.transform import MaybeConvertMode, MaybeToTensor, PreprocessCfg, image_transform_v2
 from PIL import Image
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+from scoring.clip.timing import FeedTime
 
 ImageSource = bytes | Image.Image | npt.NDArray[np.uint8]
 """An encoded image, a decoded one, or its pixels: uint8 (height, width, 3) in RGB."""
@@ -21,6 +27,15 @@ Image.MAX_IMAGE_PIXELS = None
 
 BATCHES_AHEAD = 3
 IMAGES_PER_TASK = 8
+
+JPEG_START = b"\xff\xd8\xff"
+PLAIN_COLORS = frozenset({"YCbCr", "Gray", "RGB"})
+"""Colours of a JPEG that Pillow and libjpeg turn into RGB alike."""
+
+FILTERS = {
+    InterpolationMode.BICUBIC: Image.Resampling.BICUBIC,
+    InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
+}
 
 
 class ImagePreprocessor:
@@ -36,6 +51,7 @@ class ImagePreprocessor:
         steps = transform.transforms
         border = next(i for i, step in enumerate(steps) if isinstance(step, MaybeToTensor))
         self._spatial = steps[:border]
+        self._crop = _cropped_resize(self._spatial)
         normalization = steps[-1]
         self._white = torch.tensor(255.0)  # a tensor: a GPU multiplies by a number's reciprocal
         self._mean = torch.tensor(normalization.mean).view(1, 3, 1, 1)
@@ -45,6 +61,10 @@ class ImagePreprocessor:
     def pixels(self, source: ImageSource) -> npt.NDArray[np.uint8]:
         """Returns the image resized and cropped for the model: (height, width, 3)."""
         image = _as_image(source)
+        if self._crop is not None and image.mode == "RGB":
+            cropped = _resized_within(image, *self._crop)
+            if cropped is not None:
+                return np.asarray(cropped)
         for step in self._spatial:
             image = step(image)
         return np.asarray(image)
@@ -60,12 +80,56 @@ class ImagePreprocessor:
         return batch.div_(self._white).sub_(self._mean).div_(self._std)
 
 
+def _cropped_resize(steps: list[Any]) -> tuple[int, int, Image.Resampling] | None:
+    """Returns height, width and filter of a resize of the short side and a crop of the middle.
+
+    None if the steps do anything else to an RGB image.
+    """
+    match steps:
+        case [
+            Resize(size=int() as short, interpolation=interpolation, max_size=None),
+            CenterCrop(size=(height, width)),
+            MaybeConvertMode(mode="RGB"),
+        ] if short == height == width and interpolation in FILTERS:
+            return height, width, FILTERS[interpolation]
+    return None
+
+
+def _resized_within(
+    image: Image.Image, height: int, width: int, method: Image.Resampling
+) -> Image.Image | None:
+    """Returns the middle of a wide image whose short side is resized; None if it is not wide.
+
+    Pillow resizes rows first, rounds, then columns: those that are cut off need no second pass.
+    """
+    if image.width <= image.height:
+        return None
+    whole_width = int(width * image.width / image.height)  # as torchvision has it
+    left = round((whole_width - width) / 2.0)
+    rows = image.resize((whole_width, image.height), method)
+    return rows.crop((left, 0, left + width, image.height)).resize((width, height), method)
+
+
 def _as_image(source: ImageSource) -> Image.Image:
     if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source))
+        pixels = _jpeg_pixels(source)
+        return Image.open(io.BytesIO(source)) if pixels is None else Image.fromarray(pixels)
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     return source
+
+
+def _jpeg_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Returns the pixels of a usual JPEG, decoded without Pillow's detours; None of any other."""
+    if not data.startswith(JPEG_START):
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] not in PLAIN_COLORS:
+            return None
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+    except ValueError:  # Pillow says what is wrong with it, or reads it all the same
+        return None
+    return pixels
 
 
 @dataclass(slots=True)
@@ -86,6 +150,7 @@ def load_batches(
     threads: int,
     *,
     is_pinned: bool,
+    took: FeedTime | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yields the images in order, in batches (B, height, width, 3) of uint8.
 
@@ -94,12 +159,15 @@ def load_batches(
 
     Args:
         is_pinned: whether the batches lie in page-locked memory, for asynchronous copies to a GPU.
+        took: where what it takes is added up.
     """
+    took = took or FeedTime()
+    took.threads = threads
     waiting: deque[_Pending] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        for batch in _batched(sources, batch_size):
-            waiting.append(_begin(batch, preprocessor, pool, is_pinned))
+        for batch in _batched(sources, batch_size, took):
+            waiting.append(_begin(batch, preprocessor, pool, is_pinned, took))
             if len(waiting) > BATCHES_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -113,25 +181,30 @@ def _begin(
     preprocessor: ImagePreprocessor,
     pool: ThreadPoolExecutor,
     is_pinned: bool,
+    took: FeedTime,
 ) -> _Pending:
     shape = (len(batch), preprocessor.height, preprocessor.width, 3)
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=is_pinned)
     rows = pixels.numpy()
 
     def fill(start: int) -> None:
+        began = time.perf_counter()
         for row in range(start, min(start + IMAGES_PER_TASK, len(batch))):
             rows[row] = preprocessor.pixels(batch[row])
+        took.thread_seconds.append(time.perf_counter() - began)
 
     tasks = [pool.submit(fill, start) for start in range(0, len(batch), IMAGES_PER_TASK)]
     return _Pending(pixels, tasks)
 
 
-def _batched(sources: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
-    batch: list[ImageSource] = []
-    for source in sources:
-        batch.append(source)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batched(
+    sources: Iterable[ImageSource], size: int, took: FeedTime
+) -> Iterator[list[ImageSource]]:
+    sources = iter(sources)
+    while True:
+        began = time.perf_counter()
+        batch = list(islice(sources, size))
+        took.reading_seconds += time.perf_counter() - began
+        if not batch:
+            return
         yield batch

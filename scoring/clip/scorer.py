@@ -3,9 +3,11 @@
 import ctypes
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolv
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower
+from scoring.clip.timing import ScoringTime, Stopwatch
 from scoring.config import ScoreConfig
 from scoring.devices import (
     claim_device,
@@ -46,6 +49,7 @@ class Scores:
     """Whether the caption was longer than the context: (n,)."""
     caption_index: npt.NDArray[np.int64]
     """Which of a pair's captions scored best, and is what the others speak of: (n,)."""
+    took: ScoringTime = field(default_factory=ScoringTime)
 
 
 class ClipScorer:
@@ -100,11 +104,12 @@ class ClipScorer:
             ValueError: if there are not as many images as captions.
         """
         choices = [[texts] if isinstance(texts, str) else texts for texts in captions]
+        took = ScoringTime()
         owner = np.repeat(np.arange(len(choices)), [len(texts) for texts in choices])
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
             tokens = pool.submit(self._captions, [text for texts in choices for text in texts])
-            image_embedding = self.encode_images(images, on_batch)
-            text_embedding = self._encode_tokens(tokens.result())
+            image_embedding = self.encode_images(images, on_batch, took)
+            text_embedding = self._encode_tokens(tokens.result(), took)
         if len(image_embedding) != len(captions):
             raise ValueError(f"{len(image_embedding)} images for {len(captions)} captions")
         of_caption = image_embedding if len(owner) == len(choices) else image_embedding[owner]
@@ -117,6 +122,7 @@ class ClipScorer:
             text_embedding=text_embedding[best],
             is_truncated=tokens.result().is_truncated[best],
             caption_index=best - np.searchsorted(owner, np.arange(len(choices))),
+            took=took,
         )
 
     def encode_captions(
@@ -126,11 +132,14 @@ class ClipScorer:
         tokens = self._captions(captions)
         return self._encode_tokens(tokens), tokens.is_truncated
 
-    def _encode_tokens(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+    def _encode_tokens(
+        self, tokens: Tokens, took: ScoringTime | None = None
+    ) -> npt.NDArray[np.float32]:
         """Returns embeddings (n, embed_dim).
 
         Captions of similar length form a batch, so that little is spent on padding.
         """
+        began = time.perf_counter()
         embeddings = np.zeros((len(tokens.ids), self._embedding_width), np.float32)
         order = np.argsort(tokens.lengths, kind="stable")
         for start in range(0, len(order), self.config.batch_size):
@@ -141,46 +150,59 @@ class ClipScorer:
                     self._text_features, ids, self._text_batch
                 )
             embeddings[rows] = features.cpu().numpy()
+        if took is not None:
+            took.model += time.perf_counter() - began
         return embeddings
 
     def encode_images(
-        self, images: Iterable[ImageSource], on_batch: Callable[[int], None] | None = None
+        self,
+        images: Iterable[ImageSource],
+        on_batch: Callable[[int], None] | None = None,
+        took: ScoringTime | None = None,
     ) -> npt.NDArray[np.float32]:
         """Returns the images' embeddings (n, embed_dim), in batches formed by position."""
+        took = took or ScoringTime()
         batches = load_batches(
             images,
             self.preprocessor,
             self.config.batch_size,
             self.config.decode_threads or os.cpu_count() or 1,
             is_pinned=self.device.type == "cuda",
+            took=took.feed,
         )
-        features = list(self._run_ahead(batches, on_batch))
+        features = list(self._run_ahead(batches, on_batch, took))
         if not features:
             return np.zeros((0, self._embedding_width), np.float32)
         return torch.cat(features).cpu().numpy()
 
     def _run_ahead(
-        self, batches: Iterator[torch.Tensor], on_batch: Callable[[int], None] | None
+        self,
+        batches: Iterator[torch.Tensor],
+        on_batch: Callable[[int], None] | None,
+        took: ScoringTime | None = None,
     ) -> Iterator[torch.Tensor]:
         """Yields the batches' features, still on the device, a few steps ahead of a GPU."""
-        done, events = 0, list[Any]()
+        took = took or ScoringTime()
+        done, running = 0, deque[Stopwatch]()
         for pixels in batches:
             count = len(pixels)
             missing = self.config.batch_size - count
             if self.config.compile_model and missing:  # one shape, one compilation
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # rows are independent
             with self._lock:
+                watch = Stopwatch(self.device)
                 features, self._image_batch = encode_in_parts(
                     self._image_features, pixels, self._image_batch
                 )
-            if self.device.type == "cuda":
-                events.append(torch.cuda.current_stream(self.device).record_event())
-                if len(events) > BATCHES_IN_FLIGHT:
-                    events.pop(0).synchronize()
+                watch.stop()
+            running.append(watch)
+            if len(running) > BATCHES_IN_FLIGHT or self.device.type != "cuda":
+                took.model += running.popleft().seconds()
             yield features[:count]
             done += count
             if on_batch is not None:
                 on_batch(done)
+        took.model += sum(watch.seconds() for watch in running)
 
     @torch.inference_mode()
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:

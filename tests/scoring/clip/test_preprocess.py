@@ -11,6 +11,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from scoring.clip.preprocess import BATCHES_AHEAD, ImagePreprocessor, ImageSource, load_batches
+from scoring.clip.timing import FeedTime
 
 SIZES = [(64, 64), (40, 90), (90, 40), (17, 23), (300, 20), (1, 1)]
 
@@ -63,6 +64,43 @@ def test_encoded_images_decode_as_pillow_decodes_them(image_format: str) -> None
     assert np.array_equal(preprocessor.pixels(buffer.getvalue()), expected)
     decoded = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
     assert np.array_equal(preprocessor.pixels(decoded), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_wide_pictures_cut_between_the_passes_equal_those_cut_after_them(
+    interpolation: Any,
+) -> None:
+    preprocessing = PreprocessCfg(size=(32, 32), interpolation=interpolation)
+    *spatial, _, _ = image_transform_v2(preprocessing, is_train=False).transforms
+    preprocessor = ImagePreprocessor(asdict(preprocessing))
+    assert preprocessor._crop is not None
+    for width in range(30, 60):
+        for height in (17, 31, 32, 33, 47):
+            expected = image = make_image(width, height)
+            for step in spatial:
+                expected = step(expected)
+            assert np.array_equal(preprocessor.pixels(image), np.asarray(expected)), image.size
+
+
+def test_jpegs_of_every_kind_decode_as_pillow_decodes_them() -> None:
+    preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(24, 24))))
+    for mode in ("RGB", "L", "CMYK"):
+        for settings in ({}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}):
+            buffer = io.BytesIO()
+            make_image(67, 45, mode).save(buffer, "JPEG", **settings)
+            data = buffer.getvalue()
+            expected = preprocessor.pixels(Image.open(io.BytesIO(data)))
+            assert np.array_equal(preprocessor.pixels(data), expected), (mode, settings)
+
+
+def test_what_the_pictures_took_is_told() -> None:
+    preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(8, 8))))
+    took = FeedTime()
+    images = [np.zeros((8, 8, 3), np.uint8)] * 20
+    list(load_batches(images, preprocessor, 10, 2, is_pinned=False, took=took))
+    assert took.threads == 2
+    assert len(took.thread_seconds) == 4
+    assert took.seconds == max(took.reading_seconds, sum(took.thread_seconds) / 2) > 0
 
 
 @pytest.mark.parametrize("threads", [1, 4])
