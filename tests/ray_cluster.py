@@ -107,7 +107,7 @@ class RayCluster:
     ) -> None:
         self.network = Network.make(in_namespaces=in_namespaces)
         self._folder, self._port = folder, unused_port("127.0.0.1")
-        self._environment = {
+        self.environment = {
             **os.environ,
             **environment,
             "PYTHONPATH": str(ROOT),
@@ -146,7 +146,7 @@ class RayCluster:
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 start_new_session=True,
             )
         self.processes.append(process)

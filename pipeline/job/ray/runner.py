@@ -125,7 +125,7 @@ class RayWorkerHandler(ExternalWorkerHandler):
     """The runner's side of one worker on the cluster."""
 
     def __init__(self, payload: Any, state: Any, provision_info: Any, grpc_server: Any) -> None:
-        self._host, self._crew = payload.params[DRIVER], _CREWS[payload.params[TOKEN]]
+        self._host, self._crew = str(payload.params[DRIVER]), _CREWS[payload.params[TOKEN]]
         self.worker: RayWorker | None = None
         super().__init__(payload, state, provision_info, grpc_server)
 
@@ -203,17 +203,16 @@ class RayRunner(FnApiRunner):
         Raises:
             ConfigError: if the cluster has no room for a worker of a kind that is needed.
         """
-        environments = pipeline_proto.components.environments.values()
-        asks = {id(one): _asks_for_gpu(one) for one in environments}
-        places = self._places(needs_gpu=any(asks.values()))
+        environments = pipeline_proto.components.environments
+        places = self._places(needs_gpu=any(map(_asks_for_gpu, environments.values())))
         crew = _Crew(RayWorkerPool(places, self._needs, self._prepare), self._watch)
         token = uuid.uuid4().hex
         _CREWS[token] = crew
-        for environment in environments:
+        for environment in environments.values():
             payload = beam_runner_api_pb2.ExternalPayload.FromString(environment.payload)
             payload.endpoint.url = crew.pool.address
             payload.params.update({TOKEN: token, DRIVER: driver_address()})
-            if asks[id(environment)]:
+            if _asks_for_gpu(environment):
                 payload.params[GPUS] = "1"
             environment.payload = payload.SerializeToString()
         self._num_workers = max(len(places.without_gpu), len(places.with_gpu))
