@@ -30,7 +30,7 @@ def main(address: str, out: str) -> None:
     """Runs the pipeline."""
     connect(address)
     said: list[str] = []
-    runner = RayRunner(2, None, WorkerNeeds(), WorkerWatch(), said.append)
+    runner = RayRunner(1, None, WorkerNeeds(), WorkerWatch(), said.append)
     pipeline = beam.Pipeline(runner=runner)
     numbers = pipeline | beam.Create(range(20)) | beam.Reshuffle()
     plain = numbers | "Plain" >> beam.Map(lambda number: seen_by("plain", number))
