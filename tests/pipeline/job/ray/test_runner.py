@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,8 @@ def test_a_job_whose_worker_is_killed_goes_on_and_makes_the_bytes_of_one_machine
     job = fetch_on(cluster, flags, os.path.relpath(pairs), root, workers=9)
     wait_for_progress(job, root, Stage.FETCH)
     states = ProgressReader(DatasetLayout(str(root))).read()
-    os.kill(next(one.process for one in states if one.stage is Stage.FETCH), signal.SIGKILL)
+    with suppress(ProcessLookupError):  # on a busy machine the job may be over by now
+        os.kill(next(one.process for one in states if one.stage is Stage.FETCH), signal.SIGKILL)
     status, said = finish(job)
     assert status == 0, said
     assert "have room for 2 workers of 1 CPUs (9 asked for)" in said
