@@ -23,6 +23,7 @@ from pipeline.dataset.guard import (
 )
 from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import ProgressReader, forget_unfinished
+from pipeline.dataset.worktimes import begin_times
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
@@ -117,6 +118,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
+        begin_times(layout)
         finish_moves(layout)
         job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)

@@ -12,6 +12,7 @@ from pipeline.report.control import read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata, read_table
+from schemas.command_line import counted
 from schemas.errors import DatasetError
 from schemas.manifest import LevelDrift, ScoreControl, SignalSummary, StageCounts
 from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
@@ -267,4 +268,5 @@ def _shards_line(packed: list[str], contents: Contents) -> str:
     for path in packed:
         with open_read(path) as file:
             size += int(file_metadata(pq.read_schema(file))["tar_bytes"])
-    return f"{len(packed):,} train shards, {contents.samples:,} samples, {size:,} bytes of tar."
+    shards, samples = counted(len(packed), "train shard"), counted(contents.samples, "sample")
+    return f"{shards}, {samples}, {size:,} bytes of tar."

@@ -21,6 +21,7 @@ from pipeline.config import CurationConfig
 from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
 from pipeline.dataset.train_samples import read_kept_fields
+from pipeline.dataset.worktimes import REPORT, timed
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -100,6 +101,22 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
+    with timed(layout, REPORT, "report") as work:
+        manifest, contents, control = _read_all(layout, config)
+        kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
+        work.rows = manifest.rows_in
+    with timed(layout, REPORT, "render") as work:
+        work.rows = manifest.rows_in
+        commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
+        commit_text(layout.report, render_report(layout, manifest, contents, control))
+        commit_text(layout.manifest, manifest.to_json())
+    return manifest
+
+
+def _read_all(
+    layout: DatasetLayout, config: CurationConfig
+) -> tuple[Manifest, Contents, Control | None]:
+    """Returns the manifest of what the stages left, and what there is to show of it."""
     derivation = read_derivation(layout)
     stages = _finished_stages(layout, config) if derivation is None else derivation.stages
     num_levels = config.levels.num_levels if config.is_scored else None
@@ -129,11 +146,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )
-    kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
-    commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
-    commit_text(layout.report, render_report(layout, manifest, contents, control))
-    commit_text(layout.manifest, manifest.to_json())
-    return manifest
+    return manifest, contents, control
 
 
 def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str, StageCounts]:
