@@ -238,8 +238,10 @@ def _write(
     for making, fingerprint in missing:
         name = making.spec.name
         field = signal_field(name, making.description, making.as_json(fingerprint))
-        values = [] if pairs is None else signal_values(making.spec, pairs, layout, shards)
-        columns[name] = (field, pa.chunked_array([pa.array(values, pa.float32())]))
+        found = np.empty(0, np.float32)
+        if pairs is not None:
+            found = signal_values(making.spec, pairs, layout, shards)
+        columns[name] = (field, pa.chunked_array([pa.array(found)]))
     ordered = [columns[name] for name in sorted(columns)]
     schema = with_kept(SCORED_SCHEMA, [field for field, _ in ordered]).with_metadata(metadata)
     table = pa.Table.from_arrays([*own.columns, *(values for _, values in ordered)], schema=schema)

@@ -76,7 +76,8 @@ def load_head(path: str) -> Head:
         raise ConfigError(f"score.signals: there is no {path}; give the safetensors file of a head")
     data = read_bytes(path)
     try:
-        tensors = {name: _array(told) for name, told in deserialize(data)}
+        found = deserialize(data)  # type: ignore[no-untyped-call]
+        tensors = {name: _array(told) for name, told in found}
         told = _metadata(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ConfigError(f"score.signals: {path} is no safetensors file: {error}") from error

@@ -71,7 +71,7 @@ def test_signals_are_added_without_touching_the_rest_and_go_to_train(finished):
     check_levels(root, manifest)
     assert [signal.name for signal in manifest.signals] == ["brevity", "negclip", "taste"]
     assert "negCLIPLoss" in (root / "report.html").read_text()
-    assert verify_dataset(str(root)).problems == []
+    assert verify_dataset(str(root)).samples == manifest.kept
     said = io.StringIO()
     inspect_dataset(str(root), Console(file=said, width=120))
     assert "ours:brevity" in said.getvalue()
@@ -91,7 +91,7 @@ def check_levels(root, manifest) -> None:
     assert member["config"]["levels"]["by"] == "negclip"
 
 
-def test_signals_are_reproduced_and_another_head_is_noticed(finished, tmp_path):
+def test_signals_are_reproduced_and_another_head_is_noticed(finished, curated, tmp_path):
     root, config, weight = finished
     run(root, config, Stage.SCORE)
     report = rescore_dataset(str(root), 20)
@@ -105,6 +105,9 @@ def test_signals_are_reproduced_and_another_head_is_noticed(finished, tmp_path):
     run(root, config, Stage.SCORE)  # the head is another one now: its column alone is made anew
     assert contents(root) != before
     assert rescore_dataset(str(root), 20).is_reproduced
+    shutil.copy(curated[0] / "scored" / "00001.parquet", root / "scored")  # as after a kill
+    with pytest.raises(DatasetError, match="has the signals none, the first shard has"):
+        run(root, config, Stage.PACK)
 
 
 def test_what_cannot_be_computed_stops_the_job_before_it_starts(finished):
