@@ -35,9 +35,7 @@ KEPT_SECONDS = 3600
 DEFAULT_TOKENS = 256
 NOT_ANSWERED = "⚠ "
 """How a sentence begins that says why there is no answer."""
-LOGIN = (
-    "Type any name, such as me: it must not be empty. The password is the key of this server."
-)
+LOGIN = "Type any name, such as me: it must not be empty. The password is the key of this server."
 PAGE_CSS = (
     CSS
     + """
@@ -226,7 +224,7 @@ class Talk:
         except (ApiError, ConfigError) as error:
             yield sentence(error)
             return
-        said, shown = "", []
+        said, shown = "", list[Any]()
         try:
             async for piece in ticket:
                 said += piece.text
