@@ -35,6 +35,7 @@ from pipeline.job.sight import sights_of
 from pipeline.job.terminal import scoring_pace, summary_table
 from pipeline.job.watched import run_watched
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
+from pipeline.level.signals import check_level_settings, signals_of, uses_signals
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
@@ -45,6 +46,7 @@ from pipeline.score.precision import (
     with_recorded,
     with_settled,
 )
+from pipeline.score.signals import check_signals
 from schemas.command_line import format_seconds
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.manifest import Manifest
@@ -55,6 +57,7 @@ from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
 from schemas.terminal import Console
 from scoring.devices import require_device
+from scoring.signals.names import parse_signals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +194,7 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if job.stages:
         refuse_derived(DatasetLayout(job.root))
     if Stage.LEVEL in job.stages:
+        check_signals_of_levels(job)
         old = read_old_edges(job.config.levels)
         if old is not None and ALL_SOURCES not in old.groups:
             for source in input_names(job):
@@ -198,10 +202,22 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
+        check_signals(job.config.score)
         # torch and open_clip take seconds to start: only a job that scores waits for them.
         with large_imports():
             from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
+
+
+def check_signals_of_levels(job: Job) -> None:
+    """Raises `ConfigError` unless the signals that decide the levels are there, or will be."""
+    if uses_signals(job.config.levels):
+        layout = DatasetLayout(job.root)
+        signals = [spec.name for spec in parse_signals(job.config.score.signals)]
+        if Stage.SCORE not in job.stages:
+            scored = sorted(_committed(layout, Stage.SCORE))
+            signals = [*signals_of(layout, scored[0])] if scored else []
+        check_level_settings(job.config.levels, signals)
 
 
 def input_names(job: Job) -> list[str]:
