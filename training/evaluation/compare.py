@@ -110,7 +110,8 @@ def print_comparison(command: Compare) -> None:
         ConfigError: if there is none that can be scored. Of several, those that cannot, as their
             answers are not public, are named and left out.
     """
-    found, left_out = [], []
+    found: list[Comparison] = []
+    left_out: list[ConfigError] = []
     for chosen, paths in pairs(command):
         try:
             first, second = (score_files(chosen, command.data, [p], command.split) for p in paths)
@@ -119,8 +120,8 @@ def print_comparison(command: Compare) -> None:
             left_out.append(error)
     if left_out and not found:
         raise left_out[0]
-    for error in left_out:
-        Console(stderr=True, highlight=False).print(f"left out: {error}", markup=False)
+    for reason in left_out:
+        Console(stderr=True, highlight=False).print(f"left out: {reason}", markup=False)
     if command.json:
         value = {one.benchmark.name: one.to_json() for one in found}
         print(json.dumps(value))  # noqa: T201

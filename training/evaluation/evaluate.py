@@ -105,7 +105,7 @@ def tasks_of(command: Evaluate, chosen: Benchmark) -> list[Task]:
         asked["exchanged"] = exchange(questions)
         if not asked["exchanged"]:
             raise ConfigError(
-                f"{chosen.title}: all {len(questions)} questions have one picture or none, so there "
+                f"{chosen.title}: all {len(questions)} questions have one picture or none: there "
                 "is none to exchange: leave --control out, or ask more (--limit)"
             )
     return [
