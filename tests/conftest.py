@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# torch.compile would start processes of its own, as many as there are cores, in every worker.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 # Workers of a job are processes of their own, which unpickle functions of these tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -46,6 +50,15 @@ def pytest_collection_finish() -> None:
     """Looks for garbage again, but not in what was made so far."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def torchs_linear_layer_stays() -> Iterator[None]:
+    """Fails a test that leaves another linear layer to those after it: their bits would differ."""
+    yield
+    if "torch" in sys.modules:
+        linear = sys.modules["torch"].nn.functional.linear
+        assert linear.__module__ != "deepspeed.runtime.zero.linear", "ZeRO 3 replaced it"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.config import TrainConfig
 from training.data.loader import PlannedStep
-from training.engine.deepspeed import start_distributed
+from training.engine.deepspeed import start_distributed, torchs_own_linear_after
 from training.loss import batch_loss
 from training.run.build import build
 from training.run.folder import RunFolder
@@ -33,7 +33,7 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
     folder.check_place()
     start_distributed()
     folder = with_settled_precision(folder)
-    with folder.locked(), build(folder) as run:
+    with folder.locked(), torchs_own_linear_after(), build(folder) as run:
         if run.first_step == 0:
             run.validate(0)
         for _ in take_steps(run):

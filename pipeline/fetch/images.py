@@ -183,6 +183,7 @@ class ShardFetcher:
         self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
     ) -> DecodedImage:
         body = await self._shared.downloader.download(url, is_last_of_host, slot)
+        self._progress.downloaded_bytes += len(body)
         try:
             self._refuse_bytes(body)
             boxes = boxes_of(pair, self._config.blur_boxes)

@@ -17,6 +17,7 @@ from pipeline.dataset.credentials import without_credentials
 from pipeline.dataset.deny import DENIED
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.fetch.images import ShardFetcher
 from pipeline.fetch.process_settings import rare_garbage_collection
 from pipeline.fetch.sharing import FetchSession
@@ -76,19 +77,21 @@ def fetch_shard(
     if asked_fingerprint(marker) == fingerprint:
         return
     remove(marker)
-    started_at = time.time()
-    pairs = read_pairs(layout, shard)
-    with (
-        ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
-        tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
-    ):
-        kept, rejections = fetch_pairs(pairs, config, session, spool, progress)
-        samples = read_spool(kept, spool, config.image_format)
-        tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
-        write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
-        write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
-    stats = shard_stats(count_reasons(rejections), len(kept), started_at)
-    commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+    with timed(layout, Stage.FETCH, "fetch") as work:
+        started_at = time.time()
+        pairs = read_pairs(layout, shard)
+        with (
+            ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
+        ):
+            kept, rejections = fetch_pairs(pairs, config, session, spool, progress)
+            samples = read_spool(kept, spool, config.image_format)
+            tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
+            write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
+            write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
+        stats = shard_stats(count_reasons(rejections), len(kept), started_at)
+        commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+        work.rows, work.bytes = len(pairs), progress.downloaded_bytes
 
 
 def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) -> str:

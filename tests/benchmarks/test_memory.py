@@ -12,7 +12,11 @@ from torch import Tensor
 from benchmarks import memory
 from tests.training.model.tiny_models import VOCAB_SIZE, build_model, one_row, sample, text_config
 from training.config import DataConfig, LoraConfig, ModelConfig, ParallelConfig, TrainConfig
-from training.engine.deepspeed import deepspeed_config, start_distributed
+from training.engine.deepspeed import (
+    deepspeed_config,
+    start_distributed,
+    torchs_own_linear_after,
+)
 from training.engine.start import checkpoint_activations, start_engine
 from training.parts import choose_trained
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, finetune_7b_one_gpu
@@ -110,6 +114,13 @@ def test_logits_their_fp32_copy_and_the_loss_are_ten_bytes_a_word_and_target() -
     assert held == pytest.approx(memory.logit_bytes(model, config, width=2), rel=0.03)
 
 
+@pytest.fixture
+def given_back() -> Iterator[None]:
+    with torchs_own_linear_after():
+        yield
+
+
+@pytest.mark.usefixtures("given_back")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_an_engine_holds_the_weights_gradients_and_states_that_are_said(stage: Any) -> None:
     start_distributed()

@@ -113,6 +113,7 @@ def test_compiled_blocks_learn_what_uncompiled_ones_do(
     zero_stage: Any, tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
 ) -> None:
     losses, graphs = {}, {}
+    torchs_own_linear = torch.nn.functional.linear
     for name, compile_blocks in (("compiled", True), ("eager", False)):
         parallel = ParallelConfig(
             zero_stage=zero_stage, precision="fp32", compile_blocks=compile_blocks
@@ -126,6 +127,7 @@ def test_compiled_blocks_learn_what_uncompiled_ones_do(
         assert (out / "model" / "model.safetensors").exists()
     assert graphs["compiled"] > graphs["eager"] == 0
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
+    assert torch.nn.functional.linear is torchs_own_linear
 
 
 def all_names(out: Path) -> set[str]:

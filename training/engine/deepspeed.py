@@ -3,6 +3,8 @@
 import os
 import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +17,23 @@ from training.engine.precision import arithmetic_of
 LONGEST_WAIT = timedelta(hours=12)
 """For the first process, which tokenises and writes while the others wait; ten minutes, the usual
 limit, are too few for 665,000 conversations."""
+
+
+@contextmanager
+def torchs_own_linear_after() -> Iterator[None]:
+    """Gives torch its linear layer back at the end.
+
+    ZeRO 3 replaces `torch.nn.functional.linear` for the whole process and for good, by one that
+    does not hold gathered weights. It rounds otherwise, and keeps more for a backward pass: what
+    runs in this process after training would not be what it is elsewhere.
+    """
+    import torch
+
+    own = torch.nn.functional.linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = own
 
 
 def deepspeed_config(config: TrainConfig, processes: int, has_gpu: bool) -> dict[str, Any]:

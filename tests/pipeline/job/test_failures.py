@@ -1,9 +1,6 @@
-import json
-from pathlib import Path
-
 import pytest
 
-from pipeline.dataset.progress import ProgressReader, ShardProgress, WorkError, forget_unfinished
+from pipeline.dataset.progress import ShardProgress, forget_unfinished
 from pipeline.job.failures import JobFailed, explained
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
@@ -27,15 +24,6 @@ def from_a_worker(text: str) -> RuntimeError:
         'Traceback (most recent call last):\n  File "x.py", line 1, in process\n'
         f"    raise error\n{text} [while running 'Score/Score']\n\nDuring handling of the above "
         "exception, another exception occurred:\n\n"
-    )
-
-
-def test_the_progress_file_says_what_the_work_failed_of(layout):
-    fail(layout, OSError(28, "No space left on device"))
-    (state,) = ProgressReader(layout).read()
-    assert (state.state, state.shard, state.rows_done) == ("failed", 7, 4)
-    assert state.error == WorkError(
-        kind="OSError", message="[Errno 28] No space left on device", errno=28
     )
 
 
@@ -79,13 +67,3 @@ def test_a_step_that_has_no_shard_is_explained_from_what_the_runner_says(layout,
 def test_an_error_without_words_is_told_by_its_kind(layout):
     assert "MemoryError" in str(explained(MemoryError(), layout))
     assert "TimeoutError: late" in str(explained(TimeoutError("late"), layout))
-
-
-def test_progress_files_of_before_are_read(layout):
-    with ShardProgress(layout, Stage.LEVEL, 0, 5) as progress:
-        progress.update(5, 0)
-    path = Path(layout.run, "progress", "level-00000.json")
-    values = json.loads(path.read_text())
-    del values["error"]
-    path.write_text(json.dumps(values))
-    assert ProgressReader(layout).read()[0].error is None

@@ -1,13 +1,8 @@
-import os
-
 import pytest
 
-from pipeline.config import CurationConfig, FetchConfig
-from pipeline.job.run import with_shared_cores
 from pipeline.job.runners import PASSED_ON, REFUSED, choose_runner, runner_name
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
-from scoring.config import DeduplicateConfig
 
 LAYOUT = DatasetLayout("data")
 
@@ -67,14 +62,3 @@ def test_a_job_server_may_know_flags_that_beam_does_not():
 def test_a_runner_among_the_beam_flags_is_refused():
     with pytest.raises(ConfigError, match="name the runner before it"):
         choose_runner("local", 1, ("--runner=DaskRunner",), LAYOUT)
-
-
-@pytest.mark.parametrize(("workers", "share"), [(0, 0), (1, 0), (3, 2), (16, 1)])
-def test_workers_on_this_machine_share_its_cores_unless_told_otherwise(monkeypatch, workers, share):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
-    shared = with_shared_cores(CurationConfig(), workers)
-    assert (shared.fetch.decode_processes, shared.deduplicate.threads) == (share, share)
-    told = CurationConfig(
-        fetch=FetchConfig(decode_processes=5), deduplicate=DeduplicateConfig(threads=6)
-    )
-    assert with_shared_cores(told, workers) == told

@@ -13,7 +13,6 @@ from pipeline.dataset.progress import (
 )
 from pipeline.job.terminal import (
     ProgressDisplay,
-    StageTally,
     scoring_pace,
     summary_table,
 )
@@ -31,53 +30,6 @@ def layout(tmp_path):
 def report(layout, stage, shard, total, kept, rejected):
     with ShardProgress(layout, stage, shard, total) as progress:
         progress.update(kept, rejected)
-
-
-def test_a_shard_that_failed_says_so_and_is_forgotten_by_the_next_job(layout):
-    report(layout, Stage.FETCH, 0, 10, 8, 2)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        ShardProgress(layout, Stage.SCORE, 0, 8) as progress,
-    ):
-        progress.update(3, 0)
-        raise KeyboardInterrupt
-    states = ProgressReader(layout).read()
-    assert [(state.stage, state.state) for state in states] == [
-        (Stage.FETCH, "done"),
-        (Stage.SCORE, "failed"),
-    ]
-    assert [state.stage for state in forget_unfinished(layout)] == [Stage.SCORE]
-    assert [state.stage for state in ProgressReader(layout).read()] == [Stage.FETCH]
-
-
-def test_a_reader_sees_what_changed_since_it_read_last(layout):
-    reader = ProgressReader(layout)
-    assert reader.read() == []
-    report(layout, Stage.FETCH, 1, 10, 8, 2)
-    assert [state.rows_done for state in reader.read()] == [10]
-    report(layout, Stage.FETCH, 1, 12, 9, 3)
-    report(layout, Stage.READ, 2, 5, 5, 0)
-    assert [(state.stage, state.rows_done) for state in reader.read()] == [
-        (Stage.READ, 5),
-        (Stage.FETCH, 12),
-    ]
-
-
-def test_shards_not_begun_count_as_large_as_the_others(layout):
-    report(layout, Stage.FETCH, 0, 100, 90, 10)
-    tally = StageTally(Stage.FETCH)
-    tally.count(ProgressReader(layout).read(), shards=4)
-    assert (tally.rows, tally.rows_done, tally.rejected) == (400, 100, 10)
-    assert not tally.is_done
-
-
-def test_the_rate_is_that_of_the_last_while():
-    tally = StageTally(Stage.FETCH)
-    assert tally.rows_per_second(0.0) is None
-    tally.rows_done = 100
-    assert tally.rows_per_second(10.0) == 10.0
-    tally.rows_done = 1100
-    assert tally.rows_per_second(1000.0) == pytest.approx(1000 / 990)
 
 
 def test_without_a_terminal_progress_is_plain_lines(layout):
@@ -160,20 +112,6 @@ def test_the_steps_of_a_stage_are_counted_until_the_next_job(layout, read):
     assert shown(layout, [Stage.DEDUPLICATE]) == ["deduplicate: search, 2 of 3 done"]
     forget_unfinished(layout)
     assert shown(layout, [Stage.DEDUPLICATE]) == []
-
-
-def test_the_time_before_the_work_and_its_leaps_do_not_change_the_rate():
-    tally = StageTally(Stage.SCORE)
-    for now in range(0, 100, 5):  # the stage before it is at work
-        assert tally.rows_per_second(now) is None
-    tally.is_running = True
-    rates = []
-    for now in range(100, 400):  # 16 pairs every 8 seconds
-        tally.rows_done = (now - 99) // 8 * 16
-        rates.append(tally.rows_per_second(now))
-    assert rates[3] is None
-    assert all(1.1 < rate < 2.2 for rate in rates[15:])
-    assert all(1.7 < rate < 2.1 for rate in rates[100:])
 
 
 def test_a_job_without_news_says_that_it_is_alive(layout, read, monkeypatch):

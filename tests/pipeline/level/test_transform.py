@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -8,15 +7,13 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.config import CurationConfig
 from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.progress import ProgressReader
-from pipeline.job.run import Job, check_stages, with_checked_inputs
 from pipeline.level.edges import ALL_SOURCES, SavedEdges
 from pipeline.level.shard import RowHashes, begin_search, levels_of, read_scores
 from pipeline.level.transform import AssignLevels
 from pipeline.report.drift import drift_rows, read_drift
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import LevelConfig
@@ -290,26 +287,6 @@ def test_a_source_that_edges_without_overall_ones_do_not_know_is_named(layout, t
         level(new, shards, per_source=True, edges_from=layout.root)
 
 
-@pytest.mark.parametrize("stages", [(Stage.READ, Stage.LEVEL), (Stage.LEVEL,)])
-def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_it_starts(
-    layout, tmp_path, stages
-):
-    level(layout, write_shards(layout, [some_rows(20, source="jan.csv")]), per_source=True)
-    files = tuple(str(tmp_path / name) for name in ("jan.csv", "feb.csv"))
-    for file in files:
-        Path(file).write_text("url,caption\nhttps://example.com/a.jpg,a\n")
-    config = CurationConfig(levels=LevelConfig(per_source=True, edges_from=layout.root))
-    job = Job(root=layout.root, config=config, stages=stages, has_report=False, files=files)
-    job = with_checked_inputs(job)
-    Path(layout.run, "read.json").write_text(json.dumps({"files": files}))
-    check_stages(job, runs_here=True)
-    forget_overall_edges(layout)
-    with pytest.raises(ConfigError, match=r"no edges for 'feb\.csv', only for jan\.csv.*--redo"):
-        check_stages(job, runs_here=True)
-    Path(layout.run, "read.json").write_text(json.dumps({"files": files[:1]}))
-    check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
-
-
 def test_old_edges_of_no_data_and_data_of_no_source_have_no_drift(layout, tmp_path):
     level(layout, write_shards(layout, [[]]), per_source=True)
     new = DatasetLayout(str(tmp_path / "new"))
@@ -363,10 +340,3 @@ def test_no_more_keys_are_read_than_tie_with_an_edge(layout, monkeypatch):
     levels = levels_of(layout, 0, LevelConfig(), saved, read_scores(layout, 0))
     assert set(levels) == set(range(1, 9))
     assert sum(read) == 7
-
-
-def test_a_key_that_is_no_hash_is_refused():
-    with pytest.raises(DatasetError, match="32"):
-        key_hashes(pa.array(["abc"]))
-    with pytest.raises(DatasetError, match="hexadecimal"):
-        key_hashes(pa.array(["xyz" + "0" * 29]))

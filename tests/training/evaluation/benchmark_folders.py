@@ -1,11 +1,23 @@
 """The folders and answer files that the golden vectors are written to, as users have them."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from training.evaluation.catalogue import benchmark
+from training.evaluation.questions import Question
+from training.evaluation.scoring import score_files
+
 GOLDEN = Path(__file__).parent / "golden"
 S = "\nAnswer the question using a single word or phrase."
+OCR = "\nReference OCR token: "
+TOLERANCE = 1e-6
+"""How far a number may be from the published script's, where floating point differs."""
 
 
 def golden(name: str) -> Any:
@@ -207,3 +219,36 @@ def mmvet(folder: Path, runs: int = 3) -> str:
     write(folder / "mm-vet.json", questions)
     write(folder / "grades.json", grades)
     return str(folder / "grades.json")
+
+
+def score(name: str, folder: Path) -> dict[str, Any]:
+    """Returns what `score --json` prints of the golden vectors of a benchmark."""
+    path = globals()[name](folder)
+    return score_files(benchmark(name), str(folder), [path]).to_json()
+
+
+def score_of(name: str, folder: Path, path: str) -> float:
+    """Returns the headline of an answer file."""
+    return score_files(benchmark(name), str(folder), [path]).score
+
+
+def read(name: str, folder: Path, split: str | None = None) -> list[Question]:
+    """Returns the questions of a benchmark's files in a folder."""
+    chosen = benchmark(name)
+    return chosen.read(chosen.folder(str(folder)), split, "ask")
+
+
+def png(colour: str = "red") -> bytes:
+    """Returns a picture file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows as the hub does, two to a row group, with a picture in each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = ("red", "lime", "blue")
+    pictures = [{"bytes": png(colours[i % 3]), "path": None} for i in range(len(rows))]
+    full = [{"image": picture, **row} for picture, row in zip(pictures, rows, strict=True)]
+    pq.write_table(pa.Table.from_pylist(full), path, row_group_size=2)

@@ -1,0 +1,77 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+
+from pipeline.config import CurationConfig, FetchConfig
+from pipeline.job.run import Job, check_stages, with_checked_inputs, with_shared_cores
+from pipeline.level.transform import AssignLevels
+from schemas.errors import ConfigError
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from scoring.config import DeduplicateConfig, LevelConfig
+from tests.curated_tables import Row, write_shards
+
+
+@pytest.mark.parametrize(("workers", "share"), [(0, 0), (1, 0), (3, 2), (16, 1)])
+def test_workers_on_this_machine_share_its_cores_unless_told_otherwise(monkeypatch, workers, share):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    shared = with_shared_cores(CurationConfig(), workers)
+    assert (shared.fetch.decode_processes, shared.deduplicate.threads) == (share, share)
+    told = CurationConfig(
+        fetch=FetchConfig(decode_processes=5), deduplicate=DeduplicateConfig(threads=6)
+    )
+    assert with_shared_cores(told, workers) == told
+
+
+def level(layout, shards, **settings):
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        levelled = pipeline | beam.Create(shards) | AssignLevels(layout, LevelConfig(**settings))
+        assert_that(levelled, equal_to(shards))
+
+
+def some_rows(count, seed=0, mean=0.25, source="pairs.csv"):
+    scores = np.random.default_rng(seed).normal(mean, 0.05, count).round(3)
+    return [
+        Row(f"{seed}-{place}", float(score), source=source) for place, score in enumerate(scores)
+    ]
+
+
+def change_edges(layout, change):
+    values = json.loads(Path(layout.edges).read_text())
+    change(values["groups"])
+    Path(layout.edges).write_text(json.dumps(values))
+
+
+def forget_overall_edges(layout):
+    change_edges(layout, lambda groups: groups.remove(next(g for g in groups if not g["source"])))
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return DatasetLayout(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("stages", [(Stage.READ, Stage.LEVEL), (Stage.LEVEL,)])
+def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_it_starts(
+    layout, tmp_path, stages
+):
+    level(layout, write_shards(layout, [some_rows(20, source="jan.csv")]), per_source=True)
+    files = tuple(str(tmp_path / name) for name in ("jan.csv", "feb.csv"))
+    for file in files:
+        Path(file).write_text("url,caption\nhttps://example.com/a.jpg,a\n")
+    config = CurationConfig(levels=LevelConfig(per_source=True, edges_from=layout.root))
+    job = Job(root=layout.root, config=config, stages=stages, has_report=False, files=files)
+    job = with_checked_inputs(job)
+    Path(layout.run, "read.json").write_text(json.dumps({"files": files}))
+    check_stages(job, runs_here=True)
+    forget_overall_edges(layout)
+    with pytest.raises(ConfigError, match=r"no edges for 'feb\.csv', only for jan\.csv.*--redo"):
+        check_stages(job, runs_here=True)
+    Path(layout.run, "read.json").write_text(json.dumps({"files": files[:1]}))
+    check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
