@@ -103,7 +103,7 @@ def compare(model: str, rounds: int, images: int, batch_size: int) -> dict[str, 
 def stored_model(model: str, folder: Path) -> tuple[str, str]:
     """Returns how a model is named and where its weights are, both written into a folder."""
     if model == DEMO:
-        command = [sys.executable, ASSEMBLE, "--out", folder, "--only", "demo_clip"]
+        command = [sys.executable, str(ASSEMBLE), "--out", str(folder), "--only", "demo_clip"]
         subprocess.run(command, check=True, capture_output=True)
         return f"local-dir:{folder}/demo_clip", ""
     weights = folder / "random.pt"

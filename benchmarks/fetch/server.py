@@ -93,7 +93,7 @@ class PhotoServer(asyncio.Protocol):
             self._transport.write(head % (status, len(body)) + body)
 
 
-def serve(folder: Path, delay_seconds: float, *, is_web: bool) -> None:
+def serve(folder: Path, delay_seconds: float, *, is_web: bool = False) -> None:
     """Serves the photographs in a folder for ever; prints the port."""
 
     async def run() -> None:
