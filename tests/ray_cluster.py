@@ -113,6 +113,8 @@ class RayCluster:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # By default Ray lets all else on the machine go first.
+            "RAY_worker_niceness": "0",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
         # Sockets have short names, so the folder of a test is too deep for them.

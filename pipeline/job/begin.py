@@ -103,13 +103,13 @@ def prepare_worker(layout: DatasetLayout, token: str, sights: Sequence[Sight], c
     Raises:
         ConfigError: if it is of other code than the job, or sees other files.
     """
-    keep_freed_memory()
     if code_sha256() != code:
         raise ConfigError(
             "a worker has another version of aligngpt than this job: install the same on all "
             "nodes, or start them from one image"
         )
     refuse_other_sight(sights)
+    keep_freed_memory()
     if is_local(layout.root):
         _HELD.append(hold_as_worker(Path(local_path(layout.run))))
     keep_within_fence(layout, token)

@@ -316,7 +316,7 @@ def _run_stages(
     there = absolute_layout(layout)
     config = with_shared_cores(absolute_config(job.config), chosen.workers, chosen.cores)
     inputs = absolute_inputs(job.inputs)
-    sights = () if chosen.is_local else sights_of(there, config, inputs)
+    sights = () if chosen.is_local else sights_of(there, config, job.stages, inputs)
     attempts = Attempts(layout, chosen.attempts)
     while True:
         try:

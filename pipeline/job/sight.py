@@ -16,6 +16,7 @@ from pipeline.job.paths import model_paths
 from pipeline.read.inputs import InputFile
 from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import (
     commit_text,
     file_system,
@@ -59,19 +60,30 @@ class Sight:
 
 
 def sights_of(
-    layout: DatasetLayout, config: CurationConfig, inputs: Sequence[InputFile]
+    layout: DatasetLayout,
+    config: CurationConfig,
+    stages: Sequence[Stage],
+    inputs: Sequence[InputFile],
 ) -> tuple[Sight, ...]:
-    """Returns what this process sees of all that the workers need; the folder is held by the job.
+    """Returns what this process sees of all that the stages need; the folder is held by the job.
 
     Args:
         layout: with an absolute root, as all paths are here.
+
+    Raises:
+        ConfigError: if something is not there.
     """
     step = max(1, len(inputs) // MOST_INPUTS)
     files = [file.path for file in inputs[::step]][:MOST_INPUTS]
-    uses = [("the input", path) for path in (*files, *config.fetch.allow_folders)]
-    if config.is_scored:
+    uses = [("the input", path) for path in files]
+    if Stage.FETCH in stages:
+        uses += [("the input", path) for path in config.fetch.allow_folders]
+    if Stage.SCORE in stages:
         uses += [("the model", path) for path in model_paths(config)]
-    seen = [Sight(use, path, _look(path)) for use, path in uses]
+    try:
+        seen = [Sight(use, path, _look(path)) for use, path in uses]
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}, and the job needs it") from error
     return (Sight(OUTPUT, layout.root, _holder(layout)), *seen)
 
 

@@ -14,6 +14,7 @@ from pipeline.job.sight import refuse_local_paths, refuse_other_sight, sights_of
 from pipeline.read.inputs import check_inputs
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from scoring.config import ScoreConfig
 
 
@@ -30,7 +31,7 @@ def paths(tmp_path, monkeypatch):
     inputs = absolute_inputs(check_inputs(["in/pairs.tsv"], config.read))
     layout = absolute_layout(DatasetLayout("out"))
     with hold_folder(layout):
-        yield sights_of(layout, config, inputs)
+        yield sights_of(layout, config, config.stages, inputs)
 
 
 def test_what_the_workers_get_is_absolute_whatever_was_typed(paths, tmp_path):
@@ -87,6 +88,16 @@ def test_a_worker_that_sees_something_else_says_what_and_what_to_use(paths, tmp_
 def test_paths_on_a_disk_are_refused_where_workers_share_none(paths):
     with pytest.raises(ConfigError, match=r"no disk of this machine: the output .*s3://bucket"):
         refuse_local_paths(paths, "Dataflow's workers have no disk of this machine")
+
+
+def test_a_stage_that_scores_nothing_needs_no_model(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    score = ScoreConfig(model="local-dir:/gone")
+    config = dataclasses.replace(CurationConfig(), score=score)
+    with hold_folder(layout):
+        assert [one.use for one in sights_of(layout, config, (Stage.LEVEL,), ())] == ["the output"]
+        with pytest.raises(ConfigError, match="/gone: No such file"):
+            sights_of(layout, config, (Stage.SCORE,), ())
 
 
 @pytest.mark.parametrize(
