@@ -30,7 +30,7 @@ from tests.ray_cluster import RayCluster, has_namespaces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PICTURES = 160
+PICTURES = 96
 
 
 class Store:
