@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from schemas.errors import StorageError
+from schemas.errors import DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_text, list_files, read_json, remove
 
@@ -157,16 +157,28 @@ def forget_times(layout: DatasetLayout, stages: Iterable[str]) -> None:
 
 
 def read_times(layout: DatasetLayout, stage: str) -> list[StepTime]:
-    """Returns what each step of a stage took, all processes and jobs together."""
-    known = {field.name for field in fields(StepTime)}
+    """Returns what each step of a stage took, all processes and jobs together.
+
+    Raises:
+        DatasetError: if a file of the folder does not say it.
+    """
     found: dict[tuple[str, str], StepTime] = {}
     for path in _files(layout, {stage}):
-        with suppress(FileNotFoundError):
-            for values in read_json(path)["steps"]:
-                one = StepTime(**{name: values[name] for name in known & values.keys()})
-                place = (one.step, one.device)
-                found.setdefault(place, StepTime(step=one.step, device=one.device)).add(one)
+        for one in _read_file(path):
+            place = (one.step, one.device)
+            found.setdefault(place, StepTime(step=one.step, device=one.device)).add(one)
     return [found[place] for place in sorted(found)]
+
+
+def _read_file(path: str) -> list[StepTime]:
+    known = {field.name for field in fields(StepTime)}
+    try:
+        steps = read_json(path)["steps"]
+        return [StepTime(**{name: step[name] for name in known & step.keys()}) for step in steps]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path} does not say what work took ({error!r}): remove it to do without"
+        ) from error
 
 
 def _files(layout: DatasetLayout, stages: Collection[str]) -> list[str]:

@@ -9,6 +9,7 @@ from pipeline.dataset.worktimes import (
     read_times,
     timed,
 )
+from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
@@ -75,6 +76,15 @@ def test_fields_that_later_versions_add_do_not_matter(tmp_path):
     text = '{"steps": [{"step": "fetch", "device": "cpu", "rows": 3, "joules": 7}]}'
     (folder / f"fetch-{'a' * 32}.json").write_text(text)
     assert read_times(layout, Stage.FETCH) == [StepTime(step="fetch", rows=3)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": 3}', '{"steps": [{"rows": 3}]}'])
+def test_a_file_that_says_nothing_of_work_is_named(tmp_path, text):
+    path = tmp_path / "_run" / "times" / f"fetch-{'a' * 32}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=path.name):
+        read_times(DatasetLayout(str(tmp_path)), Stage.FETCH)
 
 
 def test_time_in_which_several_pieces_were_worked_on_counts_once():
