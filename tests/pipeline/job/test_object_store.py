@@ -40,6 +40,7 @@ from tests.curations import (
     start_words,
     write_pairs,
 )
+from tests.jobs import StartedJob
 from tests.pipeline.fetch.test_transform import picture
 from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_images
@@ -187,7 +188,7 @@ def test_a_job_on_the_store_that_is_killed_again_and_again_makes_the_same_bytes(
     assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
 
 
-def wait_for_progress(process: subprocess.Popen[str], root: str, stage: Stage) -> None:
+def wait_for_progress(process: StartedJob, root: str, stage: Stage) -> None:
     """Returns once a stage has begun, or the process has ended."""
     while process.poll() is None:
         if any(f"/{stage.value}-" in path for path in list_files(f"{root}/_run/progress")):
@@ -222,7 +223,7 @@ def test_a_retry_on_the_store_gains_what_failed_also_when_it_is_killed(
     assert not list_files(f"{root}/_run/retry")
 
 
-def wait_for_news(process: subprocess.Popen[str], folder: str, stage: Stage) -> None:
+def wait_for_news(process: StartedJob, folder: str, stage: Stage) -> None:
     """Returns once a stage says something new of its progress, or the process has ended."""
     store = s3fs.S3FileSystem(use_listings_cache=False)
 
