@@ -9,7 +9,7 @@ from pipeline.fetch.retry import RetrySession, begin_retry, check_reasons, finis
 from pipeline.fetch.shard import fetch_shard
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
-from tests.pipeline.fetch.test_transform import (
+from tests.fetches import (
     committed_bytes,
     config,
     fetched_rows,

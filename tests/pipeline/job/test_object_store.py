@@ -40,8 +40,8 @@ from tests.curations import (
     start_words,
     write_pairs,
 )
+from tests.fetches import picture
 from tests.jobs import StartedJob
-from tests.pipeline.fetch.test_transform import picture
 from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_images
 

@@ -21,7 +21,7 @@ from tests.curations import (
     start_words,
     write_pairs,
 )
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 from tests.web_server import WebServer
 
 BROKEN = range(0, 30, 3)
