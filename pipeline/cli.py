@@ -21,6 +21,7 @@ from pipeline.commands import (
     Fetch,
     Inspect,
     Merge,
+    Plan,
     Publish,
     Purge,
     Report,
@@ -157,6 +158,29 @@ def base_config(command: type, recipe: str | None, out: str | None) -> CurationC
 
 def execute(command: Command, beam_flags: Sequence[str]) -> int:
     """Returns the exit status of a parsed command."""
+    if isinstance(command, (Inspect, Plan, Verify, Rescore, Browse)):
+        return look(command)
+    if isinstance(command, (Select, Merge)):
+        return select(command)
+    if isinstance(command, Publish):
+        return publish(command)
+    if isinstance(command, Purge):
+        return purge(command)
+    with large_imports():
+        from pipeline.job.failures import JobFailed
+        from pipeline.job.run import Job, run_job
+
+    job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
+    try:
+        run_job(job, Console(markup=False))
+    except JobFailed as error:
+        print_error(str(error))
+        return STATUS_FAILED
+    return 0
+
+
+def look(command: Inspect | Plan | Verify | Rescore | Browse) -> int:
+    """Returns the exit status of a command that changes nothing."""
     if isinstance(command, Inspect):
         from pipeline.report.inspect import inspect_dataset
 
@@ -174,28 +198,12 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
         return 0
     if isinstance(command, Rescore):
         return rescore(command)
-    if isinstance(command, Browse):
-        from pipeline.browse.page import serve
+    if isinstance(command, Plan):
+        return plan(command)
+    from pipeline.browse.page import serve
 
-        with suppress(KeyboardInterrupt):
-            serve(command.dataset, command.port, say_address)
-        return 0
-    if isinstance(command, (Select, Merge)):
-        return select(command)
-    if isinstance(command, Publish):
-        return publish(command)
-    if isinstance(command, Purge):
-        return purge(command)
-    with large_imports():
-        from pipeline.job.failures import JobFailed
-        from pipeline.job.run import Job, run_job
-
-    job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
-    try:
-        run_job(job, Console(markup=False))
-    except JobFailed as error:
-        print_error(str(error))
-        return STATUS_FAILED
+    with suppress(KeyboardInterrupt):
+        serve(command.dataset, command.port, say_address)
     return 0
 
 
@@ -226,6 +234,23 @@ def select(command: Select | Merge) -> int:
         samples_per_shard=command.samples_per_shard,
     )
     make_selection(selection, command.out, Console(markup=False))
+    return 0
+
+
+def plan(command: Plan) -> int:
+    """Returns 0 once it is said what so many pairs take."""
+    from pipeline.plan.forecast import Resources
+    from pipeline.plan.run import print_plan
+
+    resources = Resources(
+        workers=command.workers,
+        gpus=command.gpus,
+        gpu_pairs_per_second=command.gpu_pairs_per_second,
+        price_worker_hour=command.price_worker_hour,
+        price_gpu_hour=command.price_gpu_hour,
+    )
+    price, pairs = command.price_terabyte_month, int(command.pairs)
+    print_plan(command.datasets, pairs, resources, price, Console(markup=False))
     return 0
 
 

@@ -229,6 +229,49 @@ class Inspect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Reckon what a curation of another size takes: hours, bytes, GPU hours and dollars.
+
+    Each stage of a finished dataset has recorded what its work took. From that, or from a run that
+    comes with the program, follows what more pairs take on more workers. docs/planning.md has the
+    laws, and predictions held against real runs.
+    """
+
+    pairs: float
+    """Rows of the input, such as 1e9."""
+    workers: int = 1
+    """Processes at work at once, each as those of the run."""
+    gpus: int = 0
+    """GPUs that score, and search for duplicates if the run did; 0 leaves all to the workers."""
+    datasets: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ()
+    """Folder or fsspec URL of a finished dataset that was made of such pairs in the way planned; of
+    two of sizes apart, the smaller tells what is fixed from what grows. By default the run that
+    comes with the program, of a small model on a CPU."""
+    gpu_pairs_per_second: float | None = None
+    """Pairs that one GPU scores in a second; by default as in the run, or an assumed rate."""
+    price_worker_hour: float = 0.05
+    """Dollars for a worker's hour; an example."""
+    price_gpu_hour: float = 2.5
+    """Dollars for a GPU's hour, its host with it; an example."""
+    price_terabyte_month: float = 20.0
+    """Dollars for a month of a terabyte; an example."""
+
+    def __post_init__(self) -> None:
+        if self.pairs is not tyro.MISSING and not (self.pairs >= 1 and self.pairs % 1 == 0):
+            raise ConfigError(f"--pairs must be a whole number from 1 on, got {self.pairs}")
+        if self.workers < 1 or self.gpus < 0:
+            wrong = f"--workers {self.workers} and --gpus {self.gpus}"
+            raise ConfigError(f"{wrong}: at least one worker is needed, and GPUs from 0 on")
+        for name in ("price_worker_hour", "price_gpu_hour", "price_terabyte_month"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} must be dollars from 0 on, got {getattr(self, name)}")
+        rate = self.gpu_pairs_per_second
+        if rate is not None and not 0 < rate < float("inf"):
+            raise ConfigError(f"--gpu-pairs-per-second must be positive, got {rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Browse:
     """Look at all rows of a dataset, those left out too, on a page that this machine alone sees.
 
@@ -286,6 +329,7 @@ Command = (
     | Publish
     | Purge
     | Inspect
+    | Plan
     | Browse
     | Verify
     | Rescore
@@ -306,6 +350,7 @@ COMMANDS: dict[str, type[Command]] = {
     "publish": Publish,
     "purge": Purge,
     "inspect": Inspect,
+    "plan": Plan,
     "browse": Browse,
     "verify": Verify,
     "rescore": Rescore,

@@ -25,6 +25,11 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns how many there are of something whose plural ends in s: `1 pair`, `2,000 pairs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def print_commands(usage: str, commands: Mapping[str, type], more: str) -> None:
     """Prints how a program is called, its commands, a line each, and what else there is to know.
 

@@ -10,7 +10,16 @@ import pyarrow as pa
 
 from schemas.columns import SCHEMA_VERSION, arrow_schema
 from schemas.errors import RejectReason
-from schemas.manifest import LevelDrift, Manifest, Parent, ShardEntry, StageCounts
+from schemas.manifest import (
+    GroupControl,
+    LevelControl,
+    LevelDrift,
+    Manifest,
+    Parent,
+    ScoreControl,
+    ShardEntry,
+    StageCounts,
+)
 from schemas.records import (
     FetchedSample,
     LevelledSample,
@@ -98,7 +107,8 @@ def schema_document() -> str:
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]
-    for part in (Manifest, StageCounts, LevelDrift, Parent, ShardEntry):
+    controls = (ScoreControl, LevelControl, GroupControl)
+    for part in (Manifest, StageCounts, LevelDrift, *controls, Parent, ShardEntry):
         parts += [f"### {part.__name__}\n", f"{_first_line(part)}\n"]
         parts.append(_table(("field", "type", "meaning"), _fields(part)))
     return "\n".join(parts)

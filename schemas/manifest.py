@@ -56,6 +56,86 @@ class LevelDrift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LevelControl:
+    """How the pairs of one level do beside exchanged ones."""
+
+    level: int
+    """1 to num_levels."""
+    pairs: int
+    """Those that were held against exchanged ones."""
+    beats_ratio: float
+    """Share of the exchanged pairs (the same picture, another caption) that they beat."""
+    beats_interval: tuple[float, float]
+    """Between what it lies, at 95 %."""
+    by_chance: float
+    """What that share would be if the score told nothing: a level is cut by the score itself."""
+    auc: float
+    """How often one of them scores above an exchanged pair of any picture."""
+    auc_interval: tuple[float, float]
+    """Between what it lies, at 95 %."""
+    exchanged_ratio: float | None
+    """Share of all exchanged pairs that score as this level does; null where levels overlap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupControl:
+    """Pairs that the score tells much less of than of the others."""
+
+    kind: str
+    """What they have in common: `source`, `host`, `script`, or the column of their language."""
+    name: str
+    """Which of them."""
+    pairs: int
+    """Those that were held against exchanged ones of the same group."""
+    beats_ratio: float
+    """Share of these that they beat."""
+    beats_interval: tuple[float, float]
+    """Between what it lies, at 95 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreControl:
+    """Whether the score tells pairs from exchanged ones: pictures with captions of others."""
+
+    signal: str
+    """The score that is meant."""
+    pairs: int
+    """Scored pairs that were held against exchanged ones: all, or an even choice of shards."""
+    beats_ratio: float
+    """Share of the exchanged pairs (the same picture, another caption) that they beat; one half if
+    the score tells nothing."""
+    beats_interval: tuple[float, float]
+    """Between what it lies, at 95 %."""
+    auc: float
+    """How often a pair scores above an exchanged pair of any picture: the area under the curve."""
+    auc_interval: tuple[float, float]
+    """Between what it lies, at 95 %."""
+    warning: str | None
+    """What to think of the levels where that is near one half; null where it is not."""
+    levels: list[LevelControl]
+    """By level; empty where there are none."""
+    standing_out: list[GroupControl]
+    """Sources, hosts, scripts and languages that the score tells much less of."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ScoreControl":
+        """Returns what JSON holds."""
+        made = {
+            "levels": [LevelControl(**_intervals(row)) for row in values["levels"]],
+            "standing_out": [GroupControl(**_intervals(row)) for row in values["standing_out"]],
+        }
+        return cls(**{**_intervals(values), **made})
+
+
+def _intervals(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values with tuples where JSON has lists of two numbers."""
+    return {
+        name: tuple(value) if name.endswith("_interval") else value
+        for name, value in values.items()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """A dataset that samples of this one were taken from."""
 
@@ -99,6 +179,8 @@ class Manifest:
     """Of each level: `level`, `lowest_score`, `highest_score` (null if empty) and `count`."""
     level_drift: LevelDrift | None = None
     """Where levels.edges_from gave the edges: how the data moved against them."""
+    score_control: ScoreControl | None = None
+    """Whether the score tells pairs from exchanged ones; null without stored embeddings."""
     truncated_captions: int | None = None
     """Scored captions longer than the model's context; null for a dataset that is not scored."""
     parents: list[Parent] = field(default_factory=list)
@@ -138,4 +220,6 @@ class Manifest:
         values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
         if values.get("level_drift") is not None:
             values["level_drift"] = LevelDrift(**values["level_drift"])
+        if values.get("score_control") is not None:
+            values["score_control"] = ScoreControl.from_dict(values["score_control"])
         return cls(**values)

@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# torch.compile would start processes of its own, as many as there are cores, in every worker.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 # Workers of a job are processes of their own, which unpickle functions of these tests.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -5,9 +5,12 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from pipeline.job.run import Job, run_job
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from tests.jobs import StartedJob
 
 ROOT = Path(__file__).parent.parent
 CORPUS = ROOT / "examples" / "corpus"
@@ -76,32 +78,38 @@ def start_command(
     workers: int,
     beam_flags: Sequence[str] = (),
     **environment: str,
-) -> StartedJob:
+) -> subprocess.Popen[str]:
     """Returns the running `aligngpt-curate curate`, in a process group of its own."""
     words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *flags]
     return start_words(["curate", *words, *beam_flags], **environment)
 
 
-def start_words(words: Sequence[str], **environment: str) -> StartedJob:
+def start_words(words: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     """Returns the running `aligngpt-curate` with these words, in a process group of its own."""
-    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
-    return StartedJob(words, {**os.environ, **own})
+    return subprocess.Popen(
+        [str(COMMAND), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+    )
 
 
-def finish(process: StartedJob) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Returns the exit status of a command, and what it said as one line."""
     said, _ = process.communicate(timeout=300)
-    status = process.returncode
-    assert status is not None
-    return status, " ".join(said.split())
+    return process.returncode, " ".join(said.split())
 
 
-def kill(process: StartedJob) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
     """Ends a job and all of its processes at once; it may have ended by itself."""
-    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
-def wait_for_progress(process: StartedJob, root: Path, stage: Stage) -> None:
+def wait_for_progress(process: subprocess.Popen[str], root: Path, stage: Stage) -> None:
     """Returns once a stage has begun, or the process has ended."""
     while process.poll() is None:
         if any((root / "_run" / "progress").glob(f"{stage.value}-*.json")):

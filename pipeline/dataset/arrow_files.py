@@ -12,8 +12,8 @@ def write_batches(
     batches: Iterable[pa.RecordBatch],
     schema: pa.Schema | None = None,
     compression: str | None = None,
-) -> None:
-    """Commits record batches of one schema as an Arrow file.
+) -> int:
+    """Commits record batches of one schema as an Arrow file; returns its length in bytes.
 
     Args:
         schema: of the batches; by default that of the first, which must then be there.
@@ -26,6 +26,8 @@ def write_batches(
     with commit_file(path) as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in (*first, *rest):
             writer.write_batch(batch)
+        writer.close()
+        return file.tell()
 
 
 def read_batches(path: str, numbers: Sequence[int] | None = None) -> pa.Table:

@@ -17,6 +17,7 @@ from pipeline.dataset.ownership import (
     stage_folders,
 )
 from pipeline.dataset.progress import ProgressReader, progress_path
+from pipeline.dataset.worktimes import REPORT, forget_times
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
@@ -308,6 +309,7 @@ def remove_outputs(layout: DatasetLayout, first: Stage, record: FolderRecord) ->
         if record.lists(path):
             remove(path)
             record.forget(path)
+    forget_times(layout, (*first.onward, REPORT))
     for state in ProgressReader(layout).read():
         if state.stage in first.onward:
             remove(progress_path(layout, state.stage, state.shard))

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.progress import STEP_FILE
+from pipeline.dataset.worktimes import TIMES_FILE
 from schemas.columns import RECORD_FIELD, VERSION_FIELD
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
@@ -66,6 +67,7 @@ WORK_FILES = {
         r"[0-9a-f]{32}/(cells\.npz|joined|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
     ),
     "progress": re.compile(rf"[a-z]+-\d{{5,}}\.json|{STEP_FILE.pattern}"),
+    "times": TIMES_FILE,
 }
 """Folder of `_run` to the names of the files in it, which jobs remove with their folders."""
 

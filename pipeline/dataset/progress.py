@@ -42,6 +42,8 @@ class ShardProgress:
         self._state = "running"
         self._kept = self._rejected = 0
         self._error: WorkError | None = None
+        self.downloaded_bytes = 0
+        """What came over the network for the shard, of answers that arrived whole."""
         self._seconds: dict[str, float] = {}
 
     def took(self, seconds: dict[str, float]) -> None:

@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.dataset.arrow_files import read_batches, write_batches
+from pipeline.dataset.worktimes import timed
 from pipeline.deduplicate.plan import SearchPlan
 from pipeline.deduplicate.search import flat, scored_thumbnails, spill_path, unit_length
 from schemas.columns import read_table
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import exists, open_read
 from scoring.duplicates.looks import Looks
 from scoring.duplicates.search import exact_cosines
@@ -32,6 +34,14 @@ def lend_kept(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
     path = spill_path(plan, "kept", shard)
     if plan.is_done or exists(path):
         return shard
+    with timed(layout, Stage.DEDUPLICATE, "lend") as work:
+        place = plan.shards.index(shard)
+        work.rows = plan.offsets[place + 1] - plan.offsets[place]
+        _lend(shard, layout, plan, path)
+    return shard
+
+
+def _lend(shard: int, layout: DatasetLayout, plan: SearchPlan, path: str) -> None:
     loans = read_batches(spill_path(plan, "loans", shard))
     place = plan.shards.index(shard)
     own = pa.array(loans["kept_row"].to_numpy() - plan.offsets[place])
@@ -46,7 +56,6 @@ def lend_kept(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
         for first, last in itertools.pairwise(bounds.tolist())
     ]
     write_batches(path, batches, table.schema)
-    return shard
 
 
 def distances_to_kept(

@@ -27,6 +27,7 @@ from pipeline.dataset.arrow_files import read_batches, write_batches
 from pipeline.dataset.captions import caption_hashes, chosen_captions
 from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.progress import end_piece
+from pipeline.dataset.worktimes import timed
 from pipeline.deduplicate.plan import SearchPlan, SearchTask
 from schemas.columns import read_table
 from schemas.records import SCORED_SCHEMA
@@ -54,27 +55,34 @@ def train_plan(plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfi
         return plan
     path = f"{plan.folder}/cells.npz"
     if not exists(path):
-        cells = config.cells or cell_count(plan.count)
-        share = min(1.0, sample_size(cells) / plan.count)
-        parts = []
-        for place, shard in enumerate(plan.shards):
-            rows = plan.offsets[place + 1] - plan.offsets[place]
-            # Rows stand in the order of a hash: the first ones are a uniform sample.
-            parts.append(read_embeddings(layout, shard, math.ceil(share * rows), plan.width))
-        sample = np.concatenate(parts)
-        sample = canonical_sample(sample, content_hashes(sample), len(sample))
-        device = search_device(config)
-        centroids = train_cells(sample, cells, seed=config.seed, device=device)
-        homes = assign_cells(sample, centroids, config.threshold, config.probes, device)
-        expected = np.bincount(homes[homes >= 0], minlength=len(centroids)) / len(sample)
-        row_bytes = plan.width * 4 + (THUMBNAIL_BYTES if plan.must_look_alike else 0)
-        group_bytes = np.cumsum(expected) * plan.count * row_bytes
-        groups = np.minimum(group_bytes // config.memory_bytes, len(centroids) - 1)
-        _, groups = np.unique(groups, return_inverse=True)
-        with commit_file(path) as file:
-            np.savez(file, centroids=centroids, groups=groups)
+        with timed(layout, Stage.DEDUPLICATE, "train") as work:
+            work.rows, work.device = plan.count, search_device(config).partition(":")[0]
+            _train(path, plan, layout, config)
     _, groups = load_cells(plan)
     return replace(plan, cell_groups=int(groups.max()) + 1)
+
+
+def _train(path: str, plan: SearchPlan, layout: DatasetLayout, config: DeduplicateConfig) -> None:
+    """Commits the centres of the cells, and the groups that their search is divided into."""
+    cells = config.cells or cell_count(plan.count)
+    share = min(1.0, sample_size(cells) / plan.count)
+    parts = []
+    for place, shard in enumerate(plan.shards):
+        rows = plan.offsets[place + 1] - plan.offsets[place]
+        # Rows stand in the order of a hash: the first ones are a uniform sample.
+        parts.append(read_embeddings(layout, shard, math.ceil(share * rows), plan.width))
+    sample = np.concatenate(parts)
+    sample = canonical_sample(sample, content_hashes(sample), len(sample))
+    device = search_device(config)
+    centroids = train_cells(sample, cells, seed=config.seed, device=device)
+    homes = assign_cells(sample, centroids, config.threshold, config.probes, device)
+    expected = np.bincount(homes[homes >= 0], minlength=len(centroids)) / len(sample)
+    row_bytes = plan.width * 4 + (THUMBNAIL_BYTES if plan.must_look_alike else 0)
+    group_bytes = np.cumsum(expected) * plan.count * row_bytes
+    groups = np.minimum(group_bytes // config.memory_bytes, len(centroids) - 1)
+    _, groups = np.unique(groups, return_inverse=True)
+    with commit_file(path) as file:
+        np.savez(file, centroids=centroids, groups=groups)
 
 
 def tasks_of(plan: SearchPlan) -> Iterator[SearchTask]:
@@ -94,10 +102,13 @@ def spill_shard(
     if plan.is_done:
         return shard
     near, exact = spill_path(plan, "near", shard), spill_path(plan, "exact", shard)
-    if not exists(exact):
-        write_batches(exact, _hash_batches(shard, layout, plan))
-    if plan.cell_groups and not exists(near):
-        write_batches(near, _cell_batches(shard, layout, config, plan))
+    if not (exists(exact) and (exists(near) or not plan.cell_groups)):
+        with timed(layout, Stage.DEDUPLICATE, "spill") as work:
+            work.rows = plan.offsets[plan.shards.index(shard) + 1] - plan.first_row(shard)
+            work.bytes = write_batches(exact, _hash_batches(shard, layout, plan))
+            if plan.cell_groups:
+                work.device = search_device(config).partition(":")[0]
+                work.bytes += write_batches(near, _cell_batches(shard, layout, config, plan))
     end_piece(layout, Stage.DEDUPLICATE, "spill", shard)
     return shard
 
@@ -108,9 +119,14 @@ def search_task(
     """Returns the task once the pairs that it found are saved."""
     path = f"{plan.folder}/edges/{task.kind}-{task.group:05d}.npy"
     if not exists(path):
-        edges = _search(task, config, plan)
-        with commit_file(path) as file:
-            np.save(file, edges)
+        with timed(layout, Stage.DEDUPLICATE, task.kind) as work:
+            if task.kind == "near":
+                work.device = search_device(config).partition(":")[0]
+            groups = plan.cell_groups if task.kind == "near" else plan.hash_groups
+            work.rows = round(plan.count / groups)
+            edges = _search(task, config, plan)
+            with commit_file(path) as file:
+                np.save(file, edges)
     end_piece(layout, Stage.DEDUPLICATE, "search", f"{task.kind}-{task.group}")
     return task
 
@@ -127,8 +143,17 @@ def _search(task: SearchTask, config: DeduplicateConfig, plan: SearchPlan) -> ND
 def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
     """Returns the plan once it is saved, for each shard, which of its rows give way to which."""
     done = f"{plan.folder}/joined"
-    if plan.is_done or exists(done):
-        return plan
+    if not (plan.is_done or exists(done)):
+        with timed(layout, Stage.DEDUPLICATE, "join") as work:
+            work.rows = plan.count
+            _join(plan, layout)
+            with commit_file(done):
+                pass
+    return plan
+
+
+def _join(plan: SearchPlan, layout: DatasetLayout) -> None:
+    """Saves what becomes of the rows of each shard that have duplicates."""
     edges = [np.empty((2, 0), np.int64)]
     for path in list_files(f"{plan.folder}/edges", ".npy"):
         with open_read(path) as file:
@@ -158,9 +183,6 @@ def join_groups(plan: SearchPlan, layout: DatasetLayout) -> SearchPlan:
         part = table.slice(bounds[place], bounds[place + 1] - bounds[place])
         write_batches(spill_path(plan, "decisions", shard), part.to_batches(), part.schema)
     _write_loans(plan, table.filter(pc.invert(table["is_kept"])))
-    with commit_file(done):
-        pass
-    return plan
 
 
 def _write_loans(plan: SearchPlan, losers: pa.Table) -> None:

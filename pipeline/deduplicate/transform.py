@@ -18,6 +18,7 @@ from pipeline.dataset.commits import is_committed, on_accelerator
 from pipeline.dataset.fetched_rows import fetched_pairs
 from pipeline.dataset.progress import ShardProgress, begin_step
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.deduplicate.distances import distances_to_kept, lend_kept
 from pipeline.deduplicate.plan import (
     SearchPlan,
@@ -105,6 +106,13 @@ def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
     if plan.is_done or is_committed(marker, fingerprint):
         return shard
     remove(marker)
+    with timed(layout, Stage.DEDUPLICATE, "keep") as work:
+        work.rows = _keep_and_commit(shard, layout, plan, fingerprint)
+    return shard
+
+
+def _keep_and_commit(shard: int, layout: DatasetLayout, plan: SearchPlan, fingerprint: str) -> int:
+    """Commits the unique pairs of a shard and the others; returns how many pairs it has."""
     with open_read(layout.scored(shard)) as file:
         scored = read_table(file, SCORED_SCHEMA, ["key", "clip_score"])
     decisions = read_decisions(plan, shard)
@@ -120,10 +128,10 @@ def unique_shard(shard: int, layout: DatasetLayout, plan: SearchPlan) -> int:
             {**_columns(scored.take(pa.array(kept))), "duplicate_count": counts[kept]},
             schema=UNIQUE_SCHEMA,
         )
-        with commit_file(marker) as file:
+        with commit_file(layout.unique(shard)) as file:
             write_table(table, file, {"fingerprint": fingerprint})
         progress.update(len(kept), len(rejections))
-    return shard
+    return len(scored)
 
 
 def remove_search_files(kept: int, layout: DatasetLayout) -> int:

@@ -21,6 +21,7 @@ from pipeline.dataset.deny import DENIED, DenyFiles, read_lists
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from pipeline.fetch.decoding.process import Handling
@@ -93,19 +94,21 @@ def fetch_shard(
     if asked_fingerprint(marker) == fingerprint:
         return
     remove(marker)
-    started_at = time.time()
-    pairs = read_pairs(layout, shard)
-    with (
-        ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
-        tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
-    ):
-        kept, rejections = fetch_pairs(pairs, config, memory, spool, progress)
-        samples = read_spool(kept, spool, config.image_format)
-        tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
-        write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
-        write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
-    stats = shard_stats(count_reasons(rejections), len(kept), started_at)
-    commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+    with timed(layout, Stage.FETCH, "fetch") as work:
+        started_at = time.time()
+        pairs = read_pairs(layout, shard)
+        with (
+            ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
+        ):
+            kept, rejections = fetch_pairs(pairs, config, memory, spool, progress)
+            samples = read_spool(kept, spool, config.image_format)
+            tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
+            write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
+            write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
+        stats = shard_stats(count_reasons(rejections), len(kept), started_at)
+        commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+        work.rows, work.bytes = len(pairs), progress.downloaded_bytes
 
 
 def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) -> str:
@@ -333,6 +336,7 @@ class ShardFetcher:
         self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
     ) -> DecodedImage:
         body = await self._downloader.download(url, is_last_of_host, slot)
+        self._progress.downloaded_bytes += len(body)
         try:
             self._refuse_bytes(body)
             boxes = boxes_of(pair, self._config.blur_boxes)

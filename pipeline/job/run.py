@@ -23,6 +23,7 @@ from pipeline.dataset.guard import (
 )
 from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import ProgressReader, forget_unfinished
+from pipeline.dataset.worktimes import begin_times
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
 from pipeline.job.causes import print_causes
 from pipeline.job.failures import JobFailed, explained, place_of, worker_died
@@ -114,6 +115,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
         for state in forget_unfinished(layout):
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
+        begin_times(layout)
         finish_moves(layout)
         job, settled = with_settled_precision(job, layout, console)
         check_stages(job, runs_here=chosen.is_local)
@@ -135,8 +137,16 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     console.print(summary_table(stages))
     print_causes(layout, stages, console)
     print_pace(layout, job.stages, console)
+    _print_warning(manifest, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def _print_warning(manifest: Manifest | None, console: Console) -> None:
+    """Says so where the scores hardly tell the pairs from exchanged ones."""
+    control = None if manifest is None else manifest.score_control
+    if control is not None and control.warning is not None:
+        console.print(control.warning, style="yellow", highlight=False, markup=False)
 
 
 def print_pace(layout: DatasetLayout, stages: Sequence[Stage], console: Console) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset.derivation import read_derivation
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import LevelDrift
 from schemas.shards import DatasetLayout
@@ -109,7 +110,7 @@ def read_old_edges(config: LevelConfig) -> SavedEdges | None:
     if path is None:
         return None
     if not exists(path):
-        raise ConfigError(f"levels.edges_from: there is no {path}; name a dataset with levels")
+        raise ConfigError(f"levels.edges_from: there is no {path}; {_where_edges_are(config)}")
     saved = read_edges(path)
     if saved.num_levels != config.num_levels:
         raise ConfigError(
@@ -122,6 +123,21 @@ def read_old_edges(config: LevelConfig) -> SavedEdges | None:
             "other way; make them equal"
         )
     return saved
+
+
+def _where_edges_are(config: LevelConfig) -> str:
+    """Returns what to name in place of a dataset without edges."""
+    folder = str(config.edges_from)
+    made = None if folder.endswith(".json") else read_derivation(DatasetLayout(folder))
+    if made is None:
+        return "name a dataset with levels"
+    if made.settings.get("cut_levels") is not None:
+        return (
+            f"{made.command} cut its levels anew, which leaves no edges: name a dataset that "
+            "`curate` or `level` cut"
+        )
+    parents = ", ".join(parent.folder for parent in made.parents)
+    return f"it was made by {made.command} and has the levels of what it was made from: {parents}"
 
 
 def read_edges(path: str) -> SavedEdges:

@@ -11,6 +11,7 @@ from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
 from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.level.edges import (
     ALL_SOURCES,
     LevelTally,
@@ -116,7 +117,10 @@ def count_shard(
     shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
 ) -> dict[str, Histogram]:
     """Returns the shard's histogram of the next pass for each group that still needs it."""
-    counts = {} if search.is_done else _histograms(shard, layout, config, search)
+    counts: dict[str, Histogram] = {}
+    if not search.is_done:
+        with timed(layout, Stage.LEVEL, f"count {search.passes_done + 1}") as work:
+            counts, work.rows = _histograms(shard, layout, config, search)
     if search.known is None and search.passes_done == 0:  # later ones have little left to find
         end_piece(layout, Stage.LEVEL, "count", shard)
     return counts
@@ -124,7 +128,8 @@ def count_shard(
 
 def _histograms(
     shard: int, layout: DatasetLayout, config: LevelConfig, search: LevelSearch
-) -> dict[str, Histogram]:
+) -> tuple[dict[str, Histogram], int]:
+    """Returns the histogram of each group that still needs one, and the rows of the shard."""
     start = EdgeSearch(config.num_levels, config.top_fraction)
     unique = read_scores(layout, shard)
     counts = {}
@@ -138,7 +143,7 @@ def _histograms(
         is_levelled = at_least(scores, config.minimum_score)
         hashes = RowHashes(unique.keys, rows[is_levelled])
         counts[group] = count_cells(group_search, scores[is_levelled], hashes)
-    return counts
+    return counts, len(unique.keys)
 
 
 def refine_all(
@@ -160,12 +165,14 @@ def tally_shard(
     """Returns how many pairs of the shard have which level, for each group."""
     if search.is_saved:
         return {}
-    unique = read_scores(layout, shard)
-    levels = levels_of(layout, shard, config, search.edges, unique)
-    tallies = {
-        group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
-        for group, rows in group_rows(layout, shard, config, unique).items()
-    }
+    with timed(layout, Stage.LEVEL, "tally") as work:
+        unique = read_scores(layout, shard)
+        levels = levels_of(layout, shard, config, search.edges, unique)
+        tallies = {
+            group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
+            for group, rows in group_rows(layout, shard, config, unique).items()
+        }
+        work.rows = len(unique.keys)
     end_piece(layout, Stage.LEVEL, "tally", shard)
     return tallies
 
@@ -192,6 +199,15 @@ def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: S
     if is_committed(marker, fingerprint):
         return shard
     remove(marker)
+    with timed(layout, Stage.LEVEL, "assign") as work:
+        work.rows = _level_and_commit(layout, shard, config, edges, fingerprint)
+    return shard
+
+
+def _level_and_commit(
+    layout: DatasetLayout, shard: int, config: LevelConfig, edges: SavedEdges, fingerprint: str
+) -> int:
+    """Levels the unique pairs of a shard and commits them; returns how many there were."""
     unique = read_scores(layout, shard)
     with ShardProgress(layout, Stage.LEVEL, shard, len(unique.keys)) as progress:
         levels = levels_of(layout, shard, config, edges, unique)
@@ -206,10 +222,10 @@ def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: S
             },
             schema=LEVELLED_SCHEMA,
         )
-        with commit_file(marker) as file:
+        with commit_file(layout.levelled(shard)) as file:
             write_table(table, file, {"fingerprint": fingerprint})
         progress.update(len(kept), len(rejections))
-    return shard
+    return len(unique.keys)
 
 
 @dataclass(frozen=True, slots=True)

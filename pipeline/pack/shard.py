@@ -18,6 +18,7 @@ from pipeline.dataset.train_shards import (
     ScoreAndLevel,
     write_train_shard,
 )
+from pipeline.dataset.worktimes import timed
 from pipeline.pack.plan import Piece, TrainShardPlan
 from schemas.columns import (
     check_schema,
@@ -50,7 +51,11 @@ def pack_shard(
     fingerprint = _fingerprint(layout, plan, config)
     if not is_committed(marker, fingerprint):
         remove(marker)
-        with ShardProgress(layout, Stage.PACK, plan.shard, plan.samples) as progress:
+        with (
+            timed(layout, Stage.PACK, "pack") as work,
+            ShardProgress(layout, Stage.PACK, plan.shard, plan.samples) as progress,
+        ):
+            work.rows = plan.samples
             _write_shard(layout, plan, fingerprint, progress)
     with open_read(marker) as file:
         tar_bytes = file_metadata(pq.read_schema(file))["tar_bytes"]

@@ -11,6 +11,7 @@ import apache_beam as beam
 from pipeline.config import PackConfig
 from pipeline.dataset.progress import begin_step
 from pipeline.dataset.train_shards import write_index
+from pipeline.dataset.worktimes import timed
 from pipeline.pack.plan import TrainShardPlan, plan_train_shards
 from pipeline.pack.shard import pack_shard
 from schemas.shards import DatasetLayout
@@ -52,6 +53,8 @@ def announced_plans(
     layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
 ) -> list[TrainShardPlan]:
     """Returns the plans of all train shards, for all to see how much there is to pack."""
-    plans = plan_train_shards(layout, shards, config, has_levels)
-    begin_step(layout, Stage.PACK, "", sum(plan.samples for plan in plans))
+    with timed(layout, Stage.PACK, "plan") as work:
+        plans = plan_train_shards(layout, shards, config, has_levels)
+        work.rows = sum(plan.samples for plan in plans)
+    begin_step(layout, Stage.PACK, "", work.rows)
     return plans

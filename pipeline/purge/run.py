@@ -23,6 +23,7 @@ from pipeline.purge.rewrite import (
     rewrite_train,
 )
 from pipeline.purge.search import denied_tokens, find_denied, read_rows, traces_of
+from schemas.command_line import counted
 from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -60,7 +61,9 @@ def purge_dataset(root: str, files: DenyFiles, console: Console) -> None:
     with hold_folder(layout), recorded_folder(layout, console.print) as record:
         remove_leftovers(layout)
         denied = find_denied(layout, deny)
-        console.print(f"{len(denied):,} pairs are denied.")
+        console.print(
+            f"{counted(len(denied), 'pair')} {'is' if len(denied) == 1 else 'are'} denied."
+        )
         record.begin(tuple(Stage), has_report=True)
         if denied:
             _rewrite(layout, denied)

@@ -25,6 +25,7 @@ from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.deny import DenyFiles, DenyLists, read_lists
 from pipeline.dataset.ownership import listed_files, stage_folders
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
+from pipeline.dataset.worktimes import timed
 from pipeline.read.formats import read_split
 from pipeline.read.inputs import InputFile, InputFormat
 from pipeline.read.kept import KeptTypes, found_types, types_as_text, types_from_text
@@ -149,6 +150,12 @@ class Reading:
         done = f"{self.folder}/runs/{split.number:05d}.json"
         if exists(done):
             return split.number
+        with timed(self.layout, Stage.READ, "spill") as work:
+            work.rows = self._spill(split, done)
+        return split.number
+
+    def _spill(self, split: InputSplit, done: str) -> int:
+        """Writes the runs of a part of the input and `done`; returns how many rows it has."""
         deny = deny_lists(self.config)
         writer = RunWriter(f"{self.folder}/runs/{split.number:05d}", self.num_partitions)
         with ShardProgress(self.layout, Stage.READ, split.number, split.rows) as progress:
@@ -164,7 +171,7 @@ class Reading:
                 progress.update(kept, rejected)
         joined = types_as_text(types.joined(self._kept_names()))
         commit_text(done, json.dumps({"runs": writer.finish(), "kept": joined}))
-        return split.number
+        return kept + rejected
 
     def _kept_names(self) -> list[str]:
         return [new for _, new in self.config.kept_names]
@@ -198,7 +205,9 @@ class Reading:
                 for path in list_files(f"{self.folder}/runs", ".json")
                 for run in (_read_json(path) or {})["runs"]
             ]
-            kept, rejected = sort_partition(runs, partition, f"{self.folder}/sorted")
+            with timed(self.layout, Stage.READ, "sort") as work:
+                kept, rejected = sort_partition(runs, partition, f"{self.folder}/sorted")
+                work.rows = kept + rejected
             counts = {"kept": kept, "rejected": rejected}
             commit_text(done, json.dumps(counts))
         end_piece(self.layout, Stage.READ, "sort", partition)
@@ -225,7 +234,9 @@ class Reading:
     def write(self, shard: ShardRange) -> tuple[int, int, int]:
         """Writes a shard; returns its number, its pairs and its rejected rows."""
         types = types_from_text(read_json(f"{self.folder}/shards.json")["kept"])
-        kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted", types)
+        with timed(self.layout, Stage.READ, "write") as work:
+            kept, rejected = write_pairs_shard(self.layout, shard, f"{self.folder}/sorted", types)
+            work.rows = kept + rejected
         end_piece(self.layout, Stage.READ, "write", shard.shard)
         return shard.shard, kept, rejected
 

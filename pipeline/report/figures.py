@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -39,23 +40,36 @@ def balance_figure(stages: Mapping[str, StageCounts]) -> Markup:
     return _svg(parts, len(stages) * row_height, "rows kept and rejected, stage by stage")
 
 
-def score_figure(score_counts: NDArray[np.int64], levels: Sequence[LevelContents]) -> Markup | None:
-    """Returns the histogram of the scores with the edges of the levels; None without scores."""
-    used = np.flatnonzero(score_counts)
-    if not len(used):
+def score_figure(
+    score_counts: NDArray[np.int64],
+    levels: Sequence[LevelContents],
+    exchanged: NDArray[np.int64] | None = None,
+) -> Markup | None:
+    """Returns the histogram of the scores with the edges of the levels; None without scores.
+
+    Args:
+        exchanged: exchanged pairs by the same cells, drawn behind it as if they were as many.
+    """
+    total = int(score_counts.sum())
+    if not total:
         return None
+    behind = np.zeros(SCORE_CELLS) if exchanged is None else exchanged * (total / exchanged.sum())
+    used = np.flatnonzero(score_counts + behind)
     first = int(used[0])
     per_bar = max(1, -(-int(used[-1] - first + 1) // BARS))
     bars = _bars(score_counts[first : int(used[-1]) + 1], per_bar)
     low = first / SCORE_CELLS * 2 - 1
     high = (first + len(bars) * per_bar) / SCORE_CELLS * 2 - 1
+    others = _bars(behind[first : int(used[-1]) + 1], per_bar)
     step = (RIGHT - LEFT) / len(bars)
-    scale = (BOTTOM - TOP) / max(bars)
+    scale = (BOTTOM - TOP) / max(*bars, *others)
 
     def place(score: float) -> float:
         return LEFT + (score - low) / (high - low) * (RIGHT - LEFT)
 
-    parts = _level_bands(levels, place) + _count_axis(max(bars), scale)
+    parts = _level_bands(levels, place) + _count_axis(round(max(*bars, *others)), scale)
+    if exchanged is not None:
+        parts.append(_outline(others, step, scale))
     parts += [
         f'<rect x="{LEFT + index * step:.2f}" y="{BOTTOM - bar * scale:.2f}" '
         f'width="{max(step - 1, 0.5):.2f}" height="{bar * scale:.2f}" class="bar"/>'
@@ -80,11 +94,20 @@ def round_ticks(low: int, high: int, most: int) -> range:
     return ticks
 
 
-def _bars(cells: NDArray[np.int64], per_bar: int) -> list[int]:
-    padded = np.zeros(-(-len(cells) // per_bar) * per_bar, np.int64)
+def _bars(cells: NDArray[Any], per_bar: int) -> list[float]:
+    padded = np.zeros(-(-len(cells) // per_bar) * per_bar, cells.dtype)
     padded[: len(cells)] = cells
-    totals: list[int] = padded.reshape(-1, per_bar).sum(axis=1).tolist()
+    totals: list[float] = padded.reshape(-1, per_bar).sum(axis=1).tolist()
     return totals
+
+
+def _outline(bars: Sequence[float], step: float, scale: float) -> str:
+    """Returns the histogram of the exchanged pairs as one area with a line around it."""
+    corners = [f"M{LEFT} {BOTTOM}"]
+    for index, bar in enumerate(bars):
+        left, top = LEFT + index * step, BOTTOM - bar * scale
+        corners.append(f"L{left:.2f} {top:.2f} H{left + step:.2f}")
+    return f'<path d="{" ".join(corners)} V{BOTTOM} Z" class="exchanged"/>'
 
 
 def _score_axis(low: float, high: float, place: Callable[[float], float]) -> list[str]:

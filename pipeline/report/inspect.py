@@ -8,10 +8,12 @@ from rich.text import Text
 from pipeline.dataset.derivation import read_derivation
 from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.report.contents import Contents, LevelContents, read_contents
+from pipeline.report.control import read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from schemas.columns import file_metadata, read_table
+from schemas.command_line import counted
 from schemas.errors import DatasetError
-from schemas.manifest import LevelDrift, StageCounts
+from schemas.manifest import LevelDrift, ScoreControl, StageCounts
 from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -44,6 +46,8 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
         console.print(reasons_table(layout, stages))
     if levels:
         console.print(levels_table(levels))
+    if Stage.SCORE.value in stages:
+        _print_control(layout, levels, console)
     drift = read_drift(layout)
     if drift is not None:
         console.print(drift_table(drift))
@@ -104,6 +108,56 @@ def levels_table(levels: list[LevelContents]) -> Table:
         shown = ["-" if score is None else f"{score:.4f}" for score in scores]
         table.add_row(str(level.level), f"{level.count:,}", *shown)
     return table
+
+
+def _print_control(layout: DatasetLayout, levels: list[LevelContents], console: Console) -> None:
+    """Prints whether the score tells anything, where embeddings are stored."""
+    control = read_control(layout)
+    if control is None:
+        return
+    found = summary(control, levels)
+    told = f"{found.beats_ratio:.3f} ({_between(found.beats_interval)})"
+    area = f"{found.auc:.3f} ({_between(found.auc_interval)})"
+    console.print(
+        f"A pair beats the same picture with another caption {told} of the time, 0.5 is chance; "
+        f"area under the curve {area}; {found.pairs:,} pairs.",
+        highlight=False,
+    )
+    if found.warning is not None:
+        console.print(found.warning, style="yellow", highlight=False, markup=False)
+    if found.levels:
+        console.print(control_table(found))
+    for group in found.standing_out:
+        console.print(
+            f"{group.kind} {shown(group.name)}: {group.beats_ratio:.3f} "
+            f"({_between(group.beats_interval)}), {group.pairs:,} pairs: of these the score tells "
+            "much less.",
+            highlight=False,
+            markup=False,
+        )
+
+
+def control_table(control: ScoreControl) -> Table:
+    """Returns how the pairs of each level do beside exchanged ones."""
+    table = Table(title="Pairs beside exchanged ones", title_justify="left")
+    names = ("level", "beat one", "95 %", "by chance", "area", "exchanged so")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in control.levels:
+        ratio = row.exchanged_ratio
+        table.add_row(
+            str(row.level),
+            f"{row.beats_ratio:.3f}",
+            _between(row.beats_interval),
+            f"{row.by_chance:.3f}",
+            f"{row.auc:.3f}",
+            "-" if ratio is None else f"{100 * ratio:.2f} %",
+        )
+    return table
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def drift_table(drift: LevelDrift) -> Table:
@@ -196,4 +250,5 @@ def _shards_line(packed: list[str], contents: Contents) -> str:
     for path in packed:
         with open_read(path) as file:
             size += int(file_metadata(pq.read_schema(file))["tar_bytes"])
-    return f"{len(packed):,} train shards, {contents.samples:,} samples, {size:,} bytes of tar."
+    shards, samples = counted(len(packed), "train shard"), counted(contents.samples, "sample")
+    return f"{shards}, {samples}, {size:,} bytes of tar."

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.dataset.manifests import read_manifest
 from pipeline.report.verify_counts import count_problems, imbalances
 from pipeline.report.verify_shard import ShardCheck, ShardFindings, check_shard
+from schemas.command_line import counted
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.progress import shown
@@ -37,7 +38,7 @@ class Verified:
     def __str__(self) -> str:
         more = "" if self.is_quick else ", every sample agrees with its row"
         return (
-            f"whole: {self.shards} train shards, {self.samples:,} samples, "
+            f"whole: {counted(self.shards, 'train shard')}, {counted(self.samples, 'sample')}, "
             f"{self.read_bytes:,} bytes match the manifest{more}, and all counts balance"
         )
 
@@ -59,8 +60,7 @@ def verify_dataset(root: str, is_quick: bool = False) -> Verified:
         *_index_problems(layout, manifest),
     ]
     if is_quick:
-        for entry in shown("Hashing", manifest.shards, len(manifest.shards), unit="shard"):
-            problems += _hash_problems(layout, entry)
+        problems += _all_hash_problems(layout, manifest)
     else:
         problems += count_problems(layout, manifest)
         problems += _sample_problems(layout, manifest)
@@ -136,6 +136,14 @@ def _index_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
             yield f"train/index.json row {place}: {there}, the manifest says {recorded}"
     if len(found) != len(wanted):
         yield f"train/index.json lists {len(found)} shards, the manifest {len(wanted)}"
+
+
+def _all_hash_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
+    """Yields the files whose size or hash is not as recorded, several of which are read at once."""
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
+        found = threads.map(lambda entry: [*_hash_problems(layout, entry)], manifest.shards)
+        for problems in shown("Hashing", found, len(manifest.shards), unit="shard"):
+            yield from problems
 
 
 def _hash_problems(layout: DatasetLayout, entry: ShardEntry) -> Iterator[str]:

@@ -14,12 +14,14 @@ from typing import Any
 
 import jinja2
 import pyarrow.parquet as pq
+from markupsafe import Markup
 from PIL import Image
 
 from pipeline.config import CurationConfig
 from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
 from pipeline.dataset.train_samples import read_kept_fields
+from pipeline.dataset.worktimes import REPORT, timed
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -27,7 +29,8 @@ from pipeline.report.balance import (
     stage_tables,
     total_rejections,
 )
-from pipeline.report.contents import Contents, Example, read_contents
+from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_contents
+from pipeline.report.control import Control, read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
 from schemas.columns import file_metadata
@@ -97,11 +100,28 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
+    with timed(layout, REPORT, "report") as work:
+        manifest, contents, control = _read_all(layout, config)
+        kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
+        work.rows = manifest.rows_in
+    with timed(layout, REPORT, "render") as work:
+        work.rows = manifest.rows_in
+        commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
+        commit_text(layout.report, render_report(layout, manifest, contents, control))
+        commit_text(layout.manifest, manifest.to_json())
+    return manifest
+
+
+def _read_all(
+    layout: DatasetLayout, config: CurationConfig
+) -> tuple[Manifest, Contents, Control | None]:
+    """Returns the manifest of what the stages left, and what there is to show of it."""
     derivation = read_derivation(layout)
     stages = _finished_stages(layout, config) if derivation is None else derivation.stages
     num_levels = config.levels.num_levels if config.is_scored else None
     wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
     contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
+    control = read_control(layout) if Stage.SCORE.value in stages else None
     counts = list(stages.values())
     manifest = Manifest(
         aligngpt_version=program_version(),
@@ -115,6 +135,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
+        score_control=None if control is None else summary(control, [*contents.levels.values()]),
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
@@ -123,11 +144,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
         samples_per_shard=config.pack.samples_per_shard,
         shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
     )
-    kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
-    commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
-    commit_text(layout.report, render_report(layout, manifest, contents))
-    commit_text(layout.manifest, manifest.to_json())
-    return manifest
+    return manifest, contents, control
 
 
 def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str, StageCounts]:
@@ -165,7 +182,9 @@ def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]
             )
 
 
-def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents) -> str:
+def render_report(
+    layout: DatasetLayout, manifest: Manifest, contents: Contents, control: Control | None
+) -> str:
     """Returns the report as one page of HTML that needs no other file."""
     template = files("pipeline.report").joinpath("report.jinja").read_text()
     environment = jinja2.Environment(
@@ -176,7 +195,8 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         manifest=manifest,
         name=layout.root.rstrip("/").rsplit("/", 1)[-1],
         balance=balance_figure(manifest.stages),
-        scores=score_figure(contents.score_counts, list(contents.levels.values())),
+        scores=_score_figure(contents, control),
+        control=manifest.score_control,
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
@@ -191,6 +211,15 @@ def render_report(layout: DatasetLayout, manifest: Manifest, contents: Contents)
         tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
         config=json.dumps(manifest.config, indent=2),
     )
+
+
+def _score_figure(contents: Contents, control: Control | None) -> Markup | None:
+    """Returns the histogram of the scores, that of exchanged pairs behind it where it is known."""
+    levels = list(contents.levels.values())
+    exchanged = None
+    if control is not None:
+        exchanged = control.overall.exchanged.reshape(SCORE_CELLS, -1).sum(axis=1)
+    return score_figure(contents.score_counts, levels, exchanged)
 
 
 POLITENESS = (

@@ -17,6 +17,7 @@ from pipeline.dataset.commits import deciding_settings, is_committed, stage_fing
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.dataset.tars import read_images
+from pipeline.dataset.worktimes import timed
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.memory import large_imports
@@ -51,6 +52,15 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
         return
     remove(marker)
     scorer = shared_scorer(config)
+    with timed(layout, Stage.SCORE, "score") as work:
+        work.device = scorer.device.type
+        work.rows = _score_and_commit(layout, shard, scorer, config, fingerprint)
+
+
+def _score_and_commit(
+    layout: DatasetLayout, shard: int, scorer: "ClipScorer", config: ScoreConfig, fingerprint: str
+) -> int:
+    """Scores the pairs of a shard and commits the table; returns how many pairs there were."""
     with open_read(layout.fetched(shard, "parquet")) as file:
         pairs = read_table(file, FETCHED_SCHEMA, [*PAIR_COLUMNS, "image_format"])
     keys = pairs["key"].to_pylist()
@@ -62,9 +72,10 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
         rejections = _reject(pairs.filter(pa.array(~is_finite)))
         write_rejections(layout, Stage.SCORE, shard, rejections, fingerprint)
         table = _scored_table(keys, scores, is_finite, config.keep_embeddings)
-        with commit_file(marker) as out:
+        with commit_file(layout.scored(shard)) as out:
             write_table(table, out, _provenance(scorer, fingerprint))
         progress.update(table.num_rows, len(rejections))
+    return len(keys)
 
 
 def score_fingerprint(layout: DatasetLayout, shard: int, config: ScoreConfig) -> str:

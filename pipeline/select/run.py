@@ -28,6 +28,7 @@ from pipeline.select.choice import (
     taken_samples,
 )
 from schemas.columns import file_metadata, with_kept
+from schemas.command_line import counted
 from schemas.errors import ConfigError
 from schemas.manifest import Parent
 from schemas.progress import RunProgress, shown
@@ -92,7 +93,7 @@ def make_selection(selection: Selection, out: str, console: Console) -> None:
     console.print(
         f"{chosen - repeated:,} of {total:,} samples"
         f"{f' ({repeated:,} repeated left out)' if repeated else ''}: {layout.root} "
-        f"({took} train shards)"
+        f"({counted(took, 'train shard')})"
     )
 
 

@@ -1,6 +1,7 @@
 """The laws of the whole job, on real pictures over real HTTP."""
 
 import dataclasses
+import io
 import json
 import random
 
@@ -10,9 +11,12 @@ import torch
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.job.run import Job, run_job
+from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Manifest
 from schemas.stages import Stage
+from schemas.terminal import Console
 from scoring.config import LevelConfig
 from tests.curations import (
     INSTRUCTIONS,
@@ -99,6 +103,21 @@ def test_the_job_ends_with_the_balance_of_every_stage(curated):
     assert "fetch: 46 of 46 pairs, 4 of 4 shards done, 5 rejected" in said
     assert "duplicate_row 1" in said
     assert "Done in" in said
+
+
+def test_scores_of_a_model_that_knows_nothing_are_called_so(curated):
+    root, manifest, said = curated
+    control = manifest.score_control
+    assert control.pairs == manifest.stages["score"].kept
+    assert control.beats_interval[0] < 0.5 < control.beats_interval[1]
+    assert control.warning is not None and control.warning in " ".join(said.split())
+    page = (root / "report.html").read_text()
+    assert 'class="exchanged"' in page
+    assert control.warning in page
+    assert Manifest.from_json((root / "manifest.json").read_text()) == manifest
+    inspected = io.StringIO()
+    inspect_dataset(str(root), Console(file=inspected, width=100))
+    assert f"another caption {control.beats_ratio:.3f}" in " ".join(inspected.getvalue().split())
 
 
 def test_a_finished_job_is_not_done_again(config, pairs, curated):

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,6 @@ from tests.curations import (
     wait_for_progress,
     write_pairs,
 )
-from tests.jobs import StartedJob
 from tests.web_server import ALLOWED_HOST, WebServer
 
 PAIRS = 2100
@@ -98,7 +98,7 @@ def many_flags(site: WebServer, tiny_clip) -> list[str]:
 class Watched:
     """A job under way in a process of its own, and which parts of its work it has begun."""
 
-    process: StartedJob
+    process: subprocess.Popen[str]
     root: Path
     started: float
 

@@ -15,9 +15,14 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from pipeline.cli import run
+from pipeline.dataset.deny import DenyFiles
 from pipeline.job.lock import hold_folder
+from pipeline.publish.card import About
+from pipeline.publish.run import publish_dataset
+from pipeline.purge.run import purge_dataset
 from pipeline.recipes import llava_instructions
 from pipeline.report.verify import verify_dataset
+from pipeline.select.run import Selection, make_selection
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -36,12 +41,14 @@ from tests.curations import (
     curate,
     finish,
     kill,
+    quiet_console,
     start_command,
     start_words,
     write_pairs,
 )
+from tests.datasets import finish as finish_dataset
+from tests.datasets import write_dataset
 from tests.fetches import picture
-from tests.jobs import StartedJob
 from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_images
 
@@ -188,7 +195,7 @@ def test_a_job_on_the_store_that_is_killed_again_and_again_makes_the_same_bytes(
     assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
 
 
-def wait_for_progress(process: StartedJob, root: str, stage: Stage) -> None:
+def wait_for_progress(process: subprocess.Popen[str], root: str, stage: Stage) -> None:
     """Returns once a stage has begun, or the process has ended."""
     while process.poll() is None:
         if any(f"/{stage.value}-" in path for path in list_files(f"{root}/_run/progress")):
@@ -223,7 +230,7 @@ def test_a_retry_on_the_store_gains_what_failed_also_when_it_is_killed(
     assert not list_files(f"{root}/_run/retry")
 
 
-def wait_for_news(process: StartedJob, folder: str, stage: Stage) -> None:
+def wait_for_news(process: subprocess.Popen[str], folder: str, stage: Stage) -> None:
     """Returns once a stage says something new of its progress, or the process has ended."""
     store = s3fs.S3FileSystem(use_listings_cache=False)
 
@@ -384,8 +391,7 @@ def test_a_holder_outlives_a_time_without_the_store(
 
 
 def last_seen(path: str) -> float:
-    with open_read(path) as file:
-        return float(json.load(file)["seen_unix_seconds"])
+    return float(json.loads(read_bytes(path))["seen_unix_seconds"])
 
 
 def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
@@ -413,3 +419,37 @@ def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(b
     assert b"lost its hold of the folder to process" in said
     with open_read(path) as file:
         assert json.load(file) == other
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mlcroissant uses
+def test_a_dataset_on_the_store_is_chosen_from_given_away_purged_and_verified_there(
+    bucket: str, tmp_path: Path
+) -> None:
+    local, root = tmp_path / "data", f"{bucket}/data"
+    write_dataset(local)
+    finish_dataset(local)
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    store.put(str(local), root.removeprefix("s3://"), recursive=True)
+    for parent, out in ((str(local), str(tmp_path / "chosen")), (root, f"{bucket}/chosen")):
+        chosen = Selection(command="select", parents=(parent,), where="alignment_level >= 3")
+        make_selection(chosen, out, quiet_console())
+    for folder, out in ((str(local), str(tmp_path / "hub")), (root, f"{bucket}/hub")):
+        about = About(name="hub", form="webdataset", licence="other", language=("en",))
+        publish_dataset(folder, out, about, 0.2, None, quiet_console())
+    chosen_there = download(f"{bucket}/chosen", tmp_path / "chosen there")
+    assert bytes_of(chosen_there / "train") == bytes_of(tmp_path / "chosen" / "train")
+    assert bytes_of(download(f"{bucket}/hub", tmp_path / "hub there")) == bytes_of(tmp_path / "hub")
+    commit_text(f"{bucket}/lists/urls", "https://images.example/20.jpg\n")
+    purge_dataset(root, DenyFiles(urls=(f"{bucket}/lists/urls",)), quiet_console())
+    assert verify_dataset(root).samples == verify_dataset(str(local)).samples - 1
+    assert verify_dataset(root, is_quick=True).is_quick
+    assert verify_dataset(f"{bucket}/chosen").samples > 0
+    spoil(f"{root}/train/000001.tar")
+    with pytest.raises(DatasetError, match=r"train/000001\.tar has"):
+        verify_dataset(root, is_quick=True)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Returns what the files of a folder hold, but for the record of who writes to it."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "_run" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

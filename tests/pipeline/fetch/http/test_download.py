@@ -41,7 +41,7 @@ def settings(server: WebServer, **more: Any) -> FetchConfig:
         "allow_networks": (f"{ALLOWED_HOST}/32",),
         "allow_ports": (80, 443, server.port),
         "max_bytes": 100_000,
-        "timeout_seconds": 5.0,
+        "timeout_seconds": 60.0,
         "retries": 0,
         "host_failures": 0,
         "respects_robots": False,

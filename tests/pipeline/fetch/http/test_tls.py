@@ -90,7 +90,7 @@ def settings(server: WebServer, ca_file: Path | None) -> FetchConfig:
         allow_networks=(f"{ALLOWED_HOST}/32",),
         allow_ports=(server.port,),
         ca_file=str(ca_file) if ca_file else None,
-        timeout_seconds=5.0,
+        timeout_seconds=60.0,
         retries=0,
     )
 

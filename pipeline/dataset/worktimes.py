@@ -1,0 +1,154 @@
+"""What the work on a dataset took, step by step: what `plan` reckons other sizes from.
+
+Each process adds up what it has done of each stage and writes the sums anew after every piece, to
+a file of its own in `_run/times/`. So a kill loses the piece that was under way and no more, a job
+that goes on adds to what was done before it, and there are as many files as workers, not as pieces.
+"""
+
+import json
+import os
+import re
+import resource
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+
+from schemas.errors import StorageError
+from schemas.shards import DatasetLayout
+from schemas.storage import commit_text, list_files, read_json, remove
+
+REPORT = "report"
+"""What the work on manifest and report goes by, which is none of the stages."""
+
+TIMES_FILE = re.compile(r"([a-z]+)-[0-9a-f]{32}\.json")
+"""Names of the files: the stage, and a number of the process's own."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StepTime:
+    """What a step of a stage took on one kind of device, added up over its pieces."""
+
+    step: str
+    device: str = "cpu"
+    """cpu or cuda."""
+    pieces: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    """Of a worker, by the clock."""
+    cpu_seconds: float = 0.0
+    """Of all cores that worked for it, those of the decoding processes too."""
+    bytes: int = 0
+    """That passed and are not kept: downloads of `fetch`, temporary files of `deduplicate`."""
+    processes: int = 0
+    """That did pieces of it. The first piece of each, of which the next three tell, also loads and
+    warms up what the process needs; the others do not."""
+    first_rows: int = 0
+    first_seconds: float = 0.0
+    first_cpu_seconds: float = 0.0
+
+    def add(self, other: "StepTime") -> None:
+        """Adds more of the same step."""
+        for field in fields(self):
+            if field.name not in ("step", "device"):
+                setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def as_first(self) -> "StepTime":
+        """Returns a piece as the first one of its process."""
+        return replace(
+            self,
+            processes=1,
+            first_rows=self.rows,
+            first_seconds=self.seconds,
+            first_cpu_seconds=self.cpu_seconds,
+        )
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """The sums of this process for a stage of a dataset, and where they are written."""
+
+    path: str
+    steps: dict[tuple[str, str], StepTime]
+
+
+_ledgers: dict[tuple[str, str], _Ledger] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def timed(layout: DatasetLayout, stage: str, step: str) -> Iterator[StepTime]:
+    """Times a piece of a step in the block, which says how many rows it had.
+
+    What fails is not counted: a plan is of work that succeeds.
+    """
+    work = StepTime(step=step, pieces=1)
+    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    yield work
+    work.seconds = time.perf_counter() - started
+    work.cpu_seconds = _cpu_seconds() - cpu_started
+    with _lock:
+        ledger = _ledgers.get((layout.root, stage))
+        if ledger is None:
+            path = f"{_folder(layout)}/{stage}-{uuid.uuid4().hex}.json"
+            ledger = _ledgers.setdefault((layout.root, stage), _Ledger(path, {}))
+        place = (step, work.device)
+        if place in ledger.steps:
+            ledger.steps[place].add(work)
+        else:
+            ledger.steps[place] = work.as_first()
+        steps = [asdict(one) for one in ledger.steps.values()]
+        # As of progress: a full disk must fail at the file that the work is for.
+        with suppress(StorageError):
+            commit_text(ledger.path, json.dumps({"cores": _cores(), "steps": steps}))
+
+
+def _cpu_seconds() -> float:
+    sides = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(spent.ru_utime + spent.ru_stime for spent in sides)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def begin_times(layout: DatasetLayout) -> None:
+    """Forgets what this process has added up of a dataset: a new job writes files of its own."""
+    with _lock:
+        for place in [place for place in _ledgers if place[0] == layout.root]:
+            del _ledgers[place]
+
+
+def forget_times(layout: DatasetLayout, stages: Iterable[str]) -> None:
+    """Removes what is known of the work of some stages, whose output is removed too."""
+    begin_times(layout)
+    for path in _files(layout, set(stages)):
+        remove(path)
+
+
+def read_times(layout: DatasetLayout, stage: str) -> list[StepTime]:
+    """Returns what each step of a stage took, all processes and jobs together."""
+    known = {field.name for field in fields(StepTime)}
+    found: dict[tuple[str, str], StepTime] = {}
+    for path in _files(layout, {stage}):
+        with suppress(FileNotFoundError):
+            for values in read_json(path)["steps"]:
+                one = StepTime(**{name: values[name] for name in known & values.keys()})
+                place = (one.step, one.device)
+                found.setdefault(place, StepTime(step=one.step, device=one.device)).add(one)
+    return [found[place] for place in sorted(found)]
+
+
+def _files(layout: DatasetLayout, stages: Collection[str]) -> list[str]:
+    paths = []
+    for path in list_files(_folder(layout), ".json"):
+        name = TIMES_FILE.fullmatch(path.rsplit("/", 1)[-1])
+        if name is not None and name[1] in stages:
+            paths.append(path)
+    return paths
+
+
+def _folder(layout: DatasetLayout) -> str:
+    return f"{layout.run}/times"

@@ -1,0 +1,1 @@
+"""What a curation of another size would take, reckoned from what one took."""

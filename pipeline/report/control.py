@@ -1,0 +1,316 @@
+"""The control of a score: the pairs of a dataset beside exchanged ones, from stored embeddings.
+
+Shards are read one after another, a batch of rows at a time, and of many shards an even choice:
+rows stand in them in the order of a hash, so that any of them are a fair sample. Captions are
+exchanged within a batch.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.dataset.captions import caption_choices
+from pipeline.report.contents import LevelContents
+from schemas.columns import check_schema, kept_fields, read_table
+from schemas.errors import DatasetError
+from schemas.manifest import GroupControl, LevelControl, ScoreControl
+from schemas.progress import shown
+from schemas.records import FETCHED_SCHEMA, LEVELLED_SCHEMA, SCORED_SCHEMA
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from schemas.storage import exists, list_files, open_read, read_json
+from scoring.control import (
+    CELLS,
+    ScoreCounts,
+    Wins,
+    area,
+    area_interval,
+    exchanged_scores,
+    own_scores,
+    share_between,
+)
+
+ROWS_AT_ONCE = 8192
+MOST_SHARDS = 64
+MOST_ROWS_OF_SHARD = 65_536
+"""Rows that are read of a shard: with 64 shards the share is known to a thousandth."""
+
+NEAR_HALF = 0.6
+"""A share below it warns: the bundled corpus has 0.8 by a small model, chance 0.5."""
+FEWEST_PAIRS = 30
+"""Of which a share can be told from one half at all."""
+
+FEWEST_OF_GROUP = 100
+GROUP_Z = 4.0
+"""Standard errors: of ten thousand hosts as good as the others, less than one stands out."""
+GROUP_MARGIN = 0.05
+"""By how much a group must fall behind to be named."""
+MOST_GROUPS = 4096
+"""Hosts that are counted beside each other; beyond twice as many the rarest are forgotten."""
+NAMED_OF_KIND = 5
+
+LANGUAGE_COLUMN = re.compile(r"(caption_|text_)?(language|lang)(_id|_code)?", re.IGNORECASE)
+"""What a column of the input with the caption's language is called."""
+
+
+@dataclass(slots=True)
+class Control:
+    """What was counted so far."""
+
+    overall: ScoreCounts = field(default_factory=lambda: _nothing())
+    levels: dict[int, ScoreCounts] = field(default_factory=dict)
+    groups: dict[str, dict[str, Wins]] = field(default_factory=dict)
+    """By kind, then by name."""
+    is_cut: bool = False
+    """Whether pairs were left out for their score when the levels were cut."""
+
+
+def read_control(layout: DatasetLayout) -> Control | None:
+    """Returns the control of a dataset's scores; None where embeddings are not stored.
+
+    Raises:
+        DatasetError: if a table is damaged.
+    """
+    paths = list_files(layout.folder(Stage.SCORE), ".parquet")
+    count = min(len(paths), MOST_SHARDS)
+    wanted = [paths[index * len(paths) // count] for index in range(count)]
+    control = Control(is_cut=_is_cut(layout))
+    is_long = None if len(wanted) > 16 else False  # what is done in seconds says nothing
+    for path in shown("Exchanging captions", wanted, len(wanted), unit="shard", is_active=is_long):
+        shard = int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
+        _count_shard(control, layout, shard)
+    return control if control.overall.wins.pairs else None
+
+
+def summary(control: Control, levels: Sequence[LevelContents]) -> ScoreControl:
+    """Returns what the manifest says of it."""
+    counts, wins = control.overall, control.overall.wins
+    return ScoreControl(
+        signal="clip_score",
+        pairs=wins.pairs,
+        beats_ratio=wins.ratio,
+        beats_interval=wins.interval(),
+        auc=area(counts.own, counts.exchanged),
+        auc_interval=area_interval(counts.own, counts.exchanged, wins.pairs),
+        warning=warning_of(wins),
+        levels=_level_rows(control, levels),
+        standing_out=_standing_out(control),
+    )
+
+
+def warning_of(wins: Wins) -> str | None:
+    """Returns what to think of levels whose score wins so often; None if there is no worry."""
+    low, _ = wins.interval()
+    if wins.ratio >= NEAR_HALF and low > 0.5:
+        return None
+    told = (
+        f"a pair beats the same picture with another caption {wins.ratio:.2f} of the time, and "
+        "0.50 would be chance"
+    )
+    if wins.pairs < FEWEST_PAIRS or wins.ratio >= NEAR_HALF:
+        return f"{wins.pairs:,} pairs are too few to tell whether the levels mean anything: {told}."
+    verdict = "mean nothing" if low < 0.52 else "mean little"
+    return (
+        f"The levels of this dataset {verdict}: {told}. Either the captions do not belong to the "
+        "pictures, or the scoring model knows nothing of such pictures or of this language: look "
+        "at the pairs of the best level, and score with another model."
+    )
+
+
+def _is_cut(layout: DatasetLayout) -> bool:
+    groups = read_json(layout.edges).get("groups", ()) if exists(layout.edges) else ()
+    return any(group.get("left_out") for group in groups)
+
+
+def _nothing() -> ScoreCounts:
+    empty = np.zeros(CELLS, np.int64)
+    return ScoreCounts(empty, empty, Wins())
+
+
+def _count_shard(control: Control, layout: DatasetLayout, shard: int) -> None:
+    """Adds the pairs of a scored shard."""
+    levels = _levels_of(layout, shard)
+    fetched, languages = _fetched_of(layout, shard)
+    read = 0
+    path = layout.scored(shard)
+    with open_read(path) as file:
+        parquet = pq.ParquetFile(file)
+        check_schema(parquet.schema_arrow, SCORED_SCHEMA, path)
+        names = ["key", "image_embedding", "text_embedding"]
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            table = table.filter(pc.is_valid(table["image_embedding"]))
+            read += len(table)
+            if len(table) > 1:
+                rows = fetched.take(pc.index_in(table["key"], fetched["key"].combine_chunks()))
+                _count_rows(control, path, table, rows, languages, levels)
+            if read >= MOST_ROWS_OF_SHARD:
+                break
+
+
+def _levels_of(layout: DatasetLayout, shard: int) -> pa.Table | None:
+    """Returns keys and levels of a shard's levelled pairs; None if they are not levelled yet."""
+    path = layout.levelled(shard)
+    if not exists(path):
+        return None
+    with open_read(path) as file:
+        return read_table(file, LEVELLED_SCHEMA, ["key", "alignment_level"])
+
+
+def _fetched_of(layout: DatasetLayout, shard: int) -> tuple[pa.Table, list[str]]:
+    """Returns what the groups are made from, and which columns tell a language."""
+    with open_read(layout.fetched(shard, "parquet")) as file:
+        schema = pq.read_schema(file)
+        told = [row.name for row in kept_fields(schema) if LANGUAGE_COLUMN.fullmatch(row.name)]
+        names = ["key", "source", "url", "caption", "captions", *told]
+        return read_table(file, FETCHED_SCHEMA, names), told
+
+
+def _count_rows(
+    control: Control,
+    path: str,
+    scored: pa.Table,
+    fetched: pa.Table,
+    languages: Sequence[str],
+    levels: pa.Table | None,
+) -> None:
+    image = _embeddings(scored, "image_embedding", path)
+    text = _embeddings(scored, "text_embedding", path)
+    captions = np.array([len(texts) for texts in caption_choices(fetched)], np.int64)
+    own, exchanged = own_scores(image, text), exchanged_scores(image, text, captions)
+    control.overall = control.overall.plus(ScoreCounts.of(own, exchanged))
+    if levels is not None:
+        places = pc.index_in(scored["key"], levels["key"].combine_chunks())
+        numbers = np.asarray(pc.fill_null(levels["alignment_level"].take(places), 0))
+        for level in np.unique(numbers[numbers > 0]).tolist():
+            rows = numbers == level
+            counts = ScoreCounts.of(own[rows], exchanged[rows])
+            control.levels[level] = control.levels.get(level, _nothing()).plus(counts)
+    for kind, names in _groups_of(fetched, languages):
+        encoded = pa.array(names).dictionary_encode()
+        codes = np.asarray(encoded.indices.to_numpy(), np.int64)
+        is_one = len(encoded.dictionary) == 1
+        within = exchanged if is_one else exchanged_scores(image, text, captions, codes)
+        known = control.groups.setdefault(kind, {})
+        for code, name in enumerate(encoded.dictionary.to_pylist()):
+            rows = codes == code
+            if rows.sum() > 1:
+                known[name] = known.get(name, Wins()).plus(Wins.of(own[rows], within[rows]))
+        if len(known) > 2 * MOST_GROUPS:
+            frequent = sorted(known, key=lambda name: (-known[name].pairs, name))[:MOST_GROUPS]
+            control.groups[kind] = {name: known[name] for name in frequent}
+
+
+def _embeddings(table: pa.Table, name: str, path: str) -> NDArray[np.float32]:
+    """Returns a column of embeddings, (n, d).
+
+    Raises:
+        DatasetError: if they are not all as wide.
+    """
+    column = table[name].combine_chunks()
+    values = column.flatten().to_numpy()
+    lengths = np.diff(np.asarray(column.offsets))
+    if column.null_count or not len(values) or lengths.min() != lengths.max():
+        raise DatasetError(f"{path}: {name} is not of one width: score this shard again")
+    return np.asarray(values.reshape(len(table), -1), np.float32)
+
+
+def _groups_of(fetched: pa.Table, languages: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields each kind of group with the name of it that every row belongs to."""
+    yield "source", fetched["source"].to_pylist()
+    yield "host", [_host(url) for url in fetched["url"].to_pylist()]
+    yield "script", [script_of(text) for text in fetched["caption"].to_pylist()]
+    for name in languages:
+        yield name, [str(value) for value in fetched[name].to_pylist()]
+
+
+def _host(url: str | None) -> str:
+    """Returns the host of an address; nothing for paths."""
+    try:
+        return urlsplit(url or "").hostname or ""
+    except ValueError:
+        return ""
+
+
+def script_of(text: str) -> str:
+    """Returns what most of a text's letters are written in: Latin, Cyrillic, Cjk, Arabic."""
+    if text.isascii():
+        return "Latin"
+    counts: dict[str, int] = {}
+    for letter in filter(str.isalpha, text[:64]):
+        script = _script_of_letter(letter)
+        counts[script] = counts.get(script, 0) + 1
+    return max(counts, key=lambda script: (counts[script], script), default="Latin")
+
+
+@lru_cache(maxsize=16_384)
+def _script_of_letter(letter: str) -> str:
+    return unicodedata.name(letter, "other").split()[0].capitalize()
+
+
+def _level_rows(control: Control, levels: Sequence[LevelContents]) -> list[LevelControl]:
+    shares = _exchanged_by_level(control, levels)
+    other, pairs = control.overall.exchanged, control.overall.wins.pairs
+    return [
+        LevelControl(
+            level=level,
+            pairs=counts.wins.pairs,
+            beats_ratio=counts.wins.ratio,
+            beats_interval=counts.wins.interval(),
+            by_chance=area(counts.own, control.overall.own),
+            auc=area(counts.own, other),
+            auc_interval=area_interval(counts.own, other, pairs),
+            exchanged_ratio=shares.get(level),
+        )
+        for level, counts in sorted(control.levels.items())
+    ]
+
+
+def _exchanged_by_level(control: Control, levels: Sequence[LevelContents]) -> Mapping[int, float]:
+    """Returns the share of exchanged pairs that score as each level; nothing if levels overlap."""
+    filled = [level for level in levels if level.count]
+    lows = [level.lowest_score or 0.0 for level in filled]
+    highs = [level.highest_score or 0.0 for level in filled]
+    if any(high > low for high, low in zip(highs, lows[1:], strict=False)):
+        return {}
+    if lows and not control.is_cut:
+        lows[0] = -1.0  # what scores lower than every pair is of the lowest level
+    tops = [*lows[1:], 1.0][: len(lows)]
+    return {
+        level.level: share_between(control.overall.exchanged, low, top)
+        for level, low, top in zip(filled, lows, tops, strict=True)
+    }
+
+
+def _standing_out(control: Control) -> list[GroupControl]:
+    """Returns the groups that fall behind all pairs, of each kind those with the most pairs."""
+    found = []
+    for kind, groups in control.groups.items():
+        behind = [
+            (name, wins)
+            for name, wins in groups.items()
+            if name
+            and wins.pairs >= FEWEST_OF_GROUP
+            and wins.interval(GROUP_Z)[1] < control.overall.wins.ratio - GROUP_MARGIN
+        ]
+        behind.sort(key=lambda item: (-item[1].pairs, item[0]))
+        found += [
+            GroupControl(
+                kind=kind,
+                name=name,
+                pairs=wins.pairs,
+                beats_ratio=wins.ratio,
+                beats_interval=wins.interval(),
+            )
+            for name, wins in behind[:NAMED_OF_KIND]
+        ]
+    return found

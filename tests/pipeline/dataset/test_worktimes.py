@@ -1,0 +1,76 @@
+import pytest
+
+from pipeline.dataset.worktimes import (
+    REPORT,
+    StepTime,
+    begin_times,
+    forget_times,
+    read_times,
+    timed,
+)
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+
+
+def work(layout: DatasetLayout, stage: str, step: str, rows: int, device: str = "cpu") -> None:
+    with timed(layout, stage, step) as piece:
+        piece.rows, piece.device, piece.bytes = rows, device, 10 * rows
+
+
+def test_the_pieces_of_a_step_are_added_up_and_the_first_told_apart(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    work(layout, Stage.FETCH, "fetch", 3)
+    work(layout, Stage.FETCH, "fetch", 4)
+    work(layout, Stage.LEVEL, "tally", 9)
+    (step,) = read_times(layout, Stage.FETCH)
+    assert (step.step, step.pieces, step.rows, step.bytes) == ("fetch", 2, 7, 70)
+    assert (step.processes, step.first_rows) == (1, 3)
+    assert step.seconds >= step.first_seconds >= 0
+    assert step.cpu_seconds >= step.first_cpu_seconds >= 0
+
+
+def test_what_a_job_and_the_one_that_goes_on_did_is_added_up(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    for rows in (3, 4):
+        begin_times(layout)
+        work(layout, Stage.FETCH, "fetch", rows)
+    (step,) = read_times(layout, Stage.FETCH)
+    assert (step.pieces, step.rows, step.processes, step.first_rows) == (2, 7, 2, 7)
+
+
+def test_a_piece_that_failed_is_not_counted(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    with pytest.raises(ZeroDivisionError), timed(layout, Stage.FETCH, "fetch"):
+        raise ZeroDivisionError
+    assert read_times(layout, Stage.FETCH) == []
+
+
+def test_each_kind_of_device_is_counted_by_itself(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    work(layout, Stage.SCORE, "score", 3)
+    work(layout, Stage.SCORE, "score", 5, "cuda")
+    found = {step.device: step.rows for step in read_times(layout, Stage.SCORE)}
+    assert found == {"cpu": 3, "cuda": 5}
+
+
+def test_work_whose_output_is_removed_is_forgotten_and_no_other(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    for stage, step in ((Stage.READ, "write"), (Stage.FETCH, "fetch"), (REPORT, "report")):
+        work(layout, stage, step, 3)
+    stranger = tmp_path / "_run" / "times" / "fetch-mine.json"
+    stranger.write_text("mine")
+    forget_times(layout, (*Stage.FETCH.onward, REPORT))
+    assert read_times(layout, Stage.FETCH) == read_times(layout, REPORT) == []
+    assert [step.rows for step in read_times(layout, Stage.READ)] == [3]
+    assert stranger.read_text() == "mine"
+    work(layout, Stage.FETCH, "fetch", 4)
+    assert [step.rows for step in read_times(layout, Stage.FETCH)] == [4]
+
+
+def test_fields_that_later_versions_add_do_not_matter(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    folder = tmp_path / "_run" / "times"
+    folder.mkdir(parents=True)
+    text = '{"steps": [{"step": "fetch", "device": "cpu", "rows": 3, "joules": 7}]}'
+    (folder / f"fetch-{'a' * 32}.json").write_text(text)
+    assert read_times(layout, Stage.FETCH) == [StepTime(step="fetch", rows=3)]
