@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite test-fast check lint types curate fetch score deduplicate level pack report \
+.PHONY: help setup demo test suite test-fast cluster-test check lint types curate fetch score deduplicate level pack report \
         pretrain finetune chat serve inspect bench docs lock clean
 
 help: ## List the targets
@@ -56,6 +56,9 @@ suite: $(READY)
 
 test-fast: $(READY) ## Run the tests that are not marked slow: for one's next edit
 	$(PYTEST) -m 'not slow' $(ARGS)
+
+cluster-test: $(READY) ## Curate on a Ray cluster of this machine, with an S3 server as its store
+	ALIGNGPT_CLUSTER_TEST=1 $(BIN)/pytest --numprocesses 0 tests/pipeline/job/ray/test_whole_cluster.py $(ARGS)
 
 check: lint types ## Lint, type-check, and hold the architecture
 

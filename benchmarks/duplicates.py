@@ -3,6 +3,7 @@
     python benchmarks/duplicates.py                                     # one million
     python benchmarks/duplicates.py --sizes 1000000 2000000 4000000     # how cost grows
     python benchmarks/duplicates.py --out-of-memory                     # as the pipeline does it
+    python benchmarks/duplicates.py --out-of-memory --thumbnails        # with the second look
     python benchmarks/duplicates.py --quick                             # does it run at all?
 
 The embeddings are a mixture fitted to real ones: those that the demonstration CLIP gives 5,766
@@ -21,7 +22,10 @@ given.
 
 With `--out-of-memory` the embeddings lie in Parquet files of 10,000 as the score stage leaves them,
 in half precision, and the steps of the pipeline's search run one after another in one process.
-Planted copies that the rounding moved below the threshold are then not counted.
+Planted copies that the rounding moved below the threshold are then not counted. With `--thumbnails`
+too, each picture also has a small copy, one of those of the bundled stamps, by which pairs that are
+found get a second look; a planted copy has that of its original. Pairs that are near by chance look
+different then, and are not to be joined.
 """
 
 import argparse
@@ -38,7 +42,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from pipeline.dataset.worktimes import read_times
 from pipeline.deduplicate.plan import plan_search, survey_shard
 from pipeline.deduplicate.search import (
     join_groups,
@@ -52,13 +58,17 @@ from pipeline.deduplicate.search import (
 from schemas.columns import write_table
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import commit_file
 from scoring.config import DeduplicateConfig
 from scoring.duplicates.cells import PROBES
 from scoring.duplicates.search import components, exact_cosines, near_duplicate_groups, pairs_above
+from scoring.images.thumbnails import thumbnail
 
 WIDTH = 512
 THRESHOLD = 0.95
+LOOK_DIFFERENCE = DeduplicateConfig().look_difference
+CORPUS = Path(__file__).parent.parent / "examples" / "corpus"
 TOPICS = 20_000
 TOPIC_SIZE_DEVIATION = 0.6
 """Of the logarithm of a topic's size."""
@@ -164,10 +174,14 @@ def make(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     embeddings, originals = mixture(options.count)
     copies = np.arange(options.count - len(originals), options.count)
     if options.out_of_memory:
+        looks = small_copies() if options.thumbnails else [None]
+        look_of_row = np.arange(options.count) % len(looks)
+        look_of_row[copies] = look_of_row[originals]
         for start in range(0, options.count, SHARD_ROWS):
             rows = slice(start, start + SHARD_ROWS)
             stored = embeddings[rows].astype(np.float16)
-            write_shard(DatasetLayout(str(folder)), start // SHARD_ROWS, stored)
+            thumbnails = [looks[look] for look in look_of_row[rows].tolist()]
+            write_shard(DatasetLayout(str(folder)), start // SHARD_ROWS, stored, thumbnails)
             embeddings[rows] = unit_length(stored)
         is_near = exact_cosines(embeddings, copies, originals) >= THRESHOLD
         copies, originals = copies[is_near], originals[is_near]
@@ -176,7 +190,24 @@ def make(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {}
 
 
-def write_shard(layout: DatasetLayout, shard: int, embeddings: NDArray[np.float16]) -> None:
+def small_copies() -> list[bytes | None]:
+    """Returns the thumbnails of the bundled stamps."""
+    copies: list[bytes | None] = []
+    for path in sorted(CORPUS.rglob("*.png")):
+        with Image.open(path) as image:
+            stamp = image.convert("RGBA")
+        ground = Image.new("RGBA", stamp.size, "white")
+        ground.alpha_composite(stamp)
+        copies.append(thumbnail(np.asarray(ground.convert("RGB"))))
+    return copies
+
+
+def write_shard(
+    layout: DatasetLayout,
+    shard: int,
+    embeddings: NDArray[np.float16],
+    thumbnails: list[bytes | None],
+) -> None:
     """Writes the fetched and the scored table of a shard; a key is the number of its row."""
     count = len(embeddings)
     keys = [f"{shard * SHARD_ROWS + row:032x}" for row in range(count)]
@@ -189,6 +220,7 @@ def write_shard(layout: DatasetLayout, shard: int, embeddings: NDArray[np.float1
         "clip_score": pa.repeat(pa.scalar(0.25, pa.float32()), count),
         "caption_index": pa.repeat(pa.scalar(0, pa.int32()), count),
         "is_caption_truncated": pa.repeat(False, count),
+        "thumbnail": pa.array(thumbnails, pa.binary()),
         "image_embedding": pa.ListArray.from_arrays(offsets, pa.array(embeddings.ravel())),
     }
     for path, schema in (
@@ -219,6 +251,8 @@ def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         "embeddings_gb": in_memory * WIDTH * 4 / 1e9,
         "threads": len(os.sched_getaffinity(0)),
     }
+    steps = read_times(DatasetLayout(str(folder)), Stage.DEDUPLICATE)
+    figures["temporary_gb"] = sum(step.bytes for step in steps) / 1e9
     np.save(folder / "groups.npy", groups)
     return figures
 
@@ -226,7 +260,11 @@ def search(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 def search_shards(layout: DatasetLayout, options: argparse.Namespace) -> NDArray[np.int64]:
     """Returns the groups that the steps of the pipeline find, (n,), by the row that stays."""
     config = DeduplicateConfig(
-        threshold=THRESHOLD, cells=options.cells, probes=options.probes, device=options.device
+        threshold=THRESHOLD,
+        cells=options.cells,
+        probes=options.probes,
+        device=options.device,
+        look_difference=LOOK_DIFFERENCE if options.thumbnails else 255.0,
     )
     shards = range(-(-options.count // SHARD_ROWS))
     surveys = [survey_shard(shard, layout) for shard in shards]
@@ -287,6 +325,7 @@ def show(count: int, figures: dict[str, float], queries: int) -> None:
         f"  search          {figures['seconds']:9.1f} s, {figures['core_seconds']:.1f} s of cores\n"
         f"  peak memory     {figures['peak_gb']:9.2f} GB, "
         f"{figures['embeddings_gb']:.2f} GB of it the embeddings\n"
+        f"  temporary files {figures['temporary_gb']:9.2f} GB\n"
         f"  recall planted  {figures['recall_planted']:9.4f}\n"
         f"  recall of all   {figures['pairs_found']:9,.0f} "
         f"of {figures['pairs_of_queries']:,} pairs that brute force finds\n"
@@ -308,6 +347,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=0, help="0 chooses them from the count")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out-of-memory", action="store_true", help="from Parquet, as in a job")
+    parser.add_argument("--thumbnails", action="store_true", help="a second look, out of memory")
     parser.add_argument("--quick", action="store_true", help="50,000 embeddings, 1,000 queries")
     parser.add_argument("--task", choices=list(TASKS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

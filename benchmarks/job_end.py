@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 
 from pipeline.job.log import logging_to_folder
-from pipeline.job.run import run_watched
 from pipeline.job.runners import choose_runner
+from pipeline.job.watched import run_watched
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console

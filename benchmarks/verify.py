@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.fetch.server import photographs
-from pipeline.report.verify import verify_dataset
+from pipeline.report import verify
 
 COMMAND = Path(sys.executable).parent / "aligngpt-curate"
 DISTINCT = 100
@@ -47,8 +47,9 @@ def main() -> None:
         size = sum(path.stat().st_size for path in files)
         sides: dict[str, Callable[[], object]] = {
             "reading and SHA-256": lambda: hash_all(files),
-            "verify --quick": lambda: verify_dataset(str(root), is_quick=True),
-            "verify": lambda: verify_dataset(str(root)),
+            "verify --quick": lambda: verify.verify_dataset(str(root), is_quick=True),
+            "verify, one process": lambda: verify_all(root, in_processes=False),
+            "verify, a process for each core": lambda: verify_all(root, in_processes=True),
         }
         measure(sides, size, options.rounds)
 
@@ -65,6 +66,12 @@ def made(folder: Path, samples: int) -> Path:
     words += ["--pack.samples-per-shard", str(max(1, samples // 6))]
     subprocess.run([str(COMMAND), *words, "--out", str(folder / "data")], check=True)
     return folder / "data"
+
+
+def verify_all(root: Path, *, in_processes: bool) -> None:
+    """Verifies a dataset as if it were too small, or large enough, for processes."""
+    verify.PROCESS_BYTES = 0 if in_processes else sys.maxsize
+    verify.verify_dataset(str(root))
 
 
 def hash_all(files: list[Path]) -> None:
@@ -101,8 +108,8 @@ def measure(sides: dict[str, Callable[[], object]], size: int, rounds: int) -> N
 
 
 def _core_seconds() -> float:
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    return spent.ru_utime + spent.ru_stime
+    sides = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(spent.ru_utime + spent.ru_stime for spent in sides)
 
 
 if __name__ == "__main__":

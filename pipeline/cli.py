@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str]) -> Command:
             defaults["config"] = base
         elif part.name in {part.name for part in dataclasses.fields(CurationConfig)}:
             defaults[part.name] = getattr(base, part.name)
-        elif part.default is dataclasses.MISSING:
+        elif part.default is part.default_factory is dataclasses.MISSING:
             defaults[part.name] = tyro.MISSING
     parsed: Command = tyro.cli(
         command,
@@ -285,13 +285,13 @@ def job_settings(command: Command) -> dict[str, Any]:
     if isinstance(command, Retry):
         from pipeline.fetch.retry import retry_settings
 
-        chosen = {"runner": command.runner, "workers": command.workers}
+        chosen = {"runner": command.runner, "workers": command.workers, "ray": command.ray}
         return retry_settings(command.dataset, command.reasons) | chosen
     assert isinstance(command, (RunOptions, Report))
     config = full_config(command)
     settings: dict[str, Any] = {"root": command.out, "config": config}
     if isinstance(command, RunOptions):
-        settings |= {name: getattr(command, name) for name in ("redo", "runner", "workers")}
+        settings |= {name: getattr(command, name) for name in ("redo", "runner", "workers", "ray")}
     files = tuple(getattr(command, "pairs", ()))
     if isinstance(command, Curate):
         stages = config.stages

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
+from pipeline.job.ray.options import RayOptions
 from pipeline.recipes import RecipeName, laion_pairs
 from schemas.errors import ConfigError
 from schemas.stages import Stage
@@ -24,10 +25,12 @@ class RunOptions:
     """Complete configuration to start from; flags override it. Stages alone otherwise go on with
     the configuration of the folder, `curate` and new folders with laion_pairs."""
     runner: str = "local"
-    """local, or a Beam runner: PortableRunner, FlinkRunner, SparkRunner, DataflowRunner,
-    PrismRunner. Their own flags stand at the end, after --."""
+    """local; ray, on a Ray cluster; or a Beam runner: PortableRunner, FlinkRunner, SparkRunner,
+    DataflowRunner, PrismRunner. Their own flags stand at the end, after --."""
     workers: int = 1
-    """Processes of the local runner; with 1 everything runs in this process."""
+    """Processes of the local runner; with 1 everything runs in this process. With --runner ray,
+    workers on the cluster."""
+    ray: Annotated[RayOptions, tyro.conf.arg(name="")] = field(default_factory=RayOptions)
     redo: Annotated[Stage | None, tyro.conf.EnumChoicesFromValues] = None
     """Remove first what this stage and all stages after it made, to make it anew."""
 
@@ -110,7 +113,8 @@ class Retry:
     runner: str = "local"
     """As for `curate`."""
     workers: int = 1
-    """Processes of the local runner."""
+    """Processes of the local runner, or workers on a Ray cluster."""
+    ray: Annotated[RayOptions, tyro.conf.arg(name="")] = field(default_factory=RayOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from scoring.config import (
     LevelConfig,
     ScoreConfig,
 )
+from scoring.signals.names import parse_signals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +233,12 @@ class CurationConfig:
                 f"fetch.blur_boxes {self.fetch.blur_boxes!r} must be a column that goes along: add "
                 f"--read.keep-columns {self.fetch.blur_boxes}"
             )
+        for spec in parse_signals(self.score.signals):
+            if spec.name in names:
+                raise ConfigError(
+                    f"score.signals: {spec.name!r} is a column of the input that read.keep_columns "
+                    f"takes along; give the signal another name, as in my_{spec.name}=…"
+                )
         if self.is_scored and self.deduplicate.threshold <= 1 and not self.score.keep_embeddings:
             raise ConfigError(
                 "score.keep_embeddings is False, but near-duplicates are found by embeddings: "

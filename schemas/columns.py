@@ -18,6 +18,9 @@ RECORD_FIELD = b"aligngpt.record"
 KEPT_FIELD = b"aligngpt.kept"
 """Marks a column of the input's own, beside those of the record."""
 
+SIGNAL_FIELD = b"aligngpt.signal"
+"""Marks a column that `score.signals` asked for; its value says how it was made."""
+
 Record = TypeVar("Record")
 
 
@@ -78,11 +81,30 @@ def kept_field(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, metadata={"description": description, KEPT_FIELD: b"1"})
 
 
+def signal_field(name: str, description: str, made: str) -> pa.Field:
+    """Returns the field of a signal: it goes along as the input's own columns do.
+
+    Args:
+        made: how, as JSON.
+    """
+    told = {"description": description, KEPT_FIELD: b"1", SIGNAL_FIELD: made.encode()}
+    return pa.field(name, pa.float32(), metadata=told)
+
+
 def kept_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Returns the fields of a file's columns that are the input's own."""
-    return [
-        kept_field(field.name, field.type) for field in schema if KEPT_FIELD in field.metadata or {}
-    ]
+    """Returns the fields of a file's columns beside those of the record: the input's, signals."""
+    return [_as_written(field) for field in schema if KEPT_FIELD in (field.metadata or {})]
+
+
+def signal_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Returns the fields of a file's columns that are signals."""
+    return [field for field in kept_fields(schema) if SIGNAL_FIELD in field.metadata]
+
+
+def _as_written(field: pa.Field) -> pa.Field:
+    """Returns the field of a column of a file without what Parquet says of it."""
+    told = {key: value for key, value in field.metadata.items() if not key.startswith(b"PARQUET:")}
+    return pa.field(field.name, field.type, metadata=told)
 
 
 def with_kept(schema: pa.Schema, kept: Sequence[pa.Field]) -> pa.Schema:

@@ -18,6 +18,7 @@ from schemas.manifest import (
     Parent,
     ScoreControl,
     ShardEntry,
+    SignalSummary,
     StageCounts,
 )
 from schemas.records import (
@@ -107,7 +108,7 @@ def schema_document() -> str:
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]
-    controls = (ScoreControl, LevelControl, GroupControl)
+    controls = (ScoreControl, LevelControl, GroupControl, SignalSummary)
     for part in (Manifest, StageCounts, LevelDrift, *controls, Parent, ShardEntry):
         parts += [f"### {part.__name__}\n", f"{_first_line(part)}\n"]
         parts.append(_table(("field", "type", "meaning"), _fields(part)))

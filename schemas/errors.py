@@ -64,6 +64,7 @@ class RejectReason(Enum):
     EXACT_DUPLICATE = ("exact_duplicate", Stage.DEDUPLICATE, False)
     NEAR_DUPLICATE = ("near_duplicate", Stage.DEDUPLICATE, False)
 
+    NOT_TO_KEEP = ("not_to_keep", Stage.LEVEL, False)
     BELOW_MINIMUM_SCORE = ("below_minimum_score", Stage.LEVEL, False)
     BELOW_TOP_FRACTION = ("below_top_fraction", Stage.LEVEL, False)
 

@@ -136,6 +136,28 @@ def _intervals(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignalSummary:
+    """A signal: a number a sample beside its clip_score."""
+
+    name: str
+    """Of its column."""
+    description: str
+    """What it is."""
+    made: dict[str, str]
+    """How it was made: what it can be reproduced from, with its fingerprint in the first shard."""
+    samples: int
+    """Those that have it."""
+    lowest: float | None
+    """Of them; null without any."""
+    mean: float | None
+    """Likewise."""
+    highest: float | None
+    """Likewise."""
+    level_means: dict[str, float]
+    """Level to the mean of its samples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """A dataset that samples of this one were taken from."""
 
@@ -181,6 +203,8 @@ class Manifest:
     """Where levels.edges_from gave the edges: how the data moved against them."""
     score_control: ScoreControl | None = None
     """Whether the score tells pairs from exchanged ones; null without stored embeddings."""
+    signals: list[SignalSummary] = field(default_factory=list)
+    """The further numbers that `score.signals` asked for; none by default."""
     truncated_captions: int | None = None
     """Scored captions longer than the model's context; null for a dataset that is not scored."""
     parents: list[Parent] = field(default_factory=list)
@@ -220,6 +244,7 @@ class Manifest:
         values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
         if values.get("level_drift") is not None:
             values["level_drift"] = LevelDrift(**values["level_drift"])
+        values["signals"] = [SignalSummary(**row) for row in values.get("signals", [])]
         if values.get("score_control") is not None:
             values["score_control"] = ScoreControl.from_dict(values["score_control"])
         return cls(**values)

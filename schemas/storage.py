@@ -7,7 +7,7 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,6 +22,19 @@ from schemas.shards import is_stage_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_LEAVE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+_CHECKS: list[Callable[[], None]] = []
+"""What this process does before each change to what others see."""
+
+
+def check_before_changes(check: Callable[[], None]) -> None:
+    """Has a function called before each change to what stands under a path, from now on."""
+    _CHECKS.append(check)
+
+
+def _check() -> None:
+    for check in _CHECKS:
+        check()
 
 
 @contextmanager
@@ -47,6 +60,7 @@ def commit_file(path: str) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            _check()
             aside.replace(target)
     finally:
         with suppress(OSError):  # a disk that takes no writes does not let go of a name either
@@ -66,6 +80,7 @@ def commit_remote(path: str) -> Iterator[IO[bytes]]:
         writing = explaining_writes(f"{local}, on its way to {path}", Path(folder))
         with writing, local.open("wb") as file:
             yield file
+        _check()
         try:
             with reaching_store(path):
                 filesystem.put_file(str(local), name)
@@ -242,6 +257,7 @@ def exists(path: str) -> bool:
 
 def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
+    _check()
     filesystem, name = file_system(path)
     with reaching_store(path):
         if filesystem.exists(name):
@@ -252,6 +268,7 @@ def move_file(source: str, target: str) -> None:
     """Puts a file in another's place; does nothing if it is gone, having been moved before."""
     if not exists(source):
         return
+    _check()
     if is_local(source) and is_local(target):
         Path(local_path(source)).replace(local_path(target))
         return
@@ -262,6 +279,7 @@ def move_file(source: str, target: str) -> None:
 
 def remove_folder(folder: str) -> None:
     """Removes a folder with all that is in it, if there is one."""
+    _check()
     filesystem, name = file_system(folder)
     with reaching_store(folder):
         if filesystem.exists(name):
@@ -341,3 +359,10 @@ def local_path(path: str) -> str:
     """Returns a local path without its protocol; `~` is the user's home, as fsspec has it."""
     plain = path.split("://", 1)[1] if "://" in path else path
     return str(Path(plain).expanduser()) if plain.startswith("~") else plain
+
+
+def absolute_path(path: str) -> str:
+    """Returns a path that is good in every process, links not followed; a store's URL as it is."""
+    if not is_local(path):
+        return path
+    return os.path.abspath(local_path(path))  # noqa: PTH100 (resolve() would follow links)

@@ -7,6 +7,7 @@ from typing import Literal
 from schemas.errors import ConfigError
 from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
+from scoring.signals.names import parse_signals
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -65,6 +66,9 @@ class ScoreConfig:
     """CPU threads of the model in each worker process: fixed, so that it never shows in a score."""
     decode_threads: int = 0
     """Threads that decode images ahead of the model; 0 for one per core."""
+    signals: tuple[str, ...] = ()
+    """Further numbers a pair, each a column: negclip, head:FILE.safetensors, MODULE:FUNCTION, and
+    NAME=SIGNAL for another name. They need no second pass of the model; docs/signals.md."""
     keep_embeddings: bool = True
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
@@ -74,6 +78,11 @@ class ScoreConfig:
                 raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
         if self.decode_threads < 0:
             raise ConfigError(f"score.decode_threads must be at least 0, got {self.decode_threads}")
+        if parse_signals(self.signals) and not self.keep_embeddings:
+            raise ConfigError(
+                "score.signals are computed from stored embeddings, but score.keep_embeddings is "
+                "False: keep them, or ask for no signals"
+            )
         if "{caption}" not in self.prompt_template:
             raise ConfigError(
                 f"score.prompt_template must contain {{caption}}, got {self.prompt_template!r}"
@@ -137,6 +146,11 @@ class LevelConfig:
 
     num_levels: int = 8
     """Number of equally large levels."""
+    by: str = "clip_score"
+    """Column whose ranks decide the levels: clip_score, or one of score.signals."""
+    keep: str | None = None
+    """SQL condition on clip_score and the signals, such as "nsfw < 0.3 and aesthetic > 4.5"; pairs
+    that do not fulfil it are left out before the levels are cut."""
     minimum_score: float | None = None
     """Pairs scored lower are left out before the levels are cut."""
     top_fraction: float = 1.0

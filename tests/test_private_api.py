@@ -29,8 +29,25 @@ USES = [
             ("ControlConnection", "pipeline/job/local_workers.py"),
             ("GrpcWorkerHandler", "pipeline/job/local_workers.py"),
             ("GrpcWorkerHandler.stop_worker", None),
-            ("WorkerHandler.register_environment", "pipeline/job/local_workers.py"),
+            ("WorkerHandler.register_environment", None),
+            ("ExternalWorkerHandler", "pipeline/job/ray/runner.py"),
+            ("ExternalWorkerHandler.host_from_worker", None),
         )
+    ),
+    *(
+        ("apache-beam", "apache_beam.runners.portability.fn_api_runner.fn_runner", name, at)
+        for name, at in (
+            ("ParallelBundleManager", "pipeline/job/ray/runner.py"),
+            ("BundleManager", "pipeline/job/ray/runner.py"),
+            ("FnApiRunner._get_bundle_manager", None),
+            ("FnApiRunner.get_cache_token_generator", "pipeline/job/ray/runner.py"),
+        )
+    ),
+    (
+        "apache-beam",
+        "apache_beam.runners.worker.sdk_worker_main",
+        "create_harness",
+        "pipeline/job/ray/worker.py",
     ),
     (
         "apache-beam",
@@ -144,6 +161,7 @@ def test_each_private_use_stands_in_one_place(
 
 
 OWN_ATTRIBUTES = {
+    "_worker_handlers": 1,  # ray/runner: which workers a step of Beam's runner has
     "_factory": 1,  # fetch/http/client: what makes a connection's protocol
     "_attn_implementation": 3,  # aligngpt, packing/attention, packing/check: what a config says
     "_hp_optimizer_states_linked": 1,

@@ -7,6 +7,7 @@ from schemas.disk import written_whole
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
+from training.model.config import AlignGPTConfig
 from training.model.projector import plain_type
 from training.model.published.card import write_card
 from training.model.published.code_folder import save_with_code
@@ -121,6 +122,7 @@ def export_model(
             f"the published code reads every vector of an image, but {folder} has the connector "
             f"{joined}: its weights have no place there"
         )
+    forget_places(parts.model.config)
     parts.model.projector.fold()
     parts.model.config.standardizes_features = False
     with written_whole(Path(out)) as aside:
@@ -136,6 +138,7 @@ def export_for_transformers(
 ) -> None:
     """Writes a folder that transformers opens: with the code of the model, or as LLaVA's."""
     has_code, config = form == "hf", copy.deepcopy(parts.model.config)
+    forget_places(parts.model.config)
     if not has_code:
         check_exportable(config)
         parts.model.projector.fold()
@@ -145,6 +148,15 @@ def export_for_transformers(
         write(parts.model, parts.processor, aside)
         results = None if evaluation is None else Path(evaluation)
         write_card(aside, Path(folder), config, has_code=has_code, evaluation=results)
+
+
+def forget_places(config: AlignGPTConfig) -> None:
+    """Takes paths of this machine out of a config that is given to others; hub names stay."""
+    for one in (config, config.text_config, config.vision_config):
+        if Path(one._name_or_path or "").is_absolute():
+            one._name_or_path = ""
+    if config.imported_from is not None and Path(config.imported_from).is_absolute():
+        config.imported_from = Path(config.imported_from).name
 
 
 def _check_free(out: str) -> None:

@@ -30,7 +30,9 @@ def member_json(sample: StoredSample, more: dict[str, Any], kept: Sequence[pa.Fi
         kept: columns of the input's own. Of these a text that is not there is empty, too; a number
             is null, for there is none that means nothing.
     """
-    values = {**dataclasses.asdict(sample), **more}
+    # Not `asdict`, which copies what lies in the lists, one after another.
+    values = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    values |= more
     values.pop("thumbnail", None)
     own = values.pop("kept") or {}
     values |= {name: values[name] or "" for name in TEXTS}

@@ -1,6 +1,7 @@
 """What went wrong in a job, said for people: which stage, which shard, and what to do."""
 
 import errno
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from pipeline.dataset.progress import ProgressReader, ShardState, WorkError
 from pipeline.job.log import job_log_path
 from pipeline.job.watch import Worker
-from pipeline.job.worker import worker_log
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import is_local, local_path, room_of
@@ -27,6 +27,20 @@ class JobFailed(Exception):
     """The job ended before its work was done; the message says where. It can be run again."""
 
 
+class WorkersLost(JobFailed):
+    """Workers ended before their work was done, for no fault that the job can be blamed for."""
+
+    def __init__(
+        self, message: str, at_work: Sequence[ShardState] = (), *, machines_lost: bool = False
+    ) -> None:
+        super().__init__(message, at_work)
+        self.at_work, self.machines_lost = tuple(at_work), machines_lost
+        """What was in their hands, and whether whole machines went with them."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def place_of(state: ShardState) -> str:
     """Returns where a piece of work was."""
     return (
@@ -36,15 +50,21 @@ def place_of(state: ShardState) -> str:
     )
 
 
-def worker_died(layout: DatasetLayout, lost: Sequence[Worker]) -> JobFailed:
-    """Returns the error that says which workers died, how, and over which shards."""
-    names = ", ".join(f"process {worker.number}, {worker.ending()}" for worker in lost)
+def worker_died(layout: DatasetLayout, lost: Sequence[Worker]) -> Exception:
+    """Returns the error that says which workers died, how, and over which shards.
+
+    Why a worker would not begin goes before all else.
+    """
+    refusal = next((found for one in lost if (found := one.refusal())), None)
+    if refusal is not None:
+        return refusal
+    names = ", ".join(f"{_name_of(worker)}, {worker.ending()}" for worker in lost)
     log = ""
     if is_local(layout.root):
         folder = Path(local_path(layout.run)) / "logs"
-        log = f" Its output: {', '.join(str(worker_log(folder, one.number)) for one in lost)}."
+        log = f" Its output: {', '.join(dict.fromkeys(one.output(folder) for one in lost))}."
     if not any(worker.line.has_joined() for worker in lost):
-        return JobFailed(
+        return WorkersLost(
             f"a worker ended before it began to work ({names}): it ran out of memory, or its "
             f"environment lacks something.{log} {REMEDY}"
         )
@@ -54,16 +74,24 @@ def worker_died(layout: DatasetLayout, lost: Sequence[Worker]) -> JobFailed:
     )
     where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
     endings = ", ".join(sorted({worker.ending() for worker in lost}))
-    return JobFailed(
+    return WorkersLost(
         f"a worker died hard (process {numbers}): {where}. It ended by {endings}: often it ran "
-        f"out of memory or was killed.{log} {REMEDY}"
+        f"out of memory or was killed.{log} {REMEDY}",
+        at_work,
+        machines_lost=any(worker.lost_its_machine() for worker in lost),
     )
 
 
+def _name_of(worker: Worker) -> str:
+    on = f" on {worker.host}" if worker.host else ""
+    return f"process {worker.number}{on}"
+
+
 def _at_work(layout: DatasetLayout, workers: Sequence[Worker]) -> list[ShardState]:
-    numbers = {worker.number for worker in workers}
+    here = socket.gethostname()
+    places = {(worker.host or here, worker.number) for worker in workers}
     states = ProgressReader(layout).read()
-    return [state for state in states if state.state == "running" and state.process in numbers]
+    return [one for one in states if one.state == "running" and (one.host, one.process) in places]
 
 
 def explained(

@@ -76,6 +76,18 @@ def hold_folder(layout: DatasetLayout) -> Iterator[Holder | None]:
         yield left_behind
 
 
+def holder_of(layout: DatasetLayout) -> Holder | None:
+    """Returns who says to work on a folder now; None if nobody does.
+
+    Raises:
+        OSError: if a folder on a disk has no lock: it is none that a job ever held.
+        StorageError: if the store is out of reach.
+    """
+    if is_local(layout.root):
+        return _parse_holder(Path(local_path(layout.run), "lock").read_text())
+    return _read_remote(f"{layout.run}/lock.json")
+
+
 def _this_process() -> Holder:
     return Holder(
         host=socket.gethostname(),
@@ -116,7 +128,7 @@ def _hold_local(layout: DatasetLayout) -> Iterator[Holder | None]:
         lock.seek(0)
         left_behind = _parse_holder(lock.read())
         try:
-            _wait_for_workers(run / WORKERS_LOCK, layout)
+            wait_for_workers(layout)
             _write_holder(lock, json.dumps(asdict(_this_process())))
         except OSError as error:
             raise _cannot_write(layout, error) from error
@@ -152,10 +164,18 @@ def _try_lock(lock: IO[str], kind: int, layout: DatasetLayout) -> bool:
     return True
 
 
-def _wait_for_workers(path: Path, layout: DatasetLayout) -> None:
-    """Waits until no worker of a job that died is left that could still write."""
+def wait_for_workers(layout: DatasetLayout) -> None:
+    """Waits until no worker of a job or attempt that ended is left that could still write.
+
+    Workers of a dataset on an object store hold no lock, and are not waited for.
+
+    Raises:
+        ConfigError: if one lives on.
+    """
+    if not is_local(layout.root):
+        return
     deadline = time.monotonic() + WORKER_PATIENCE_SECONDS
-    with path.open("a+") as lock:
+    with Path(local_path(layout.run), WORKERS_LOCK).open("a+") as lock:
         while not _try_lock(lock, fcntl.LOCK_EX, layout):
             if time.monotonic() > deadline:
                 raise ConfigError(

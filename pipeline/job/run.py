@@ -1,14 +1,10 @@
 """A curation job from its lock to its summary: what stands around the graph."""
 
 import os
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import apache_beam as beam
-from apache_beam.runners.runner import PipelineState
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
@@ -25,15 +21,21 @@ from pipeline.dataset.ownership import recorded_folder
 from pipeline.dataset.progress import ProgressReader, forget_unfinished
 from pipeline.dataset.worktimes import begin_times
 from pipeline.fetch.retry import RetrySession, begin_retry, end_retry, finish_moves
+from pipeline.job.attempts import Attempts
+from pipeline.job.begin import begin_attempt, new_pipeline
 from pipeline.job.causes import print_causes
-from pipeline.job.failures import JobFailed, explained, place_of, worker_died
+from pipeline.job.failures import WorkersLost, place_of
 from pipeline.job.inspection import remember_inspections
 from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
+from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
+from pipeline.job.ray.options import RayOptions
 from pipeline.job.runners import ChosenRunner, choose_runner
-from pipeline.job.terminal import ProgressDisplay, scoring_pace, summary_table
-from pipeline.job.watch import WorkerWatch
+from pipeline.job.sight import sights_of
+from pipeline.job.terminal import scoring_pace, summary_table
+from pipeline.job.watched import run_watched
 from pipeline.level.edges import ALL_SOURCES, read_old_edges
+from pipeline.level.signals import check_level_settings, signals_of, uses_signals
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
 from pipeline.report.write import write_report
@@ -44,8 +46,9 @@ from pipeline.score.precision import (
     with_recorded,
     with_settled,
 )
+from pipeline.score.signals import check_signals
 from schemas.command_line import format_seconds
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.manifest import Manifest
 from schemas.memory import large_imports
 from schemas.progress import at_work
@@ -54,12 +57,7 @@ from schemas.stages import Stage
 from schemas.storage import exists, is_local, list_files, local_path, read_json
 from schemas.terminal import Console
 from scoring.devices import require_device
-
-PAUSE_SECONDS = 0.25
-"""Between two looks at the job's thread and workers."""
-
-ENDING_LOOKS = 40
-"""How often a pipeline whose workers are gone is looked at before it is left to itself."""
+from scoring.signals.names import parse_signals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +77,7 @@ class Job:
     """The same, opened and checked by `with_checked_inputs`."""
     runner: str = "local"
     workers: int = 1
+    ray: RayOptions | None = None
     beam_flags: tuple[str, ...] = ()
     redo: Stage | None = None
     """Remove first what this stage and the stages after it made."""
@@ -96,7 +95,7 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     """
     layout = DatasetLayout(job.root)
     started = time.monotonic()
-    chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout)
+    chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout, job.ray)
     if Stage.READ in job.stages:
         refuse_inputs_within(layout, job.files, job.config.read)
     job = with_checked_inputs(job)
@@ -195,6 +194,7 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if job.stages:
         refuse_derived(DatasetLayout(job.root))
     if Stage.LEVEL in job.stages:
+        check_signals_of_levels(job)
         old = read_old_edges(job.config.levels)
         if old is not None and ALL_SOURCES not in old.groups:
             for source in input_names(job):
@@ -202,10 +202,22 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
+        check_signals(job.config.score)
         # torch and open_clip take seconds to start: only a job that scores waits for them.
         with large_imports():
             from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
+
+
+def check_signals_of_levels(job: Job) -> None:
+    """Raises `ConfigError` unless the signals that decide the levels are there, or will be."""
+    if uses_signals(job.config.levels):
+        layout = DatasetLayout(job.root)
+        signals = [spec.name for spec in parse_signals(job.config.score.signals)]
+        if Stage.SCORE not in job.stages:
+            scored = sorted(_committed(layout, Stage.SCORE))
+            signals = [*signals_of(layout, scored[0])] if scored else []
+        check_level_settings(job.config.levels, signals)
 
 
 def input_names(job: Job) -> list[str]:
@@ -237,15 +249,16 @@ def with_image_folders(config: CurationConfig, inputs: Sequence[InputFile]) -> C
     return replace(config, fetch=replace(config.fetch, allow_folders=allowed))
 
 
-def with_shared_cores(config: CurationConfig, workers: int) -> CurationConfig:
-    """Returns the configuration with decoders and searches for one worker of several here.
+def with_shared_cores(config: CurationConfig, workers: int, cores: int = 0) -> CurationConfig:
+    """Returns the configuration with decoders and searches for one worker of several on a machine.
 
     Args:
-        workers: processes that share this machine's cores; 0 if each has a machine of its own.
+        workers: processes that share this machine's cores; 0 if they are elsewhere.
+        cores: of each worker that is elsewhere; 0 if it has a machine of its own.
     """
-    if workers < 2:
+    if workers < 2 and not cores:
         return config
-    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    share = cores or max(1, len(os.sched_getaffinity(0)) // workers)
     fetch, search = config.fetch, config.deduplicate
     return replace(
         config,
@@ -290,23 +303,6 @@ def _committed(layout: DatasetLayout, stage: Stage) -> set[int]:
     return {int(name) for name in names if name.isdecimal()}
 
 
-class _PipelineThread(threading.Thread):
-    """Runs the pipeline, so that the main thread can watch it; keeps the error it ended with."""
-
-    def __init__(self, pipeline: beam.Pipeline) -> None:
-        super().__init__(name="pipeline", daemon=True)
-        self._pipeline = pipeline
-        self.error: BaseException | None = None
-        self.state: str = PipelineState.UNKNOWN
-
-    def run(self) -> None:
-        try:
-            result = self._pipeline.run()
-            self.state = result.wait_until_finish() or result.state
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
-            self.error = error
-
-
 def _run_stages(
     job: Job,
     layout: DatasetLayout,
@@ -315,55 +311,22 @@ def _run_stages(
     session: RetrySession | None,
     console: Console,
 ) -> None:
+    """Runs the stages to their end, in as many attempts as it takes and the runner is given."""
     remember_inspections()
-    try:
-        pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
-    except ValueError as error:
-        faults = " ".join(str(error).split())
-        raise ConfigError(f"{chosen.name} does not accept the flags after --: {faults}") from error
-    config = with_shared_cores(job.config, chosen.workers)
-    curate(pipeline, layout, config, job.stages, job.inputs, shards, session)
-    run_watched(pipeline, layout, job.stages, chosen.watch, console)
-
-
-def run_watched(
-    pipeline: beam.Pipeline,
-    layout: DatasetLayout,
-    stages: Sequence[Stage],
-    watch: WorkerWatch,
-    console: Console,
-) -> None:
-    """Runs a pipeline to its end, shows its progress and looks after its workers.
-
-    Raises:
-        JobFailed: if a stage failed or a worker died; the workers that are left are ended.
-        ConfigError: if a worker found that the configuration cannot work.
-        DatasetError: if a worker found that the folder does not hold what it needs.
-    """
-    thread = _PipelineThread(pipeline)
-    try:
-        with ProgressDisplay(layout, stages, console) as display:
-            thread.start()
-            while thread.is_alive():
-                thread.join(PAUSE_SECONDS)
-                display.refresh()
-                lost = watch.lost()
-                if lost and thread.is_alive():
-                    _end(thread, watch)
-                    raise worker_died(layout, lost)
-    finally:
-        watch.end_all()
-    if thread.error is not None:
-        raise explained(thread.error, layout, watch.ended_badly()) from thread.error
-    if thread.state != PipelineState.DONE:
-        raise JobFailed(f"the runner ended the job in the state {thread.state}")
-
-
-def _end(thread: _PipelineThread, watch: WorkerWatch) -> None:
-    """Ends all workers, and gives the pipeline the time to take note of it."""
-    watch.end_all()
-    for _ in range(ENDING_LOOKS):
-        if not thread.is_alive():
+    there = absolute_layout(layout)
+    config = with_shared_cores(absolute_config(job.config), chosen.workers, chosen.cores)
+    inputs = absolute_inputs(job.inputs)
+    sights = () if chosen.is_local else sights_of(there, config, job.stages, inputs)
+    attempts = Attempts(layout, chosen.attempts)
+    while True:
+        try:
+            begun = begin_attempt(chosen, job.workers, there, sights, console)
+            pipeline = new_pipeline(begun)
+            curate(pipeline, there, config, job.stages, inputs, shards, session)
+            run_watched(pipeline, layout, job.stages, begun.watch, console)
             return
-        watch.give_up()
-        thread.join(PAUSE_SECONDS)
+        except (WorkersLost, StorageError) as failure:
+            console.print(attempts.next_after(failure), highlight=False, markup=False)
+        forget_unfinished(layout)
+        remove_leftovers(layout)
+        finish_moves(layout)

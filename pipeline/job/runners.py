@@ -1,10 +1,11 @@
 """Beam's runners by name: which to take, which to refuse and why."""
 
 import difflib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
@@ -12,19 +13,24 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from pipeline.job.local_workers import LocalWorkers
+from pipeline.job.ray.options import RayOptions
 from pipeline.job.watch import WorkerWatch
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.storage import is_local, local_path
 
 LOCAL = "local"
+RAY = "ray"
+DATAFLOW = "DataflowRunner"
 
 REFUSED = {
     "daskrunner": (
         "it loses data in silence: what finish_bundle yields is dropped, tagged outputs are mixed "
         "and only the last branch runs (seen with Beam 2.77)"
     ),
-    "rayrunner": "the Ray runner on PyPI does not run with this version of Beam",
+    "rayrunner": (
+        "the Ray runner on PyPI does not run with this version of Beam; ours is --runner ray"
+    ),
     "pysparkrunner": "the PySpark runner on PyPI does not run with this version of Beam",
     "directrunner": (
         "it looks for a Go program on the internet first and then falls back to what `local` is"
@@ -47,7 +53,7 @@ PASSED_ON = (
 )
 """Runners that get the graph and the Beam flags as they are."""
 
-WITH_OWN_FLAGS = frozenset(PASSED_ON) - {"DataflowRunner"}
+WITH_OWN_FLAGS = frozenset(PASSED_ON) - {DATAFLOW}
 """Runners whose job server may know flags that Beam does not."""
 
 
@@ -61,12 +67,29 @@ class ChosenRunner:
     workers: int
     """Worker processes on this machine; 0 where the runner has its own."""
     watch: WorkerWatch = field(default_factory=WorkerWatch)
-    """Looks after the worker processes on this machine."""
+    """Looks after the workers that this process started."""
+    ray: RayOptions | None = None
+    """How to start workers on a Ray cluster, if that is where they are."""
 
     @property
     def is_local(self) -> bool:
         """Whether the work is done on this machine, by this program's own processes."""
         return self.name == LOCAL
+
+    @property
+    def proves_sight_by_a_step(self) -> bool:
+        """Whether a step of its own shows that workers see what this process sees."""
+        return self.name not in (LOCAL, RAY, DATAFLOW)
+
+    @property
+    def attempts(self) -> int:
+        """How often in vain the job may begin; runners with a service begin anew themselves."""
+        return 1 if self.ray is None else self.ray.attempts
+
+    @property
+    def cores(self) -> int:
+        """Cores of each worker that is started on a cluster; 0 if it may take all."""
+        return 0 if self.ray is None else max(1, int(self.ray.worker_cpus))
 
 
 def runner_name(name: str) -> str:
@@ -79,21 +102,26 @@ def runner_name(name: str) -> str:
     if lowered in REFUSED:
         raise ConfigError(
             f"runner {name} is refused: {REFUSED[lowered]}. Use --runner local (with --workers N "
-            f"for N processes), or one of {', '.join(PASSED_ON)} with its flags after --"
+            f"for N processes), --runner ray on a Ray cluster, or one of {', '.join(PASSED_ON)} "
+            "with its flags after --"
         )
     if lowered == "fnapirunner":
         return LOCAL
-    for known in (LOCAL, *PASSED_ON):
+    for known in (LOCAL, RAY, *PASSED_ON):
         if known.lower() in (lowered, lowered + "runner"):
             return known
     raise ConfigError(
-        f"runner {name!r} is unknown: use local, or one of {', '.join(PASSED_ON)} with its flags "
-        "after --"
+        f"runner {name!r} is unknown: use local, ray, or one of {', '.join(PASSED_ON)} with its "
+        "flags after --"
     )
 
 
 def choose_runner(
-    name: str, workers: int, beam_flags: Sequence[str], layout: DatasetLayout
+    name: str,
+    workers: int,
+    beam_flags: Sequence[str],
+    layout: DatasetLayout,
+    ray: RayOptions | None = None,
 ) -> ChosenRunner:
     """Returns the runner of that name: in this process with 1 worker, in N processes with N.
 
@@ -104,6 +132,14 @@ def choose_runner(
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     exact = runner_name(name)
     options = _parse_options(beam_flags, has_flags_of_its_own=exact in WITH_OWN_FLAGS)
+    if exact == RAY:
+        # Which workers there are is found out anew for each attempt.
+        ray = ray or RayOptions()
+        connect_to_ray(ray)
+        return ChosenRunner(name=RAY, runner=FnApiRunner(), options=options, workers=0, ray=ray)
+    if ray is not None and ray != RayOptions():
+        named = next(part.name for part in fields(ray) if getattr(ray, part.name) != part.default)
+        raise ConfigError(f"--{named.replace('_', '-')} is for --runner ray, not for {exact}")
     if exact != LOCAL:
         if workers != 1:
             raise ConfigError(
@@ -123,6 +159,19 @@ def choose_runner(
         workers=workers,
         watch=watch,
     )
+
+
+def connect_to_ray(options: RayOptions) -> None:
+    """Connects this process to a Ray cluster.
+
+    Raises:
+        ConfigError: if Ray is not installed, or there is no cluster.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--runner ray needs Ray: pip install 'aligngpt[curate,ray]'")
+    from pipeline.job.ray.cluster import connect
+
+    connect(options.ray_address)
 
 
 def _parse_options(beam_flags: Sequence[str], *, has_flags_of_its_own: bool) -> PipelineOptions:

@@ -8,10 +8,30 @@ import subprocess
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from pipeline.job.worker import worker_log
 
 END_SECONDS = 10.0
 """How long a killed process is waited for; one in the middle of a disk's work can take a while."""
+
+
+class WorkerProcess(Protocol):
+    """What is known of a worker's process, a child of this one or an actor on a cluster."""
+
+    @property
+    def pid(self) -> int:
+        """The process id on its own machine."""
+
+    def poll(self) -> int | None:
+        """Returns its status once it has ended."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns its status once it has ended, or raises `subprocess.TimeoutExpired`."""
 
 
 class Line(Protocol):
@@ -31,7 +51,7 @@ class Line(Protocol):
 class Worker:
     """A worker process of this job, and what is known of its end."""
 
-    process: subprocess.Popen[bytes]
+    process: WorkerProcess
     line: Line
     was_told_to_end: bool = False
     """By the runner, while it was alive: nothing more is wanted of it."""
@@ -42,6 +62,23 @@ class Worker:
     def number(self) -> int:
         """The process id."""
         return self.process.pid
+
+    @property
+    def host(self) -> str:
+        """The name of the machine that it works on; "" for this one."""
+        return ""
+
+    def output(self, logs: Path) -> str:
+        """Returns where to find what it printed."""
+        return str(worker_log(logs, self.number))
+
+    def lost_its_machine(self) -> bool:
+        """Returns whether the machine that it worked on is gone too."""
+        return False
+
+    def refusal(self) -> Exception | None:
+        """Returns why it would not begin to work, if that is for people to mend."""
+        return None
 
     def is_lost(self) -> bool:
         """Returns whether it is gone although the job still counts on it."""

@@ -70,6 +70,8 @@ class SavedEdges:
     num_levels: int
     groups: dict[str, LevelEdges]
     """By source; of all pairs under `ALL_SOURCES`."""
+    by: str = "clip_score"
+    """What the pairs are ranked by."""
     is_per_source: bool = False
     """Whether each source has edges of its own, beside which the overall ones only stand in."""
     cut_counts: dict[str, list[int]] = field(default_factory=dict)
@@ -116,6 +118,11 @@ def read_old_edges(config: LevelConfig) -> SavedEdges | None:
         raise ConfigError(
             f"levels.edges_from: {path} has {saved.num_levels} levels, levels.num_levels is "
             f"{config.num_levels}; make them equal"
+        )
+    if saved.by != config.by:
+        raise ConfigError(
+            f"levels.edges_from: the edges in {path} were cut by {saved.by}, levels.by is "
+            f"{config.by}; make them equal"
         )
     if saved.is_per_source != config.per_source:
         raise ConfigError(
@@ -172,6 +179,7 @@ def read_edges(path: str) -> SavedEdges:
             fingerprint=str(values["fingerprint"]),
             num_levels=num_levels,
             groups=groups,
+            by=str(values["settings"].get("by", "clip_score")),
             is_per_source=bool(values["settings"]["per_source"]),
             cut_counts=cut_counts,
             cut_left_out=cut_left_out,
@@ -206,13 +214,14 @@ def save_edges(
             "levels.edges_from has no edges for %s: the overall ones were used", _listed(strangers)
         )
     groups = []
+    name = "clip_score" if settings.get("by") is None else "value"
     for source, edges in sorted(saved.groups.items()):
         counts, left_out = levelled[source].counts.tolist(), levelled[source].left_out
         groups.append(
             {
                 "source": source or None,
-                "cut": _json(edges.cut or None),
-                "edges": [_json(edge) for edge in edges.edges],
+                "cut": _json(edges.cut or None, name),
+                "edges": [_json(edge, name) for edge in edges.edges],
                 "counts": counts,
                 "left_out": left_out,
                 "cut_counts": counts if old is None else old.cut_counts[source],
@@ -271,14 +280,15 @@ def _listed(sources: Collection[str]) -> str:
     return (", ".join(names[:NAMES_LISTED]) or "none") + more
 
 
-def _json(edge: int | None) -> dict[str, float | str] | None:
-    """Returns an edge as a score and a hash, both exact."""
+def _json(edge: int | None, name: str) -> dict[str, float | str] | None:
+    """Returns an edge as a score, or the value of a signal, and a hash, both exact."""
     if edge is None:
         return None
-    return {"clip_score": score_of(edge), "key_hash": f"{edge & ((1 << 64) - 1):016x}"}
+    return {name: score_of(edge), "key_hash": f"{edge & ((1 << 64) - 1):016x}"}
 
 
 def _position(value: dict[str, Any] | None) -> int | None:
     if value is None:
         return None
-    return position_of(float(value["clip_score"]), int(str(value["key_hash"]), 16))
+    score = value["clip_score"] if "clip_score" in value else value["value"]
+    return position_of(float(score), int(str(value["key_hash"]), 16))

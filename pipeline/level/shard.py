@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.dataset.commits import deciding_settings, is_committed, stage_fingerprint
+from pipeline.dataset.commits import is_committed, stage_fingerprint
 from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
 from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
@@ -20,6 +20,7 @@ from pipeline.level.edges import (
     read_old_edges,
     save_edges,
 )
+from pipeline.level.signals import level_settings, signal_fingerprint, values_and_kept
 from schemas.columns import read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import (
@@ -76,16 +77,17 @@ def add_histograms(first: Histogram, second: Histogram) -> Histogram:
     return merge_histograms([first, second])
 
 
-def unique_fingerprint(shard: int, layout: DatasetLayout) -> tuple[int, str]:
-    """Returns the shard with the fingerprint of its unique pairs.
+def unique_fingerprint(shard: int, layout: DatasetLayout, config: LevelConfig) -> tuple[int, str]:
+    """Returns the shard with the fingerprint of its unique pairs and of the signals that decide.
 
     Raises:
         DatasetError: if they are not there.
+        ConfigError: if a signal is not there.
     """
     fingerprint = committed_fingerprint(layout.unique(shard))
     if fingerprint is None:
         raise DatasetError(f"{layout.unique(shard)} is missing: deduplicate the dataset first")
-    return shard, fingerprint
+    return shard, fingerprint + signal_fingerprint(layout, shard, config)
 
 
 def begin_search(
@@ -100,7 +102,7 @@ def begin_search(
         ConfigError: if old edges are asked for and are not there or do not fit.
     """
     old = read_old_edges(config)
-    settings = deciding_settings(config, leave_out=["edges_from"])
+    settings = level_settings(config, leave_out=("edges_from",))
     groups = None if old is None else {name: repr(edges) for name, edges in old.groups.items()}
     upstream = [f"{shard}:{fingerprint}" for shard, fingerprint in sorted(shards)]
     fingerprint = stage_fingerprint(Stage.LEVEL, {**settings, "old_edges": groups}, upstream)
@@ -131,7 +133,7 @@ def _histograms(
 ) -> tuple[dict[str, Histogram], int]:
     """Returns the histogram of each group that still needs one, and the rows of the shard."""
     start = EdgeSearch(config.num_levels, config.top_fraction)
-    unique = read_scores(layout, shard)
+    unique = read_scores(layout, shard, config)
     counts = {}
     # Beside those of the sources, overall edges are found: new data may have other sources.
     groups = group_rows(layout, shard, config, unique) | {ALL_SOURCES: np.arange(len(unique.keys))}
@@ -139,10 +141,9 @@ def _histograms(
         group_search = search.searches.get(group, start)
         if group_search.is_done:
             continue
-        scores = unique.clip_score[rows]
-        is_levelled = at_least(scores, config.minimum_score)
-        hashes = RowHashes(unique.keys, rows[is_levelled])
-        counts[group] = count_cells(group_search, scores[is_levelled], hashes)
+        levelled = rows[unique.may_stay(config)[rows]]
+        hashes = RowHashes(unique.keys, levelled)
+        counts[group] = count_cells(group_search, unique.value[levelled], hashes)
     return counts, len(unique.keys)
 
 
@@ -166,7 +167,7 @@ def tally_shard(
     if search.is_saved:
         return {}
     with timed(layout, Stage.LEVEL, "tally") as work:
-        unique = read_scores(layout, shard)
+        unique = read_scores(layout, shard, config)
         levels = levels_of(layout, shard, config, search.edges, unique)
         tallies = {
             group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
@@ -186,14 +187,14 @@ def save_found_edges(
     """Returns the edges, saved with what they make of the data."""
     edges = replace(search.edges, num_levels=config.num_levels, is_per_source=config.per_source)
     if not search.is_saved:
-        settings = deciding_settings(config)
+        settings = level_settings(config)
         save_edges(layout.edges, edges, tallies, settings, read_old_edges(config))
     return edges
 
 
 def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: SavedEdges) -> int:
     """Returns the shard once the levels of its unique pairs are committed."""
-    _, upstream = unique_fingerprint(shard, layout)
+    _, upstream = unique_fingerprint(shard, layout, config)
     fingerprint = stage_fingerprint(Stage.LEVEL, {"edges": edges.fingerprint}, [upstream])
     marker = layout.levelled(shard)
     if is_committed(marker, fingerprint):
@@ -208,7 +209,7 @@ def _level_and_commit(
     layout: DatasetLayout, shard: int, config: LevelConfig, edges: SavedEdges, fingerprint: str
 ) -> int:
     """Levels the unique pairs of a shard and commits them; returns how many there were."""
-    unique = read_scores(layout, shard)
+    unique = read_scores(layout, shard, config)
     with ShardProgress(layout, Stage.LEVEL, shard, len(unique.keys)) as progress:
         levels = levels_of(layout, shard, config, edges, unique)
         rejections = _rejections(layout, shard, config, unique, levels)
@@ -234,6 +235,14 @@ class UniqueScores:
 
     keys: pa.Array
     clip_score: NDArray[np.float32]
+    value: NDArray[np.float32]
+    """What the pairs are ranked by."""
+    is_to_keep: NDArray[np.bool_]
+    """Whether a pair fulfils `levels.keep`."""
+
+    def may_stay(self, config: LevelConfig) -> NDArray[np.bool_]:
+        """Returns which pairs are levelled, those below a cut of the ranks among them."""
+        return self.is_to_keep & at_least(self.clip_score, config.minimum_score)
 
 
 class RowHashes:
@@ -250,12 +259,13 @@ class RowHashes:
         return key_hashes(self._keys.take(pa.array(self._rows[places])))
 
 
-def read_scores(layout: DatasetLayout, shard: int) -> UniqueScores:
-    """Returns the keys and scores of a shard's unique pairs."""
+def read_scores(layout: DatasetLayout, shard: int, config: LevelConfig) -> UniqueScores:
+    """Returns the keys of a shard's unique pairs and what decides their levels."""
     with open_read(layout.unique(shard)) as file:
         table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
     keys = table["key"].combine_chunks()
-    return UniqueScores(keys, table["clip_score"].to_numpy().astype(np.float32, copy=False))
+    score = table["clip_score"].to_numpy().astype(np.float32, copy=False)
+    return UniqueScores(keys, score, *values_and_kept(layout, shard, config, keys, score))
 
 
 def group_rows(
@@ -294,8 +304,8 @@ def levels_of(
     for group, rows in group_rows(layout, shard, config, unique).items():
         group_edges = edges.groups[edges.group_of(group)]
         hashes = RowHashes(unique.keys, rows)
-        levels[rows] = levels_from_edges(unique.clip_score[rows], hashes, group_edges)
-    levels[~at_least(unique.clip_score, config.minimum_score)] = 0
+        levels[rows] = levels_from_edges(unique.value[rows], hashes, group_edges)
+    levels[~unique.may_stay(config)] = 0
     return levels
 
 
@@ -312,9 +322,13 @@ def _rejections(
     rejections = []
     for place, pair in zip(left_out.tolist(), pairs, strict=True):
         score = float(unique.clip_score[place])
-        if is_high_enough[place]:
+        if not unique.is_to_keep[place]:
+            reason = RejectReason.NOT_TO_KEEP
+            detail = f"does not fulfil levels.keep {config.keep!r}"
+        elif is_high_enough[place]:
             reason = RejectReason.BELOW_TOP_FRACTION
-            detail = f"scored {score:.6f}, below the best scored pairs that are kept"
+            value = float(unique.value[place])
+            detail = f"scored {value:.6f}, below the best scored pairs that are kept"
         else:
             reason = RejectReason.BELOW_MINIMUM_SCORE
             detail = f"scored {score:.6f}, the minimum is {config.minimum_score}"

@@ -42,7 +42,7 @@ class AssignLevels(beam.PTransform):
         layout, config = self._layout, self._config
         search = (
             shards
-            | "Fingerprint" >> beam.Map(unique_fingerprint, layout)
+            | "Fingerprint" >> beam.Map(unique_fingerprint, layout, config)
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Begin" >> beam.Map(begin_search, layout, config)
         )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from pipeline.config import PackConfig
+from schemas.columns import signal_fields
 from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
-from schemas.storage import (
-    open_read,
-)
+from schemas.storage import exists, open_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class TrainShardPlan:
     shard: int
     pieces: tuple[Piece, ...]
     has_levels: bool
+    signals: tuple[str, ...] = ()
+    """Columns of signals that the scored shards have."""
 
     @property
     def samples(self) -> int:
@@ -43,7 +44,9 @@ def plan_train_shards(
     room, number = config.samples_per_shard, 0
     plans: list[TrainShardPlan] = []
     pieces: list[Piece] = []
-    for shard in sorted(shards):
+    ordered = sorted(shards)
+    signals = _signals_of(layout, ordered[0]) if has_levels and ordered else ()
+    for shard in ordered:
         start, rows = 0, _count_rows(_rows_path(layout, shard, has_levels))
         while start < rows:
             stop = min(rows, start + room)
@@ -51,13 +54,26 @@ def plan_train_shards(
             room -= stop - start
             start = stop
             if room == 0:
-                plans.append(_plan(number, pieces, has_levels))
+                plans.append(_plan(number, pieces, has_levels, signals))
                 room, number, pieces = config.samples_per_shard, number + 1, []
-    return [*plans, _plan(number, pieces, has_levels)] if pieces else plans
+    return [*plans, _plan(number, pieces, has_levels, signals)] if pieces else plans
 
 
-def _plan(number: int, pieces: Sequence[Piece], has_levels: bool) -> TrainShardPlan:
-    return TrainShardPlan(shard=number, pieces=tuple(pieces), has_levels=has_levels)
+def _plan(
+    number: int, pieces: Sequence[Piece], has_levels: bool, signals: tuple[str, ...]
+) -> TrainShardPlan:
+    return TrainShardPlan(
+        shard=number, pieces=tuple(pieces), has_levels=has_levels, signals=signals
+    )
+
+
+def _signals_of(layout: DatasetLayout, shard: int) -> tuple[str, ...]:
+    """Returns the signals of a scored shard: all shards have the same."""
+    path = layout.scored(shard)
+    if not exists(path):
+        return ()
+    with open_read(path) as file:
+        return tuple(field.name for field in signal_fields(pq.read_schema(file)))
 
 
 def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:

@@ -1,6 +1,7 @@
 """A train shard is made of ranges of fetched shards, in one pass, image by image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pyarrow as pa
@@ -21,11 +22,13 @@ from pipeline.dataset.train_shards import (
 from pipeline.dataset.worktimes import timed
 from pipeline.pack.plan import Piece, TrainShardPlan
 from schemas.columns import (
+    SIGNAL_FIELD,
     check_schema,
     file_metadata,
     kept_fields,
     read_table,
     records_from_table,
+    signal_fields,
 )
 from schemas.errors import DatasetError
 from schemas.records import (
@@ -74,15 +77,18 @@ def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig
             raise DatasetError(f"{missing} is missing: run the stage that makes it first")
         upstream.append(f"{piece.shard} {piece.start} {piece.stop} {' '.join(map(str, prints))}")
     settings = {**deciding_settings(config), "members": MEMBERS_VERSION}
+    if plan.signals:
+        fields = [_signal_fields(layout, piece.shard, plan.signals) for piece in plan.pieces]
+        settings["signals"] = [
+            field.metadata[SIGNAL_FIELD].decode() for piece in fields for field in piece
+        ]
     return stage_fingerprint(Stage.PACK, settings, upstream)
 
 
 def _write_shard(
     layout: DatasetLayout, plan: TrainShardPlan, fingerprint: str, progress: ShardProgress
 ) -> None:
-    samples = (
-        packed for piece in plan.pieces for packed in _samples_of(layout, piece, plan.has_levels)
-    )
+    samples = (packed for piece in plan.pieces for packed in _samples_of(layout, piece, plan))
     kept = _kept_fields(layout, plan)
     write_train_shard(
         layout, plan.shard, samples, fingerprint, lambda n: progress.update(n, 0), kept
@@ -91,15 +97,36 @@ def _write_shard(
 
 def _kept_fields(layout: DatasetLayout, plan: TrainShardPlan) -> list[pa.Field]:
     """Returns the columns of the input's own: the same in all shards of a dataset."""
-    with open_read(layout.fetched(plan.pieces[0].shard, "parquet")) as file:
-        return kept_fields(pq.read_schema(file))
+    first = plan.pieces[0].shard
+    with open_read(layout.fetched(first, "parquet")) as file:
+        kept = kept_fields(pq.read_schema(file))
+    return [*kept, *(_signal_fields(layout, first, plan.signals) if plan.signals else ())]
 
 
-def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterator[PackedSample]:
+def _signal_fields(layout: DatasetLayout, shard: int, signals: Sequence[str]) -> list[pa.Field]:
+    """Returns the fields of a scored shard's signals.
+
+    Raises:
+        DatasetError: if it has others than the first shard of the dataset has.
+    """
+    with open_read(layout.scored(shard)) as file:
+        fields = signal_fields(pq.read_schema(file))
+    found = [field.name for field in fields]
+    if found != list(signals):
+        raise DatasetError(
+            f"{layout.scored(shard)} has the signals {', '.join(found) or 'none'}, the first shard "
+            f"has {', '.join(signals)}: run `score` to its end first"
+        )
+    return fields
+
+
+def _samples_of(
+    layout: DatasetLayout, piece: Piece, plan: TrainShardPlan
+) -> Iterator[PackedSample]:
     """Yields the samples of a piece with their images, in the order of their keys."""
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
         fetched = read_table(file, FETCHED_SCHEMA).drop_columns("thumbnail")
-    if has_levels:
+    if plan.has_levels:
         levels = _read_levels(layout, piece)
         fetched = _with_chosen_captions(layout, piece.shard, fetched)
     else:
@@ -110,7 +137,7 @@ def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterat
         }
     is_wanted = pc.is_in(fetched["key"], value_set=pa.array(list(levels), pa.string()))
     rows = records_from_table(fetched.filter(is_wanted), StoredSample)
-    samples = {sample.key: sample for sample in rows}
+    samples = {sample.key: sample for sample in _with_signals(layout, piece.shard, plan, rows)}
     if len(samples) != len(levels):
         raise DatasetError(
             f"{layout.levelled(piece.shard)} has {len(levels) - len(samples)} keys that "
@@ -120,6 +147,23 @@ def _samples_of(layout: DatasetLayout, piece: Piece, has_levels: bool) -> Iterat
     images = read_members(layout, piece.shard, names)
     for key, sample in samples.items():
         yield sample, levels[key], tuple(islice(images, len(sample.image_members)))
+
+
+def _with_signals(
+    layout: DatasetLayout, shard: int, plan: TrainShardPlan, rows: list[StoredSample]
+) -> list[StoredSample]:
+    """Returns the samples with their signals among the columns that go along."""
+    if not plan.signals or not rows:
+        return rows
+    names = list(plan.signals)
+    with open_read(layout.scored(shard)) as file:
+        scored = read_table(file, SCORED_SCHEMA, ["key", *names])
+    places = pc.index_in(pa.array([row.key for row in rows]), scored["key"].combine_chunks())
+    values = scored.select(names).take(places).to_pylist()
+    return [
+        replace(row, kept={**(row.kept or {}), **more})
+        for row, more in zip(rows, values, strict=True)
+    ]
 
 
 def _with_chosen_captions(layout: DatasetLayout, shard: int, fetched: pa.Table) -> pa.Table:

@@ -18,7 +18,7 @@ from pipeline.dataset.ownership import stage_folders
 from pipeline.read.columns import URL_LIST_COLUMNS, InputColumns, map_columns
 from pipeline.read.kept import declared_types
 from pipeline.read.rows import IMAGE_SUFFIXES
-from pipeline.read.tar_rows import absolute, check_tar
+from pipeline.read.tar_rows import check_tar
 from pipeline.read.tar_table import table_beside
 from pipeline.read.texts import (
     UTF8,
@@ -32,6 +32,7 @@ from pipeline.read.texts import (
 from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import (
+    absolute_path,
     exists,
     file_system,
     is_local,
@@ -338,7 +339,7 @@ def _check_shard(path: str, state: str, size: int, config: ReadConfig) -> InputF
         format=InputFormat.TAR,
         columns=InputColumns(url="url", caption="caption", conversations=None, hashes=()),
         image_folder=None,
-        identity=f"{absolute(path)} {state}",
+        identity=f"{absolute_path(path)} {state}",
         estimated_bytes=size // BYTES_OF_SHARD_PER_ROW_BYTE,
         table=table,
     )

@@ -21,7 +21,7 @@ from pipeline.read.values import NUL, decoded, excerpt, storable, text_of
 from schemas.columns import arrow_schema
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
-from schemas.storage import is_local, local_path
+from schemas.storage import absolute_path, is_local
 
 RAW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("url", "caption", "conversations", "expected_hash")]
@@ -205,7 +205,7 @@ def image_path(folder: str, name: str) -> str:
     """
     if not is_local(folder):
         return folder.rstrip("/") + posixpath.normpath("/" + name)
-    base = os.path.abspath(local_path(folder))  # noqa: PTH100 (resolve() would follow links)
+    base = absolute_path(folder)
     joined = os.path.normpath(name if name.startswith("/") else f"{base}/{name}")
     if not joined.startswith(base.rstrip("/") + "/"):
         raise SampleRejected(RejectReason.BAD_URL, "the path leads out of the image folder")

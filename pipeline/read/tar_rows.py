@@ -6,7 +6,6 @@ row says where it lies.
 """
 
 import json
-import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +29,7 @@ from pipeline.read.tar_table import Values, columns_of, read_table, table_beside
 from pipeline.read.texts import decoded_text
 from pipeline.read.values import excerpt, plain_text, storable
 from schemas.errors import ConfigError, RejectReason, SampleRejected
-from schemas.storage import is_local, local_path, open_read
+from schemas.storage import absolute_path, is_local, open_read
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
 """Longest `.txt` or `.json` that is read."""
@@ -217,7 +216,7 @@ def _row(sample: Sample, path: str, table_values: Values, config: ReadConfig) ->
         if columns.conversations is None or values[columns.conversations] in NO_TURNS:
             raise SampleRejected(RejectReason.MISSING_IMAGE, _why_no_image(sample))
         return row_of_record(values, replace(columns, url=None), config.as_captions)
-    image, path = sample.images[0], absolute(path)
+    image, path = sample.images[0], absolute_path(path)
     url = columns.url or "url"
     if "://" not in str(values.get(url)):
         values[url] = f"{'file://' if is_local(path) else ''}{path}#{image.name}"
@@ -240,13 +239,6 @@ def _why_no_image(sample: Sample) -> str:
     if found.lower().endswith(IMAGE_SUFFIXES):
         detail += f": a key ends at the first dot, so that its ending is .{_split_name(found)[1]}"
     return detail
-
-
-def absolute(path: str) -> str:
-    """Returns the path of a tar that is good in every process."""
-    if not is_local(path):
-        return path
-    return os.path.abspath(local_path(path))  # noqa: PTH100 (resolve() would follow links)
 
 
 def _row_without_image(values: Values, problem: str | None, config: ReadConfig) -> RawRow:

@@ -16,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.dataset.captions import caption_choices
+from pipeline.dataset.embeddings import embedding_array
 from pipeline.report.contents import LevelContents
 from schemas.columns import check_schema, kept_fields, read_table
-from schemas.errors import DatasetError
 from schemas.manifest import GroupControl, LevelControl, ScoreControl
 from schemas.progress import shown
 from schemas.records import FETCHED_SCHEMA, LEVELLED_SCHEMA, SCORED_SCHEMA
@@ -183,8 +182,8 @@ def _count_rows(
     languages: Sequence[str],
     levels: pa.Table | None,
 ) -> None:
-    image = _embeddings(scored, "image_embedding", path)
-    text = _embeddings(scored, "text_embedding", path)
+    image = embedding_array(scored, "image_embedding", path)
+    text = embedding_array(scored, "text_embedding", path)
     captions = np.array([len(texts) for texts in caption_choices(fetched)], np.int64)
     own, exchanged = own_scores(image, text), exchanged_scores(image, text, captions)
     control.overall = control.overall.plus(ScoreCounts.of(own, exchanged))
@@ -208,20 +207,6 @@ def _count_rows(
         if len(known) > 2 * MOST_GROUPS:
             frequent = sorted(known, key=lambda name: (-known[name].pairs, name))[:MOST_GROUPS]
             control.groups[kind] = {name: known[name] for name in frequent}
-
-
-def _embeddings(table: pa.Table, name: str, path: str) -> NDArray[np.float32]:
-    """Returns a column of embeddings, (n, d).
-
-    Raises:
-        DatasetError: if they are not all as wide.
-    """
-    column = table[name].combine_chunks()
-    values = column.flatten().to_numpy()
-    lengths = np.diff(np.asarray(column.offsets))
-    if column.null_count or not len(values) or lengths.min() != lengths.max():
-        raise DatasetError(f"{path}: {name} is not of one width: score this shard again")
-    return np.asarray(values.reshape(len(table), -1), np.float32)
 
 
 def _groups_of(fetched: pa.Table, languages: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

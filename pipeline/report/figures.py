@@ -67,7 +67,8 @@ def score_figure(
     def place(score: float) -> float:
         return LEFT + (score - low) / (high - low) * (RIGHT - LEFT)
 
-    parts = _level_bands(levels, place) + _count_axis(round(max(*bars, *others)), scale)
+    bands = [] if _overlap(levels) else _level_bands(levels, place)
+    parts = bands + _count_axis(round(max(*bars, *others)), scale)
     if exchanged is not None:
         parts.append(_outline(others, step, scale))
     parts += [
@@ -136,6 +137,18 @@ def _count_axis(highest: int, scale: float) -> list[str]:
             f'<text x="{LEFT - 8}" y="{y + 4:.2f}" class="count">{tick:,}</text>'
         )
     return parts
+
+
+def _overlap(levels: Sequence[LevelContents]) -> bool:
+    """Returns whether levels lie across each other, as they do that another signal decides."""
+    filled = [level for level in levels if level.count]
+    return (
+        sum(
+            (before.highest_score or 0.0) > (after.lowest_score or 0.0)
+            for before, after in itertools.pairwise(filled)
+        )
+        > len(filled) // 2
+    )
 
 
 def _level_bands(levels: Sequence[LevelContents], place: Callable[[float], float]) -> list[str]:

@@ -10,10 +10,11 @@ from pipeline.report.balance import count_stages, count_truncated_captions, stag
 from pipeline.report.contents import Contents, LevelContents, read_contents
 from pipeline.report.control import read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
+from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata, read_table
 from schemas.command_line import counted
 from schemas.errors import DatasetError
-from schemas.manifest import LevelDrift, ScoreControl, StageCounts
+from schemas.manifest import LevelDrift, ScoreControl, SignalSummary, StageCounts
 from schemas.records import LEVELLED_SCHEMA, REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -48,6 +49,9 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
         console.print(levels_table(levels))
     if Stage.SCORE.value in stages:
         _print_control(layout, levels, console)
+    signals = read_signals(packed)
+    if signals:
+        console.print(signals_table(signals))
     drift = read_drift(layout)
     if drift is not None:
         console.print(drift_table(drift))
@@ -158,6 +162,20 @@ def control_table(control: ScoreControl) -> Table:
 
 def _between(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def signals_table(signals: list[SignalSummary]) -> Table:
+    """Returns what the signals of the samples are like."""
+    table = Table(title="Signals", title_justify="left")
+    table.add_column("signal", no_wrap=True)
+    for name in ("lowest", "mean", "highest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what it is")
+    for signal in signals:
+        values = (signal.lowest, signal.mean, signal.highest)
+        texts = ["-" if value is None else f"{value:.4f}" for value in values]
+        table.add_row(signal.name, *texts, shown(signal.description))
+    return table
 
 
 def drift_table(drift: LevelDrift) -> Table:

@@ -1,16 +1,20 @@
 """Whether a dataset is whole: everything is read again, and each part held against the others."""
 
+import functools
 import hashlib
+import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.dataset.manifests import read_manifest
 from pipeline.report.verify_counts import count_problems, imbalances
-from pipeline.report.verify_shard import ShardCheck, ShardFindings, check_shard
+from pipeline.report.verify_shard import ShardCheck, check_shard
 from schemas.command_line import counted
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
@@ -22,6 +26,11 @@ from schemas.storage import exists, list_files, open_read, read_json
 CHUNK_BYTES = 1 << 20
 MOST_SHOWN = 20
 """Faults that a message lists; the others are counted."""
+
+PROCESS_BYTES = 1 << 31
+"""Size of the train shards from which on processes pay, which take a second or two to start."""
+
+T = TypeVar("T")
 
 __all__ = ["Verified", "imbalances", "verify_dataset"]
 
@@ -75,7 +84,7 @@ def verify_dataset(root: str, is_quick: bool = False) -> Verified:
     return Verified(
         shards=len(manifest.shards),
         samples=manifest.kept,
-        read_bytes=sum(entry.tar_bytes + entry.parquet_bytes for entry in manifest.shards),
+        read_bytes=_total_bytes(manifest),
         is_quick=is_quick,
     )
 
@@ -86,15 +95,43 @@ def _sample_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]
     keys = [pa.array([], pa.string())]
     names: list[str] = []
     total = len(manifest.shards)
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
-        findings: Iterator[ShardFindings] = threads.map(
-            lambda entry: check_shard(layout, entry, check), manifest.shards
-        )
-        for found in shown("Verifying", findings, total, unit="shard"):
-            yield from found.problems
-            keys.append(found.keys)
-            names += [found.name] * len(found.keys)
+    checked = functools.partial(check_shard, layout, check)
+    findings = _at_once(checked, manifest, in_processes=_total_bytes(manifest) >= PROCESS_BYTES)
+    for found in shown("Verifying", findings, total, unit="shard"):
+        yield from found.problems
+        keys.append(found.keys)
+        names += [found.name] * len(found.keys)
     yield from _repeated_keys(pa.concat_arrays(keys), names)
+
+
+def _at_once(
+    work: Callable[[ShardEntry], T], manifest: Manifest, *, in_processes: bool
+) -> Iterator[T]:
+    """Yields what the work makes of each train shard, in their order, all cores being at work.
+
+    Args:
+        in_processes: of their own, since threads wait for each other but where they hash and read.
+    """
+    cores = len(os.sched_getaffinity(0))
+    executor: Executor
+    if in_processes and cores > 1:
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(cores, context, _leave_interrupts)
+    else:
+        executor = ThreadPoolExecutor(cores)
+    try:
+        yield from executor.map(work, manifest.shards)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Leaves Ctrl-C, which reaches all processes of a terminal, to the one that began."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _total_bytes(manifest: Manifest) -> int:
+    return sum(entry.tar_bytes + entry.parquet_bytes for entry in manifest.shards)
 
 
 def _repeated_keys(keys: pa.Array, names: list[str]) -> Iterator[str]:
@@ -140,14 +177,15 @@ def _index_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
 
 def _all_hash_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
     """Yields the files whose size or hash is not as recorded, several of which are read at once."""
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as threads:
-        found = threads.map(lambda entry: [*_hash_problems(layout, entry)], manifest.shards)
-        for problems in shown("Hashing", found, len(manifest.shards), unit="shard"):
-            yield from problems
+    hashed = functools.partial(_hash_problems, layout)
+    found = _at_once(hashed, manifest, in_processes=False)
+    for problems in shown("Hashing", found, len(manifest.shards), unit="shard"):
+        yield from problems
 
 
-def _hash_problems(layout: DatasetLayout, entry: ShardEntry) -> Iterator[str]:
-    """Yields the files of a shard whose size or hash is not as recorded."""
+def _hash_problems(layout: DatasetLayout, entry: ShardEntry) -> list[str]:
+    """Returns the files of a shard whose size or hash is not as recorded."""
+    problems = []
     expected = {
         "tar": (entry.tar_bytes, entry.tar_sha256),
         "parquet": (entry.parquet_bytes, entry.parquet_sha256),
@@ -156,11 +194,14 @@ def _hash_problems(layout: DatasetLayout, entry: ShardEntry) -> Iterator[str]:
         path = layout.train(int(entry.name), extension)
         name = f"train/{entry.name}.{extension}"
         if not exists(path):
-            yield f"{name} is missing"
+            problems.append(f"{name} is missing")
             continue
         found = _size_and_sha256(path)
         if found != recorded:
-            yield f"{name} has {found[0]} bytes with SHA-256 {found[1]}, recorded: {recorded}"
+            problems.append(
+                f"{name} has {found[0]} bytes with SHA-256 {found[1]}, recorded: {recorded}"
+            )
+    return problems
 
 
 def _size_and_sha256(path: str) -> tuple[int, str]:

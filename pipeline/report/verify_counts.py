@@ -57,7 +57,8 @@ def _level_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
     for lower, higher in pairwise(levels):
         is_empty = lower["highest_score"] is None or higher["lowest_score"] is None
         is_whole = manifest.level_drift is None and not manifest.parents
-        is_shared = manifest.config["levels"]["per_source"]
+        settings = manifest.config["levels"]
+        is_shared = settings["per_source"] or settings.get("by", "clip_score") != "clip_score"
         if is_empty or is_shared or not is_whole:
             continue
         if lower["highest_score"] > higher["lowest_score"]:

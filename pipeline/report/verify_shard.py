@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.dataset.members import member_json
@@ -26,6 +28,7 @@ MOST_OF_SHARD = 8
 """Faults of one shard that are told singly."""
 
 CHUNK_BYTES = 1 << 20
+JPEG_START = b"\xff\xd8\xff"
 PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -65,7 +68,7 @@ class Member:
     content: bytes
 
 
-def check_shard(layout: DatasetLayout, entry: ShardEntry, check: ShardCheck) -> ShardFindings:
+def check_shard(layout: DatasetLayout, check: ShardCheck, entry: ShardEntry) -> ShardFindings:
     """Returns what is wrong with a shard's tar and table."""
     findings = ShardFindings(entry.name, pa.array([], pa.string()))
     rows = _checked_table(layout, entry, findings)
@@ -189,10 +192,10 @@ def _members(source: _HashingReader) -> Iterator[Member]:
         said, summed = header[148:154], sum(header) - sum(header[148:156]) + 8 * 32
         if said != b"%06o" % summed:
             raise DatasetError(f"a broken header at byte {start}, of {name}")
-        content = source.read(padded(size))
-        if len(content) < padded(size):
+        content = source.read(size)
+        if len(content) + len(source.read(padded(size) - size)) < padded(size):
             raise DatasetError(f"the file ends within {name}")
-        yield Member(name, start + BLOCK_BYTES, content[:size])
+        yield Member(name, start + BLOCK_BYTES, content)
 
 
 def _check_samples(
@@ -291,10 +294,23 @@ def _image_faults(member: Member, row: dict[str, Any]) -> Iterator[str]:
     known = row if number == 0 else row["more_images"][number - 1]
     wanted = (PILLOW_NAMES[row["image_format"]], known["width"], known["height"])
     try:
-        with Image.open(io.BytesIO(member.content)) as image:
-            found = (str(image.format), image.width, image.height)
+        found = _format_and_size(member.content)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         yield f"{member.name} is no image: {' '.join(str(error).split())}"
         return
     if found != wanted:
         yield f"{member.name} is {found}, the table says {wanted}"
+
+
+def _format_and_size(content: bytes) -> tuple[str, int, int]:
+    """Returns the name of an image's format, its width and its height, by its head alone.
+
+    Raises:
+        OSError, ValueError, DecompressionBombError: if it is no image.
+    """
+    if content.startswith(JPEG_START):
+        with suppress(ValueError):  # of which Pillow says more
+            height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+            return "JPEG", width, height
+    with Image.open(io.BytesIO(content)) as image:
+        return str(image.format), image.width, image.height

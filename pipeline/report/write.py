@@ -33,6 +33,7 @@ from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_conten
 from pipeline.report.control import Control, read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
+from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
 from schemas.manifest import Manifest, ShardEntry, StageCounts
@@ -136,6 +137,7 @@ def _read_all(
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
         score_control=None if control is None else summary(control, [*contents.levels.values()]),
+        signals=read_signals(stage_tables(layout, Stage.PACK)),
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),

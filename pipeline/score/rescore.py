@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.tars import read_images
 from pipeline.score.shard import Provenance, read_provenance
+from pipeline.score.signals import largest_signal_differences
 from schemas.columns import read_table
 from schemas.errors import DatasetError
 from schemas.progress import at_work, shown
@@ -36,6 +37,10 @@ corpus, computed again among other pairs and with another instruction set, the l
 was 1.7e-3 in bf16, of which 5e-3 is three times, and 3.0e-7 in fp32, where 1e-4 leaves room for
 deeper models and for GPUs. fp16 rounds finer than bf16.
 """
+
+SIGNAL_TOLERANCE = 1e-4
+"""Largest difference of a signal, relative to values above 1: all are computed from the same stored
+embeddings, so that only the order of sums can differ."""
 
 MOST_SHARDS = 64
 """Shards that a sample is spread over, unless they hold too few rows: reading one means walking
@@ -70,11 +75,14 @@ class RescoreReport:
     largest_difference: float
     worst: list[Difference]
     """The ten that differ most, most first."""
+    signals: dict[str, float]
+    """Signal to the largest difference, relative to values above 1."""
 
     @property
     def is_reproduced(self) -> bool:
         """Whether every score of the sample is within the tolerance."""
-        return self.largest_difference <= self.tolerance
+        is_same = all(size <= SIGNAL_TOLERANCE for size in self.signals.values())
+        return self.largest_difference <= self.tolerance and is_same
 
     def __str__(self) -> str:
         """Returns the report for people."""
@@ -83,6 +91,10 @@ class RescoreReport:
         lines = [
             f"{verdict}: {self.sampled} scores of {name}, tolerance {self.tolerance:g}",
             f"largest difference {self.largest_difference:.2e}, mean {self.mean_difference:.2e}",
+        ]
+        lines += [
+            f"signal {name}: largest difference {size:.2e}, tolerance {SIGNAL_TOLERANCE:g}"
+            for name, size in self.signals.items()
         ]
         lines += [f"{name}: {change}" for name, change in self.changed_versions.items()]
         if not self.is_reproduced:
@@ -130,7 +142,8 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
             _require_same(provenance.model, own.model, f"shard {shard}")
         _check_widths(layout, shard, own)
         differences += _rescore_shard(layout, shard, scorer, rows)
-    return _report(provenance, scorer, differences)
+    signals = largest_signal_differences(layout, rows_of, shards)
+    return _report(provenance, scorer, differences, signals)
 
 
 def _sample_rows(layout: DatasetLayout, shards: list[int], sample: int) -> dict[int, list[int]]:
@@ -271,7 +284,10 @@ def _fetched_again(shard: int) -> str:
 
 
 def _report(
-    provenance: Provenance, scorer: ClipScorer, differences: list[Difference]
+    provenance: Provenance,
+    scorer: ClipScorer,
+    differences: list[Difference],
+    signals: dict[str, float],
 ) -> RescoreReport:
     sizes: npt.NDArray[np.float64] = np.array([row.size for row in differences])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
@@ -288,6 +304,7 @@ def _report(
         mean_difference=float(sizes.mean()),
         largest_difference=float(sizes.max()),
         worst=sorted(differences, key=lambda row: row.size, reverse=True)[:10],
+        signals=signals,
     )
 
 

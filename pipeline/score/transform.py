@@ -6,8 +6,11 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.dataset.commits import on_accelerator
+from pipeline.dataset.progress import begin_step
 from pipeline.score.shard import score_shard
+from pipeline.score.signals import add_signals
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from scoring.config import ScoreConfig
 
 
@@ -22,7 +25,28 @@ class ScoreShards(beam.PTransform):
     def expand(self, shards: Any) -> Any:
         """Returns the numbers of the shards, once they are scored."""
         scored = beam.ParDo(_ScoreShard(self._layout, self._config))
-        return shards | "Score" >> on_accelerator(scored, self._config)
+        done = shards | "Score" >> on_accelerator(scored, self._config)
+        return self._with_signals(done) if self._config.signals else done
+
+    def _with_signals(self, shards: Any) -> Any:
+        """Returns the shards once they have their signals: some look at all shards' embeddings."""
+        layout, config = self._layout, self._config
+        gathered = (
+            shards
+            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Announce" >> beam.Map(announced, layout)
+        )
+        return (
+            shards
+            | "SpreadToSignals" >> beam.Reshuffle()
+            | "Signals" >> beam.Map(add_signals, layout, config, beam.pvalue.AsSingleton(gathered))
+        )
+
+
+def announced(shards: list[int], layout: DatasetLayout) -> list[int]:
+    """Returns all shards, for all to see how many get signals."""
+    begin_step(layout, Stage.SCORE, "signals", len(shards))
+    return shards
 
 
 class _ScoreShard(beam.DoFn):

@@ -13,9 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from schemas.errors import ConfigError
+from tests.training.model.tiny_models import IMAGE_SIZE, build_model, build_tokenizer, text_config
 from training.cli import run
 from training.config import AlignmentMode, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from training.data.conversations import VICUNA_V1
+from training.model.image_processor import AlignGPTImageProcessor
+from training.model.processor import AlignGPTProcessor
+from training.model.published.code_folder import save_with_code
 from training.parts import from_folder, from_parts, load_folder
 
 
@@ -220,22 +224,65 @@ def test_a_stage_1_file_without_its_parts_is_refused(
         assert message in " ".join(capsys.readouterr().err.split())
 
 
+TEXTS = (".json", ".md", ".jinja", ".py")
 OPEN = """
 import sys, torch, transformers
 from PIL import Image
-folder = sys.argv[1]
 given = {"trust_remote_code": True}
-model = transformers.AutoModelForImageTextToText.from_pretrained(
-    folder, dtype="float32", device_map="cpu", **given)
-processor = transformers.AutoProcessor.from_pretrained(folder, **given)
-inputs = processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
-with torch.no_grad():
-    torch.save(model(**inputs).logits, sys.argv[2])
-words = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
-said = model.generate(**processor.apply_chat_template(
-    [words], tokenize=True, return_dict=True, add_generation_prompt=True), max_new_tokens=2)
+for folder, out in zip(sys.argv[1::2], sys.argv[2::2]):
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, dtype="float32", device_map="cpu", **given)
+    processor = transformers.AutoProcessor.from_pretrained(folder, **given)
+    inputs = processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
+    with torch.no_grad():
+        torch.save(model(**inputs).logits, out)
+    words = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    said = model.generate(**processor.apply_chat_template(
+        [words], tokenize=True, return_dict=True, add_generation_prompt=True), max_new_tokens=2)
 assert not {"training", "schemas"} & set(sys.modules)
 """
+
+
+def check_no_place_of_this_machine(folder: Path, place: Path) -> None:
+    texts = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in TEXTS}
+    assert "config.json" in texts
+    assert [name for name, text in texts.items() if str(place) in text] == []
+
+
+def logits_of(model: Any, processor: Any) -> torch.Tensor:
+    inputs = processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
+    with torch.no_grad():
+        logits: torch.Tensor = model(**inputs).logits
+    return logits
+
+
+def opened_elsewhere(tmp_path: Path, *folders: Path) -> list[torch.Tensor]:
+    """Returns the logits of models that a process without ours opens."""
+    files = [tmp_path / f"logits_{number}.pt" for number in range(len(folders))]
+    pairs = [str(path) for pair in zip(folders, files, strict=True) for path in pair]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-P", "-c", OPEN, *pairs]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    return [torch.load(file, weights_only=True) for file in files]
+
+
+def timm_parts() -> tuple[Any, AlignGPTProcessor]:
+    """Returns a tiny model whose tower is timm's, and its processor."""
+    processor = AlignGPTProcessor(
+        image_processor=AlignGPTImageProcessor(image_size=IMAGE_SIZE),
+        tokenizer=build_tokenizer(True),
+        num_image_tokens=16,
+    )
+    places = processor.placeholders
+    model = build_model(
+        vision="timm",
+        text_config=text_config(vocab_size=300),
+        image_token_id=places.image_token_id,
+        align_token_id=places.align_token_id,
+        leading_bos_token_id=places.bos_token_id,
+    )
+    return model, processor
 
 
 def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
@@ -249,21 +296,15 @@ def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
         json.dumps({"config": {"max_steps": 7}, "data": ["/nowhere/pairs", str(old)], "init": None})
     )
     (run_folder / "metrics.jsonl").write_text('{"step": 7, "validation/loss": 1.25}\n')
-    out, found = tmp_path / "out", tmp_path / "logits.pt"
+    out, timms = tmp_path / "out", tmp_path / "timms"
     assert run(["export", ours, "--out", str(out), "--to", "hf"]) == 0
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    subprocess.run(
-        [sys.executable, "-P", "-c", OPEN, str(out), str(found)],
-        env=environment,
-        cwd=tmp_path,
-        check=True,
-    )
+    model, processor = timm_parts()
+    timms.mkdir()
+    save_with_code(model, processor, timms)
+    found, of_timm = opened_elsewhere(tmp_path, out, timms)
     parts = load_folder(ours, torch.float32)
-    inputs = parts.processor(images=Image.new("RGB", (40, 30), "red"), text="<image>what is this?")
-    with torch.no_grad():
-        wanted = parts.model(**inputs).logits
-    assert torch.allclose(torch.load(found, weights_only=True), wanted, atol=1e-5)
+    assert torch.allclose(found, logits_of(parts.model, parts.processor), atol=1e-5)
+    assert torch.allclose(of_timm, logits_of(model, processor), atol=1e-5)
     card = (out / "README.md").read_text()
     assert card.startswith("---\n") and "license: unknown" in card.split("---")[1]
     for said in (
@@ -274,7 +315,8 @@ def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
         "another version",
     ):
         assert said in card
-    assert str(tmp_path) not in card and "/nowhere" not in card
+    assert "/nowhere" not in card
+    check_no_place_of_this_machine(out, tmp_path.parent)
 
 
 def test_a_model_of_one_vector_becomes_llavas(
@@ -284,6 +326,7 @@ def test_a_model_of_one_vector_becomes_llavas(
     out = tmp_path / "out"
     assert run(["export", ours, "--out", str(out), "--to", "llava_hf"]) == 0
     assert json.loads((out / "config.json").read_text())["model_type"] == "llava"
+    check_no_place_of_this_machine(out, tmp_path.parent)
     assert "LlavaForConditionalGeneration" in (out / "README.md").read_text()
     adaptive = model_folder(tiny_parts, tmp_path / "adaptive", "adaptive")
     assert run(["export", adaptive, "--out", str(tmp_path / "no"), "--to", "llava_hf"]) == 2

@@ -107,12 +107,21 @@ def print_comparison(command: Compare) -> None:
     """Prints the comparison of every benchmark that both have answered.
 
     Raises:
-        ConfigError: if there is none, or a file is missing or wrong.
+        ConfigError: if there is none that can be scored. Of several, those that cannot, as their
+            answers are not public, are named and left out.
     """
-    found = [
-        compared(*(score_files(chosen, command.data, [path], command.split) for path in paths))
-        for chosen, paths in pairs(command)
-    ]
+    found: list[Comparison] = []
+    left_out: list[ConfigError] = []
+    for chosen, paths in pairs(command):
+        try:
+            first, second = (score_files(chosen, command.data, [p], command.split) for p in paths)
+            found.append(compared(first, second))
+        except ConfigError as error:
+            left_out.append(error)
+    if left_out and not found:
+        raise left_out[0]
+    for reason in left_out:
+        Console(stderr=True, highlight=False).print(f"left out: {reason}", markup=False)
     if command.json:
         value = {one.benchmark.name: one.to_json() for one in found}
         print(json.dumps(value))  # noqa: T201

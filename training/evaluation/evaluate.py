@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from schemas.errors import ConfigError
 from schemas.storage import commit_file
 from schemas.terminal import Console
 from training.engine.launch import launch
@@ -102,6 +103,11 @@ def tasks_of(command: Evaluate, chosen: Benchmark) -> list[Task]:
     asked: dict[Pictures, Sequence[Question]] = {"right": questions}
     if command.control == "exchanged":
         asked["exchanged"] = exchange(questions)
+        if not asked["exchanged"]:
+            raise ConfigError(
+                f"{chosen.title}: all {len(questions)} questions have one picture or none: there "
+                "is none to exchange: leave --control out, or ask more (--limit)"
+            )
     return [
         Task(
             benchmark=chosen,
@@ -141,7 +147,7 @@ def report(command: Evaluate, tasks: Sequence[Task]) -> None:
             continue
         result.scored = scored
         result.matched = matched
-        result.submission = write_submission(task, matched)
+        result.submission = write_submission(command, task, matched)
     results = Results(
         model=model_name(command.model),
         protocol=command.protocol,
@@ -178,9 +184,17 @@ def scored_if_possible(chosen: Benchmark, matched: Matched) -> Scored | None:
     return score_answers(chosen, matched)
 
 
-def write_submission(task: Task, matched: Matched) -> Path | None:
+def write_submission(command: Evaluate, task: Task, matched: Matched) -> Path | None:
     """Writes the server's file beside the answers; returns where, None if there is no server."""
-    submission = task.benchmark.submission(task.benchmark.relevant(matched.answers))
+    chosen, answers = task.benchmark, matched.answers
+    if not chosen.has_server:
+        return None
+    if not command.limit:
+        wanted = chosen.read(chosen.folder(command.data[0]), command.split, "submit")
+        answers = match(chosen, wanted, read_answers(str(task.path))).answers
+        for one in answers:
+            chosen.grade(one)
+    submission = chosen.submission(chosen.relevant(answers))
     if submission is None:
         return None
     path = task.folder / submission.name

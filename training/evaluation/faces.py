@@ -85,17 +85,17 @@ def judged(chosen: Benchmark, command: Score) -> Scored | None:
 
 def write_submission(chosen: Benchmark, command: Score) -> None:
     """Writes what the benchmark's server takes, whether or not labels are public."""
-    questions = chosen.read(chosen.folder(command.data), command.split, "ask")
+    console = Console()
+    if not chosen.has_server:
+        console.print(f"{chosen.title} has no server: it is scored here", highlight=False)
+        return
+    questions = chosen.read(chosen.folder(command.data), command.split, "submit")
     matched = match(chosen, questions, read_answers(command.predictions[0]))
     answers = chosen.relevant(matched.answers)
     for answer in answers:
         chosen.grade(answer)
     submission = chosen.submission(answers)
-    console = Console()
-    if submission is None:
-        console.print(f"{chosen.title} has no server: it is scored here", highlight=False)
-        return
-    assert command.submission is not None
+    assert submission is not None and command.submission is not None
     with commit_file(command.submission) as file:
         file.write(submission.content)
     console.print(f"written: {command.submission}", soft_wrap=True, highlight=False)

@@ -154,6 +154,20 @@ def with_fields(row: Any, fields: Sequence[str], where: str) -> Row:
     return row
 
 
+def check_whole(path: Path, absent: Sequence[Any], whole: str) -> None:
+    """Raises ConfigError if a question file lacks questions that it should have.
+
+    Args:
+        absent: what it lacks.
+        whole: the file that has them.
+    """
+    if absent:
+        raise ConfigError(
+            f"{path} lacks {len(absent)} questions that {whole} has ({absent[0]} …): it is of "
+            "another version or not whole, get both again"
+        )
+
+
 def read_tsv(path: Path, fields: Sequence[str]) -> list[Row]:
     """Returns the rows of a table with a header, as texts.
 

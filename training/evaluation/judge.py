@@ -14,7 +14,7 @@ from schemas.progress import RunProgress
 from schemas.terminal import Console
 from training.evaluation.commands import JudgeConfig
 from training.evaluation.files import Folder, numbered_lines
-from training.evaluation.judging import JudgedBenchmark, JudgeRequest
+from training.evaluation.judging import JudgedBenchmark, JudgeRequest, add_judgement
 from training.evaluation.questions import Answer
 
 CHARACTERS_A_TOKEN = 4
@@ -174,8 +174,7 @@ def judge_answers(
                     return judge.ask(question, request, run)
 
                 found = benchmark.judge(answer, rules, ask, config.parser)
-                answer.judged.append(found.value)
-                answer.replies.append(found.replies[-1])
+                add_judgement(answer, found)
                 progress.advance("")
 
 

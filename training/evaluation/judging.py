@@ -32,6 +32,13 @@ class Judgement:
     """False where no score was in the reply, whatever the script then stores."""
 
 
+def add_judgement(answer: Answer, judgement: Judgement) -> None:
+    """Adds a run's judgement to an answer."""
+    answer.judged.append(judgement.value)
+    answer.replies += judgement.replies[-1:]
+    answer.unparsed += not judgement.is_parsed
+
+
 Ask = Callable[[JudgeRequest], str]
 """Returns the judge's reply."""
 
@@ -66,7 +73,7 @@ class JudgedBenchmark(Benchmark):
         """Returns what a judge makes of an answer in one run."""
 
     @abstractmethod
-    def recorded(self, rows: Any) -> dict[str, list[Any]] | None:
+    def recorded(self, rows: Any) -> dict[str, list[Judgement]] | None:
         """Returns judgements by question id if a file holds them; None if it holds answers.
 
         Args:

@@ -35,7 +35,8 @@ class Matched:
 
     answers: list[Answer]
     duplicates: list[str]
-    """Ids answered more often than asked; the last answer counts, as in the published scripts."""
+    """Ids answered more often than asked; the last answer counts, as in the published scripts, or
+    each where a script counts rows."""
     missing: list[str]
     """Ids asked and not answered."""
     extra: list[str]
@@ -103,12 +104,7 @@ def match(benchmark: Benchmark, questions: Sequence[Question], file: AnswerFile)
         else:
             extra.append(str(row["question_id"]))
     if not by_key:
-        shown = ", ".join(str(row["question_id"]) for row in rows[:3])
-        asked = ", ".join(str(question.question_id) for question in questions[:3])
-        raise ConfigError(
-            f"no row of {file.path} answers a question of {benchmark.title}: its ids are {shown}, "
-            f"the benchmark's {asked}. Are they of another split or benchmark?"
-        )
+        raise ConfigError(_nothing_fits(benchmark, questions, rows, file.path))
     duplicates = [
         str(found[-1]["question_id"])
         for key, found in by_key.items()
@@ -120,6 +116,25 @@ def match(benchmark: Benchmark, questions: Sequence[Question], file: AnswerFile)
     else:
         answers = _by_question(benchmark, questions, by_key)
     return Matched(answers, duplicates, missing, extra)
+
+
+def _nothing_fits(
+    benchmark: Benchmark, questions: Sequence[Question], rows: Sequence[dict[str, Any]], path: str
+) -> str:
+    """Returns what is wrong with answers of which none fits a question."""
+    said = f"no row of {path} answers a question of {benchmark.title}"
+    known = {str(question.question_id) for question in questions}
+    if any(str(row["question_id"]) in known for row in rows):
+        return (
+            f"{said}: ids agree, but {benchmark.title} has several questions under one id, and the "
+            "rows' prompts, by which they are told apart, are missing or of other questions"
+        )
+    shown = ", ".join(str(row["question_id"]) for row in rows[:3])
+    asked = ", ".join(str(question.question_id) for question in questions[:3])
+    return (
+        f"{said}: its ids are {shown}, the benchmark's {asked}. "
+        "Are they of another split or benchmark?"
+    )
 
 
 def _by_question(

@@ -10,8 +10,8 @@ from training.evaluation.files import Folder
 from training.evaluation.questions import Answer, Question
 from training.evaluation.tally import Tally, mean_tally
 
-Purpose = Literal["ask", "score"]
-"""ask needs prompts and pictures, score needs the labels."""
+Purpose = Literal["ask", "score", "submit"]
+"""ask needs prompts and pictures, score needs the labels, submit all that a server wants."""
 ImageMode = Literal["pad", "crop"]
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -113,6 +113,10 @@ class Benchmark(ABC):
         exact = self.tally(answers).score()
         return exact if self.digits is None else round(exact, self.digits)
 
+    def published(self, answers: Sequence[Answer]) -> int:
+        """Returns how many of these the number is of, to be compared with `questions`."""
+        return len(answers)
+
     def relevant(self, answers: Sequence[Answer]) -> list[Answer]:
         """Returns the answers that are looked at; all, unless a part was plainly not asked."""
         return list(answers)
@@ -124,6 +128,11 @@ class Benchmark(ABC):
     def submission(self, answers: Sequence[Answer]) -> Submission | None:
         """Returns the file for the benchmark's server; None if it has none."""
         return None
+
+    @property
+    def has_server(self) -> bool:
+        """Whether there is a file to submit."""
+        return type(self).submission is not Benchmark.submission
 
     def expected(self, question: Question) -> str:
         """Returns the right answer in words; empty where it is not public."""

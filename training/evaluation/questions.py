@@ -137,6 +137,8 @@ class Answer:
     """What a judge gave it, one entry a run: as the benchmark's script stores it."""
     replies: list[str] = field(default_factory=list)
     """The judge's last reply of each run."""
+    unparsed: int = 0
+    """How many of the judge's runs gave no score that could be read, whatever the script stores."""
     score: float | None = None
     """Of this answer alone, from 0 to 1; None where there is nothing to compare with."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import ConfigError
-from training.evaluation.judging import JudgedBenchmark
+from training.evaluation.judging import JudgedBenchmark, add_judgement
 from training.evaluation.predictions import NAMED, AnswerFile, Matched, match, read_answers
 from training.evaluation.protocol import Benchmark
 from training.evaluation.questions import Answer, Question
@@ -123,20 +123,24 @@ def _nothing_to_score(benchmark: Benchmark) -> str:
 def notes_on(benchmark: Benchmark, matched: Matched, bad_lines: Sequence[int]) -> list[str]:
     """Returns what makes a number another than the published one."""
     notes = []
-    count = len(matched.answers)
+    count = benchmark.published(matched.answers)
     if count != benchmark.questions and not benchmark.scores_rows:
         notes.append(
             f"{count:,} questions, where the published set has {benchmark.questions:,}: the score "
             "cannot be compared with published ones"
         )
+    counting = "every row counts" if benchmark.scores_rows else "the last counts"
     for what, ids in (
         ("not answered", matched.missing),
-        ("answered more than once, the last counts", matched.duplicates),
+        (f"answered more than once, {counting}", matched.duplicates),
         ("answered that were not asked", matched.extra),
     ):
         if ids:
             more = ", …" if len(ids) > NAMED else ""
             notes.append(f"{len(ids)} {what}: {', '.join(ids[:NAMED])}{more}")
+    unparsed = sum(answer.unparsed for answer in matched.answers)
+    if unparsed:
+        notes.append(f"{unparsed} of the judge's replies held no score that could be read")
     if bad_lines:
         lines = ", ".join(map(str, bad_lines[:NAMED]))
         notes.append(f"{len(bad_lines)} lines of the answer file are no JSON: {lines}")
@@ -155,7 +159,8 @@ def _score_judged(
             raise ConfigError(_nothing_to_score(benchmark))
         for answer in answers:
             number = str(benchmark.key(answer.question.question_id, None))
-            answer.judged += recorded.pop(number, [])
+            for judgement in recorded.pop(number, []):
+                add_judgement(answer, judgement)
             answer.text = "" if answer.judged else None
         extra += list(recorded)
     missing = [str(a.question.question_id) for a in answers if not a.judged]

@@ -35,6 +35,7 @@ KEPT_SECONDS = 3600
 DEFAULT_TOKENS = 256
 NOT_ANSWERED = "⚠ "
 """How a sentence begins that says why there is no answer."""
+LOGIN = "Type any name, such as me: it must not be empty. The password is the key of this server."
 PAGE_CSS = (
     CSS
     + """
@@ -44,7 +45,9 @@ footer { display: none !important; }
 .gradio-container > main, .gradio-container .wrap, .gradio-container .contain { width: 100%; }
 /* Sharing would send pictures to others. */
 button[aria-label="Share"], button[title="Share"] { display: none !important; }
-@media (max-width: 480px) { .gradio-container { padding: 4px !important; } }
+@media (max-width: 480px) {
+  .gradio-container, .gradio-container > main { padding: 4px !important; }
+}
 """
 )
 
@@ -65,7 +68,7 @@ def add_page(app: FastAPI, service: Service, key: str = "") -> FastAPI:
         path="/",
         footer_links=[],
         auth=(lambda _, password: guard.is_key(password)) if key else None,
-        auth_message="Any name; the password is the key of this server." if key else None,
+        auth_message=LOGIN if key else None,
         max_file_size=service.limits.image_bytes,
         show_error=False,
         ssr_mode=False,
@@ -107,34 +110,37 @@ def build_page(service: Service, folder: Path) -> Any:
             stop_btn=True,
             show_label=False,
         )
-        inputs = settings(service)
         gr.ChatInterface(
             talk.answer,
             multimodal=True,
             chatbot=chatbot,
             textbox=textbox,
-            additional_inputs=inputs,
-            additional_inputs_accordion=gr.Accordion(
-                "Camera and settings", open=False, render=False
-            ),
-            additional_outputs=inputs[:1],  # a picture is taken for one question
+            additional_inputs=settings(service),
+            additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
             examples=examples(folder),
             cache_examples=False,
             concurrency_limit=service.command.batch_size,
             api_visibility="private",
             fill_height=True,
         )
+        with gr.Accordion("Camera", open=False):
+            camera = gr.Image(sources=["webcam"], type="filepath", show_label=False, height=300)
+        camera.change(
+            attached,
+            [camera, textbox],
+            [textbox, camera],
+            api_visibility="private",
+            show_progress="hidden",
+        )
     page.queue(max_size=service.command.waiting, api_open=False)
     return page
 
 
 def settings(service: Service) -> list[Any]:
-    """Returns what can be chosen for an answer, the camera first."""
+    """Returns what can be chosen for an answer."""
     config, modes = service.config, list(modes_of(service.config))
     levels = [MIXED, *map(str, range(1, config.num_levels + 1))]
-    camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", height=220, render=False)
     return [
-        camera,
         gr.Slider(
             1,
             service.limits.new_tokens,
@@ -168,6 +174,16 @@ def settings(service: Service) -> list[Any]:
     ]
 
 
+def attached(photo: str | None, asked: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns the question with a photo among its pictures, and an empty camera.
+
+    So it stays in the conversation, as an uploaded picture does.
+    """
+    if photo is None:
+        return gr.skip(), gr.skip()
+    return {"text": asked.get("text", ""), "files": [*asked.get("files", ()), photo]}, None
+
+
 def examples(folder: Path) -> list[list[dict[str, Any]]]:
     """Returns questions to begin with, about a picture that is drawn into `folder`."""
     path = folder / "house.png"
@@ -193,39 +209,33 @@ class Talk:
         self,
         message: Mapping[str, Any],
         history: Sequence[Mapping[str, Any]],
-        camera: str | None,
         tokens: int,
         temperature: float,
         level: str,
         mode: str,
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """Yields the answer so far, at its end with the chart, and an empty camera."""
-        files = [*message.get("files", ()), *([camera] if camera else [])]
+    ) -> AsyncIterator[Any]:
+        """Yields the answer so far, with the chart of its levels."""
         try:
-            turns = [*await self._turns(history), await self._asked(message["text"], files)]
+            asked = await self._asked(message["text"], message.get("files", ()))
+            turns = [*await self._turns(history), asked]
             sampling = Sampling(max_new_tokens=int(tokens), temperature=temperature)
             alignment = Alignment(level=None if level == MIXED else int(level), mode=mode)
             ticket = await self._service.ask(turns, sampling, alignment)
         except (ApiError, ConfigError) as error:
-            yield sentence(error), None
+            yield sentence(error)
             return
-        said, answer = "", None
+        said, shown = "", list[Any]()
         try:
             async for piece in ticket:
-                said, answer = said + piece.text, piece.answer
-                yield said or "…", None
+                said += piece.text
+                shown = shown or drawn(piece.answer)
+                yield [said or "…", *shown]
         except NotAnswered as gone:
-            yield sentence(gone), None
+            yield sentence(gone)
             return
         finally:
             ticket.cancel()
-        yield self._whole(said, answer), None
-
-    def _whole(self, said: str, answer: Answer | None) -> Any:
-        text = said.strip() or "(the model said nothing)"
-        if answer is None or not answer.mixed_levels:
-            return text
-        return [text, gr.HTML(chart(answer.mixed_levels))]
+        yield [said.strip() or "(the model said nothing)", *shown]
 
     async def _turns(self, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Returns what was said before, as the model's processor takes it."""
@@ -248,16 +258,28 @@ class Talk:
         """Returns a turn of the user's.
 
         Raises:
-            ApiError: if a file is no picture, or the text holds what stands for one.
+            ApiError: if a file is no picture, or no longer there.
         """
         if len(files) > self._service.limits.images:
             raise ApiError(400, f"a question may have {self._service.limits.images} pictures")
-        data = [Path(file).read_bytes() for file in files]
+        try:
+            data = [Path(file).read_bytes() for file in files]
+        except FileNotFoundError as gone:
+            raise ApiError(
+                400,
+                f"a picture is no longer kept: they are for {KEPT_SECONDS // 60} minutes. "
+                "Clear the conversation and show it again",
+            ) from gone
         pictures = [await self._service.picture_of_file(one) for one in data]
         shown = [{"type": "image", "image": picture} for picture in pictures]
         for held in (IMAGE_TOKEN, ALIGN_TOKEN):
             text = text.replace(held, held.strip("<>"))
         return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def drawn(answer: Answer) -> list[Any]:
+    """Returns the chart of an answer's levels; none without a picture."""
+    return [gr.HTML(chart(answer.mixed_levels))] if answer.mixed_levels else []
 
 
 def contents(content: Any) -> tuple[list[str], list[str]]:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from pipeline.job.failures import JobFailed
 from pipeline.job.log import logging_to_folder
-from pipeline.job.run import run_watched
 from pipeline.job.runners import choose_runner
+from pipeline.job.watched import run_watched
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from tests.worker_deeds import SHARDS, Dawdles, Dies, Works

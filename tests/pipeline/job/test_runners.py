@@ -16,7 +16,7 @@ def test_a_runner_known_to_fail_is_refused_with_its_reason(name):
 
 
 def test_an_unknown_runner_is_refused_with_those_that_are_known():
-    with pytest.raises(ConfigError, match="runner 'Sparky' is unknown: use local, or one of"):
+    with pytest.raises(ConfigError, match="runner 'Sparky' is unknown: use local, ray, or one of"):
         runner_name("Sparky")
 
 

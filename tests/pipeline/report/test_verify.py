@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import run
+from pipeline.report import verify
 from pipeline.report.verify import verify_dataset
 from schemas.errors import DatasetError
 from tests.datasets import finish, jpeg, write_dataset
@@ -308,3 +309,12 @@ def test_a_stale_manifest_is_found(whole, tmp_path):
     (root / "manifest.json").write_bytes(manifest)
     with pytest.raises(DatasetError, match=r"train/000003\.parquet is not in the manifest"):
         verify_dataset(str(root))
+
+
+def test_a_large_dataset_is_checked_by_a_process_for_each_core(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(verify.os, "sched_getaffinity", lambda _: {0, 1})
+    shutil.copytree(whole, tmp_path / "data")
+    flip_in_picture(tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"is not the picture that was fetched|SHA-256"):
+        verify_dataset(str(tmp_path / "data"))

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.cli import run
 from pipeline.dataset.train_samples import TarReaders
+from pipeline.level.edges import read_old_edges
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.select.run import Selection, make_selection
@@ -17,6 +18,7 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.records import TRAIN_SCHEMA
 from schemas.terminal import Console
+from scoring.config import LevelConfig
 from tests.curations import quiet_console
 from tests.datasets import finish, jpeg, write_dataset
 
@@ -199,3 +201,14 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(parent, tmp_path, caps
     assert "clip_scor" in capsys.readouterr().err
     assert run(["merge", str(parent), "--out", out]) == 2
     assert run(["curate", "--pairs", str(tmp_path / "x.tsv"), "--out", out]) == 2
+
+
+def test_edges_of_a_selection_are_looked_for_where_they_were_cut(parent, tmp_path):
+    make(tmp_path / "kept", parent, where="alignment_level >= 3")
+    make(tmp_path / "anew", parent, where="true", num_levels=2)
+    with pytest.raises(ConfigError, match=f"has the levels of what it was made from: {parent}"):
+        read_old_edges(LevelConfig(num_levels=4, edges_from=str(tmp_path / "kept")))
+    with pytest.raises(ConfigError, match="select cut its levels anew, which leaves no edges"):
+        read_old_edges(LevelConfig(num_levels=2, edges_from=str(tmp_path / "anew")))
+    with pytest.raises(ConfigError, match="name a dataset with levels"):
+        read_old_edges(LevelConfig(edges_from=str(tmp_path / "nothing")))

@@ -121,3 +121,12 @@ def test_every_benchmark_says_what_it_lacks(
         arguments = ["evaluate", model_folder, "--benchmarks", name, "--data", str(tmp_path)]
         assert run([*arguments, "--out", str(tmp_path / "out")]) == 2
         assert "Expected there" in " ".join(capsys.readouterr().err.split()), name
+
+
+def test_one_picture_alone_has_none_to_be_exchanged_for(
+    model_folder: str, pope_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--limit", "1", "--control", "exchanged")
+    assert run(words(model_folder, pope_root, tmp_path / "out", *asked)) == 2
+    assert "leave --control out" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

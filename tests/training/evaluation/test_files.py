@@ -7,7 +7,7 @@ import pytest
 
 from schemas.errors import ConfigError
 from tests.training.evaluation import benchmark_folders
-from tests.training.evaluation.benchmark_folders import OCR, S, parquet, read
+from tests.training.evaluation.benchmark_folders import OCR, S, parquet, read, write, write_lines
 
 O = "\nAnswer with the option's letter from the given choices directly."  # noqa: E741
 
@@ -150,3 +150,30 @@ def test_pictures_of_another_benchmark_form_are_errors_not_answers(tmp_path: Pat
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [{"id": 1}])
     with pytest.raises(ConfigError, match="its schema has no question_id"):
         read("pope", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("gqa", "llava_gqa_testdev_balanced.jsonl"),
+        ("textvqa", "llava_textvqa_val_v051_ocr.jsonl"),
+        ("mme", "llava_mme.jsonl"),
+        ("pope", "llava_pope_test.jsonl"),
+    ],
+)
+def test_a_question_file_cut_off_between_lines_is_refused(
+    name: str, file: str, tmp_path: Path
+) -> None:
+    getattr(benchmark_folders, name)(tmp_path)
+    if name == "textvqa":
+        write(tmp_path / "TextVQA_Rosetta_OCR_v0.2_val.json", {"data": []})
+    if not (tmp_path / file).exists():
+        rows = [(q.question_id, q.picture.name, q.prompt) for q in read(name, tmp_path)]
+        names = ("question_id", "image", "text")
+        write_lines(tmp_path / file, (dict(zip(names, row, strict=True)) for row in rows))
+    whole = (tmp_path / file).read_text().splitlines(keepends=True)
+    assert len(read(name, tmp_path)) >= len(whole) - 1
+    for count in (len(whole) - 1, 1):
+        (tmp_path / file).write_text("".join(whole[:count]))
+        with pytest.raises(ConfigError, match="lacks"):
+            read(name, tmp_path)

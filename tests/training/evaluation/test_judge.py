@@ -13,6 +13,10 @@ from PIL import Image
 from tests.training.evaluation.benchmark_folders import answer, write, write_lines
 from training.cli import run
 from training.evaluation.catalogue import benchmark
+from training.evaluation.commands import JudgeConfig
+from training.evaluation.judge import judge_answers, judge_for
+from training.evaluation.predictions import match, read_answers
+from training.evaluation.scoring import score_answers, score_files
 
 
 class Endpoint:
@@ -236,3 +240,42 @@ def test_answers_to_exchanged_pictures_are_judged_beside_the_right_ones(
     folder = out / "llavabench"
     assert len((folder / "exchanged_judge" / "replies.jsonl").read_text().splitlines()) == 3
     assert run(words) == 0 and len(endpoint.requests) == 6  # each reply is paid for once
+
+
+@pytest.mark.parametrize(("parser", "score"), [("official", 30.0), ("strict", 60.0)])
+def test_what_mmvets_judge_never_scores_is_counted_and_kept_so(
+    endpoint: Endpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    parser: str,
+    score: float,
+) -> None:
+    endpoint.replies = lambda number: "well" if number <= 6 else "0.6"
+    words = [*write_mmvet(tmp_path), "--judge.url", endpoint.url, "--yes"]
+    assert run([*words, "--judge.parser", parser]) == 0
+    judged = last_json(capsys)
+    assert (judged["unparsable"], judged["score"]) == (1, score)
+    assert "1 of the judge's replies held no score that could be read" in judged["notes"]
+
+
+@pytest.mark.parametrize("name", ["llavabench", "mmvet"])
+@pytest.mark.parametrize("parser", ["official", "strict"])
+def test_the_judges_file_gives_the_score_that_judging_gave(
+    endpoint: Endpoint, tmp_path: Path, name: str, parser: Any
+) -> None:
+    write_files = {"llavabench": write_llavabench, "mmvet": write_mmvet}[name]
+    endpoint.replies = lambda number: "well" if number <= 6 else "0.6"
+    if name == "llavabench":
+        endpoint.replies = lambda number: "8; 7" if number == 1 else "8 4"
+    path = write_files(tmp_path)[-2]
+    chosen: Any = benchmark(name)
+    folder, config = chosen.folder(str(tmp_path)), JudgeConfig(url=endpoint.url, parser=parser)
+    matched = match(chosen, chosen.read(folder, None, "score"), read_answers(path))
+    judge = judge_for(chosen, config, tmp_path / "judge")
+    judge_answers(chosen, matched.answers, folder, judge, config, is_agreed=True)
+    file = tmp_path / chosen.judge_file
+    file.write_bytes(chosen.record(matched.answers, judge.model))
+    judged = score_answers(chosen, matched)
+    again = score_files(chosen, str(tmp_path), [str(file)])
+    assert (again.score, again.parts) == (judged.score, judged.parts)
+    assert judged.parts["unparsable"] == 1

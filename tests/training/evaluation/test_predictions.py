@@ -55,3 +55,8 @@ def test_a_row_without_text_and_a_file_of_other_questions_are_refused() -> None:
         match(benchmark("vqav2"), QUESTIONS, AnswerFile("a", [{"question_id": 0}], None))
     with pytest.raises(ConfigError, match="another split or benchmark"):
         match(benchmark("vqav2"), QUESTIONS, answers((7, "x")))
+
+
+def test_that_prompts_are_missing_is_said_where_ids_alone_tell_nothing_apart() -> None:
+    with pytest.raises(ConfigError, match="rows' prompts"):
+        match(benchmark("textvqa"), QUESTIONS, answers((1, "x")))

@@ -119,3 +119,30 @@ def test_pefts_own_call_trains_saves_and_loads_an_adapter(task_type, tmp_path):
     loaded = peft.PeftModel.from_pretrained(base(), tmp_path / "adapter").eval()
     close(loaded(**inputs).logits, learnt.logits)
     assert torch.equal(says(loaded, inputs), says(model, inputs))
+
+
+class Packed(torch.nn.Linear):
+    """A layer whose weight is stored as bytes, as those of 4 and 8 bits are."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features)
+        self.scale = layer.weight.abs().max() / 127
+        codes = (layer.weight / self.scale + 128).round().to(torch.uint8)
+        self.weight = torch.nn.Parameter(codes, requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        weight = (self.weight.to(inputs.dtype) - 128) * self.scale
+        return torch.nn.functional.linear(inputs, weight, self.bias)
+
+
+def test_packed_weights_say_nearly_what_the_others_do():
+    model, inputs = build_model(), one_row(sample(1, 9))
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for name, layer in list(model.named_modules()):
+            if type(layer) is torch.nn.Linear and not name.startswith(("gate", "vision_tower")):
+                model.set_submodule(name, Packed(layer))
+        found = model(**inputs).logits
+    assert model.projector.layers[0].weight.dtype == torch.uint8
+    assert torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.95

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from schemas.errors import ConfigError
-from training.evaluation.files import Folder, Row, read_json, read_jsonl, read_parquet, with_fields
+from training.evaluation.files import (
+    Folder,
+    Row,
+    check_whole,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    with_fields,
+)
 from training.evaluation.protocol import SHORT_ANSWER, Benchmark, Purpose, mean_by, mean_score
 from training.evaluation.questions import Answer, Picture, Question
 
@@ -116,6 +124,9 @@ def _llava_rows(path: Any, annotations: dict[str, Row]) -> list[Row]:
             f"{path} asks {len(unknown)} questions that are not in {QUESTIONS} ({unknown[0]} …): "
             "the two are of different splits, or one is not whole; get both again"
         )
+    asked = {str(row["question_id"]) for row in rows}
+    wanted = (number for number, row in annotations.items() if row.get("isBalanced", True))
+    check_whole(path, [number for number in wanted if number not in asked], QUESTIONS)
     return rows
 
 

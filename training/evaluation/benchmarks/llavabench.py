@@ -24,6 +24,8 @@ PREFIX = "llava_bench_"
 RULES = "rule.json"
 SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 TEMPERATURE = 0.2
+LEFT_OUT = "left_out"
+"""Marks a review that strict reading found no scores in; published scripts would count (-1, -1)."""
 MAX_TOKENS = 1024
 
 
@@ -102,13 +104,19 @@ class LLaVABench(JudgedBenchmark):
         read = llavabench_pair(reply)
         return Judgement(value=read, replies=[reply], is_parsed=read != UNPARSED_PAIR)
 
-    def recorded(self, rows: Any) -> dict[str, list[Any]] | None:
+    def recorded(self, rows: Any) -> dict[str, list[Judgement]] | None:
         """Returns the pairs of LLaVA's review file."""
         if not isinstance(rows, list) or not rows or "tuple" not in rows[0]:
             return None
-        found: dict[str, list[Any]] = {}
+        found: dict[str, list[Judgement]] = {}
         for row in rows:
-            found.setdefault(str(row["question_id"]), []).append(tuple(map(float, row["tuple"])))
+            pair = tuple(map(float, row["tuple"]))
+            judgement = Judgement(
+                value=None if row.get(LEFT_OUT) else pair,
+                replies=[row.get("content") or ""],
+                is_parsed=pair != UNPARSED_PAIR,
+            )
+            found.setdefault(str(row["question_id"]), []).append(judgement)
         return found
 
     def record(self, answers: Sequence[Answer], judge_model: str) -> bytes:
@@ -128,6 +136,8 @@ class LLaVABench(JudgedBenchmark):
                     "tuple": list(answer.judged[run] or UNPARSED_PAIR),
                     "judge": judge_model,
                 }
+                if answer.judged[run] is None:
+                    row[LEFT_OUT] = True
                 rows.append(json.dumps(row, ensure_ascii=False))
         return "".join(f"{row}\n" for row in rows).encode()
 
@@ -149,8 +159,7 @@ class LLaVABench(JudgedBenchmark):
             pairs = _pairs(answers, category, 0)
             if pairs:
                 parts[PREFIX + category] = list(relative_score(pairs))
-        every = [pair for answer in answers for pair in answer.judged]
-        parts["unparsable"] = sum(pair is None or tuple(pair) == UNPARSED_PAIR for pair in every)
+        parts["unparsable"] = sum(answer.unparsed for answer in answers)
         return parts
 
     def tally(self, answers: Sequence[Answer]) -> Tally:

@@ -154,6 +154,7 @@ class MMBench(Benchmark):
         """
         try:
             from openpyxl import Workbook
+            from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE, TYPE_STRING
         except ImportError as error:
             raise ConfigError(
                 "MMBench's server takes an .xlsx, which needs openpyxl: pip install openpyxl"
@@ -169,7 +170,13 @@ class MMBench(Benchmark):
             values = [row.get(name) for name in head]
             values[0] = int(answer.question.question_id)
             plain = [None if is_missing(value) else value for value in values]
-            sheet.append([*plain, facts["category"], facts["l2_category"], facts["split"]])
+            plain += [facts["category"], facts["l2_category"], facts["split"]]
+            sheet.append(
+                [ILLEGAL_CHARACTERS_RE.sub("", v) if isinstance(v, str) else v for v in plain]
+            )
+            for cell in sheet[sheet.max_row]:
+                if isinstance(cell.value, str):
+                    cell.data_type = TYPE_STRING  # an answer that begins with = is no formula
         buffer = io.BytesIO()
         book.save(buffer)
         return Submission(f"{self.name}_submission.xlsx", buffer.getvalue())

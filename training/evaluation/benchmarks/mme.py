@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from schemas.errors import ConfigError
-from training.evaluation.files import Folder, Row, numbered_lines, read_jsonl, read_parquet
+from training.evaluation.files import (
+    Folder,
+    Row,
+    check_whole,
+    numbered_lines,
+    read_jsonl,
+    read_parquet,
+)
 from training.evaluation.metrics.yes_no import mme_answer
 from training.evaluation.protocol import SHORT_ANSWER, Benchmark, Purpose, Submission
 from training.evaluation.questions import Answer, Picture, Question
@@ -87,6 +94,9 @@ class MME(Benchmark):
                 picture = Picture(name=name, path=str(folder.folder(RELEASE) / name))
             known = label or {"question": row["text"].removesuffix(SHORT_ANSWER), "answer": None}
             questions.append(_question(row["question_id"], known, picture))
+        asked = {self.key(one.question_id, one.prompt) for one in questions}
+        check_whole(path, [row["question_id"] for key, row in labels.items() if key not in asked],
+                    RELEASE)  # fmt: skip
         return questions
 
     def key(self, question_id: int | str, prompt: str | None) -> Hashable:

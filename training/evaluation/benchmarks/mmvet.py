@@ -93,13 +93,13 @@ class MMVet(JudgedBenchmark):
         value = 0.0 if parser == "official" else None
         return Judgement(value=value, replies=replies, is_parsed=False)
 
-    def recorded(self, rows: Any) -> dict[str, list[Any]] | None:
+    def recorded(self, rows: Any) -> dict[str, list[Judgement]] | None:
         """Returns the scores of the official grade file."""
         if not isinstance(rows, dict) or not rows:
             return None
         if not all(isinstance(row, dict) and "score" in row for row in rows.values()):
             return None
-        return {self.key(number, None): list(row["score"]) for number, row in rows.items()}
+        return {self.key(number, None): _recorded(row) for number, row in rows.items()}
 
     def record(self, answers: Sequence[Answer], judge_model: str) -> bytes:
         """Returns the official grade file."""
@@ -135,7 +135,7 @@ class MMVet(JudgedBenchmark):
             "integration": {
                 name: self._of([a for a in answers if _set_name(a) == name]) for name in sets
             },
-            "unparsable": sum(score is None for a in answers for score in a.judged),
+            "unparsable": sum(answer.unparsed for answer in answers),
         }
 
     def _of(self, answers: Sequence[Answer]) -> float:
@@ -176,6 +176,20 @@ def prompt_in(path: Path) -> str:
             if "prompt" in names and isinstance(node.value.value, str):
                 return node.value.value
     raise ConfigError(f"{path} assigns no text to `prompt`: take it from yuweihao/MM-Vet")
+
+
+def _recorded(row: Row) -> list[Judgement]:
+    """Returns the runs of a grade file's row; one whose score is not the reply's was not read."""
+    replies = [*(row.get("content") or []), *[None] * len(row["score"])]
+    return [
+        Judgement(
+            value=score,
+            replies=[] if reply is None else [reply],
+            is_parsed=score is not None
+            and (reply is None or score in (mmvet_score(reply), strict_score(reply))),
+        )
+        for score, reply in zip(row["score"], replies, strict=False)
+    ]
 
 
 def _request(content: str, temperature: float) -> JudgeRequest:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from schemas.errors import ConfigError
-from training.evaluation.files import Folder, Row, read_jsonl, read_parquet
+from training.evaluation.files import Folder, Row, check_whole, read_jsonl, read_parquet
 from training.evaluation.metrics.yes_no import Confusion, pope_answer
 from training.evaluation.protocol import SHORT_ANSWER, Benchmark, Purpose
 from training.evaluation.questions import Answer, Picture, Question
@@ -168,7 +168,10 @@ def _of_llava(
     if purpose == "score" and not any(labels.values()):
         raise folder.missing("coco/coco_pope_adversarial.json, whose labels scoring needs")
     questions = []
-    for category in dict.fromkeys(row["category"] for row in rows):
+    names = dict.fromkeys(row["category"] for row in rows)
+    absent = [name for name in labels if labels[name] and name not in names]
+    check_whole(path, absent, "coco/, by category,")
+    for category in names:
         of_category = [row for row in rows if row["category"] == category]
         given = _label_of_each(path, category, of_category, labels.get(category, []))
         questions += [
@@ -195,6 +198,8 @@ def _label_of_each(path: Any, category: str, rows: list[Row], labels: list[Row])
     known = [(row["image"], _bare(row)) for row in labels]
     if asked == known:
         return [row["label"] for row in labels]
+    if asked == known[: len(asked)]:
+        check_whole(path, known[len(asked) :], f"coco_pope_{category}.json")
     by_words: dict[tuple[str, str], set[str]] = {}
     for key, row in zip(known, labels, strict=True):
         by_words.setdefault(key, set()).add(row["label"])

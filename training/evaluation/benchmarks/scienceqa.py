@@ -31,7 +31,7 @@ class ScienceQA(Benchmark):
         "llava_test_CQM-A.json; or Parquet of lmms-lab/ScienceQA (ScienceQA-FULL or -IMG)",
     )
     source = "scienceqa.github.io, LLaVA's docs, lmms-lab/ScienceQA"
-    questions = 4241
+    questions = 2017
     max_new_tokens = 1024
     image_mode = "crop"
     paper: ClassVar = {"7B": 68.5, "13B": 70.3}
@@ -70,6 +70,10 @@ class ScienceQA(Benchmark):
             )
             for number in numbers
         ]
+
+    def published(self, answers: Sequence[Answer]) -> int:
+        """Returns how many questions have a picture."""
+        return sum(answer.question.facts["has_image"] for answer in answers)
 
     def grade(self, answer: Answer) -> None:
         """Compares letters; one beyond the choices is wrong."""

@@ -38,7 +38,7 @@ class SEEDBench(Benchmark):
         f"also {ASKED}; or Parquet of lmms-lab/SEED-Bench",
     )
     source = "github.com/AILab-CVC/SEED-Bench, LLaVA's eval.zip, lmms-lab/SEED-Bench"
-    questions = 19242
+    questions = 14233
     paper: ClassVar = {"7B": 66.5, "13B": 67.8}
 
     def read(self, folder: Folder, split: str | None, purpose: Purpose) -> list[Question]:
@@ -67,6 +67,10 @@ class SEEDBench(Benchmark):
         """Returns all, or those of image questions where no video's was answered."""
         has_videos = any(answer.text is not None for answer in _of_type(answers, "video"))
         return list(answers) if has_videos else _of_type(answers, "image")
+
+    def published(self, answers: Sequence[Answer]) -> int:
+        """Returns how many image questions there are."""
+        return len(_of_type(answers, "image"))
 
     def grade(self, answer: Answer) -> None:
         """Compares for equality; a missing answer is wrong."""

@@ -4,7 +4,15 @@ from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 from schemas.errors import ConfigError
-from training.evaluation.files import Folder, Row, read_json, read_jsonl, read_parquet, with_fields
+from training.evaluation.files import (
+    Folder,
+    Row,
+    check_whole,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    with_fields,
+)
 from training.evaluation.metrics.consensus import eval_ai_score
 from training.evaluation.metrics.normalise import eval_ai
 from training.evaluation.protocol import SHORT_ANSWER, Benchmark, Purpose, mean_score
@@ -67,6 +75,8 @@ class TextVQA(Benchmark):
                 )
             picture = _file(folder, row["image"])
             questions.append(_question(row["question_id"], label, row["text"], picture))
+        asked = {self.key(one.question_id, one.prompt) for one in questions}
+        check_whole(path, [key for key in by_key if key not in asked], ANNOTATIONS)
         return questions
 
     def key(self, question_id: int | str, prompt: str | None) -> Hashable:

@@ -20,6 +20,12 @@ from training.evaluation.protocol import (
 from training.evaluation.questions import Answer, Picture, Question
 
 TEST_DEV, TEST, VALIDATION = "test-dev2015", "test2015", "val2014"
+SPLITS = {
+    "ask": [TEST_DEV, TEST, VALIDATION],
+    "score": [VALIDATION, TEST_DEV],
+    "submit": [TEST, TEST_DEV, VALIDATION],
+}
+"""Looked for by purpose. The server takes only files with all ids of the whole of test2015."""
 PARQUET_SPLITS = {TEST_DEV: "testdev", TEST: "test", VALIDATION: "validation"}
 
 
@@ -34,7 +40,8 @@ class VQAv2(Benchmark):
     metric = "mean soft accuracy x 100"
     script = "vqaEval.py of GT-Vision-Lab/VQA, of LLaVA's convert_vqav2_for_submission.py's answers"
     layout = (
-        "llava_vqav2_mscoco_test-dev2015.jsonl with test2015/ (LLaVA's), or "
+        "llava_vqav2_mscoco_test-dev2015.jsonl with test2015/ (LLaVA's; for the server also "
+        "llava_vqav2_mscoco_test2015.jsonl, all of whose ids it wants), or "
         "v2_OpenEnded_mscoco_SPLIT_questions.json with test2015/ or val2014/; to score: "
         "v2_mscoco_val2014_annotations.json; or Parquet of lmms-lab/VQAv2",
     )
@@ -46,12 +53,14 @@ class VQAv2(Benchmark):
 
     def read(self, folder: Folder, split: str | None, purpose: Purpose) -> list[Question]:
         """Returns the questions of test-dev, or of val where scores are wanted."""
-        splits = [VALIDATION, TEST_DEV] if purpose == "score" else [TEST_DEV, TEST, VALIDATION]
-        for name in [split] if split else splits:
+        splits = [split] if split else SPLITS[purpose]
+        if purpose == "submit" and split == TEST_DEV:
+            splits = [TEST, TEST_DEV]
+        for name in splits:
             rows = self._rows(folder, name)
             if rows is not None:
                 return [_question(row, name) for row in rows]
-        raise folder.missing(f"questions of {' or '.join([split] if split else splits)}")
+        raise folder.missing(f"questions of {' or '.join(splits)}")
 
     def _rows(self, folder: Folder, split: str) -> list[Row] | None:
         """Returns question_id, prompt, picture and, where public, annotation."""
@@ -103,7 +112,7 @@ class VQAv2(Benchmark):
         return parts
 
     def submission(self, answers: Sequence[Answer]) -> Submission | None:
-        """Returns a list of all ids; EvalAI wants those of the whole of test2015."""
+        """Returns a list of all ids, an empty answer where there is none."""
         rows = [
             {"question_id": answer.question.question_id, "answer": answer.parsed}
             for answer in answers

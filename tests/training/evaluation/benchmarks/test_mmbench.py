@@ -1,10 +1,14 @@
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
-from tests.training.evaluation.benchmark_folders import TOLERANCE, golden, png, score
+from tests.training.evaluation import benchmark_folders
+from tests.training.evaluation.benchmark_folders import TOLERANCE, golden, png, score, write_lines
+from training.cli import run
 from training.evaluation.benchmarks.mmbench import MMBench
 from training.evaluation.catalogue import benchmark
 from training.evaluation.metrics.choice import vlmevalkit_letter
@@ -38,3 +42,17 @@ def test_mmbench_builds_the_published_prompts() -> None:
             assert isinstance(chosen, MMBench)
             prompt = chosen._question(row, "dev", None).prompt  # type: ignore[arg-type]
             assert expected.endswith(f"USER: <image>\n{prompt} ASSISTANT:")
+
+
+def test_the_servers_table_takes_whatever_a_model_says(tmp_path: Path) -> None:
+    path = Path(benchmark_folders.mmbench(tmp_path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["text"], rows[1]["text"] = "=A1+2", "A\x02\x0b"
+    write_lines(path, rows)
+    words = ["score", "mmbench", "--data", str(tmp_path), "--predictions", str(path)]
+    assert run([*words, "--submission", str(tmp_path / "s.xlsx")]) == 0
+    sheet: Any = openpyxl.load_workbook(tmp_path / "s.xlsx").active
+    assert sheet.max_row == len(rows) + 1
+    head = [cell.value for cell in sheet[1]]
+    said = [row[head.index("prediction")] for row in sheet.iter_rows(min_row=2, max_row=3)]
+    assert [(cell.value, cell.data_type) for cell in said] == [("=A1+2", "s"), ("A", "s")]

@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.evaluation import benchmark_folders
 from tests.training.evaluation.benchmark_folders import TOLERANCE, golden, read, score, write
+from training.evaluation.catalogue import benchmark
 from training.evaluation.metrics.choice import scienceqa_letter
+from training.evaluation.scoring import score_files
 
 
 def test_scienceqa_equals_the_official_script(tmp_path: Path) -> None:
@@ -30,3 +33,10 @@ def test_scienceqa_asks_and_records_the_published_prompts(tmp_path: Path) -> Non
         token = "<image>\n" if entry.get("image") else ""
         assert expected.endswith(f"USER: {token}{question.prompt} ASSISTANT:")
         assert question.prompt_in_answers == recorded[number]
+
+
+def test_the_published_number_is_of_questions_with_a_picture(tmp_path: Path) -> None:
+    path = benchmark_folders.scienceqa(tmp_path)
+    scored = score_files(benchmark("scienceqa"), str(tmp_path), [path])
+    pictured = sum(row[3] for row in golden("scienceqa")["rows"])
+    assert scored.notes[0].startswith(f"{pictured} questions, where the published set has 2,017")

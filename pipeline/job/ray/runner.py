@@ -1,0 +1,356 @@
+"""Beam's portable runner with its workers on a Ray cluster.
+
+The graph, the shuffle and the bookkeeping stay in this process, as Beam's runner does them; what
+runs in workers is asked for over Beam's own protocol, from a pool that starts each as a Ray actor.
+Steps with a hint for an accelerator get workers with a GPU, all others workers without.
+"""
+
+import copy
+import itertools
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from apache_beam.metrics import monitoring_infos
+from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+from apache_beam.portability.common_urns import resource_hints
+from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+    BundleManager,
+    FnApiRunner,
+    ParallelBundleManager,
+)
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
+    ExternalWorkerHandler,
+    WorkerHandler,
+)
+from apache_beam.transforms.environments import (
+    Environment,
+    ExternalEnvironment,
+    python_sdk_capabilities,
+)
+from apache_beam.utils import thread_pool_executor
+
+from pipeline.job.local_workers import ControlLine
+from pipeline.job.ray.cluster import (
+    Places,
+    WorkerNeeds,
+    driver_address,
+    find_places,
+    living_nodes,
+    shortage,
+)
+from pipeline.job.ray.pool import GPUS, RayProcess, RayWorkerPool
+from pipeline.job.ray.worker import Prepare
+from pipeline.job.watch import Worker, WorkerWatch
+from schemas.errors import ConfigError
+
+URN = "aligngpt:environment:ray_worker:v1"
+
+TOKEN, DRIVER = "token", "driver"
+"""Parameters of an environment: which job it belongs to, and the address of this process."""
+
+PARTS_PER_WORKER = 16
+"""Parts that a step's input is cut into for each worker; who is done early takes another."""
+
+LOOK_SECONDS = 0.05
+"""Between two looks at whether a worker has come to work."""
+
+_CREWS: WeakValueDictionary[str, "_Crew"] = WeakValueDictionary()
+"""Pool and watch of a job; Beam hands on nothing but bytes."""
+
+
+class _Crew:
+    """The pool that a job's workers come from, and who looks after them."""
+
+    def __init__(self, pool: RayWorkerPool, watch: WorkerWatch) -> None:
+        self.pool, self.watch = pool, watch
+
+
+class RayWorker(Worker):
+    """A worker on a cluster, for the watchdog."""
+
+    @property
+    def host(self) -> str:
+        """The name of the machine that it lives on; "" before it has come to life."""
+        found = self._ray_process.whereabouts
+        return "" if found is None else found.host
+
+    @property
+    def _ray_process(self) -> RayProcess:
+        assert isinstance(self.process, RayProcess)
+        return self.process
+
+    def ending(self) -> str:
+        """Returns how it ended, for people."""
+        return self._ray_process.ending()
+
+    def lost_its_machine(self) -> bool:
+        """Returns whether its node is gone too."""
+        return self._ray_process.node_is_lost()
+
+    def refusal(self) -> ConfigError | None:
+        """Returns why it could not begin, if that is for people to mend."""
+        error = self._ray_process.error
+        return error if isinstance(error, ConfigError) else None
+
+    def output(self, logs: Any) -> str:
+        """Returns where to find what it printed."""
+        return f"Ray's logs on {self.host or 'its node'} (/tmp/ray/session_latest/logs)"
+
+
+@Environment.register_urn(URN, beam_runner_api_pb2.ExternalPayload)
+class RayEnvironment(ExternalEnvironment):
+    """Workers that are asked for from a job's own pool."""
+
+    def to_runner_api_parameter(self, context: Any) -> tuple[str, Any]:
+        """Returns the environment's kind and what its workers are asked for by."""
+        return URN, super().to_runner_api_parameter(context)[1]
+
+    @staticmethod
+    def from_runner_api_parameter(
+        payload: Any, capabilities: Any, artifacts: Any, hints: Any, context: Any
+    ) -> "RayEnvironment":
+        """Returns the environment that was written as bytes."""
+        return RayEnvironment(
+            payload.endpoint.url, payload.params or None, capabilities, artifacts, hints
+        )
+
+
+@WorkerHandler.register_environment(URN, beam_runner_api_pb2.ExternalPayload)
+class RayWorkerHandler(ExternalWorkerHandler):
+    """The runner's side of one worker on the cluster."""
+
+    def __init__(self, payload: Any, state: Any, provision_info: Any, grpc_server: Any) -> None:
+        self._host, self._crew = str(payload.params[DRIVER]), _CREWS[payload.params[TOKEN]]
+        self.worker: RayWorker | None = None
+        super().__init__(payload, state, provision_info, grpc_server)
+
+    def host_from_worker(self) -> str:
+        """Returns the address of this process on the cluster's network."""
+        return self._host
+
+    def start_worker(self) -> None:
+        """Asks the pool for the worker; it comes to work in its own time.
+
+        Beam's runner wants the same number of each kind. Beyond those that there is room for,
+        nobody is asked for: such a handler is passed over.
+        """
+        has_gpu = bool(self._external_payload.params.get(GPUS))
+        if not self._crew.pool.has_room(has_gpu):
+            return
+        super().start_worker()
+        process = self._crew.pool.processes[self.worker_id]
+        self.worker = RayWorker(process, ControlLine(self.control_conn))
+        self._crew.watch.add(self.worker)
+
+    def has_come(self) -> bool:
+        """Returns whether the worker has come to work.
+
+        Raises:
+            RuntimeError: if it was ended, so that it never will.
+        """
+        assert self.worker is not None
+        if self.worker.was_ended:
+            raise RuntimeError("the worker is gone")
+        return self.worker.line.has_joined()
+
+    def close(self) -> None:
+        """Tells the worker to end; one that is gone or has not come could not hear it."""
+        if self.worker is None:
+            return
+        alive = self.worker.process.poll() is None
+        self.worker.was_told_to_end = True
+        if alive and self.worker.line.has_joined() and not self.worker.was_ended:
+            super().close()
+        self.worker.process.kill()
+
+    def stop_worker(self) -> None:
+        """Leaves it to `close`, which ends the process."""
+
+
+class RayRunner(FnApiRunner):
+    """Runs a pipeline on a cluster that this process is connected to."""
+
+    def __init__(
+        self,
+        workers: int,
+        gpu_workers: int | None,
+        needs: WorkerNeeds,
+        watch: WorkerWatch,
+        say: Callable[[str], None],
+        prepare: Prepare | None = None,
+    ) -> None:
+        """Takes how many workers are wanted, and what each does before it begins.
+
+        Args:
+            gpu_workers: for the steps that must have a GPU; None for as many as there are GPUs.
+            say: tells a person where the cluster has room for fewer.
+            prepare: called in each worker; has to be picklable, and to hold no secret.
+        """
+        self._workers, self._gpu_workers, self._needs = workers, gpu_workers, needs
+        self._watch, self._say, self._prepare = watch, say, prepare
+        super().__init__(
+            default_environment=RayEnvironment("", capabilities=python_sdk_capabilities())
+        )
+
+    def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+        """Returns the result of a pipeline, once it is done; then the workers are ended.
+
+        Raises:
+            ConfigError: if the cluster has no room for a worker of a kind that is needed.
+        """
+        environments = pipeline_proto.components.environments
+        places = self._places(needs_gpu=any(map(_asks_for_gpu, environments.values())))
+        crew = _Crew(RayWorkerPool(places, self._needs, self._prepare), self._watch)
+        token = uuid.uuid4().hex
+        _CREWS[token] = crew
+        for environment in environments.values():
+            payload = beam_runner_api_pb2.ExternalPayload.FromString(environment.payload)
+            payload.endpoint.url = crew.pool.address
+            payload.params.update({TOKEN: token, DRIVER: driver_address()})
+            if _asks_for_gpu(environment):
+                payload.params[GPUS] = "1"
+            environment.payload = payload.SerializeToString()
+        self._num_workers = max(len(places.without_gpu), len(places.with_gpu))
+        try:
+            return super().run_via_runner_api(pipeline_proto, options)
+        finally:
+            crew.pool.close()
+
+    def _places(self, *, needs_gpu: bool) -> Places:
+        nodes = living_nodes()
+        if self._gpu_workers and not needs_gpu:
+            raise ConfigError(
+                f"--gpu-workers {self._gpu_workers}: no step asks for a GPU. Those that score and "
+                "search do with --score.device cuda and --deduplicate.device cuda"
+            )
+        all_gpus = int(sum(node.gpus for node in nodes))
+        wanted = (all_gpus if self._gpu_workers is None else self._gpu_workers) if needs_gpu else 0
+        places = find_places(nodes, self._workers, wanted, self._needs)
+        if not places.without_gpu or (needs_gpu and not places.with_gpu):
+            kind = "with a GPU" if places.without_gpu else "without a GPU"
+            raise ConfigError(
+                f"the Ray cluster ({len(nodes)} nodes) has no room for a worker {kind} of "
+                f"{self._needs.cpus:g} CPUs: start more nodes, or ask for less by --worker-cpus, "
+                "--worker-memory-bytes or --gpu-workers"
+            )
+        short = shortage(places, self._workers, wanted, self._needs, len(nodes))
+        if short is not None:
+            self._say(short)
+        return places
+
+    def _get_bundle_manager(self, manager: Any) -> Any:
+        """Returns what divides a step's input among the workers that there are."""
+        manager._worker_handlers = [one for one in manager.worker_handlers if one.worker]
+        tokens = FnApiRunner.get_cache_token_generator(static=False)
+        return QueuedBundles(manager, self._progress_frequency, cache_token_generator=tokens)
+
+
+def _asks_for_gpu(environment: Any) -> bool:
+    return bool(environment.resource_hints.get(resource_hints.ACCELERATOR.urn))
+
+
+class QueuedBundles(ParallelBundleManager):
+    """Cuts a step's input into small parts, which workers take from a queue.
+
+    Beam's runner gives each worker its share beforehand, and all wait for the slowest. Here a
+    worker that is done takes the next part, and one that has not come to work takes none.
+    """
+
+    def process_bundle(
+        self,
+        inputs: Mapping[str, Any],
+        expected_outputs: Any,
+        fired_timers: Mapping[Any, Any],
+        expected_output_timers: Any,
+        dry_run: bool = False,
+    ) -> Any:
+        """Returns the merged results of all parts, and how they were split."""
+        handlers = self.bundle_context_manager.worker_handlers
+        # Keys of a step with state are not to be apart: one worker does all of it.
+        is_whole = self.bundle_context_manager.stage.is_stateful()
+        parts = list(_parts(inputs, 1 if is_whole else len(handlers) * PARTS_PER_WORKER))
+        waiting: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
+        for number_and_part in enumerate(parts):
+            waiting.put(number_and_part)
+        results: dict[int, Any] = {}
+        left = _Countdown(len(parts))
+
+        def work(handler: RayWorkerHandler) -> None:
+            context = copy.copy(self.bundle_context_manager)
+            context._worker_handlers, context.num_workers = [handler], 1
+            while left.wait_until(handler.has_come):
+                try:
+                    number, part = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                bundles = BundleManager(
+                    context,
+                    self._progress_frequency,
+                    cache_token_generator=self._cache_token_generator,
+                )
+                timers = fired_timers if number == 0 else {}
+                with left.counting():
+                    results[number] = bundles.process_bundle(
+                        part, expected_outputs, timers, expected_output_timers, dry_run
+                    )
+
+        with thread_pool_executor.shared_unbounded_instance() as executor:
+            for _ in executor.map(work, handlers):
+                pass
+        return _merged([results[number] for number in sorted(results)])
+
+
+class _Countdown:
+    """How many parts of a step are not done yet, and whether one failed."""
+
+    def __init__(self, count: int) -> None:
+        self._lock, self._left, self._has_failed = threading.Lock(), count, False
+
+    def wait_until(self, is_true: Callable[[], bool]) -> bool:
+        """Returns True once something is; False if all parts are done, or one failed, before."""
+        while not self._has_failed and self._left:
+            if is_true():
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    def counting(self) -> "_Countdown":
+        """Returns what counts a part as done at the end of a block."""
+        return self
+
+    def __enter__(self) -> None:
+        """Begins a part."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        """Ends a part, well or not."""
+        with self._lock:
+            self._left -= 1
+            self._has_failed = self._has_failed or kind is not None
+
+
+def _parts(inputs: Mapping[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """Yields parts of a step's inputs that hold something; a single empty one if none does."""
+    cut = {name: buffer.partition(count) for name, buffer in inputs.items()}
+    parts = [{name: pieces[at] for name, pieces in cut.items()} for at in range(count)]
+    filled = [part for part in parts if any(any(piece) for piece in part.values())]
+    yield from filled or parts[:1]
+
+
+def _merged(results: list[tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
+    """Returns the results of all parts as one, what is left to do of each among them."""
+    if len(results) == 1:
+        return results[0]
+    done = [one.process_bundle for one, _ in results]
+    merged = beam_fn_api_pb2.ProcessBundleResponse(
+        monitoring_infos=monitoring_infos.consolidate(
+            itertools.chain(*(one.monitoring_infos for one in done))
+        ),
+        residual_roots=itertools.chain(*(one.residual_roots for one in done)),
+    )
+    splits = [split for _, found in results for split in found]
+    return beam_fn_api_pb2.InstructionResponse(process_bundle=merged), splits

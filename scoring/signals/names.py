@@ -1,0 +1,63 @@
+"""What a configuration calls the signals, and the columns that they become."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.errors import ConfigError
+from schemas.records import OWN_NAMES
+
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,62}")
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+FORMS = "negclip, head:FILE.safetensors or MODULE:FUNCTION, after NAME= under another name"
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """A signal that is asked for."""
+
+    kind: Literal["negclip", "head", "function"]
+    argument: str
+    """The file of a head, MODULE:FUNCTION, or nothing."""
+    name: str
+    """Of its column."""
+
+
+def parse_signals(spelled: tuple[str, ...]) -> tuple[SignalSpec, ...]:
+    """Returns the signals that a configuration names, in the order of their columns.
+
+    Raises:
+        ConfigError: if one cannot be read, or two have one name.
+    """
+    found = sorted((_parse(text) for text in spelled), key=lambda spec: spec.name)
+    names = [spec.name for spec in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"score.signals: two signals are called {name!r}; give one another name, as in "
+                f"my_{name}=…"
+            )
+    return tuple(found)
+
+
+def _parse(text: str) -> SignalSpec:
+    given, sign, rest = text.partition("=")
+    given, spelled = (given, rest) if sign and COLUMN.fullmatch(given) else ("", text)
+    if spelled == "negclip":
+        spec = SignalSpec("negclip", "", given or "negclip")
+    elif spelled.startswith("head:") and spelled != "head:":
+        path = spelled.removeprefix("head:")
+        stem = path.rsplit("/", 1)[-1].split(".", 1)[0]
+        spec = SignalSpec("head", path, given or re.sub(r"\W", "_", stem).lower())
+    elif FUNCTION.fullmatch(spelled):
+        spec = SignalSpec("function", spelled, given or spelled.partition(":")[2].lower())
+    else:
+        raise ConfigError(f"score.signals: {text!r} is no signal; give {FORMS}")
+    if not COLUMN.fullmatch(spec.name) or spec.name in OWN_NAMES:
+        problem = "is a column of every dataset" if spec.name in OWN_NAMES else "is no name"
+        raise ConfigError(
+            f"score.signals: {spec.name!r} {problem} (small letters, digits and _); give the "
+            f"signal another one, as in my_signal={spelled}"
+        )
+    return spec

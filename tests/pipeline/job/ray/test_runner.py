@@ -1,0 +1,78 @@
+"""Pipelines on a small Ray cluster of this machine: two nodes with addresses of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
+
+from pipeline.dataset.progress import ProgressReader
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from tests.curations import ROOT, contents, curate, finish, start_words, wait_for_progress
+from tests.ray_cluster import RayCluster
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[RayCluster]:
+    """A cluster of two nodes of one CPU, one with a logical GPU."""
+    found = RayCluster(tmp_path_factory.mktemp("ray"), {}, cpus=1)
+    try:
+        found.add_node(1, "--num-gpus=1")
+        yield found
+    finally:
+        found.stop()
+
+
+def test_steps_with_a_hint_have_a_gpu_and_all_others_have_none(cluster, tmp_path):
+    """In a process of its own, for Ray holds on to the one that it was connected in."""
+    out = tmp_path / "seen.json"
+    command = [sys.executable, str(Path(__file__).parent / "gpu_steps.py"), cluster.address, out]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(out.read_text())
+    assert [(step, devices) for step, devices, _, _ in seen["plain"]] == [("plain", "")] * 20
+    assert [(step, devices) for step, devices, _, _ in seen["hinted"]] == [("hinted", "0")] * 20
+    assert sorted(number for *_, number in seen["hinted"]) == list(range(20))
+    processes = {name: {process for *_, process, _ in rows} for name, rows in seen.items()}
+    assert processes["plain"].isdisjoint(processes["hinted"])
+    assert len(processes["hinted"]) == 1
+    assert seen["said"] == []
+
+
+def fetch_on(cluster: RayCluster, flags, pairs, root: Path, workers: int):
+    """Returns the running first stages, which need no model, on a cluster."""
+    own, is_own = [], False
+    for word in flags:
+        is_own = word.startswith(("--read", "--fetch")) if word.startswith("--") else is_own
+        own += [word] if is_own else []
+    words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *own]
+    return start_words(["fetch", *words, "--runner", "ray", "--ray-address", cluster.address])
+
+
+def test_a_job_whose_worker_is_killed_goes_on_and_makes_the_bytes_of_one_machine(
+    cluster, flags, config, pairs, tmp_path
+):
+    """More workers than there is room for, a relative path, and one of the workers killed."""
+    root, alone = tmp_path / "out", tmp_path / "alone"
+    curate(config, pairs, alone, stages=(Stage.READ, Stage.FETCH))
+    job = fetch_on(cluster, flags, os.path.relpath(pairs), root, workers=9)
+    wait_for_progress(job, root, Stage.FETCH)
+    states = ProgressReader(DatasetLayout(str(root))).read()
+    with suppress(ProcessLookupError):  # on a busy machine the job may be over by now
+        os.kill(next(one.process for one in states if one.stage is Stage.FETCH), signal.SIGKILL)
+    status, said = finish(job)
+    assert status == 0, said
+    assert "have room for 2 workers of 1 CPUs (9 asked for)" in said
+    assert contents(root) == contents(alone)

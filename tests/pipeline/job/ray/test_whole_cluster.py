@@ -1,0 +1,156 @@
+"""A whole curation on a Ray cluster whose nodes share no disk: an S3 server is the store.
+
+`make cluster-test` runs it: a head and two nodes, in network namespaces where this user may make
+them. It takes minutes, so that `make test` leaves it out.
+"""
+
+import csv
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
+if not os.environ.get("ALIGNGPT_CLUSTER_TEST"):
+    pytest.skip("takes minutes: make cluster-test runs it", allow_module_level=True)
+
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from pipeline.dataset.progress import ProgressReader, ShardState
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
+from tests.curations import CORPUS, contents, finish, kill, start_words
+from tests.ray_cluster import RayCluster, has_namespaces
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+PICTURES = 160
+
+
+class Store:
+    """The S3 server, reached by the nodes at the head's address."""
+
+    def __init__(self, address: str) -> None:
+        self._server = ThreadedMotoServer(address, 0, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def stop(self) -> None:
+        """Ends the server."""
+        self._server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[RayCluster]:
+    """A head without CPUs, and two nodes, whose environment knows where the store is."""
+    cluster = RayCluster(tmp_path_factory.mktemp("ray"), {}, in_namespaces=has_namespaces())
+    store = Store(cluster.network.head)
+    try:
+        os.environ.update(store.environment)
+        cluster.environment.update(store.environment)
+        for _ in range(2):
+            cluster.add_node(2)
+        yield cluster
+    finally:
+        cluster.stop()
+        store.stop()
+
+
+@pytest.fixture(scope="module")
+def words(cluster, tiny_clip, tmp_path_factory) -> list[str]:
+    """The command without its folder and runner: pairs and pictures of the corpus on the store."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem(use_listings_cache=False)
+    store.mkdir("corpus")
+    with (CORPUS / "pairs.tsv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))[:PICTURES]
+    lines = ["url\tcaption"]
+    for number, row in enumerate(rows):
+        store.put_file(str(CORPUS / row["file"]), f"corpus/images/{number}.png")
+        lines.append(f"{number}.png\t{row['caption']}")
+    store.pipe_file("corpus/pairs.tsv", "\n".join(lines).encode())
+    return (
+        "--pairs s3://corpus/pairs.tsv --read.image-folder s3://corpus/images "
+        "--read.pairs-per-shard 8 --pack.samples-per-shard 16 --levels.num-levels 4 "
+        "--deduplicate.threshold 0.95 --fetch.decode-processes 1 --fetch.image-size 48 "
+        f"--score.device cpu --score.model local-dir:{tiny_clip.folder} --score.batch-size 4 "
+        "--score.threads 1 --score.decode-threads 1"
+    ).split()
+
+
+def start_on_ray(cluster: RayCluster, words: list[str], out: str, workers: int = 4):
+    """Returns the running curation on the cluster."""
+    runner = ["--runner", "ray", "--ray-address", cluster.address, "--workers", str(workers)]
+    return start_words(["curate", *words, "--out", out, *runner])
+
+
+def states_of(out: str) -> list[ShardState]:
+    return ProgressReader(DatasetLayout(out)).read()
+
+
+def wait_for(process, out: str, stage: Stage) -> list[ShardState]:
+    """Returns what is known of a stage's shards once it has begun."""
+    while process.poll() is None:
+        found = [state for state in states_of(out) if state.stage is stage]
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(finish(process))
+
+
+@pytest.fixture(scope="module")
+def alone(words, tmp_path_factory) -> dict[str, str]:
+    """The bytes that one machine makes."""
+    return made_by(start_words(["curate", *words, "--out", "s3://corpus/alone"]), "alone")
+
+
+def made_by(process, name: str) -> dict[str, str]:
+    """Returns the hash of every file of a dataset on the store, once its job has ended well."""
+    status, said = finish(process)
+    assert status == 0, said
+    with tempfile.TemporaryDirectory() as folder:
+        store = s3fs.S3FileSystem(use_listings_cache=False)
+        store.get(f"corpus/{name}", f"{folder}/{name}", recursive=True)
+        found = contents(Path(folder) / name)
+    # They name the dataset's own address.
+    return {file: value for file, value in found.items() if file != "croissant.json"}
+
+
+def test_an_undisturbed_cluster_makes_the_bytes_of_one_machine(cluster, words, alone):
+    assert made_by(start_on_ray(cluster, words, "s3://corpus/calm"), "calm") == alone
+
+
+def test_a_driver_that_dies_leaves_no_worker_that_writes(cluster, words, alone):
+    """One of its workers is stopped, and goes on when the next driver is at work."""
+    out = "s3://corpus/drivers"
+    first = start_on_ray(cluster, words, out)
+    workers = {state.process for state in wait_for(first, out, Stage.FETCH)}
+    stopped = psutil.Process(max(workers))
+    stopped.send_signal(signal.SIGSTOP)
+    kill(first)
+    second = start_on_ray(cluster, words, out)
+    wait_for(second, out, Stage.SCORE)
+    if stopped.is_running():
+        stopped.send_signal(signal.SIGCONT)
+        stopped.wait(60)
+    assert made_by(second, "drivers") == alone
+
+
+def test_a_cluster_that_loses_a_node_makes_the_bytes_of_one_machine(cluster, words, alone):
+    out = "s3://corpus/loss"
+    job = start_on_ray(cluster, words, out)
+    wait_for(job, out, Stage.SCORE)
+    cluster.kill_node(2)
+    assert made_by(job, "loss") == alone
