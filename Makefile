@@ -114,9 +114,8 @@ lock: $(READY) ## Write requirements.lock anew: all versions, with the hash of e
 	  --constraint constraints.txt --python-version 3.11 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 
-bench: $(READY) ## Run every benchmark and experiment, at sizes for a laptop without a GPU
-	@for script in benchmarks/[!_]*.py benchmarks/*/run.py experiments/[!_]*.py experiments/*/run.py; do \
-	  echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+bench: $(READY) ## Measure fetching and scoring, make the docs' tables (ARGS=--quick: run every benchmark)
+	$(BIN)/python benchmarks/everything.py $(ARGS)
 
 clean: ## Remove what demo and tests made; the environment stays
 	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,11 +1,13 @@
 """What keeping freed memory, and pictures by pixel, bring to scoring on a CPU.
 
-    python benchmarks/score_memory.py            # a convolutional tower and ViT-B-32
+    python benchmarks/score_memory.py            # two convolutional towers and ViT-B-32
+    python benchmarks/score_memory.py --save     # and writes benchmarks/results/score_memory.json
     python benchmarks/score_memory.py --quick    # does it run at all?
 
 Each side is a process of its own, as a worker is: one with glibc as it comes and pictures by
 channel, one as `aligngpt-curate` works. The sides take turns. Rates are by processor time, since
-another load on the machine falls on the clock but hardly on that. Weights are random.
+another load on the machine falls on the clock but hardly on that. Weights are random but for the
+demo's CLIP, EfficientNet-Lite0 with a text tower, which `examples/assemble_models.py` makes.
 """
 
 import argparse
@@ -17,16 +19,22 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import save_result
 from schemas.memory import keep_freed_memory
 from scoring.clip.scorer import ClipScorer
 from scoring.config import ScoreConfig
 
 SIDES = ("as it comes", "kept")
-MODELS = ("RN50", "ViT-B-32")
+DEMO = "demo"
+MODELS = (DEMO, "RN50", "ViT-B-32")
+ASSEMBLE = Path(__file__).parent.parent / "examples" / "assemble_models.py"
 SIZE = 224
 
 
@@ -39,8 +47,13 @@ def main() -> None:
     rounds = 1 if options.quick else options.rounds
     images = 32 if options.quick else options.images
     print("model      side          images/core-s   user s  system s      faults")
-    for model in ("RN50",) if options.quick else MODELS:
-        compare(model, rounds, images, options.batch_size)
+    found = {
+        model: compare(model, rounds, images, options.batch_size)
+        for model in (("RN50",) if options.quick else MODELS)
+    }
+    if options.save:
+        sizes = {"images": images, "batch_size": options.batch_size, "rounds": rounds}
+        print(save_result("score_memory", {**sizes, "models": found}))
 
 
 def parse_options() -> argparse.Namespace:
@@ -50,36 +63,53 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="few images, one round")
+    parser.add_argument("--save", action="store_true", help="write the figures into a file")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def compare(model: str, rounds: int, images: int, batch_size: int) -> None:
-    """Prints the medians of both sides and the median of the rounds' ratios."""
+def compare(model: str, rounds: int, images: int, batch_size: int) -> dict[str, Any]:
+    """Returns the medians of both sides and the median of the rounds' ratios; prints them."""
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
-        weights = Path(folder) / "random.pt"
-        torch.manual_seed(0)
-        torch.save(open_clip.create_model(model).state_dict(), weights)
+        name, weights = stored_model(model, Path(folder))
         for _ in range(rounds):
             for side in SIDES:
                 command = [
-                    *(sys.executable, __file__, "--side", side, "--model", model),
-                    *("--weights", str(weights), "--images", str(images)),
+                    *(sys.executable, __file__, "--side", side, "--model", name),
+                    *("--weights", weights, "--images", str(images)),
                     *("--batch-size", str(batch_size)),
                 ]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 found[side].append(json.loads(done.stdout.splitlines()[-1]))
+    medians: dict[str, Any] = {}
     for side in SIDES:
-        rate, user, system, faults = (
-            statistics.median(one[name] for one in found[side])
+        one = medians[side] = {
+            name: statistics.median(run[name] for run in found[side])
             for name in ("rate", "user", "system", "faults")
+        }
+        print(
+            f"{model:10} {side:12} {one['rate']:14.1f} {one['user']:8.1f} {one['system']:9.1f} "
+            f"{one['faults']:11,.0f}",
+            flush=True,
         )
-        print(f"{model:10} {side:12} {rate:14.1f} {user:8.1f} {system:9.1f} {faults:11,.0f}")
     ratios = [kept["rate"] / plain["rate"] for plain, kept in zip(*found.values(), strict=True)]
-    print(f"{model:10} kept / as it comes: {statistics.median(ratios):.2f}")
+    print(f"{model:10} kept / as it comes: {statistics.median(ratios):.2f}", flush=True)
+    return {**medians, "kept_to_as_it_comes": statistics.median(ratios)}
+
+
+def stored_model(model: str, folder: Path) -> tuple[str, str]:
+    """Returns how a model is named and where its weights are, both written into a folder."""
+    if model == DEMO:
+        command = [sys.executable, str(ASSEMBLE), "--out", str(folder), "--only", "demo_clip"]
+        subprocess.run(command, check=True, capture_output=True)
+        return f"local-dir:{folder}/demo_clip", ""
+    weights = folder / "random.pt"
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(model).state_dict(), weights)
+    return model, str(weights)
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

@@ -77,6 +77,9 @@ class FetchConfig(ImageSettings):
     """What downloads. img2dataset's own downloader does not keep our guards: docs/fetching.md."""
     connections: int = 1024
     """Downloads at once in each worker process; fewer where the system lets it open fewer files."""
+    shards_at_once: int = 4
+    """Shards that a worker process fetches at once, with the same connections: while one waits for
+    its last slow hosts, the next ones go on. Each holds its rows in memory and 16 MiB of images."""
     connections_per_host: int = 8
     """Downloads at once from one host, in each worker process."""
     requests_per_second_per_host: float = 0.0
@@ -134,6 +137,7 @@ class FetchConfig(ImageSettings):
     def __post_init__(self) -> None:
         for name in (
             "connections",
+            "shards_at_once",
             "connections_per_host",
             "timeout_seconds",
             "max_bytes",

@@ -2,12 +2,16 @@
 
     python benchmarks/fetch/run.py                  # all parts
     python benchmarks/fetch/run.py --part latency   # one of them
+    python benchmarks/fetch/run.py --save           # and writes benchmarks/results/fetch_PART.json
     python benchmarks/fetch/run.py --quick          # all parts, small
 
 cpu: photographs of 800x600, no delay, both sides with as many processes as cores.
 latency: three shards of 10,000 thumbnails of 160x120, every answer takes half a second, one host
     in a hundred hangs; both sides at their defaults. So small that decoding is not what is timed.
 mixed: the same with 2,000 photographs of 800x600: latency, hanging hosts and decoding at once.
+web: ten shards of thumbnails of 2,000 hosts, of which one in ten hangs and one in twenty takes
+    eight seconds; ours alone, one shard at a time and as it comes, beside what 1,024 connections
+    allow.
 limit: what the images of the first part cost without any fetching, step by step.
 cores: the first part on one core and on two, which shows what one more core brings.
 pixels: how far both sides are from a full decode with area resize, and what of that is encoding.
@@ -28,6 +32,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +48,55 @@ from benchmarks.fetch.limit import limit_part
 from benchmarks.fetch.measure import Run, measured
 from benchmarks.fetch.server import HOSTS, photographs, serve
 from benchmarks.fetch.sides import our_command, run_ours, stored_images, their_command, write_pairs
+from benchmarks.fetch.web import web_part
+from benchmarks.results import save_result
 from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
 
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
 PHOTOGRAPH, THUMBNAIL = (800, 600), (160, 120)
-PARTS = ("cpu", "limit", "latency", "mixed", "cores", "pixels")
-SIZES = {"cpu": 2000, "limit": 200, "latency": 30_000, "mixed": 2000, "cores": 1000, "pixels": 200}
-QUICK_SIZES = {"cpu": 200, "limit": 40, "latency": 400, "mixed": 200, "cores": 100, "pixels": 40}
-ROUNDS = {"cpu": 3, "limit": 5, "latency": 1, "mixed": 1, "cores": 1, "pixels": 1}
+PARTS = ("cpu", "limit", "latency", "mixed", "web", "cores", "pixels")
+SIZES = {
+    "cpu": 2000,
+    "limit": 200,
+    "latency": 30_000,
+    "mixed": 2000,
+    "web": 100_000,
+    "cores": 1000,
+    "pixels": 200,
+}
+QUICK_SIZES = {
+    "cpu": 200,
+    "limit": 40,
+    "latency": 400,
+    "mixed": 200,
+    "web": 4000,
+    "cores": 100,
+    "pixels": 40,
+}
+ROUNDS = {"cpu": 3, "limit": 5, "latency": 1, "mixed": 1, "web": 1, "cores": 1, "pixels": 1}
 
 
 class Bench:
     """A folder with photographs, and the two sides that fetch them."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.files = photographs(DISTINCT, PHOTOGRAPH)
 
     @contextmanager
-    def serving(self, delay_seconds: float, size: tuple[int, int]) -> Iterator[int]:
+    def serving(
+        self, delay_seconds: float, size: tuple[int, int], *, is_web: bool = False
+    ) -> Iterator[int]:
         """Gives the port of a server of photographs of a size."""
-        photos = self._folder / f"{size[0]}x{size[1]}"
+        photos = self.folder / f"{size[0]}x{size[1]}"
         if not photos.exists():
             photos.mkdir()
             for number, data in enumerate(photographs(DISTINCT, size)):
                 (photos / f"{number:05d}.jpg").write_bytes(data)
-        server = subprocess.Popen(
-            [sys.executable, __file__, "--serve", str(photos), "--delay", str(delay_seconds)],
-            stdout=subprocess.PIPE,
-        )
+        words = ["--serve", str(photos), "--delay", str(delay_seconds), *["--web"] * is_web]
+        server = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE)
         try:
             yield int(server.stdout.readline())  # type: ignore[union-attr]
         finally:
@@ -121,22 +144,22 @@ class Bench:
         processes: int | None,
         cores: Collection[int] | None,
     ) -> Run:
-        root = self._folder / side
+        root = self.folder / side
         shutil.rmtree(root, ignore_errors=True)
         if side == "ours":
             write_pairs(str(root), urls)
             return measured(our_command(__file__, root, port, processes), root, cores)
-        table = self._folder / "urls.parquet"
+        table = self.folder / "urls.parquet"
         pq.write_table(pa.table({"url": urls, "caption": ["a photograph"] * len(urls)}), table)
         return measured(their_command(table, root, processes), root, cores)
 
     def our_images(self) -> dict[str, bytes]:
         """Returns what our last run stored, by URL."""
-        return stored_images(sorted((self._folder / "ours" / "fetched").glob("*.tar")))
+        return stored_images(sorted((self.folder / "ours" / "fetched").glob("*.tar")))
 
     def their_images(self) -> dict[str, bytes]:
         """Returns what img2dataset's last run stored, by URL."""
-        return stored_images(sorted((self._folder / "img2dataset").glob("*.tar")))
+        return stored_images(sorted((self.folder / "img2dataset").glob("*.tar")))
 
 
 def _medians(runs: list[Run], images: int, kept: int) -> dict[str, float]:
@@ -220,9 +243,11 @@ def pixels_part(bench: Bench, images: int) -> dict[str, Any]:
     }
 
 
-def run_part(bench: Bench, part: str, is_quick: bool, rounds: int | None) -> dict[str, Any]:
+def run_part(
+    bench: Bench, part: str, is_quick: bool, rounds: int | None, images: int | None = None
+) -> dict[str, Any]:
     """Returns the measurements of one part."""
-    images = (QUICK_SIZES if is_quick else SIZES)[part]
+    images = images or (QUICK_SIZES if is_quick else SIZES)[part]
     rounds = rounds or (1 if is_quick else ROUNDS[part])
     if part == "cpu":
         return bench.compare(images, rounds, len(os.sched_getaffinity(0)))
@@ -231,6 +256,9 @@ def run_part(bench: Bench, part: str, is_quick: bool, rounds: int | None) -> dic
     if part in ("latency", "mixed"):
         size = THUMBNAIL if part == "latency" else PHOTOGRAPH
         return bench.compare(images, rounds, None, delay_seconds=LATENCY_SECONDS, size=size)
+    if part == "web":
+        serving = partial(bench.serving, LATENCY_SECONDS, THUMBNAIL, is_web=True)
+        return web_part(serving, bench.folder, __file__, images, rounds)
     if part == "cores":
         return cores_part(bench, images, rounds)
     return pixels_part(bench, images)
@@ -242,12 +270,15 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="all of them by default")
     parser.add_argument("--rounds", type=int, help="of each part")
     parser.add_argument("--quick", action="store_true", help="few images, one round")
+    parser.add_argument("--images", type=int, help="of each part")
+    parser.add_argument("--save", action="store_true", help="write the figures into files")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--web", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.delay)
+        serve(arguments.serve, arguments.delay, is_web=arguments.web)
     elif arguments.ours:
         root, text = arguments.ours
         values = {
@@ -260,8 +291,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="fetch-benchmark-") as name:
             bench = Bench(Path(name))
             for part in arguments.part or PARTS:
-                found = run_part(bench, part, arguments.quick, arguments.rounds)
+                found = run_part(bench, part, arguments.quick, arguments.rounds, arguments.images)
                 print(json.dumps({part: found}, indent=2), flush=True)
+                if arguments.save:
+                    save_result(f"fetch_{part}", found)
 
 
 if __name__ == "__main__":

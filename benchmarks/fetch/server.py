@@ -11,6 +11,25 @@ from PIL import Image
 HOSTS = 200
 HANG_EVERY = 100
 
+WEB_HOSTS = 2000
+SLOW_SECONDS = 8.0
+HOSTS_OF_A_NET = 200
+
+
+def web_host(number: int) -> str:
+    """Returns the address of one of the hosts of the part `web`."""
+    return f"127.9.{number // HOSTS_OF_A_NET}.{number % HOSTS_OF_A_NET}"
+
+
+def is_hanging(number: int) -> bool:
+    """Returns whether a host of the part `web` never answers: one in ten."""
+    return number % 10 == 7
+
+
+def is_slow(number: int) -> bool:
+    """Returns whether a host of the part `web` takes `SLOW_SECONDS` for a picture: one in 20."""
+    return number % 20 == 3
+
 
 def photographs(count: int, size: tuple[int, int]) -> list[bytes]:
     """Returns JPEGs of a size: parts of two real photographs. Of 800x600 they have 120 KB."""
@@ -39,13 +58,18 @@ class PhotoServer(asyncio.Protocol):
 
     files: ClassVar[list[bytes]] = []
     delay_seconds = 0.0
+    is_web = False
 
     def connection_made(self, transport: Any) -> None:
         """Remembers whom to answer."""
         self._transport = transport
         self._received = b""
-        last = int(transport.get_extra_info("sockname")[0].rsplit(".", 1)[1])
+        net, last = map(int, transport.get_extra_info("sockname")[0].split(".")[2:])
+        number = net * HOSTS_OF_A_NET + last
+        self._is_slow = self.is_web and is_slow(number)
         self._hangs = self.delay_seconds > 0 and last % HANG_EVERY == HANG_EVERY - 1
+        if self.is_web:
+            self._hangs = is_hanging(number)
 
     def data_received(self, data: bytes) -> None:
         """Answers each whole request, after the delay."""
@@ -54,7 +78,9 @@ class PhotoServer(asyncio.Protocol):
             head, self._received = self._received.split(b"\r\n\r\n", 1)
             if not self._hangs:
                 path = head.split(b" ", 2)[1]
-                asyncio.get_running_loop().call_later(self.delay_seconds, self._answer, path)
+                is_late = self._is_slow and path.endswith(b".jpg")
+                delay = SLOW_SECONDS if is_late else self.delay_seconds
+                asyncio.get_running_loop().call_later(delay, self._answer, path)
 
     def _answer(self, path: bytes) -> None:
         name = path.rsplit(b"/", 1)[-1].removesuffix(b".jpg")
@@ -67,12 +93,12 @@ class PhotoServer(asyncio.Protocol):
             self._transport.write(head % (status, len(body)) + body)
 
 
-def serve(folder: Path, delay_seconds: float) -> None:
+def serve(folder: Path, delay_seconds: float, *, is_web: bool = False) -> None:
     """Serves the photographs in a folder for ever; prints the port."""
 
     async def run() -> None:
         PhotoServer.files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-        PhotoServer.delay_seconds = delay_seconds
+        PhotoServer.delay_seconds, PhotoServer.is_web = delay_seconds, is_web
         loop = asyncio.get_running_loop()
         server = await loop.create_server(PhotoServer, "0.0.0.0", 0, backlog=4096)
         print(server.sockets[0].getsockname()[1], flush=True)

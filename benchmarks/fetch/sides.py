@@ -15,7 +15,7 @@ PAIRS_PER_SHARD = 10_000
 """Pairs of a shard at the defaults of both sides."""
 
 
-def write_pairs(root: str, urls: list[str]) -> None:
+def write_pairs(root: str, urls: list[str], per_shard: int = PAIRS_PER_SHARD) -> None:
     """Writes the shards of pairs that ours reads."""
     from schemas.columns import table_from_records, write_table
     from schemas.records import PAIR_SCHEMA, Pair, pair_key
@@ -34,31 +34,42 @@ def write_pairs(root: str, urls: list[str]) -> None:
         for url in urls
     ]
     pairs.sort(key=lambda pair: pair.key)
-    for shard, start in enumerate(range(0, len(pairs), PAIRS_PER_SHARD)):
-        table = table_from_records(pairs[start : start + PAIRS_PER_SHARD], PAIR_SCHEMA)
+    for shard, start in enumerate(range(0, len(pairs), per_shard)):
+        table = table_from_records(pairs[start : start + per_shard], PAIR_SCHEMA)
         with commit_file(DatasetLayout(root).pairs(shard)) as file:
             content = hashlib.sha256(repr(table["key"].to_pylist()).encode()).hexdigest()
             write_table(table, file, {"fingerprint": content})
 
 
 def run_ours(root: str, settings: dict[str, Any]) -> None:
-    """Fetches the shards of a dataset one after the other, as one worker of the pipeline does."""
+    """Fetches the shards of a dataset, as one worker of the pipeline does."""
     from pipeline.config import FetchConfig
-    from pipeline.fetch.hosts.memory import HostMemory
+    from pipeline.fetch.overlap import ShardsAtOnce
     from pipeline.fetch.shard import fetch_shard
+    from pipeline.fetch.sharing import FetchSession
     from schemas.shards import DatasetLayout
 
-    config = FetchConfig(**settings)
-    memory = HostMemory(config)
-    for shard in range(len(list(Path(root, "pairs").glob("*.parquet")))):
-        fetch_shard(DatasetLayout(root), shard, config, memory)
+    config, layout = FetchConfig(**settings), DatasetLayout(root)
+    with FetchSession(config) as session:
+        shards = ShardsAtOnce(
+            lambda shard: fetch_shard(layout, shard, config, session),
+            config.shards_at_once,
+            session.abandon,
+        )
+        for shard in range(len(list(Path(root, "pairs").glob("*.parquet")))):
+            shards.add(shard)
+        shards.finish()
 
 
-def our_command(script: str, root: Path, port: int, processes: int | None) -> list[str]:
-    """Returns our command: at our defaults, or with so many decoding processes."""
+def our_command(
+    script: str, root: Path, port: int, processes: int | None, shards_at_once: int | None = None
+) -> list[str]:
+    """Returns our command: at our defaults, or with so many decoding processes or shards."""
     settings: dict[str, Any] = {"allow_networks": ["127.0.0.0/8"], "allow_ports": [port]}
     if processes is not None:
         settings["decode_processes"] = processes
+    if shards_at_once is not None:
+        settings["shards_at_once"] = shards_at_once
     return [sys.executable, script, "--ours", str(root), json.dumps(settings)]
 
 

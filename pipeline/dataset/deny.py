@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -116,7 +116,7 @@ def comparable(url: str) -> str:
     """Returns an address without what spells it otherwise: scheme, case of the host, escapes."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".")
+        host = _host_of(url)
         port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
     except ValueError:
         return url
@@ -124,10 +124,22 @@ def comparable(url: str) -> str:
     return f"{host}{port}{unquote(parts.path) or '/'}{query}"
 
 
+def _host_of(url: str) -> str:
+    """Returns an address's host as it is asked for: without escapes, in ASCII (IDNA), lower case.
+
+    Raises:
+        ValueError: if it is no address.
+    """
+    host = unquote(urlsplit(url).hostname or "")
+    with suppress(UnicodeError):
+        host = host if host.isascii() else host.encode("idna").decode()
+    return host.lower().rstrip(".")
+
+
 def _host_and_parents(url: str) -> Iterator[str]:
     """Yields an address's host and the domains that it lies in."""
     try:
-        host = (urlsplit(url).hostname or "").rstrip(".")
+        host = _host_of(url)
     except ValueError:
         return
     while host:

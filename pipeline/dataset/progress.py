@@ -28,6 +28,10 @@ STEP_FILE = re.compile(r"([a-z0-9-]+\.(?=.*\.done))?[a-z]+-[a-z]*\.(plan|done)")
 """Names of the files that tell of steps: one for its plan, one for each piece that is done."""
 
 
+class WorkAbandoned(Exception):
+    """Nobody wants this work any more: another, done at the same time, has failed."""
+
+
 class ShardProgress:
     """Says how many of a shard's rows a stage has done, at most once in a while.
 
@@ -69,7 +73,10 @@ class ShardProgress:
     ) -> None:
         """Announces that the work has ended, well or not, and by what error."""
         self._state = "done" if error is None else "failed"
-        self._error = None if error is None else WorkError.of(error)
+        if isinstance(error, WorkAbandoned):
+            self._state = "stopped"
+        elif error is not None:
+            self._error = WorkError.of(error)
         self._write()
 
     def _write(self) -> None:
@@ -144,7 +151,7 @@ class ShardState:
     kept: int
     rejected: int
     state: str
-    """running, done or failed."""
+    """running, done, failed, or stopped since other work failed."""
     host: str
     process: int
     time_unix_seconds: float

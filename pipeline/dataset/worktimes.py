@@ -14,9 +14,9 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
-from schemas.errors import StorageError
+from schemas.errors import DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_text, list_files, read_json, remove
 
@@ -25,6 +25,9 @@ REPORT = "report"
 
 TIMES_FILE = re.compile(r"([a-z]+)-[0-9a-f]{32}\.json")
 """Names of the files: the stage, and a number of the process's own."""
+
+SPANS_KEPT = 64
+"""Spans of time that are remembered: more than there are pieces at the same time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,9 +54,9 @@ class StepTime:
 
     def add(self, other: "StepTime") -> None:
         """Adds more of the same step."""
-        for field in fields(self):
-            if field.name not in ("step", "device"):
-                setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for one in fields(self):
+            if one.name not in ("step", "device"):
+                setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
     def as_first(self) -> "StepTime":
         """Returns a piece as the first one of its process."""
@@ -66,12 +69,34 @@ class StepTime:
         )
 
 
+class Covered:
+    """What of a clock was counted already: pieces at the same time share its time."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    def add(self, begin: float, end: float) -> float:
+        """Returns how much of a span lies in no span before it."""
+        new = end - begin
+        apart = []
+        for span in self._spans:
+            if span[1] < begin or end < span[0]:
+                apart.append(span)
+                continue
+            new -= min(end, span[1]) - max(begin, span[0])
+            begin, end = min(begin, span[0]), max(end, span[1])
+        self._spans = [*apart, (begin, end)][-SPANS_KEPT:]
+        return max(0.0, new)
+
+
 @dataclass(slots=True)
 class _Ledger:
     """The sums of this process for a stage of a dataset, and where they are written."""
 
     path: str
     steps: dict[tuple[str, str], StepTime]
+    counted: dict[tuple[str, str], tuple[Covered, Covered]] = field(default_factory=dict)
+    """What was counted of each step: of the clock, and of the processor."""
 
 
 _ledgers: dict[tuple[str, str], _Ledger] = {}
@@ -87,14 +112,17 @@ def timed(layout: DatasetLayout, stage: str, step: str) -> Iterator[StepTime]:
     work = StepTime(step=step, pieces=1)
     started, cpu_started = time.perf_counter(), _cpu_seconds()
     yield work
-    work.seconds = time.perf_counter() - started
-    work.cpu_seconds = _cpu_seconds() - cpu_started
     with _lock:
+        ended, cpu_ended = time.perf_counter(), _cpu_seconds()
         ledger = _ledgers.get((layout.root, stage))
         if ledger is None:
             path = f"{_folder(layout)}/{stage}-{uuid.uuid4().hex}.json"
             ledger = _ledgers.setdefault((layout.root, stage), _Ledger(path, {}))
+        # A worker may do several pieces at once: what all of them took is shared out.
         place = (step, work.device)
+        clock, processor = ledger.counted.setdefault(place, (Covered(), Covered()))
+        work.seconds = clock.add(started, ended)
+        work.cpu_seconds = processor.add(cpu_started, cpu_ended)
         if place in ledger.steps:
             ledger.steps[place].add(work)
         else:
@@ -129,16 +157,28 @@ def forget_times(layout: DatasetLayout, stages: Iterable[str]) -> None:
 
 
 def read_times(layout: DatasetLayout, stage: str) -> list[StepTime]:
-    """Returns what each step of a stage took, all processes and jobs together."""
-    known = {field.name for field in fields(StepTime)}
+    """Returns what each step of a stage took, all processes and jobs together.
+
+    Raises:
+        DatasetError: if a file of the folder does not say it.
+    """
     found: dict[tuple[str, str], StepTime] = {}
     for path in _files(layout, {stage}):
-        with suppress(FileNotFoundError):
-            for values in read_json(path)["steps"]:
-                one = StepTime(**{name: values[name] for name in known & values.keys()})
-                place = (one.step, one.device)
-                found.setdefault(place, StepTime(step=one.step, device=one.device)).add(one)
+        for one in _read_file(path):
+            place = (one.step, one.device)
+            found.setdefault(place, StepTime(step=one.step, device=one.device)).add(one)
     return [found[place] for place in sorted(found)]
+
+
+def _read_file(path: str) -> list[StepTime]:
+    known = {field.name for field in fields(StepTime)}
+    try:
+        steps = read_json(path)["steps"]
+        return [StepTime(**{name: step[name] for name in known & step.keys()}) for step in steps]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path} does not say what work took ({error!r}): remove it to do without"
+        ) from error
 
 
 def _files(layout: DatasetLayout, stages: Collection[str]) -> list[str]:

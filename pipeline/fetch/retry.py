@@ -22,7 +22,6 @@ from pipeline.dataset.guard import config_from_json, config_path, has_output, st
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons
 from pipeline.dataset.tars import read_members
-from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.shard import (
     SPOOL_MEMORY_BYTES,
     asked_fingerprint,
@@ -30,6 +29,7 @@ from pipeline.fetch.shard import (
     read_kept_fields,
     read_pairs,
 )
+from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     Fetched,
     fetched_sample,
@@ -157,7 +157,7 @@ def retry_shard(
     shard: int,
     config: FetchConfig,
     session: RetrySession,
-    memory: HostMemory | None = None,
+    fetching: FetchSession | None = None,
 ) -> None:
     """Asks again for what a fetched shard lacks, unless this session has done so already.
 
@@ -185,7 +185,7 @@ def retry_shard(
         ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
         tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
     ):
-        gained, again = fetch_pairs(pairs, config, memory, spool, progress)
+        gained, again = fetch_pairs(pairs, config, fetching, spool, progress)
         fingerprint = stats["fingerprint"]
         if gained:
             new = read_spool(gained, spool, config.image_format)

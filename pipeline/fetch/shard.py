@@ -1,38 +1,26 @@
 """A shard of pairs is fetched: its images, tarred in the order of their keys."""
 
-import asyncio
 import dataclasses
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.dataset.commits import deciding_settings, stage_fingerprint
 from pipeline.dataset.credentials import without_credentials
-from pipeline.dataset.deny import DENIED, DenyFiles, read_lists
-from pipeline.dataset.input_tars import TarFiles
+from pipeline.dataset.deny import DENIED
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
 from pipeline.dataset.worktimes import timed
-from pipeline.fetch.boxes import boxes_of, with_own_boxes
-from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
-from pipeline.fetch.decoding.process import Handling
-from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
-from pipeline.fetch.http.download import Downloader
-from pipeline.fetch.http.proxy import require_proxy
-from pipeline.fetch.http.urls import parse_url
-from pipeline.fetch.image_folders import LocalFiles, StoreFiles
-from pipeline.fetch.img2dataset.engine import PeerOutcome, download_with_img2dataset
-from pipeline.fetch.process_settings import connections_allowed, rare_garbage_collection
+from pipeline.fetch.images import ShardFetcher
+from pipeline.fetch.process_settings import rare_garbage_collection
+from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     KeptPair,
     Outcome,
@@ -42,7 +30,7 @@ from pipeline.fetch.spool import (
     write_samples,
 )
 from schemas.columns import kept_fields, read_table, records_from_table
-from schemas.errors import DatasetError, RejectReason, SampleRejected
+from schemas.errors import DatasetError, SampleRejected
 from schemas.records import PAIR_SCHEMA, Pair, Rejection, json_text
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -55,39 +43,34 @@ from schemas.storage import (
     remove,
 )
 
-logger = logging.getLogger(__name__)
-
 NOT_DECIDING = (
     "connections",
     "connections_per_host",
     "requests_per_second_per_host",
     "max_buffered_bytes",
     "decode_processes",
+    "shards_at_once",
     "deny_hashes",
     "proxy",
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
 
-SPOOL_MEMORY_BYTES = 64 * 1024 * 1024
-"""What of the finished images waits in memory; more waits in a temporary file."""
-
-READS_AT_ONCE = 32
-"""Images from files and tars that are in memory at once, not being bound by a host's limits."""
-
-NO_HOST = ""
-"""What stands for the host of rows that ask none."""
+SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
+"""What of a shard's finished images waits in memory; more waits in a temporary file."""
 
 
 def fetch_shard(
-    layout: DatasetLayout, shard: int, config: FetchConfig, memory: HostMemory | None = None
+    layout: DatasetLayout, shard: int, config: FetchConfig, session: FetchSession | None = None
 ) -> None:
     """Fetches the images of a shard of pairs, unless that is done already.
 
     Args:
-        memory: what is known of hosts from earlier shards.
+        session: which other shards are fetched in as well, with what is known of hosts; without
+            one, the shard is fetched by itself.
 
     Raises:
         DatasetError: if the shard's pairs are not there.
+        WorkAbandoned: if the session was abandoned.
     """
     fingerprint = fetch_fingerprint(layout, shard, config)
     marker = layout.fetched(shard, "_stats.json")
@@ -101,7 +84,7 @@ def fetch_shard(
             ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
             tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
         ):
-            kept, rejections = fetch_pairs(pairs, config, memory, spool, progress)
+            kept, rejections = fetch_pairs(pairs, config, session, spool, progress)
             samples = read_spool(kept, spool, config.image_format)
             tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
             write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
@@ -152,7 +135,7 @@ def read_kept_fields(layout: DatasetLayout, shard: int) -> list[pa.Field]:
 def fetch_pairs(
     pairs: list[Pair],
     config: FetchConfig,
-    memory: HostMemory | None,
+    session: FetchSession | None,
     spool: IO[bytes],
     progress: ShardProgress,
 ) -> tuple[list[KeptPair], list[Rejection]]:
@@ -160,11 +143,12 @@ def fetch_pairs(
 
     Both stand in the order of the pairs. Of several images, the first that fails is the reason.
     """
-    fetcher = ShardFetcher(pairs, config, memory or HostMemory(config), spool, progress)
+    fetcher = ShardFetcher(pairs, config, spool, progress)
     kept: list[KeptPair] = []
     rejections: list[Rejection] = []
-    with rare_garbage_collection():
-        found = asyncio.run(fetcher.run())
+    with ExitStack() as own, rare_garbage_collection():
+        session = session or own.enter_context(FetchSession(config))
+        found = session.run(fetcher.run)
     for pair, outcomes in zip(pairs, found, strict=True):
         failed = first_failure(outcomes)
         if failed is None:
@@ -198,196 +182,3 @@ def _clean(pair: Pair) -> Pair:
     url, *more = (without_credentials(url) for url in pair.urls)
     more_urls = None if pair.more_urls is None else json_text(more)
     return dataclasses.replace(pair, url=url, more_urls=more_urls)
-
-
-def images_of(pair: Pair) -> list[Pair]:
-    """Returns a pair of one image for each image of a pair; the hash is of the first."""
-    if pair.more_urls is None:
-        return [] if pair.url is None else [pair]
-    first, *more = (dataclasses.replace(pair, url=url, more_urls=None) for url in pair.urls)
-    return [first, *(dataclasses.replace(image, expected_hash=None) for image in more)]
-
-
-class ShardFetcher:
-    """Fetches the images of some pairs within one event loop."""
-
-    def __init__(
-        self,
-        pairs: list[Pair],
-        config: FetchConfig,
-        memory: HostMemory,
-        spool: IO[bytes],
-        progress: ShardProgress,
-    ) -> None:
-        self._config, self._memory = config, memory
-        images = [with_own_boxes(images_of(pair), config.blur_boxes) for pair in pairs]
-        self._rows = [row for row, of_pair in enumerate(images) for _ in of_pair]
-        self._images = [image for of_pair in images for image in of_pair]
-        self._spool, self._progress = spool, progress
-        self._files = LocalFiles(config.allow_folders, config.max_bytes)
-        self._stores = StoreFiles(config.allow_folders, config.max_bytes)
-        self._tars = TarFiles(config.max_bytes)
-        files = DenyFiles(hashes=config.deny_hashes)
-        self._denied = read_lists(files) if files else None
-        self._peer_outcomes: dict[int, PeerOutcome] = {}
-        self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
-        self._left = [len(of_pair) for of_pair in images]
-        self._kept, self._rejected = self._left.count(0), 0
-
-    async def run(self) -> list[tuple[Outcome, ...]]:
-        """Returns what became of the images of each pair, both in their order."""
-        await self._fetch_all()
-        return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
-
-    async def _fetch_all(self) -> None:
-        if self._config.proxy is not None and any(map(self._is_asked, self._images)):
-            require_proxy(self._config.proxy)
-            logger.warning(
-                "requests go through the proxy %s: where it leads to for names that do not "
-                "resolve here, nobody guards",
-                self._config.proxy,
-            )
-        if self._config.engine == "aligngpt":
-            return await self._run()
-        logger.warning(
-            "img2dataset downloads: no robots.txt, no tdmrep.json, no guard of addresses, no limit "
-            "of bytes or of total time"
-        )
-        with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
-            numbers = [n for n, image in enumerate(self._images) if self._is_asked(image)]
-            images = [self._images[number] for number in numbers]
-            asked = [(str(image.url), image.expected_hash) for image in images]
-            outcomes = await asyncio.to_thread(
-                download_with_img2dataset, asked, self._config, Path(folder)
-            )
-            self._peer_outcomes = dict(zip(numbers, outcomes, strict=True))
-            await self._run()
-
-    async def _run(self) -> None:
-        self._urls: dict[int, URL] = {}
-        asked = [(self._origin(number), number) for number in range(len(self._images))]
-        slots = HostSlots(self._memory, self._config)
-        self._queues = HostQueues(asked, slots)
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._downloader = Downloader(self._config, self._memory, slots=slots)
-        self._decoders = DecoderPool(
-            self._config.images, self._config.decode_processes, self._config.decode_timeout_seconds
-        )
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(connections_allowed(min(self._config.connections, len(asked)))):
-                    group.create_task(self._work())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        finally:
-            await self._downloader.close()
-            await self._decoders.close()
-
-    def _origin(self, number: int) -> str:
-        """Returns the host that an image is at; its URL is kept until it has a slot."""
-        image = self._images[number]
-        if not self._is_asked(image) or self._config.engine != "aligngpt":
-            return NO_HOST
-        try:
-            url = parse_url(str(image.url))
-            origin = str(url.origin())
-        except (SampleRejected, ValueError):
-            return NO_HOST
-        self._urls[number] = url
-        return origin
-
-    async def _work(self) -> None:
-        """Takes images until there are none left."""
-        while (taken := await self._queues.take()) is not None:
-            slot, number, is_last_of_host = taken
-            try:
-                outcome: Outcome = await self._fetch(number, slot, is_last_of_host)
-            except SampleRejected as rejected:
-                outcome = SampleRejected(*rejected.args)  # without what it holds in memory
-            self._take(number, outcome)
-
-    def _take(self, number: int, outcome: Outcome) -> None:
-        """Notes what became of an image, and counts its pair if it was the last one of it."""
-        row = self._rows[number]
-        self._outcomes[row][number] = outcome
-        self._left[row] -= 1
-        if self._left[row] == 0:
-            outcomes = self._outcomes[row].values()
-            has_failed = any(isinstance(outcome, SampleRejected) for outcome in outcomes)
-            self._rejected += has_failed
-            self._kept += not has_failed
-        self._progress.update(self._kept, self._rejected)
-
-    async def _fetch(self, number: int, slot: Slot | None, is_last_of_host: bool) -> SpooledImage:
-        """Returns where an image waits in the spool."""
-        asked = self._images[number]
-        if self._is_asked(asked) and number not in self._peer_outcomes:
-            url = self._urls.pop(number, None) or str(asked.url)
-            image = await self._download(asked, url, slot, is_last_of_host)
-        else:
-            async with self._reads:
-                image = await self._read(asked, self._peer_outcomes.get(number))
-        self._refuse_hashes(image.pixel_hash, image.sha256)
-        offset = self._spool.seek(0, 2)
-        self._spool.write(image.encoded)
-        return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
-
-    async def _download(
-        self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
-    ) -> DecodedImage:
-        body = await self._downloader.download(url, is_last_of_host, slot)
-        self._progress.downloaded_bytes += len(body)
-        try:
-            self._refuse_bytes(body)
-            boxes = boxes_of(pair, self._config.blur_boxes)
-            return await self._decoders.decode(body, pair.expected_hash, boxes=boxes)
-        finally:
-            self._downloader.release(body)
-
-    async def _read(self, pair: Pair, peer: PeerOutcome | None) -> DecodedImage:
-        """Returns an image that img2dataset, an input tar or an allowed folder holds.
-
-        Args:
-            peer: what img2dataset made of it, if it was asked.
-        """
-        boxes = boxes_of(pair, self._config.blur_boxes)
-        if isinstance(peer, SampleRejected):
-            raise peer
-        if peer is not None:
-            data = await asyncio.to_thread(self._tars.read, peer.place)
-            image = await self._decoders.decode(data, None, Handling.FINAL, boxes)
-            return dataclasses.replace(
-                image,
-                original_width=peer.original_width,
-                original_height=peer.original_height,
-                sha256=peer.sha256,
-            )
-        if pair.tar_member is not None:
-            data = await asyncio.to_thread(self._tars.read, pair.tar_member)
-            self._refuse_bytes(data)
-            return await self._decoders.decode(data, pair.expected_hash, Handling.STORED, boxes)
-        url = str(pair.url)
-        read = self._stores.read if self._stores.holds(url) else self._files.read
-        found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
-        self._refuse_bytes(found)
-        return await self._decoders.decode(found, pair.expected_hash, boxes=boxes)
-
-    def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
-        """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""
-        if self._denied is not None and self._denied.denies_bytes(data):
-            raise SampleRejected(RejectReason.DENIED_HASH, "its file is on a deny-list")
-
-    def _refuse_hashes(self, *hashes: str | None) -> None:
-        """Raises `SampleRejected` for a picture that a deny-list names by a hash of ours."""
-        if self._denied is not None and any(map(self._denied.denies_hash, hashes)):
-            raise SampleRejected(RejectReason.DENIED_HASH, "its picture is on a deny-list")
-
-    def _is_asked(self, image: Pair) -> bool:
-        """Returns whether an image is asked of a server; otherwise a file holds it."""
-        url = str(image.url)
-        return image.tar_member is None and is_remote(url) and not self._stores.holds(url)
-
-
-def is_remote(url: str) -> bool:
-    """Returns whether an address leads to a server; otherwise it is a file's path."""
-    return "://" in url and not url.lower().startswith("file://")

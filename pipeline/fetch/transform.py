@@ -1,11 +1,17 @@
 """The fetch stage: the pairs of a shard become images, tarred in the order of their keys."""
 
+from collections.abc import Iterator
+
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import FetchConfig
-from pipeline.fetch.hosts.memory import HostMemory
+from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.retry import RetrySession, finish_move, retry_shard
 from pipeline.fetch.shard import fetch_shard
+from pipeline.fetch.sharing import FetchSession
 from schemas.shards import DatasetLayout
 
 
@@ -30,29 +36,56 @@ class FetchShards(beam.PTransform):
 
 
 class _FetchShard(beam.DoFn):
-    """Fetches one shard at a time; remembers the hosts from shard to shard."""
+    """Fetches several shards at once; remembers the hosts from shard to shard."""
 
     def __init__(self, layout: DatasetLayout, config: FetchConfig) -> None:
         super().__init__()
         self._layout, self._config = layout, config
 
     def setup(self) -> None:
-        self._memory = HostMemory(self._config)
+        # Kept while this object is: what is known of hosts lasts from bundle to bundle.
+        self._lasting = FetchSession(self._config)
+        self._shards: ShardsAtOnce | None = None
+
+    def start_bundle(self) -> None:
+        self._stop()  # what a bundle that failed has left
+        self._session = FetchSession(self._config)
+        # img2dataset has connections of its own for each shard.
+        at_once = self._config.shards_at_once if self._config.engine == "aligngpt" else 1
+        self._shards = ShardsAtOnce(self._fetch, at_once, self._session.abandon)
 
     def process(self, shard: int) -> list[int]:
-        fetch_shard(self._layout, shard, self._config, self._memory)
-        return [shard]
+        assert self._shards is not None
+        return self._shards.add(shard)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        assert self._shards is not None
+        for shard in self._shards.finish():
+            yield WindowedValue(shard, MIN_TIMESTAMP, [GlobalWindow()])
+        self._stop()
+
+    def teardown(self) -> None:
+        self._stop()
+        self._lasting.close()
+
+    def _stop(self) -> None:
+        if self._shards is not None:
+            self._shards.stop()
+            self._session.close()
+            self._shards = None
+
+    def _fetch(self, shard: int) -> None:
+        fetch_shard(self._layout, shard, self._config, self._session)
 
 
 class _RetryShard(_FetchShard):
-    """Fetches a shard if it is not fetched yet, and asks again for what it lacks."""
+    """Fetches shards that are not fetched yet, and asks again for what the others lack."""
 
-    def __init__(self, layout: DatasetLayout, config: FetchConfig, session: RetrySession) -> None:
+    def __init__(self, layout: DatasetLayout, config: FetchConfig, retry: RetrySession) -> None:
         super().__init__(layout, config)
-        self._session = session
+        self._retry = retry
 
-    def process(self, shard: int) -> list[int]:
+    def _fetch(self, shard: int) -> None:
         finish_move(self._layout, shard)
-        super().process(shard)
-        retry_shard(self._layout, shard, self._config, self._session, self._memory)
-        return [shard]
+        super()._fetch(shard)
+        retry_shard(self._layout, shard, self._config, self._retry, self._session)

@@ -69,9 +69,8 @@ def worker_died(layout: DatasetLayout, lost: Sequence[Worker]) -> Exception:
             f"environment lacks something.{log} {REMEDY}"
         )
     at_work = _at_work(layout, lost)
-    numbers = ", ".join(str(state.process) for state in at_work) or ", ".join(
-        str(worker.number) for worker in lost
-    )
+    processes = dict.fromkeys(state.process for state in at_work)  # one may hold several shards
+    numbers = ", ".join(map(str, processes or [worker.number for worker in lost]))
     where = "; ".join(place_of(state) for state in at_work) or "no shard was in its hands"
     endings = ", ".join(sorted({worker.ending() for worker in lost}))
     return WorkersLost(

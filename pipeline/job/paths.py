@@ -11,6 +11,7 @@ from pipeline.config import CurationConfig
 from pipeline.read.inputs import InputFile
 from schemas.shards import DatasetLayout
 from schemas.storage import absolute_path
+from scoring.signals.names import parse_signals
 
 LOCAL_MODEL = "local-dir:"
 
@@ -40,6 +41,7 @@ def absolute_config(config: CurationConfig) -> CurationConfig:
             config.score,
             model=_absolute_model(config.score.model),
             pretrained=_absolute_weights(config.score.pretrained),
+            signals=tuple(map(_absolute_signal, config.score.signals)),
         ),
         levels=replace(levels, edges_from=_absolute_or_none(levels.edges_from)),
     )
@@ -59,12 +61,14 @@ def absolute_inputs(files: Sequence[InputFile]) -> tuple[InputFile, ...]:
 
 
 def model_paths(config: CurationConfig) -> tuple[str, ...]:
-    """Returns the files and folders on disk that the scoring model is read from, none for names."""
+    """Returns the files and folders that the scoring model is read from, its heads among them."""
     model = config.score.model
+    specs = parse_signals(config.score.signals)
+    heads = [spec.argument for spec in specs if spec.kind == "head"]
     if model.startswith(LOCAL_MODEL):
-        return (model.removeprefix(LOCAL_MODEL),)
+        return (model.removeprefix(LOCAL_MODEL), *heads)
     weights = _weights_file(config.score.pretrained)
-    return tuple(path for path in (model if model.endswith(".json") else "", weights) if path)
+    return (*(path for path in (model if model.endswith(".json") else "", weights) if path), *heads)
 
 
 def _absolute_or_none(path: str | None) -> str | None:
@@ -75,6 +79,14 @@ def _absolute_model(name: str) -> str:
     if name.startswith(LOCAL_MODEL):
         return LOCAL_MODEL + absolute_path(name.removeprefix(LOCAL_MODEL))
     return absolute_path(name) if name.endswith(".json") else name
+
+
+def _absolute_signal(spelled: str) -> str:
+    """Returns a signal as it is, but for the path of a head."""
+    (spec,) = parse_signals((spelled,))
+    if spec.kind != "head":
+        return spelled
+    return f"{spec.name}=head:{absolute_path(spec.argument)}"
 
 
 def _absolute_weights(pretrained: str) -> str:

@@ -117,15 +117,16 @@ class _StepForecast:
 
 def _steps(stage: StageRates, resources: Resources) -> Sequence[StepTime]:
     """Returns the steps of a stage; scores come from GPUs wherever there are any."""
-    rate, measured = resources.gpu_pairs_per_second, list(stage.steps)
-    if stage.stage != Stage.SCORE or not resources.gpus or not measured:
-        return measured
-    if rate is None and any(step.device == "cuda" for step in measured):
-        return measured
-    rows = stage.rows_in
-    pieces = sum(step.pieces for step in measured)
+    rate, rows = resources.gpu_pairs_per_second, stage.rows_in
+    scored = [step for step in stage.steps if (stage.stage, step.step) == (Stage.SCORE, "score")]
+    if not resources.gpus or not scored:
+        return stage.steps
+    if rate is None and any(step.device == "cuda" for step in scored):
+        return stage.steps
+    pieces = sum(step.pieces for step in scored)
     seconds = rows / (rate or ASSUMED_GPU_PAIRS_PER_SECOND)
-    return [StepTime(step="score", device="cuda", pieces=pieces, rows=rows, seconds=seconds)]
+    on_gpu = StepTime(step="score", device="cuda", pieces=pieces, rows=rows, seconds=seconds)
+    return [on_gpu, *(step for step in stage.steps if step.step != "score")]
 
 
 def _of_step(

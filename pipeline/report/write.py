@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from pipeline.config import CurationConfig
 from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
+from pipeline.dataset.progress import ProgressReader
 from pipeline.dataset.train_samples import read_kept_fields
 from pipeline.dataset.worktimes import REPORT, timed
 from pipeline.report.balance import (
@@ -297,15 +299,37 @@ def _thumbnail(example: Example) -> str | None:
 
 
 def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
-    """Returns what the fetch stage took, added up over its shards."""
-    seconds, pairs = 0.0, 0
+    """Returns what the fetch stage took of its workers' time, of which each fetches several shards.
+
+    A shard whose worker nobody remembers counts with the others of that kind.
+    """
+    worker_of = {
+        f"{state.shard:05d}": f"{state.process} on {state.host}"
+        for state in ProgressReader(layout).read()
+        if state.stage is Stage.FETCH
+    }
+    spans: dict[str, list[tuple[float, float]]] = {}
+    pairs = 0
     for path in list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker):
         stats = read_json(path)
-        seconds += stats["duration"]
+        shard = path.rsplit("/", 1)[-1].removesuffix(Stage.FETCH.marker)
+        begin = stats.get("start_time")
+        worker = path if begin is None else worker_of.get(shard, "")
+        spans.setdefault(worker, []).append((begin or 0.0, (begin or 0.0) + stats["duration"]))
         pairs += stats["count"]
+    seconds = sum(map(covered_seconds, spans.values()))
     if not seconds:
         return None
     return {"seconds": seconds, "pairs_per_second": pairs / seconds}
+
+
+def covered_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Returns the time that lies within any of some spans, each from its begin to its end."""
+    covered, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        covered += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return covered
 
 
 def _model_identity(layout: DatasetLayout, derivation: Derivation | None) -> dict[str, str] | None:

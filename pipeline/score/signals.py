@@ -19,6 +19,7 @@ from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.embeddings import embedding_array
 from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.progress import end_piece
+from pipeline.dataset.worktimes import timed
 from schemas.columns import (
     SIGNAL_FIELD,
     check_schema,
@@ -78,8 +79,8 @@ def add_signals(
     upstream = committed_fingerprint(path)
     if upstream is None:
         raise DatasetError(f"{path} is missing: score shard {shard} first")
-    with open_read(path) as file:
-        schema = pq.read_schema(file)
+    with open_read(path) as file, pq.ParquetFile(file) as parquet:
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     standing = {
         field.name: json.loads(field.metadata[SIGNAL_FIELD]) for field in signal_fields(schema)
     }
@@ -90,7 +91,9 @@ def add_signals(
         if standing.get(spec.name, {}).get("fingerprint") != fingerprint:
             missing.append((making, fingerprint))
     if missing:
-        _write(path, layout, shard, shards, missing)
+        with timed(layout, Stage.SCORE, "signals") as work:
+            work.rows = rows
+            _write(path, layout, shard, shards, missing)
     end_piece(layout, Stage.SCORE, "signals", shard)
     return shard
 

@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
         ConfigError: if it is none, as one is that was cut off.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no JSON that can be read ({error}): get it again") from error
@@ -129,7 +129,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         ConfigError: if the file cannot be read as UTF-8.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
@@ -176,7 +176,7 @@ def read_tsv(path: Path, fields: Sequence[str]) -> list[Row]:
     """
     csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t")
             rows: list[Row] = list(reader)
             names = list(reader.fieldnames or [])

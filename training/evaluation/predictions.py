@@ -75,7 +75,7 @@ def read_answers(path: str) -> AnswerFile:
 def _whole(path: str) -> Any:
     """Returns what a JSON file of more than one line holds; None if it is JSONL."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
         value = json.loads(text)
     except (OSError, ValueError):
         return None

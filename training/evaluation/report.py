@@ -142,6 +142,7 @@ def plot_weights(weights: Mapping[str, NDArray[np.float64]]) -> str:
     A row is a benchmark, a column a local level; the weights of a row add up to 1. Colours are
     drawn around an even share: red more, blue less.
     """
+    from matplotlib import rc_context
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
@@ -163,6 +164,7 @@ def plot_weights(weights: Mapping[str, NDArray[np.float64]]) -> str:
     axes.set_xlabel("alignment level of the local vector")
     figure.colorbar(drawn, ax=axes, label=f"mean weight (even: {even:.3f})")
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "aligngpt"}):  # the same page whenever it is written
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -1,14 +1,13 @@
 """Slots at hosts: so many requests at once, and no more often than a host's rate allows."""
 
 import asyncio
-import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.config import FetchConfig
-from pipeline.fetch.hosts.memory import HostMemory
+from pipeline.fetch.hosts.memory import MAX_HOSTS, HostMemory
 from pipeline.fetch.hosts.robots import MAX_CRAWL_DELAY_SECONDS
 from schemas.errors import RejectReason, SampleRejected
 
@@ -30,6 +29,8 @@ class HostSlots:
         self._timeout_seconds = config.timeout_seconds
         self._has_rules = config.respects_robots or config.respects_tdm
         self._hosts: dict[str, _HostSlots] = {}
+        self._most = MAX_HOSTS
+        """Hosts that are counted before those that nobody asks are forgotten."""
         self.on_free: Callable[[str], None] | None = None
         """Told of a host that has room again."""
 
@@ -138,7 +139,22 @@ class HostSlots:
         self._host(origin).next_at = start + self._memory.host(origin).seconds_between_requests
 
     def _host(self, origin: str) -> _HostSlots:
-        return self._hosts.setdefault(origin, _HostSlots())
+        host = self._hosts.get(origin)
+        if host is None:
+            if len(self._hosts) >= self._most:
+                self._forget_idle()
+            host = self._hosts[origin] = _HostSlots()
+        return host
+
+    def _forget_idle(self) -> None:
+        """Forgets the hosts that nobody asks and that anybody may ask at once."""
+        now = time.monotonic()
+        self._hosts = {
+            origin: host
+            for origin, host in self._hosts.items()
+            if host.active or host.waiting or host.next_at > now
+        }
+        self._most = max(MAX_HOSTS, 2 * len(self._hosts))
 
 
 def no_slot(origin: str) -> SampleRejected:
@@ -178,85 +194,3 @@ class Slot:
         origin, self._origin = self._origin, None
         if origin is not None:
             self._slots.end(origin)
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The rows of one host that wait."""
-
-    rows: deque[int] = field(default_factory=deque)
-    is_listed: bool = False
-
-
-class HostQueues:
-    """Hands out rows so that no host gets more than its share and no worker waits for a host."""
-
-    def __init__(self, rows: Iterable[tuple[str, int]], slots: HostSlots) -> None:
-        self._slots = slots
-        self._queues: dict[str, _Queue] = {}
-        for origin, row in rows:
-            self._queues.setdefault(origin, _Queue()).rows.append(row)
-        self._ready: deque[str] = deque()
-        self._later: list[tuple[float, str]] = []
-        self._waiting = sum(len(queue.rows) for queue in self._queues.values())
-        self._changed = asyncio.Event()
-        slots.on_free = self._freed
-        for origin in self._queues:
-            self._list(origin)
-
-    async def take(self) -> tuple[Slot | None, int, bool] | None:
-        """Returns a slot at a host, the row to ask of it and whether that is its last.
-
-        None at the end; no slot for a row that asks no host.
-        """
-        while self._waiting:
-            now = time.monotonic()
-            while self._later and self._later[0][0] <= now:
-                self._ready.append(heapq.heappop(self._later)[1])
-            if self._ready:
-                handed_out = self._hand_out(self._ready.popleft())
-                if handed_out is not None:
-                    return handed_out
-                continue
-            pause = self._later[0][0] - now if self._later else None
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), pause)
-            except TimeoutError:
-                continue
-        self._changed.set()
-        return None
-
-    def _hand_out(self, origin: str) -> tuple[Slot | None, int, bool] | None:
-        queue = self._queues[origin]
-        queue.is_listed = False
-        if origin and (
-            self._slots.is_full(origin) or self._slots.start_at(origin) > time.monotonic()
-        ):
-            self._list(origin)  # a redirected request came first
-            return None
-        row = queue.rows.popleft()
-        self._waiting -= 1
-        slot = self._slots.begin(origin) if origin else None
-        self._list(origin)
-        if self._ready or not self._waiting:
-            self._changed.set()
-        return slot, row, not queue.rows
-
-    def _freed(self, origin: str) -> None:
-        if origin in self._queues:
-            self._list(origin)
-            self._changed.set()
-
-    def _list(self, origin: str) -> None:
-        """Puts the host where it will be taken from as soon as it may be asked."""
-        queue = self._queues[origin]
-        is_full = bool(origin) and self._slots.is_full(origin)
-        if queue.is_listed or not queue.rows or is_full:
-            return
-        queue.is_listed = True
-        start_at = self._slots.start_at(origin) if origin else 0.0
-        if start_at > time.monotonic():
-            heapq.heappush(self._later, (start_at, origin))
-        else:
-            self._ready.append(origin)

@@ -59,6 +59,18 @@ def test_a_domain_stands_for_all_hosts_in_it(tmp_path):
         assert deny.reason_of_urls([url]) is None
 
 
+@pytest.mark.parametrize("host", ["bücher.example", "xn--bcher-kva.example"])
+def test_a_host_is_the_same_in_letters_of_its_own_escaped_or_in_ascii(tmp_path, host):
+    deny = lists(tmp_path, hosts=f"{host}\n")
+    of_urls = lists(tmp_path, urls=f"http://{host}/a.jpg\n")
+    for spelt in ("bücher", "BÜCHER", "b%C3%BCcher", "xn--bcher-kva"):
+        url = f"https://{spelt}.example/a.jpg"
+        assert deny.reason_of_urls([url]) is RejectReason.DENIED_HOST
+        assert of_urls.reason_of_urls([url]) is RejectReason.DENIED_URL
+    wide = "https://\uff58\uff4e--bcher-kva%2eexample/a.jpg"  # letters of full width
+    assert deny.reason_of_urls([wide]) is RejectReason.DENIED_HOST
+
+
 def test_lists_may_be_long_packed_and_say_which_line_is_wrong(tmp_path):
     path = tmp_path / "long.txt.gz"
     with gzip.open(path, "wt") as file:

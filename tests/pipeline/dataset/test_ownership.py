@@ -35,6 +35,7 @@ NAMES = [
     "_run/read/notes.txt",
     "_run/retry/mine.tar",
     "_run/progress/mine.json",
+    "_run/times/mine.json",
 ]
 
 

@@ -2,12 +2,14 @@ import pytest
 
 from pipeline.dataset.worktimes import (
     REPORT,
+    Covered,
     StepTime,
     begin_times,
     forget_times,
     read_times,
     timed,
 )
+from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 
@@ -74,3 +76,32 @@ def test_fields_that_later_versions_add_do_not_matter(tmp_path):
     text = '{"steps": [{"step": "fetch", "device": "cpu", "rows": 3, "joules": 7}]}'
     (folder / f"fetch-{'a' * 32}.json").write_text(text)
     assert read_times(layout, Stage.FETCH) == [StepTime(step="fetch", rows=3)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": 3}', '{"steps": [{"rows": 3}]}'])
+def test_a_file_that_says_nothing_of_work_is_named(tmp_path, text):
+    path = tmp_path / "_run" / "times" / f"fetch-{'a' * 32}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=path.name):
+        read_times(DatasetLayout(str(tmp_path)), Stage.FETCH)
+
+
+def test_time_in_which_several_pieces_were_worked_on_counts_once():
+    covered = Covered()
+    assert covered.add(5.0, 6.0) == 1.0
+    assert covered.add(0.0, 8.0) == 7.0
+    assert covered.add(2.0, 7.0) == 0.0
+    assert covered.add(7.0, 10.0) == 2.0
+    assert covered.add(12.0, 13.0) == 1.0
+    assert covered.add(9.0, 12.5) == 2.0
+
+
+def test_pieces_at_the_same_time_share_its_seconds(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    with timed(layout, Stage.FETCH, "fetch") as outer, timed(layout, Stage.FETCH, "fetch") as inner:
+        sum(range(100_000))
+    assert inner.seconds > 0
+    (step,) = read_times(layout, Stage.FETCH)
+    assert step.seconds == pytest.approx(inner.seconds + outer.seconds)
+    assert step.pieces == 2

@@ -11,7 +11,8 @@ from PIL import Image
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.dataset.progress import ShardProgress
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
-from pipeline.fetch.shard import fetch_pairs, images_of
+from pipeline.fetch.images import images_of
+from pipeline.fetch.shard import fetch_pairs
 from schemas.errors import ConfigError, RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
 from schemas.shards import DatasetLayout

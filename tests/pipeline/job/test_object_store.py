@@ -17,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from pipeline.cli import run
 from pipeline.dataset.deny import DenyFiles
 from pipeline.job.lock import hold_folder
+from pipeline.plan.rates import rates_of
 from pipeline.publish.card import About
 from pipeline.publish.run import publish_dataset
 from pipeline.purge.run import purge_dataset
@@ -141,6 +142,9 @@ def test_a_dataset_made_on_the_store_from_pairs_on_it_is_the_local_one(
     assert manifest.shards == curated[1].shards
     assert "Done in" in said
     assert verify_dataset(root).samples == manifest.kept
+    there, here = rates_of(root), rates_of(str(curated[0]))
+    assert [stage.rows_in for stage in there.stages] == [stage.rows_in for stage in here.stages]
+    assert there.stages[1].stored_bytes == pytest.approx(here.stages[1].stored_bytes, rel=0.01)
     assert contents(download(root, tmp_path / "copy")) == contents(curated[0])
     train_as_from_a_folder(root, str(curated[0]))
     spoil(f"{root}/train/000001.tar")

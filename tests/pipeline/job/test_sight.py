@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import CurationConfig
 from pipeline.job.lock import hold_folder
-from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
+from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout, model_paths
 from pipeline.job.sight import refuse_local_paths, refuse_other_sight, sights_of
 from pipeline.read.inputs import check_inputs
 from schemas.errors import ConfigError
@@ -116,3 +116,15 @@ def test_weights_are_found_from_every_folder_and_tags_stay(monkeypatch, pretrain
         CurationConfig(), score=ScoreConfig(model="ViT-B-32", pretrained=pretrained)
     )
     assert absolute_config(config).score.pretrained == expected
+
+
+def test_the_heads_of_signals_are_found_from_every_folder_and_looked_at(monkeypatch):
+    monkeypatch.setattr("os.getcwd", lambda: "/work")
+    score = ScoreConfig(signals=("negclip", "head:nsfw.safetensors", "taste=head:/x/y.safetensors"))
+    config = absolute_config(dataclasses.replace(CurationConfig(), score=score))
+    assert config.score.signals == (
+        "negclip",
+        "nsfw=head:/work/nsfw.safetensors",
+        "taste=head:/x/y.safetensors",
+    )
+    assert model_paths(config) == ("/work/nsfw.safetensors", "/x/y.safetensors")

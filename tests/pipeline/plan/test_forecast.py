@@ -122,6 +122,12 @@ def test_gpus_score_at_the_rate_that_is_given_measured_or_assumed():
         one(on_gpu, 1000)
 
 
+def test_what_workers_add_to_scores_stays_with_them():
+    both = stage("score", step("score", 50.0), step("signals", 4.0))
+    found = one(both, 1000, replace(ONE, gpus=2, gpu_pairs_per_second=100.0))
+    assert (found.gpu_seconds, found.worker_seconds, found.seconds) == (10.0, 4.0, 5.0 + 4.0)
+
+
 def test_rows_of_devices_of_two_kinds_are_shared_as_they_were():
     both = stage(
         "score",

@@ -60,3 +60,11 @@ def test_a_row_without_text_and_a_file_of_other_questions_are_refused() -> None:
 def test_that_prompts_are_missing_is_said_where_ids_alone_tell_nothing_apart() -> None:
     with pytest.raises(ConfigError, match="rows' prompts"):
         match(benchmark("textvqa"), QUESTIONS, answers((1, "x")))
+
+
+def test_a_file_from_windows_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"question_id": number, "text": "yes"} for number in (1, 2)]
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in rows))
+    found = read_answers(str(path))
+    assert (found.rows, found.bad_lines) == (rows, [])

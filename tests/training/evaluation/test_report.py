@@ -47,4 +47,5 @@ def test_the_gates_weights_are_averaged_and_drawn_with_their_values() -> None:
     assert mean is not None
     np.testing.assert_allclose(mean, [0.3, 0.7])
     assert mean_weights([answered(9, 1.0)]) is None
-    assert plot_weights({"POPE": mean}).startswith("<svg")
+    drawn = plot_weights({"POPE": mean})
+    assert drawn.startswith("<svg") and plot_weights({"POPE": mean}) == drawn

@@ -83,11 +83,13 @@ def test_one_can_show_a_picture_ask_about_it_and_read_the_answer(
     page.keyboard.press("Enter")
     page.wait_for_selector(".levels svg")
     assert len(page.query_selector_all(".levels rect")) == 4
+    page.wait_for_selector("button.submit-button")  # the chart comes with the first word
     assert page.inner_text(ANSWER).strip()
     photographed(page, "wide")
     page.fill("textarea", "and now?")
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('.levels svg').length == 2")
+    page.wait_for_selector("button.submit-button")
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 740})
     wide = page.evaluate("document.documentElement.scrollWidth")
@@ -157,7 +159,8 @@ def test_an_answer_is_stopped_and_asked_for_once_more(
     page.wait_for_function("document.querySelectorAll('.levels svg').length == 2")
     page.wait_for_selector("button.submit-button")
     page.click("button[aria-label=Retry]")
-    page.wait_for_selector("button.stop-button")
+    while len(asked) < 3:
+        page.wait_for_timeout(20)
     page.wait_for_selector("button.submit-button")
     question = ("user", [(336, 336), "What is in this picture?"])
     assert asked[0] == [question]
@@ -197,6 +200,7 @@ def test_pictures_are_pasted_and_photographed_and_stay_in_the_conversation(
     page.fill("textarea", "and now?")
     page.press("textarea", "Enter")
     page.wait_for_function("document.querySelectorAll('.levels svg').length == 2")
+    page.wait_for_selector("button.submit-button")
     (_, (pasted, photo, text)) = asked[0][0]
     assert (pasted, text) == ((30, 20), "what is this?") and photo[0] > 30
     assert asked[1][0] == asked[0][0]

@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import MAX_HOSTS, HostMemory
-from pipeline.fetch.hosts.slots import HostQueues, HostSlots
+from pipeline.fetch.hosts.queues import HostQueues
+from pipeline.fetch.hosts.slots import HostSlots
 from pipeline.fetch.http.download import Downloader
 from tests.downloads import AnswersAtOnce, download, settings
 from tests.web_server import ALLOWED_HOST, WebServer

@@ -11,7 +11,8 @@ from yarl import URL
 
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.slots import HostQueues, HostSlots, Slot
+from pipeline.fetch.hosts.queues import HostQueues
+from pipeline.fetch.hosts.slots import HostSlots, Slot
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests import downloads

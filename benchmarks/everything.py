@@ -1,0 +1,66 @@
+"""Measures fetching and scoring in one go, stores what was found and makes the docs' tables of it.
+
+    python benchmarks/everything.py            # measures
+    python benchmarks/everything.py --quick    # does every benchmark and experiment run at all?
+
+The figures are stored in `benchmarks/results/`, from which the tables of the docs are made. A run
+on a machine that is busy with other things says so: the load is stored beside the figures.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+MEASURED = (
+    ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
+    ("benchmarks/fetch/run.py", "--part", "latency"),
+    ("benchmarks/fetch/run.py", "--part", "mixed"),
+    ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
+    ("benchmarks/score_memory.py", "--images", "128", "--rounds", "1"),
+)
+"""Scripts that store their figures, at sizes that together take minutes."""
+
+
+def main() -> None:
+    """Runs all of it; ends with the first script that fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="run everything, measure nothing")
+    options = parser.parse_args()
+    began = time.monotonic()
+    if options.quick:
+        for script in scripts():
+            run([script, "--quick"], began)
+        return
+    for script, *words in MEASURED:
+        run([script, *words, "--save"], began)
+    run(["benchmarks/tables.py", "--write"], began)
+
+
+def scripts() -> list[str]:
+    """Returns the benchmarks and experiments that can be run alone."""
+    found = [
+        path
+        for folder in ("benchmarks", "experiments")
+        for pattern in ("*.py", "*/run.py")
+        for path in (ROOT / folder).glob(pattern)
+    ]
+    return sorted(
+        str(path.relative_to(ROOT))
+        for path in found
+        if path != Path(__file__).resolve() and "--quick" in path.read_text("utf-8")
+    )
+
+
+def run(command: list[str], began: float) -> None:
+    """Runs a script of this repository, and says when it began."""
+    print(f"== {' '.join(command)} ({time.monotonic() - began:.0f} s)", flush=True)
+    if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode != 0:
+        sys.exit(f"{command[0]} failed")
+
+
+if __name__ == "__main__":
+    main()

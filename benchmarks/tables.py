@@ -1,0 +1,127 @@
+"""Makes the tables of the docs from what benchmarks found, `benchmarks/results/*.json`.
+
+    python benchmarks/tables.py            # prints them
+    python benchmarks/tables.py --write    # and puts them into the pages
+
+A page says between two marks which result its table is made from.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import read_result
+
+DOCS = Path(__file__).parent.parent / "docs"
+MARKED = re.compile(r"(<!-- from benchmarks/results/(\w+)\.json -->\n).*?(<!-- end -->)", re.S)
+
+
+def score_memory_table(figures: dict[str, Any]) -> str:
+    """Returns what keeping freed memory brings to each model."""
+    lines = [
+        "| model | side | pictures/s of a core | user, s | system, s | page faults |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for model, sides in figures["models"].items():
+        for side in ("as it comes", "kept"):
+            one = sides[side]
+            lines.append(
+                f"| {model} | {side} | {one['rate']:.1f} | {one['user']:.1f} | "
+                f"{one['system']:.1f} | {one['faults']:,.0f} |"
+            )
+        lines.append(f"| {model} | **times** | **{sides['kept_to_as_it_comes']:.2f}** | | | |")
+    return "\n".join(lines)
+
+
+def web_table(figures: dict[str, Any]) -> str:
+    """Returns what several shards at once bring where hosts hang."""
+    rows = [
+        ("one shard at a time", "one_shard_at_a_time_per_second"),
+        ("as it comes", "as_it_comes_per_second"),
+        ("what 1,024 connections allow", "connections_allow_per_second"),
+    ]
+    lines = ["| web | images/s | share of what connections allow |", "|---|--:|--:|"]
+    allowed = figures["connections_allow_per_second"]
+    lines += [
+        f"| {name} | {figures[key]:.0f} | {figures[key] / allowed:.2f} |" for name, key in rows
+    ]
+    return "\n".join(lines)
+
+
+def beside_table(figures: dict[str, Any]) -> str:
+    """Returns our figures beside img2dataset's."""
+    lines = [
+        "| side | images/s by the clock | in its own count | peak memory, MiB | kept |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for side in ("ours", "img2dataset"):
+        one = figures[side]
+        own = figures["images"] / one["working_seconds"]
+        lines.append(
+            f"| {side} | {one['images_per_second']:.0f} | {own:.0f} | {one['peak_mib']:.0f} | "
+            f"{one['kept']:,} |"
+        )
+    lines.append(
+        f"| **times** | **{figures['times_faster_by_the_clock']:.2f}** | "
+        f"**{figures['times_faster_in_their_own_count']:.2f}** | "
+        f"**{figures['memory_ratio']:.2f}** | |"
+    )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "score_memory": score_memory_table,
+    "fetch_web": web_table,
+    **dict.fromkeys(("fetch_cpu", "fetch_latency", "fetch_mixed"), beside_table),
+}
+"""Name of a result to what makes its table."""
+
+
+def table(name: str) -> str:
+    """Returns a table with what its figures were made on, from the stored result."""
+    values = read_result(name)
+    machine, versions = values["machine"], values["versions"]
+    figures = values["figures"]
+    sizes = ", ".join(
+        f"{key.replace('_', ' ')} {value:,}"
+        for key, value in figures.items()
+        if isinstance(value, int)
+    )
+    made_on = (
+        f"{machine['processor']}, {machine['cores']} cores, "
+        f"load {machine['load_of_the_last_minute']}; "
+        f"{sizes}; torch {versions['torch']}, aiohttp {versions['aiohttp']}."
+    )
+    return f"{TABLES[name](figures)}\n\n{made_on}"
+
+
+def with_tables(page: str) -> str:
+    """Returns a page with its marked tables made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}\n{table(found[2])}\n\n{found[3]}", page)
+
+
+def pages() -> list[Path]:
+    """Returns the pages that have tables of results."""
+    return [path for path in sorted(DOCS.glob("*.md")) if MARKED.search(path.read_text("utf-8"))]
+
+
+def main() -> None:
+    """Prints the tables, and writes them if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages")
+    options = parser.parse_args()
+    for path in pages():
+        text = path.read_text("utf-8")
+        for _, name, _ in MARKED.findall(text):
+            print(f"{path.name}, {name}:\n\n{table(name)}\n")
+        if options.write:
+            path.write_text(with_tables(text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Rows that wait for their host: who works takes the next that may be asked."""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from pipeline.fetch.hosts.slots import HostSlots, Slot
+
+Row = TypeVar("Row")
+
+
+@dataclass(slots=True)
+class _Queue(Generic[Row]):
+    """The rows of one host that wait, each with its turn."""
+
+    rows: deque[tuple[int, Row]] = field(default_factory=deque)
+    is_listed: bool = False
+
+
+class HostQueues(Generic[Row]):
+    """Hands out rows so that no host gets more than its share and no worker waits for a host.
+
+    What was added first goes first: later rows fill what that leaves free.
+    """
+
+    def __init__(
+        self, rows: Iterable[tuple[str, Row]], slots: HostSlots, *, is_open: bool = False
+    ) -> None:
+        """Takes hosts with their rows.
+
+        Args:
+            is_open: whether more may be added, until `close`.
+        """
+        self._slots, self._is_open = slots, is_open
+        self._queues: dict[str, _Queue[Row]] = {}
+        self._ready: list[tuple[int, int, str]] = []
+        """Hosts that may be asked, by turn and by when they were listed."""
+        self._later: list[tuple[float, int, int, str]] = []
+        """Those that may be asked from a moment on."""
+        self._ticks = itertools.count()
+        self._turns = itertools.count()
+        self._waiting = 0
+        self._takers: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        slots.on_free = self._freed
+        self.add(rows)
+
+    def add(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Adds rows behind those that wait already."""
+        turn, origins = next(self._turns), set()
+        for origin, row in rows:
+            self._queues.setdefault(origin, _Queue()).rows.append((turn, row))
+            self._waiting += 1
+            origins.add(origin)
+        for origin in sorted(origins):
+            self._list(origin)
+        self._wake()
+
+    def close(self) -> None:
+        """Takes note that no more will be added: who takes gets None at the end."""
+        self._is_open = False
+        self._wake()
+
+    async def take(self) -> tuple[Slot | None, Row, bool] | None:
+        """Returns a slot at a host, the row to ask of it and whether that is its last.
+
+        None at the end; no slot for a row that asks no host.
+        """
+        while self._waiting or self._is_open:
+            handed_out = self._next()
+            if handed_out is not None:
+                self._wake()
+                return handed_out
+            await self._wait()
+        self._wake()
+        return None
+
+    async def _wait(self) -> None:
+        """Waits until there may be something to take."""
+        taker = asyncio.get_running_loop().create_future()
+        self._takers.append(taker)
+        self._set_timer()
+        try:
+            await taker
+        except asyncio.CancelledError:
+            if taker.done() and not taker.cancelled():
+                self._wake()  # it was woken and cannot go: another can
+            raise
+
+    def _wake(self) -> None:
+        """Lets one who waits look again, if there is anything to see: it wakes the next one."""
+        if self._is_open and not self._ready and not self._is_due():
+            return
+        while self._takers:
+            taker = self._takers.popleft()
+            if not taker.done():
+                taker.set_result(None)
+                return
+
+    def _is_due(self) -> bool:
+        return bool(self._later) and self._later[0][0] <= time.monotonic()
+
+    def _set_timer(self) -> None:
+        """Has one who waits woken when the next host may be asked."""
+        if not self._later:
+            return
+        loop, at = asyncio.get_running_loop(), self._later[0][0]
+        wait = max(0.0, at - time.monotonic())
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + wait:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(wait, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._is_due() or self._ready:
+            self._wake()
+        elif self._takers:
+            self._set_timer()
+
+    def _next(self) -> tuple[Slot | None, Row, bool] | None:
+        while self._is_due():
+            _, turn, tick, origin = heapq.heappop(self._later)
+            heapq.heappush(self._ready, (turn, tick, origin))
+        while self._ready:
+            handed_out = self._hand_out(heapq.heappop(self._ready)[-1])
+            if handed_out is not None:
+                return handed_out
+        return None
+
+    def _hand_out(self, origin: str) -> tuple[Slot | None, Row, bool] | None:
+        queue = self._queues[origin]
+        queue.is_listed = False
+        if origin and (
+            self._slots.is_full(origin) or self._slots.start_at(origin) > time.monotonic()
+        ):
+            self._list(origin)  # a redirected request came first
+            return None
+        _, row = queue.rows.popleft()
+        self._waiting -= 1
+        slot = self._slots.begin(origin) if origin else None
+        if queue.rows:
+            self._list(origin)
+        else:
+            del self._queues[origin]
+        return slot, row, not queue.rows
+
+    def _freed(self, origin: str) -> None:
+        if origin in self._queues:
+            self._list(origin)
+            self._wake()
+
+    def _list(self, origin: str) -> None:
+        """Puts the host where it will be taken from as soon as it may be asked."""
+        queue = self._queues[origin]
+        is_full = bool(origin) and self._slots.is_full(origin)
+        if queue.is_listed or not queue.rows or is_full:
+            return
+        queue.is_listed = True
+        place = (queue.rows[0][0], next(self._ticks), origin)
+        start_at = self._slots.start_at(origin) if origin else 0.0
+        if start_at > time.monotonic():
+            heapq.heappush(self._later, (start_at, *place))
+            if self._takers:
+                self._set_timer()
+        else:
+            heapq.heappush(self._ready, place)

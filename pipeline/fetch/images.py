@@ -1,0 +1,242 @@
+"""The images of a shard's pairs: asked of servers or read from files, decoded, spooled."""
+
+import asyncio
+import dataclasses
+import logging
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from yarl import URL
+
+from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyFiles, read_lists
+from pipeline.dataset.input_tars import TarFiles
+from pipeline.dataset.progress import ShardProgress
+from pipeline.fetch.boxes import boxes_of, with_own_boxes
+from pipeline.fetch.decoding.pool import DecodedImage
+from pipeline.fetch.decoding.process import Handling
+from pipeline.fetch.hosts.slots import Slot
+from pipeline.fetch.http.proxy import require_proxy
+from pipeline.fetch.http.urls import parse_url
+from pipeline.fetch.image_folders import LocalFiles, StoreFiles
+from pipeline.fetch.img2dataset.engine import PeerOutcome, download_with_img2dataset
+from pipeline.fetch.sharing import SharedTools
+from pipeline.fetch.spool import Outcome, SpooledImage
+from schemas.errors import RejectReason, SampleRejected
+from schemas.records import Pair
+
+logger = logging.getLogger(__name__)
+
+NO_HOST = ""
+"""What stands for the host of rows that ask none."""
+
+
+def images_of(pair: Pair) -> list[Pair]:
+    """Returns a pair of one image for each image of a pair; the hash is of the first."""
+    if pair.more_urls is None:
+        return [] if pair.url is None else [pair]
+    first, *more = (dataclasses.replace(pair, url=url, more_urls=None) for url in pair.urls)
+    return [first, *(dataclasses.replace(image, expected_hash=None) for image in more)]
+
+
+class ShardFetcher:
+    """Fetches the images of some pairs within an event loop that others are fetched in as well."""
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        config: FetchConfig,
+        spool: IO[bytes],
+        progress: ShardProgress,
+    ) -> None:
+        self._config = config
+        images = [with_own_boxes(images_of(pair), config.blur_boxes) for pair in pairs]
+        self._rows = [row for row, of_pair in enumerate(images) for _ in of_pair]
+        self._images = [image for of_pair in images for image in of_pair]
+        self._spool, self._progress = spool, progress
+        self._files = LocalFiles(config.allow_folders, config.max_bytes)
+        self._stores = StoreFiles(config.allow_folders, config.max_bytes)
+        self._tars = TarFiles(config.max_bytes)
+        files = DenyFiles(hashes=config.deny_hashes)
+        self._denied = read_lists(files) if files else None
+        self._urls: dict[int, URL] = {}
+        self._peer_outcomes: dict[int, PeerOutcome] = {}
+        self._outcomes: list[dict[int, Outcome]] = [{} for _ in pairs]
+        self._left = [len(of_pair) for of_pair in images]
+        self._kept, self._rejected = self._left.count(0), 0
+        # Here, in the shard's own thread, since it would hold up the loop for all others.
+        self._origins = [self._origin(number) for number in range(len(self._images))]
+
+    async def run(self, shared: SharedTools) -> list[tuple[Outcome, ...]]:
+        """Returns what became of the images of each pair, both in their order."""
+        self._shared = shared
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._fetch_all()
+        finally:
+            self._end.cancel()  # what is still at work must write no more
+        return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
+
+    async def _fetch_all(self) -> None:
+        if self._config.proxy is not None and any(map(self._is_asked, self._images)):
+            require_proxy(self._config.proxy)
+            logger.warning(
+                "requests go through the proxy %s: where it leads to for names that do not "
+                "resolve here, nobody guards",
+                self._config.proxy,
+            )
+        if self._config.engine == "aligngpt":
+            return await self._share_out()
+        logger.warning(
+            "img2dataset downloads: no robots.txt, no tdmrep.json, no guard of addresses, no limit "
+            "of bytes or of total time"
+        )
+        with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
+            numbers = [n for n, image in enumerate(self._images) if self._is_asked(image)]
+            images = [self._images[number] for number in numbers]
+            asked = [(str(image.url), image.expected_hash) for image in images]
+            outcomes = await asyncio.to_thread(
+                download_with_img2dataset, asked, self._config, Path(folder)
+            )
+            self._peer_outcomes = dict(zip(numbers, outcomes, strict=True))
+            await self._share_out()
+
+    async def _share_out(self) -> None:
+        """Hands the images to who works on all shards, and waits for the last of them."""
+        self._missing = len(self._images)
+        if self._missing:
+            rows = enumerate(self._origins)
+            self._shared.add([(origin, partial(self._work, number)) for number, origin in rows])
+            await self._end
+
+    def _origin(self, number: int) -> str:
+        """Returns the host that an image is at; its URL is kept until it has a slot."""
+        image = self._images[number]
+        if not self._is_asked(image) or self._config.engine != "aligngpt":
+            return NO_HOST
+        try:
+            url = parse_url(str(image.url))
+            origin = str(url.origin())
+        except (SampleRejected, ValueError):
+            return NO_HOST
+        self._urls[number] = url
+        return origin
+
+    async def _work(self, number: int, slot: Slot | None, is_last_of_host: bool) -> None:
+        """Fetches an image; an error that is no image's fault ends the shard."""
+        if self._end.done():
+            if slot is not None:
+                slot.end()
+            return
+        try:
+            try:
+                image = await self._fetch(number, slot, is_last_of_host)
+                if self._end.done():
+                    return
+                outcome: Outcome = self._spooled(image)
+            except SampleRejected as rejected:
+                outcome = SampleRejected(*rejected.args)  # without what it holds in memory
+            if not self._end.done():
+                self._take(number, outcome)
+        except BaseException as error:
+            if not self._end.done():
+                self._end.set_exception(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    def _take(self, number: int, outcome: Outcome) -> None:
+        """Notes what became of an image, and counts its pair if it was the last one of it."""
+        row = self._rows[number]
+        self._outcomes[row][number] = outcome
+        self._left[row] -= 1
+        if self._left[row] == 0:
+            outcomes = self._outcomes[row].values()
+            has_failed = any(isinstance(outcome, SampleRejected) for outcome in outcomes)
+            self._rejected += has_failed
+            self._kept += not has_failed
+        self._progress.update(self._kept, self._rejected)
+        self._missing -= 1
+        if not self._missing:
+            self._end.set_result(None)
+
+    async def _fetch(self, number: int, slot: Slot | None, is_last_of_host: bool) -> DecodedImage:
+        """Returns an image that nobody denies."""
+        asked = self._images[number]
+        if self._is_asked(asked) and number not in self._peer_outcomes:
+            url = self._urls.pop(number, None) or str(asked.url)
+            image = await self._download(asked, url, slot, is_last_of_host)
+        else:
+            async with self._shared.reads:
+                image = await self._read(asked, self._peer_outcomes.get(number))
+        self._refuse_hashes(image.pixel_hash, image.sha256)
+        return image
+
+    def _spooled(self, image: DecodedImage) -> SpooledImage:
+        """Returns where an image waits in the spool."""
+        offset = self._spool.seek(0, 2)
+        self._spool.write(image.encoded)
+        return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
+
+    async def _download(
+        self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
+    ) -> DecodedImage:
+        body = await self._shared.downloader.download(url, is_last_of_host, slot)
+        self._progress.downloaded_bytes += len(body)
+        try:
+            self._refuse_bytes(body)
+            boxes = boxes_of(pair, self._config.blur_boxes)
+            return await self._shared.decoders.decode(body, pair.expected_hash, boxes=boxes)
+        finally:
+            self._shared.downloader.release(body)
+
+    async def _read(self, pair: Pair, peer: PeerOutcome | None) -> DecodedImage:
+        """Returns an image that img2dataset, an input tar or an allowed folder holds.
+
+        Args:
+            peer: what img2dataset made of it, if it was asked.
+        """
+        boxes = boxes_of(pair, self._config.blur_boxes)
+        if isinstance(peer, SampleRejected):
+            raise peer
+        if peer is not None:
+            data = await asyncio.to_thread(self._tars.read, peer.place)
+            image = await self._shared.decoders.decode(data, None, Handling.FINAL, boxes)
+            return dataclasses.replace(
+                image,
+                original_width=peer.original_width,
+                original_height=peer.original_height,
+                sha256=peer.sha256,
+            )
+        if pair.tar_member is not None:
+            data = await asyncio.to_thread(self._tars.read, pair.tar_member)
+            self._refuse_bytes(data)
+            return await self._shared.decoders.decode(
+                data, pair.expected_hash, Handling.STORED, boxes
+            )
+        url = str(pair.url)
+        read = self._stores.read if self._stores.holds(url) else self._files.read
+        found: bytes | bytearray = await asyncio.to_thread(lambda: read(url))
+        self._refuse_bytes(found)
+        return await self._shared.decoders.decode(found, pair.expected_hash, boxes=boxes)
+
+    def _refuse_bytes(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises `SampleRejected` for a file that a deny-list names, before anything decodes it."""
+        if self._denied is not None and self._denied.denies_bytes(data):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its file is on a deny-list")
+
+    def _refuse_hashes(self, *hashes: str | None) -> None:
+        """Raises `SampleRejected` for a picture that a deny-list names by a hash of ours."""
+        if self._denied is not None and any(map(self._denied.denies_hash, hashes)):
+            raise SampleRejected(RejectReason.DENIED_HASH, "its picture is on a deny-list")
+
+    def _is_asked(self, image: Pair) -> bool:
+        """Returns whether an image is asked of a server; otherwise a file holds it."""
+        url = str(image.url)
+        return image.tar_member is None and is_remote(url) and not self._stores.holds(url)
+
+
+def is_remote(url: str) -> bool:
+    """Returns whether an address leads to a server; otherwise it is a file's path."""
+    return "://" in url and not url.lower().startswith("file://")

@@ -1,0 +1,58 @@
+"""The tables of the docs are what the stored results of the benchmarks give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import everything, results, tables
+
+COMPARED = {
+    "images": 2000,
+    "rounds": 1,
+    "ours": {"images_per_second": 318.6, "working_seconds": 4.0, "peak_mib": 484.2, "kept": 2000},
+    "img2dataset": {
+        "images_per_second": 120.4,
+        "working_seconds": 8.0,
+        "peak_mib": 2300.0,
+        "kept": 1999,
+    },
+    "times_faster_by_the_clock": 2.646,
+    "times_faster_in_their_own_count": 2.0,
+    "memory_ratio": 0.21,
+}
+
+
+def test_every_marked_table_of_the_docs_is_made_from_its_result() -> None:
+    marked = {path: path.read_text("utf-8") for path in tables.pages()}
+    for path, text in marked.items():
+        assert tables.with_tables(text) == text, f"{path.name}: python benchmarks/tables.py --write"
+    names = [name for text in marked.values() for _, name, _ in tables.MARKED.findall(text)]
+    stored = {path.stem for path in results.FOLDER.glob("*.json")}
+    assert stored == set(names)
+
+
+def test_a_result_says_what_it_was_made_on_and_its_table_is_put_between_the_marks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    path = results.save_result("fetch_cpu", COMPARED)
+    values = json.loads(path.read_text())
+    assert values["machine"]["cores"] >= 1
+    assert values["versions"]["img2dataset"] != "not installed"
+    page = (
+        "# A page\n\n<!-- from benchmarks/results/fetch_cpu.json -->\nold\n<!-- end -->\n\nmore\n"
+    )
+    made = tables.with_tables(page)
+    assert "old" not in made
+    assert "| ours | 319 | 500 | 484 | 2,000 |" in made
+    assert "| **times** | **2.65** | **2.00** | **0.21** | |" in made
+    assert made.startswith("# A page\n\n<!-- from") and made.endswith("<!-- end -->\n\nmore\n")
+    assert tables.with_tables(made) == made
+
+
+def test_what_is_run_in_one_go_is_there_and_knows_a_quick_way() -> None:
+    found = everything.scripts()
+    assert "benchmarks/fetch/run.py" in found
+    assert "benchmarks/tables.py" not in found
+    assert {command[0] for command in everything.MEASURED} <= set(found)
