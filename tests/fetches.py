@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,11 @@ from PIL import Image
 
 from pipeline.config import FetchConfig
 from schemas.columns import read_table, table_from_records, write_table
-from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, Pair, pair_key
+from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, REJECTION_SCHEMA, Pair, pair_key
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import commit_file, open_read
-from tests.web_server import ALLOWED_HOST, WebServer
+from tests.web_server import ALLOWED_HOST, WebServer, unused_port
 
 
 def picture(seed: int, width: int = 120, height: int = 80, file_format: str = "JPEG") -> bytes:
@@ -52,3 +55,34 @@ def write_pairs(
 def fetched_rows(layout: DatasetLayout, shard: int = 0) -> list[dict[str, Any]]:
     with open_read(layout.fetched(shard, "parquet")) as file:
         return list(read_table(file, FETCHED_SCHEMA).to_pylist())
+
+
+def rejected_rows(layout: DatasetLayout, shard: int = 0) -> list[dict[str, Any]]:
+    with open_read(layout.rejected(Stage.FETCH, shard)) as file:
+        return list(read_table(file, REJECTION_SCHEMA).to_pylist())
+
+
+def stats(layout: DatasetLayout, shard: int = 0) -> dict[str, Any]:
+    return dict(json.loads(Path(layout.fetched(shard, "_stats.json")).read_text()))
+
+
+def committed_bytes(layout: DatasetLayout) -> list[bytes]:
+    paths = [
+        layout.fetched(0, "tar"),
+        layout.fetched(0, "parquet"),
+        layout.rejected(Stage.FETCH, 0),
+    ]
+    return [Path(path).read_bytes() for path in paths]
+
+
+def many_rows(server: WebServer) -> list[tuple[str | None, str]]:
+    rows: list[tuple[str | None, str]] = [
+        (server.serve(f"/{number}.jpg", picture(number)), f"picture {number}")
+        for number in range(20)
+    ]
+    rows.append((server.url("/missing.jpg"), "nothing"))
+    rows.append((server.serve("/page.jpg", b"<html>no picture</html>"), "a page"))
+    rows.append((server.serve("/cut.jpg", picture(1)[:900]), "half a picture"))
+    rows.append((f"http://{ALLOWED_HOST}:{unused_port()}/x.jpg", "a dead port"))
+    rows.append((None, "text alone"))
+    return rows

@@ -24,6 +24,8 @@ PAGES = {
     for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
 }
 FOLDERS = "schemas|scoring|pipeline|training|tests|benchmarks|experiments|examples|docs"
+FILLED = {"benchmarks/results"}
+"""Folders that are not there before a command fills them: `make bench`."""
 RECIPES = {*CURATION_RECIPES, *PRETRAIN_RECIPES, *FINETUNE_RECIPES}
 
 
@@ -50,7 +52,8 @@ def settings_of(config: type[Any], prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(rf"(?<![\w/.])((?:{FOLDERS})/[\w./-]*\w)", PAGES[page])
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    absent = [path for path in named if not (ROOT / path).exists()]
+    assert [path for path in absent if path not in FILLED] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -122,10 +122,7 @@ def making_of(spec: SignalSpec, layout: DatasetLayout, shards: Sequence[int]) ->
         return Making(spec, {"function": spec.argument, "sha256": sha256}, spec.argument)
     identity = {
         "temperature": str(TEMPERATURE),
-        "reference": " ".join(
-            f"{number}:{committed_fingerprint(layout.scored(number))}:{rows}"
-            for number, rows in reference_rows(tuple(shards))
-        ),
+        "reference": _reference_identity(layout, tuple(shards)),
     }
     told = "cosine less how well each half fits other pairs (negCLIPLoss, arXiv:2405.19547)"
     return Making(spec, identity, told)
@@ -144,7 +141,8 @@ def signal_values(
     if spec.kind == "function":
         function, _ = load_function(spec.argument)
         return checked_values(spec.argument, function(pairs), len(pairs.keys))
-    return negclip(pairs, reference_of(layout, tuple(shards)))
+    identity = _reference_identity(layout, tuple(shards))
+    return negclip(pairs, reference_of(layout, tuple(shards), identity))
 
 
 def largest_signal_differences(
@@ -191,9 +189,23 @@ def reference_rows(shards: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(ordered[index * len(ordered) // count], rows) for index in range(count)]
 
 
+def _reference_identity(layout: DatasetLayout, shards: tuple[int, ...]) -> str:
+    """Returns what tells a reference from another: `purge` takes rows out of a scored shard."""
+    parts = []
+    for shard, rows in reference_rows(shards):
+        with open_read(layout.scored(shard)) as file:
+            found = pq.read_metadata(file).num_rows
+        parts.append(f"{shard}:{committed_fingerprint(layout.scored(shard))}:{rows} of {found}")
+    return ", ".join(parts)
+
+
 @lru_cache(maxsize=1)
-def reference_of(layout: DatasetLayout, shards: tuple[int, ...]) -> Reference:
-    """Returns the pairs that all pairs are held against."""
+def reference_of(layout: DatasetLayout, shards: tuple[int, ...], identity: str) -> Reference:
+    """Returns the pairs that all pairs are held against.
+
+    Args:
+        identity: of the reference, for the cache.
+    """
     keys: list[str] = []
     image, text = [], []
     for shard, rows in reference_rows(shards):

@@ -16,7 +16,7 @@ from pipeline.dataset.ownership import compact, expand, read_record
 from pipeline.read.transform import Reading
 from schemas.shards import DatasetLayout
 from tests.curations import contents, write_pairs
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 
 MINE = b"nobody else's"
 

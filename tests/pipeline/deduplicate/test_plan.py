@@ -1,8 +1,18 @@
 from dataclasses import replace
 
-from pipeline.deduplicate.plan import SearchPlan, ShardSurvey, kept_fingerprint, plan_search
+import numpy as np
+import pytest
+
+from pipeline.deduplicate.plan import (
+    SearchPlan,
+    ShardSurvey,
+    kept_fingerprint,
+    plan_search,
+    survey_shard,
+)
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
+from tests.curated_tables import Row, write_shards
 
 SURVEYS = [ShardSurvey(shard, 3, 512, "a" * 32) for shard in range(2)]
 
@@ -28,3 +38,26 @@ def test_where_pictures_are_looked_at_again_how_strictly_is_part_of_the_fingerpr
     prints = {strict.fingerprint, usual.fingerprint, plan(SURVEYS, tmp_path).fingerprint}
     assert len(prints) == 3
     assert without.fingerprint == plan(SURVEYS, tmp_path).fingerprint
+
+
+def vector(seed, noise=0.0):
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal(32)
+    base = base / np.linalg.norm(base)
+    other = np.random.default_rng(1000 + int(noise * 1e6)).standard_normal(32)
+    moved = base + noise * other / np.linalg.norm(other)
+    return moved / np.linalg.norm(moved)
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return DatasetLayout(str(tmp_path / "data"))
+
+
+def test_a_search_goes_on_on_another_device_with_other_threads_and_memory(layout):
+    shards = write_shards(layout, [[Row("a", 0.1, vector(1)), Row("b", 0.2, vector(2))]])
+    surveys = [survey_shard(shard, layout) for shard in shards]
+    found = plan_search(surveys, layout, DeduplicateConfig(device="cpu"))
+    elsewhere = DeduplicateConfig(device="cuda", threads=7, memory_bytes=1 << 20)
+    assert plan_search(surveys, layout, elsewhere) == found
+    assert plan_search(surveys, layout, DeduplicateConfig(threshold=0.9)) != found

@@ -18,8 +18,7 @@ from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.transform import FetchShards
 from schemas.shards import DatasetLayout
 from tests.downloads import AnswersAtOnce
-from tests.fetches import config, fetched_rows, picture, write_pairs
-from tests.pipeline.fetch.test_shard import many_rows, rejected_rows
+from tests.fetches import config, fetched_rows, many_rows, picture, rejected_rows, write_pairs
 from tests.web_server import WebServer, response
 
 

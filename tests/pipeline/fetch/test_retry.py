@@ -9,8 +9,15 @@ from pipeline.fetch.retry import RetrySession, begin_retry, check_reasons, finis
 from pipeline.fetch.shard import fetch_shard
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
-from tests.fetches import config, fetched_rows, picture, write_pairs
-from tests.pipeline.fetch.test_shard import committed_bytes, rejected_rows, stats
+from tests.fetches import (
+    committed_bytes,
+    config,
+    fetched_rows,
+    picture,
+    rejected_rows,
+    stats,
+    write_pairs,
+)
 from tests.web_server import WebServer
 
 AGAIN = RetrySession("first", ())

@@ -20,8 +20,7 @@ from pipeline.pack.shard import pack_shard
 from schemas.columns import read_table
 from schemas.records import TRAIN_SCHEMA, pair_key
 from schemas.shards import DatasetLayout
-from tests.fetches import config, fetched_rows, picture
-from tests.pipeline.fetch.test_shard import rejected_rows, stats
+from tests.fetches import config, fetched_rows, picture, rejected_rows, stats
 from tests.pipeline.read.test_transform import kept, read_files, reasons, rejected
 from tests.web_server import WebServer
 

@@ -3,52 +3,25 @@ import json
 import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import webdataset
 from PIL import Image
 
 from pipeline.fetch.shard import fetch_shard
-from schemas.columns import read_table
 from schemas.errors import DatasetError
-from schemas.records import REJECTION_SCHEMA
 from schemas.shards import DatasetLayout
-from schemas.stages import Stage
-from schemas.storage import open_read
-from tests.fetches import config, fetched_rows, picture, write_pairs
+from tests.fetches import (
+    committed_bytes,
+    config,
+    fetched_rows,
+    many_rows,
+    picture,
+    rejected_rows,
+    stats,
+    write_pairs,
+)
 from tests.web_server import ALLOWED_HOST, WebServer, unused_port
-
-
-def rejected_rows(layout: DatasetLayout, shard: int = 0) -> list[dict[str, Any]]:
-    with open_read(layout.rejected(Stage.FETCH, shard)) as file:
-        return list(read_table(file, REJECTION_SCHEMA).to_pylist())
-
-
-def stats(layout: DatasetLayout, shard: int = 0) -> dict[str, Any]:
-    return dict(json.loads(Path(layout.fetched(shard, "_stats.json")).read_text()))
-
-
-def committed_bytes(layout: DatasetLayout) -> list[bytes]:
-    paths = [
-        layout.fetched(0, "tar"),
-        layout.fetched(0, "parquet"),
-        layout.rejected(Stage.FETCH, 0),
-    ]
-    return [Path(path).read_bytes() for path in paths]
-
-
-def many_rows(server: WebServer) -> list[tuple[str | None, str]]:
-    rows: list[tuple[str | None, str]] = [
-        (server.serve(f"/{number}.jpg", picture(number)), f"picture {number}")
-        for number in range(20)
-    ]
-    rows.append((server.url("/missing.jpg"), "nothing"))
-    rows.append((server.serve("/page.jpg", b"<html>no picture</html>"), "a page"))
-    rows.append((server.serve("/cut.jpg", picture(1)[:900]), "half a picture"))
-    rows.append((f"http://{ALLOWED_HOST}:{unused_port()}/x.jpg", "a dead port"))
-    rows.append((None, "text alone"))
-    return rows
 
 
 def test_every_pair_ends_as_one_sample_or_one_rejection(

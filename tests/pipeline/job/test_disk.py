@@ -95,20 +95,19 @@ def test_a_disk_without_any_room_is_refused_before_any_work(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
 def test_the_command_on_a_full_disk_ends_with_status_1_and_one_message(
-    flags, pairs, curated, new_disk, tmp_path: Path, workers: int
+    flags, pairs, curated, new_disk, tmp_path: Path
 ) -> None:
     needed = used_kilobytes(curated[0])
     disk = new_disk(tmp_path / "disk", needed // 2)
     root = disk.folder / "out"
-    status, said = finish(start_command(flags, pairs, root, workers))
+    status, said = finish(start_command(flags, pairs, root, workers=2))
     assert status == 1, said
     assert f"error: cannot write {root}" in said
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     disk.resize(2 * needed)
-    status, said = finish(start_command(flags, pairs, root, workers))
+    status, said = finish(start_command(flags, pairs, root, workers=2))
     assert status == 0, said
     assert contents(root) == contents(curated[0])
 

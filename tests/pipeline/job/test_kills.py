@@ -193,20 +193,6 @@ def killed_in(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_job_killed_again_and_again_makes_the_same_bytes(
-    flags, pairs, curated, tmp_path, workers
-):
-    for stage in (Stage.READ, Stage.FETCH, Stage.SCORE, Stage.LEVEL, Stage.PACK):
-        process = start_command(flags, pairs, tmp_path, workers)
-        wait_for_progress(process, tmp_path, stage)
-        kill(process)
-    status, said = finish(start_command(flags, pairs, tmp_path, workers))
-    assert status == 0, said
-    assert contents(tmp_path) == contents(curated[0])
-
-
-@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
     flags, rows, site, curated, tmp_path
 ):
@@ -277,9 +263,8 @@ if "pipeline.job.worker" in sys.orig_argv:
         (AT_START, "os._exit(3)"),
         (AT_WORK, "os._exit(3)"),
         (AT_WORK, "os.abort()"),
-        (AT_WORK, "os.kill(os.getpid(), 9)"),
     ],
-    ids=["exit-at-start", "exit", "abort", "kill"],
+    ids=["exit-at-start", "exit", "abort"],
 )
 def test_a_worker_that_dies_by_itself_ends_the_job_and_a_rerun_makes_the_same_bytes(
     flags, pairs, curated, tmp_path: Path, program: str, death: str

@@ -49,7 +49,7 @@ from tests.curations import (
 )
 from tests.datasets import finish as finish_dataset
 from tests.datasets import write_dataset
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 from tests.web_server import unused_port
 from training.data.dataset import TrainDataset, open_images
 

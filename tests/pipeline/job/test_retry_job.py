@@ -21,7 +21,7 @@ from tests.curations import (
     start_words,
     write_pairs,
 )
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 from tests.web_server import WebServer
 
 BROKEN = range(0, 30, 3)
@@ -98,7 +98,7 @@ def test_a_retry_that_is_killed_at_random_moments_makes_the_same_bytes(
     broken: Path, retried: Path, tmp_path: Path
 ) -> None:
     root, chance = copy_of(broken, tmp_path), random.Random(6)
-    for number in range(6):
+    for number in range(4):
         job = start_words(["retry", str(root), "--workers", str(1 + number % 2)])
         wait_for_retry(job, root)
         time.sleep(chance.uniform(0, 2))

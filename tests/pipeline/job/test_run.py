@@ -3,19 +3,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import apache_beam as beam
-import numpy as np
 import pytest
-from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import CurationConfig, FetchConfig
 from pipeline.job.run import Job, check_stages, with_checked_inputs, with_shared_cores
-from pipeline.level.transform import AssignLevels
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig
-from tests.curated_tables import Row, write_shards
+from tests.curated_tables import write_shards
+from tests.levelled import forget_overall_edges, level, some_rows
 
 
 @pytest.mark.parametrize(("workers", "share"), [(0, 0), (1, 0), (3, 2), (16, 1)])
@@ -27,29 +24,6 @@ def test_workers_on_this_machine_share_its_cores_unless_told_otherwise(monkeypat
         fetch=FetchConfig(decode_processes=5), deduplicate=DeduplicateConfig(threads=6)
     )
     assert with_shared_cores(told, workers) == told
-
-
-def level(layout, shards, **settings):
-    with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        levelled = pipeline | beam.Create(shards) | AssignLevels(layout, LevelConfig(**settings))
-        assert_that(levelled, equal_to(shards))
-
-
-def some_rows(count, seed=0, mean=0.25, source="pairs.csv"):
-    scores = np.random.default_rng(seed).normal(mean, 0.05, count).round(3)
-    return [
-        Row(f"{seed}-{place}", float(score), source=source) for place, score in enumerate(scores)
-    ]
-
-
-def change_edges(layout, change):
-    values = json.loads(Path(layout.edges).read_text())
-    change(values["groups"])
-    Path(layout.edges).write_text(json.dumps(values))
-
-
-def forget_overall_edges(layout):
-    change_edges(layout, lambda groups: groups.remove(next(g for g in groups if not g["source"])))
 
 
 @pytest.fixture

@@ -54,11 +54,10 @@ def portable_flags(tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
 def test_two_workers_and_permuted_rows_make_the_bytes_of_one_worker(
-    flags, rows, curated, tmp_path: Path, seed: int
+    flags, rows, curated, tmp_path: Path
 ) -> None:
-    shuffled = random.Random(seed).sample(rows, len(rows))
+    shuffled = random.Random(1).sample(rows, len(rows))
     pairs = write_pairs(tmp_path / "input", shuffled)
     status, said = finish(start_command(flags, pairs, tmp_path / "out", workers=2))
     assert status == 0, said

@@ -10,15 +10,12 @@ import webdataset
 import wids
 
 from pipeline.config import PackConfig
-from pipeline.pack.plan import plan_train_shards
-from pipeline.pack.shard import pack_shard
 from pipeline.pack.transform import PackShards
 from schemas.columns import file_metadata, read_table
-from schemas.errors import DatasetError
 from schemas.records import LEVELLED_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from tests.curations import record_of
-from tests.datasets import fetched_sample, jpeg, write_dataset, write_fetched
+from tests.datasets import jpeg, write_dataset
 from tests.pipelines import shard_numbers
 
 
@@ -150,28 +147,3 @@ def test_larger_shards_leave_none_of_the_smaller_ones_behind(tmp_path):
     foreign.unlink()
     names = sorted(path.name for path in (tmp_path / "train").iterdir())
     assert names == ["000000.parquet", "000000.tar", "000001.parquet", "000001.tar", "index.json"]
-
-
-def test_a_shard_is_packed_again_when_what_it_is_made_of_changes(tmp_path):
-    write_dataset(tmp_path, shards=1, is_scored=False)
-    layout, config = DatasetLayout(str(tmp_path)), PackConfig(samples_per_shard=100)
-    for caption in ("before", "after"):
-        sample = fetched_sample(1)
-        sample = type(sample)(
-            **{
-                **{name: getattr(sample, name) for name in sample.__dataclass_fields__},
-                "caption": caption,
-            }
-        )
-        write_fetched(layout, 0, [sample])
-        stats = Path(layout.fetched(0, "_stats.json"))
-        stats.write_text(json.dumps({"fingerprint": caption}))
-        (plan,) = plan_train_shards(layout, [0], config, has_levels=False)
-        pack_shard(layout, plan, config)
-        assert [row["caption"] for row in train_rows(tmp_path)] == [caption]
-
-
-def test_a_missing_stage_is_named(tmp_path):
-    layout = DatasetLayout(str(tmp_path))
-    with pytest.raises(DatasetError, match=r"00000\.parquet is missing"):
-        plan_train_shards(layout, [0], PackConfig(), has_levels=True)

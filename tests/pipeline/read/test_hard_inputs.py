@@ -22,7 +22,7 @@ from pipeline.read.inputs import check_inputs
 from pipeline.read.rows import clean_rows
 from pipeline.read.splits import plan_splits
 from schemas.errors import ConfigError
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 
 URL = "https://example.com/{}.jpg"
 

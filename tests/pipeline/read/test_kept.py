@@ -16,7 +16,7 @@ from pipeline.config import ReadConfig
 from pipeline.read.inputs import check_inputs
 from schemas.columns import kept_fields
 from schemas.errors import ConfigError
-from tests.pipeline.fetch.test_transform import picture
+from tests.fetches import picture
 from tests.pipeline.read.test_transform import read_files
 
 URLS = [f"https://example.com/{n}.jpg" for n in range(4)]

@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from pipeline.cli import run
 from pipeline.score import rescore
 from pipeline.score.rescore import rescore_dataset
 from pipeline.score.shard import score_shard
@@ -13,7 +16,7 @@ from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
-from tests.pipeline.score.test_transform import add_member, make_shard
+from tests.scored import ROWS, add_member, make_shard
 
 
 def make_dataset(root: Path, tiny_clip: Any, *rows: int, **settings: Any) -> DatasetLayout:
@@ -110,3 +113,97 @@ def test_scores_without_embeddings_are_rescored(tiny_clip: Any, tmp_path: Path) 
     change_embedding(layout, "image_embedding", 2, [0.5] * 24)
     with pytest.raises(DatasetError, match="has 24 values in place of 0"):
         rescore_dataset(layout.root, sample=6)
+
+
+def test_sample_is_rescored_to_the_same_scores(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    for shard in range(2):
+        make_shard(layout, shard)
+        score_shard(layout, shard, tiny_clip.score_config())
+    report = rescore_dataset(layout.root, sample=9)
+    assert report.sampled == 9 and report.is_reproduced
+    assert report.largest_difference <= 1e-5
+    assert rescore_dataset(layout.root, sample=1000).sampled == 2 * ROWS
+    assert str(report).startswith("reproduced: 9 scores of tiny-clip tiny-clip.pt fp32")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 5e-3)])
+def test_scores_are_recomputed_within_the_tolerance_beside_other_pairs(
+    tiny_clip: Any, tmp_path: Path, precision: Any, tolerance: float
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config(precision=precision, batch_size=7))
+    report = rescore_dataset(layout.root, sample=10)
+    assert report.tolerance == tolerance
+    assert report.sampled == 10 and report.largest_difference <= tolerance
+
+
+def test_rescoring_finds_a_score_that_was_tampered_with(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    table = read_table(layout.scored(0), SCORED_SCHEMA)
+    scores = table["clip_score"].to_numpy().copy()
+    scores[7] += 0.01
+    column = table.schema.get_field_index("clip_score")
+    changed = table.set_column(column, table.schema.field(column), [scores])
+    metadata = file_metadata(table.schema)
+    write_table(changed, layout.scored(0), metadata)
+    report = rescore_dataset(layout.root, sample=ROWS)
+    assert not report.is_reproduced
+    assert report.worst[0].key == table["key"][7].as_py()
+    assert report.worst[0].key in str(report)
+
+
+def test_rescoring_with_another_model_fails_and_says_so(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    weights = tmp_path / "weights.pt"
+    shutil.copy(tiny_clip.weights, weights)
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config(pretrained=str(weights)))
+    moved = rescore_dataset(layout.root, sample=5, pretrained=str(tiny_clip.weights))
+    assert moved.is_reproduced
+    state = torch.load(weights)
+    state["visual.proj"] *= -1
+    torch.save(state, weights)
+    with pytest.raises(DatasetError, match="not the model that made these scores: weights_sha256"):
+        rescore_dataset(layout.root, sample=5)
+
+
+def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no scores"):
+        rescore_dataset(str(tmp_path), sample=5)
+
+
+def test_sample_is_spread_over_all_shards_and_as_large_as_asked_for(
+    tiny_clip: Any, tmp_path: Path
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    shard_of = {}
+    for shard in range(4):
+        shard_of |= {sample.key: shard for sample in make_shard(layout, shard, rows=8)}
+        score_shard(layout, shard, tiny_clip.score_config())
+    report = rescore_dataset(layout.root, sample=9)
+    assert report.sampled == 9
+    found = [shard_of[row.key] for row in report.worst]
+    assert sorted(found) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_scores_of_nothing_are_not_reproduced(tiny_clip: Any, tmp_path: Path) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0, rows=0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    with pytest.raises(DatasetError, match="no scored pair"):
+        rescore_dataset(layout.root, sample=5)
+
+
+def test_rescore_command_says_whether_the_scores_are_reproduced(
+    tiny_clip: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = DatasetLayout(str(tmp_path))
+    make_shard(layout, 0)
+    score_shard(layout, 0, tiny_clip.score_config())
+    assert run(["rescore", "--sample", "5", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("reproduced: 5 scores of tiny-clip")
+    assert run(["rescore", str(tmp_path / "none")]) == 2

@@ -11,7 +11,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from scoring.clip.preprocess import BATCHES_AHEAD, ImagePreprocessor, ImageSource, load_batches
-from scoring.clip.timing import FeedTime
 
 SIZES = [(64, 64), (40, 90), (90, 40), (17, 23), (300, 20), (1, 1)]
 
@@ -91,16 +90,6 @@ def test_jpegs_of_every_kind_decode_as_pillow_decodes_them() -> None:
             data = buffer.getvalue()
             expected = preprocessor.pixels(Image.open(io.BytesIO(data)))
             assert np.array_equal(preprocessor.pixels(data), expected), (mode, settings)
-
-
-def test_what_the_pictures_took_is_told() -> None:
-    preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(8, 8))))
-    took = FeedTime()
-    images = [np.zeros((8, 8, 3), np.uint8)] * 20
-    list(load_batches(images, preprocessor, 10, 2, is_pinned=False, took=took))
-    assert took.threads == 2
-    assert len(took.thread_seconds) == 4
-    assert took.seconds == max(took.reading_seconds, sum(took.thread_seconds) / 2) > 0
 
 
 @pytest.mark.parametrize("threads", [1, 4])

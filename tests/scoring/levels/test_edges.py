@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from scoring.levels.counts import CHUNK_ROWS
 from scoring.levels.edges import (
     EdgeSearch,
     assign_levels,
@@ -14,7 +12,6 @@ from scoring.levels.edges import (
     population_stability_index,
     refine,
 )
-from scoring.levels.positions import ordered_codes, position_of, score_of
 
 SCORES = st.one_of(
     st.floats(width=32, allow_nan=False),
@@ -115,16 +112,6 @@ def test_the_top_fraction_is_the_best_scored_pairs_in_equal_levels(data, fractio
     assert levels[best].tolist() == expected.tolist()
 
 
-@given(hnp.arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=False)))
-def test_codes_order_as_the_scores_do(score):
-    codes = ordered_codes(score).astype(np.int64)
-    assert (
-        np.sign(codes[:, None] - codes[None])
-        == (score[:, None] > score) * 1 - (score[:, None] < score)
-    ).all()
-    assert [score_of(int(code) << 64) for code in codes] == score.tolist()
-
-
 def test_equal_scores_are_told_apart_by_the_hash_alone():
     rng = np.random.default_rng(0)
     key_hash = rng.permutation(1000).astype(np.uint64) << np.uint64(3)
@@ -164,15 +151,6 @@ def test_arguments_that_do_not_fit_together_are_refused():
         assign_levels(np.zeros(3, np.float32), np.zeros(3, np.uint64), 128)
 
 
-def test_many_pairs_in_several_chunks_equal_a_sort():
-    rng = np.random.default_rng(1)
-    size = 3 * CHUNK_ROWS + 17
-    score = np.round(rng.normal(0.27, 0.05, size), 4).astype(np.float32)
-    key_hash = rng.permutation(size).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    found = assign_levels(score, key_hash, 8)
-    assert (found == levels_by_sorting(score, key_hash, 8)).all()
-
-
 def test_old_edges_level_new_pairs_by_the_same_scores():
     rng = np.random.default_rng(2)
     score = rng.normal(0.27, 0.05, 5000).astype(np.float32)
@@ -184,12 +162,6 @@ def test_old_edges_level_new_pairs_by_the_same_scores():
     new = np.array([-5.0, *lowest, *(np.nextafter(low, np.float32(-9)) for low in lowest), 5.0])
     levels = levels_from_edges(new.astype(np.float32), np.full(16, 2**64 - 1, np.uint64), edges)
     assert levels.tolist() == [1, *range(2, 9), *range(1, 8), 8]
-
-
-def test_positions_order_by_score_then_hash():
-    places = [(-1.0, 5), (-1.0, 6), (-0.0, 3), (0.0, 4), (1e-45, 0), (0.3, 2**64 - 1), (0.4, 0)]
-    positions = [position_of(*place) for place in places]
-    assert positions == sorted(positions)
 
 
 def test_drift_is_zero_for_equal_shares_and_grows_with_the_shift():
