@@ -49,7 +49,7 @@ def main() -> None:
     print("model      side          images/core-s   user s  system s      faults")
     found = {
         model: compare(model, rounds, images, options.batch_size)
-        for model in (("RN50",) if options.quick else MODELS)
+        for model in (("RN50",) if options.quick else options.models)
     }
     if options.save:
         sizes = {"images": images, "batch_size": options.batch_size, "rounds": rounds}
@@ -62,6 +62,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--quick", action="store_true", help="few images, one round")
     parser.add_argument("--save", action="store_true", help="write the figures into a file")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
