@@ -140,6 +140,20 @@ def test_the_tests_mirror_the_rooms():
     assert rooms - tested == set()
 
 
+def test_a_modules_tests_are_found_by_its_name():
+    """New modules come with `test_NAME.py`; those of before that have none yet become fewer."""
+    lines = (ROOT / "tests" / "tested_elsewhere.txt").read_text().splitlines()
+    elsewhere = dict(line.split() for line in lines)
+    modules = [path for path in MODULES if path.name != "__init__.py"]
+    unnamed = {
+        name_of(path)
+        for path in modules
+        if not (ROOT / "tests" / path.relative_to(ROOT).parent / f"test_{path.name}").exists()
+    }
+    assert unnamed - elsewhere.keys() == set()
+    assert all((ROOT / test).exists() for test in elsewhere.values())
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_package_that_is_imported_is_ours(package):
     spec = importlib.util.find_spec(package)
