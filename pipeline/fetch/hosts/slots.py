@@ -76,7 +76,7 @@ class HostSlots:
         slot = Slot(self, origin)
         try:
             await self.wait_for_rate(origin, deadline)
-        except BaseException:
+        except BaseException:  # cancelled, too: what is held is given back
             slot.end()
             raise
         return slot
@@ -88,7 +88,7 @@ class HostSlots:
             await asyncio.wait({room}, timeout=max(patience_seconds, 0.0))
             if not room.done():
                 raise no_slot(origin)
-        except BaseException:
+        except BaseException:  # cancelled, too: what is held is given back
             if room.done():
                 self.end(origin)
             else:

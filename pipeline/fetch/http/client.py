@@ -182,11 +182,11 @@ class HttpClient:
                     raise too_many(max_bytes)
                 try:
                     body = await self._read(response, max_bytes, deadline, is_image)
-                except BaseException:
+                except BaseException:  # cancelled, too: what is held is given back
                     response.close()
                     raise
             return Response(body)
-        except BaseException as error:
+        except BaseException as error:  # cancelled, too: what is held is given back
             self._budget.release(len(body))
             if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == PROXY_REFUSES:
                 raise not_let_in(str(self._config.proxy)) from error
@@ -271,7 +271,7 @@ class HttpClient:
                 require_image(bytes(body))
             if not (is_cut or unpack.is_complete):
                 raise SampleRejected(RejectReason.INCOMPLETE_RESPONSE, "packed data ends early")
-        except BaseException:
+        except BaseException:  # cancelled, too: what is held is given back
             self._budget.abandon(len(body), id(body))
             raise
         self._budget.finish(len(body), id(body))
