@@ -11,7 +11,7 @@ from schemas.errors import RejectReason, SampleRejected
 from tests.web_server import ALLOWED_HOST, WebServer, response
 
 PATIENCE = 60.0
-"""Seconds in which even a busy machine sends a few requests."""
+"""Seconds in which even a busy machine answers."""
 
 
 def settings(server: WebServer, **more: Any) -> FetchConfig:
@@ -19,7 +19,7 @@ def settings(server: WebServer, **more: Any) -> FetchConfig:
     values: dict[str, Any] = {
         "allow_networks": (f"{ALLOWED_HOST}/32",),
         "allow_ports": (server.port,),
-        "timeout_seconds": 2 * PATIENCE,
+        "timeout_seconds": PATIENCE,
         "retries": 0,
     }
     return FetchConfig(**{**values, **more})
@@ -50,8 +50,8 @@ def download(
 class AnswersAtOnce:
     """A route that counts how many requests it answers at once.
 
-    The first answers wait until so many are asked at once as are allowed, however slow the
-    machine, and then for a moment, in which one more would be seen.
+    Until as many are asked at once as are allowed, an answer waits for the next request as long as
+    a slow machine needs to send one; then for a moment, in which one too many would be seen.
     """
 
     def __init__(self, body: bytes, allowed: int) -> None:
@@ -64,7 +64,7 @@ class AnswersAtOnce:
         """Answers one request."""
         self._active += 1
         self.most = max(self.most, self._active)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + 1.0
         while self.most < self._allowed and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)

@@ -36,6 +36,8 @@ class WebServer:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     _routes: dict[str, Handler] = field(default_factory=dict)
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _handling: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, path: str, host: str = ALLOWED_HOST) -> str:
         """Returns the URL of a path."""
@@ -142,17 +144,27 @@ class WebServer:
         self._stopped = asyncio.Event()
         servers = []
         for host in self.hosts:
-            server = await asyncio.start_server(self._handle, host, self.port, ssl=self.tls)
+            server = await asyncio.start_server(self._begin, host, self.port, ssl=self.tls)
             self.port = server.sockets[0].getsockname()[1]
             servers.append(server)
         ready.set()
         await self._stopped.wait()
         for server in servers:
             server.close()
+        writers = list(self._writers)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:  # also of those cancelled before they began, or with bytes to send
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -166,6 +178,7 @@ class WebServer:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the client left, or the test is over
         finally:
+            self._writers.discard(writer)
             writer.close()
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:

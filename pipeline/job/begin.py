@@ -41,11 +41,12 @@ def begin_attempt(
         layout: with an absolute root.
 
     Raises:
-        ConfigError: if workers do not see the job's paths.
+        ConfigError: if workers do not see the job's paths, or the runner does not take its flags.
     """
     if chosen.name == RAY and chosen.ray is not None:
         return _on_ray(chosen, chosen.ray, workers, layout, sights, console)
     if chosen.name == DATAFLOW:
+        new_pipeline(chosen)  # its flags first: that is quickly mended
         refuse_local_paths(sights, "Dataflow's workers have no disk of this machine")
     elif not chosen.is_local:
         pipeline = new_pipeline(chosen)
