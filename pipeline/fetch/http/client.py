@@ -20,7 +20,7 @@ from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
 from pipeline.fetch.http.budgets import ByteBudget, paused
-from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler
+from pipeline.fetch.http.heads import MAX_HEAD_BYTES, GenerousHandler, KeptWordRequest
 from pipeline.fetch.http.proxy import not_let_in, proxy_url
 from pipeline.fetch.http.resolver import CachedResolver
 from pipeline.fetch.http.responses import PASSING_STATUS, Unpacker, failure, too_many
@@ -92,6 +92,7 @@ class HttpClient:
         contact = f" (+{config.contact})" if config.contact else ""
         self._session = aiohttp.ClientSession(
             connector=connector,
+            request_class=KeptWordRequest,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.timeout_seconds),
             headers={

@@ -9,6 +9,7 @@ import asyncio
 import re
 from typing import Any
 
+import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import BadHttpMessage
 
@@ -177,3 +178,17 @@ class GenerousHandler(ResponseHandler):
         if self.transport is not None:
             self.transport.close()
         self.set_exception(error)
+
+
+class KeptWordRequest(aiohttp.ClientRequest):
+    """A request after which a connection that it asks to be closed is not used again.
+
+    aiohttp 3.14 closes it only where the answer says so, too; a server need not, and a request that
+    follows on it is lost (RFC 9112, section 9.6).
+    """
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Returns the answer, its head not yet read."""
+        if self.headers.get("Connection") == "close" and conn.protocol is not None:
+            conn.protocol.force_close()
+        return await super().send(conn)

@@ -31,5 +31,11 @@ def test_real_parts_keep_their_knowledge_and_survive_saving(tmp_path):
     assert (inputs["input_ids"] == processor.image_token_id).sum() == 49
     model.save_pretrained(tmp_path / "saved")
     loaded = AlignGPTForConditionalGeneration.from_pretrained(tmp_path / "saved").eval()
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, weights in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weights), name
+    # Loaded weights lie elsewhere in memory, by which a product's last bit can differ.
     with torch.no_grad():
-        assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+        torch.testing.assert_close(
+            loaded(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-2
+        )

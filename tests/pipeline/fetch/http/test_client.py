@@ -11,7 +11,7 @@ from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.http.download import Downloader
 from schemas.errors import RejectReason, SampleRejected
 from tests.hostile_urls import IMAGE
-from tests.web_server import ALLOWED_HOST, WebServer
+from tests.web_server import ALLOWED_HOST, WebServer, response
 
 NAMES = (
     b"Retry-After",
@@ -153,3 +153,27 @@ def test_decoders_that_make_no_room_are_no_fault_of_a_host(
     monkeypatch.setattr("pipeline.fetch.http.client.MAX_ROOM_SECONDS", 0.2)
     found = hold_the_buffer(web_server, timeout_seconds=5.0, held_seconds=1.0)
     assert found == (RejectReason.RATE_LIMITED, 0)
+
+
+def test_a_connection_that_was_asked_to_be_closed_is_not_used_again(web_server: WebServer) -> None:
+    async def answer_and_close_late(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(IMAGE))
+        await asyncio.sleep(0.3)
+
+    first = web_server.route("/first", answer_and_close_late)
+    second = web_server.serve("/second", IMAGE)
+
+    async def ask() -> bytes:
+        config = settings(web_server)
+        downloader = Downloader(config, HostMemory(config))
+        try:
+            # Of several: a request that is lost on a used connection is sent once more.
+            together = [downloader.download(first, is_last_of_host=True) for _ in range(3)]
+            assert await asyncio.gather(*together) == [IMAGE] * 3
+            return bytes(await downloader.download(second))
+        finally:
+            await downloader.close()
+
+    assert asyncio.run(ask()) == IMAGE
+    asked = [request for request in web_server.requests if request.path == "/first"]
+    assert [request.headers.get("connection") for request in asked] == ["close"] * 3
