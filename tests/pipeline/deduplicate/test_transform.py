@@ -1,38 +1,13 @@
 from pathlib import Path
 
-import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline.deduplicate.transform import KeepBestOfDuplicates
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from scoring.config import DeduplicateConfig
 from tests.curated_tables import Row, read_rows, write_shards
-
-
-def deduplicate(layout, shards, **settings):
-    config = DeduplicateConfig(device="cpu", **settings)
-    with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        unique = pipeline | beam.Create(shards) | KeepBestOfDuplicates(layout, config)
-        assert_that(unique, equal_to(shards))
-
-
-def vector(seed, noise=0.0):
-    rng = np.random.default_rng(seed)
-    base = rng.standard_normal(32)
-    base = base / np.linalg.norm(base)
-    other = np.random.default_rng(1000 + int(noise * 1e6)).standard_normal(32)
-    moved = base + noise * other / np.linalg.norm(other)
-    return moved / np.linalg.norm(moved)
-
-
-def kept(layout, shards):
-    return {
-        row["key"]: row["duplicate_count"] for s in shards for row in read_rows(layout.unique(s))
-    }
+from tests.duplicates import deduplicate, kept, vector
 
 
 def rejected(layout, shards):

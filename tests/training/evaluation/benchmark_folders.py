@@ -252,3 +252,25 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     pictures = [{"bytes": png(colours[i % 3]), "path": None} for i in range(len(rows))]
     full = [{"image": picture, **row} for picture, row in zip(pictures, rows, strict=True)]
     pq.write_table(pa.Table.from_pylist(full), path, row_group_size=2)
+
+
+def words(model: str, root: str, out: Path, *more: str) -> list[str]:
+    """Returns the words that ask a model POPE's questions of a folder."""
+    return [
+        "evaluate",
+        model,
+        "--benchmarks",
+        "pope",
+        "--data",
+        root,
+        "--out",
+        str(out),
+        "--precision",
+        "fp32",
+        *more,
+    ]
+
+
+def answers_of(out: Path, name: str = "predictions.jsonl") -> list[dict[str, Any]]:
+    """Returns the rows that it wrote."""
+    return [json.loads(line) for line in (out / "pope" / name).read_text().splitlines()]

@@ -6,31 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.training.evaluation.benchmark_folders import answers_of, words
 from tests.training.evaluation.conftest import write_pope
 from training.cli import run
 from training.evaluation import evaluate as evaluate_module
 from training.evaluation.catalogue import benchmarks
 from training.evaluation.generate import Answerer, load_answerer
-
-
-def words(model: str, root: str, out: Path, *more: str) -> list[str]:
-    return [
-        "evaluate",
-        model,
-        "--benchmarks",
-        "pope",
-        "--data",
-        root,
-        "--out",
-        str(out),
-        "--precision",
-        "fp32",
-        *more,
-    ]
-
-
-def answers_of(out: Path, name: str = "predictions.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "pope" / name).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.training.evaluation.benchmark_folders import golden
+from tests.training.evaluation.benchmark_folders import answers_of, golden, words
 from training.cli import run
 from training.data.conversations import VICUNA_V1
 from training.evaluation.generate import Answerer, load_answerer
@@ -25,26 +23,6 @@ def test_a_prompt_is_vicunas_to_the_letter(model_folder: str) -> None:
             text = answerer.text(given, has_picture=True)
             assert text.removeprefix(bos) == expected, name
     assert answerer._processor.chat_template == VICUNA_V1
-
-
-def words(model: str, root: str, out: Path, *more: str) -> list[str]:
-    return [
-        "evaluate",
-        model,
-        "--benchmarks",
-        "pope",
-        "--data",
-        root,
-        "--out",
-        str(out),
-        "--precision",
-        "fp32",
-        *more,
-    ]
-
-
-def answers_of(out: Path, name: str = "predictions.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "pope" / name).read_text().splitlines()]
 
 
 def test_one_eight_and_thirty_two_at_once_say_the_same(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
-from tests.training.evaluation.benchmark_folders import golden
+from tests.training.evaluation.benchmark_folders import golden, words
 from training.cli import parse, run
 from training.evaluation import evaluate as evaluate_module
 from training.evaluation.catalogue import benchmark, benchmarks
@@ -14,22 +14,6 @@ from training.evaluation.evaluate import tasks_of
 from training.evaluation.generate import Answerer, load_answerer
 from training.evaluation.questions import Picture, Question
 from training.evaluation.runs import answer_task, exchange, finish_task, image_mode
-
-
-def words(model: str, root: str, out: Path, *more: str) -> list[str]:
-    return [
-        "evaluate",
-        model,
-        "--benchmarks",
-        "pope",
-        "--data",
-        root,
-        "--out",
-        str(out),
-        "--precision",
-        "fp32",
-        *more,
-    ]
 
 
 @pytest.fixture(scope="module")
