@@ -35,6 +35,7 @@ from pipeline.config import CurationConfig
 from pipeline.dataset.guard import config_from_json, stored_config
 from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
+from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.memory import keep_freed_memory, large_imports
@@ -62,6 +63,7 @@ def main() -> None:
     prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_products_reproducible()
     keep_freed_memory()  # one worker is this process
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])

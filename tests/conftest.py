@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Read once, when torch is loaded: threads that spin steal the core from whom they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# As the commands do: where in memory its factors lie is in no product's last bits.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
 # torch.compile would start processes of its own, as many as there are cores, in every worker.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 

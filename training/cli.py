@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
+from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
@@ -125,6 +126,7 @@ def main() -> None:
     prepare_output()
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_products_reproducible()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.job.lock import hold_as_worker
 from pipeline.job.log import lossy_output
+from schemas.arithmetic import keep_products_reproducible
 from schemas.memory import keep_freed_memory, large_imports
 
 PARENT_CHECK_SECONDS = 0.5
@@ -20,6 +21,7 @@ def main(job_process: int, run_folder: str | None) -> None:
     Args:
         run_folder: local folder of the job's lock and logs; None for a dataset on an object store.
     """
+    keep_products_reproducible()
     keep_freed_memory()
     threading.Thread(target=_die_with, args=(job_process,), daemon=True).start()
     with ExitStack() as held:

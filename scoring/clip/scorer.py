@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from schemas.arithmetic import keep_kernels_apart
+from schemas.arithmetic import keep_kernels_apart, keep_products_reproducible
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
@@ -59,6 +59,7 @@ class ClipScorer:
     """
 
     def __init__(self, config: ScoreConfig) -> None:
+        keep_products_reproducible()
         config = with_precision(config)
         checkpoint = resolve_checkpoint(config)
         self.config = config

@@ -15,6 +15,7 @@ from schemas.arithmetic import (
     emulation_warning,
     fast_arithmetic,
     keep_kernels_apart,
+    keep_products_reproducible,
     processor_arithmetic,
 )
 
@@ -128,3 +129,32 @@ def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path: Path) -> No
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "here")
     keep_kernels_apart()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "here"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_product_has_the_same_bits_wherever_its_factors_lie(rows):
+    pictures, weights = torch.randn(rows, 100), torch.randn(130, 100)
+    products = {
+        torch.nn.functional.linear(_moved(pictures, left), _moved(weights, right)).numpy().tobytes()
+        for left in (0, 4, 7)
+        for right in range(16)
+    }
+    assert len(products) == 1
+
+
+def _moved(values: torch.Tensor, places: int) -> torch.Tensor:
+    """Returns the values, so many places behind an aligned address."""
+    room = torch.empty(values.numel() + places)
+    return room[places:].view(values.shape).copy_(values)
+
+
+def test_products_are_made_reproducible(monkeypatch):
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    keep_products_reproducible()
+    assert os.environ["MKL_CBWR"] == "AUTO"
+
+
+def test_who_has_chosen_how_mkl_sums_keeps_the_choice(monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    keep_products_reproducible()
+    assert os.environ["MKL_CBWR"] == "COMPATIBLE"
