@@ -93,6 +93,8 @@ class FolderRecord:
     """Folder to a hash of the names and sizes of our files in it, when the last job was done."""
     open: set[str] = field(default_factory=set)
     """Folders in which a job may have left more than is listed."""
+    is_handed_over: bool = False
+    """Whether others go on with the job's work after it, so that its folders stay open."""
 
     @property
     def path(self) -> str:
@@ -234,6 +236,8 @@ def recorded_folder(layout: DatasetLayout, say: Callable[[str], None]) -> Iterat
         say(f"{layout.root} was made before its files were recorded: {count:,} are recorded now.")
     record.write()
     yield record
+    if record.is_handed_over:
+        return
     record.take_stock()
     record.open = set()
     record.write()

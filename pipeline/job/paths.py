@@ -36,6 +36,7 @@ def absolute_config(config: CurationConfig) -> CurationConfig:
             fetch,
             allow_folders=tuple(map(absolute_path, fetch.allow_folders)),
             deny_hashes=tuple(map(absolute_path, fetch.deny_hashes)),
+            ca_file=_absolute_or_none(fetch.ca_file),
         ),
         score=replace(
             config.score,
