@@ -9,10 +9,11 @@ import pytest
 from pipeline.level.signals import (
     check_level_settings,
     level_settings,
+    may_stay,
     signal_fingerprint,
+    signal_rows,
     signals_of,
     uses_signals,
-    values_and_kept,
 )
 from schemas.columns import signal_field, table_from_records, with_kept, write_table
 from schemas.errors import ConfigError
@@ -71,16 +72,20 @@ def test_a_fingerprint_names_what_decides_and_nothing_else(layout):
 
 
 @pytest.mark.parametrize(
-    ("settings", "values", "kept"),
+    ("settings", "fulfil", "high_enough"),
     [
-        ({}, [0.3, 0.1], [True, True]),
-        ({"by": "taste"}, [1.0, 3.0], [True, True]),
-        ({"keep": "taste > 2"}, [0.3, 0.1], [False, True]),
-        ({"by": "taste", "keep": "clip_score > 0.2"}, [1.0, 3.0], [True, False]),
+        ({}, [True, True], [True, True]),
+        ({"keep": "taste > 2"}, [False, True], [True, True]),
+        ({"by": "taste", "keep": "clip_score > 0.2"}, [True, False], [True, True]),
+        ({"minimum_score": 0.3}, [True, True], [True, False]),
     ],
 )
-def test_pairs_are_ranked_and_kept_in_their_own_order(layout, settings, values, kept):
+def test_pairs_stand_in_their_own_order_with_what_decides(layout, settings, fulfil, high_enough):
     scores = np.array([0.3, 0.1], np.float32)
-    found = values_and_kept(layout, 0, LevelConfig(**settings), keys(2, 0), scores)
-    assert found[0] == pytest.approx(values)
-    assert found[1].tolist() == kept
+    config = LevelConfig(**settings)
+    rows = signal_rows(layout, 0, config, keys(2, 0), scores)
+    assert rows["clip_score"].to_numpy().tolist() == scores.tolist()
+    assert ("taste" in rows.column_names) == ("taste" in str(settings))
+    if "taste" in rows.column_names:
+        assert rows["taste"].to_pylist() == [1.0, 3.0]
+    assert [which.tolist() for which in may_stay(rows, config)] == [fulfil, high_enough]
