@@ -11,6 +11,7 @@ from schemas.progress import show_progress
 from training.config import Control, DataConfig, ParallelConfig, Precision, SampleForm
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
+from training.data.loader import PackedRows, Rows
 from training.engine.deepspeed import start_distributed
 from training.engine.precision import dtype_of
 from training.evaluation.control import (
@@ -69,18 +70,8 @@ def dataset_loss(
     found = None
     if told_levels:
         pictured = [s for s in chosen if lengths.tokens[s] > 0 and dataset[s].num_images]
-        if not pictured:
-            raise ConfigError(f"{', '.join(data)}: no sample has a picture to tell a level of")
         told_order = validation_order(pictured, lengths, tokens_per_sequence, window)
-        found = found_levels(
-            model,
-            rows,
-            told_order,
-            vectors_of(model.level_vectors.weight),
-            align_token_id=model.config.align_token_id,
-            form=form,
-            levels=told_levels,
-        )
+        found = _found(model, rows, told_order, told_levels, form)
     if control == "none":
         return totals, None, found
     pictures_from = exchanged_samples(dataset, [s for s in chosen if lengths.tokens[s] > 0])
@@ -105,3 +96,24 @@ def check_told_levels(config: Any, levels: Sequence[int]) -> None:
         raise ConfigError(
             f"--told-level {wrong[0]}: this model has the levels 1 to {config.num_levels}"
         )
+
+
+def _found(
+    model: Any, rows: PackedRows, order: Sequence[Rows], levels: Sequence[int], form: SampleForm
+) -> LevelsFound:
+    """Returns what a model makes of samples with pictures that it is told these levels of.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    if not order:
+        raise ConfigError("--told-level: no sample has a picture to tell a level of")
+    return found_levels(
+        model,
+        rows,
+        order,
+        vectors_of(model.level_vectors.weight),
+        align_token_id=model.config.align_token_id,
+        form=form,
+        levels=levels,
+    )
