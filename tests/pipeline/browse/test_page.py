@@ -17,7 +17,7 @@ from schemas.errors import ConfigError, DatasetError, RejectReason, SampleReject
 from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA, CaptionedImage
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from tests.datasets import finish, write_dataset
+from tests.datasets import add_signal, finish, write_dataset
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m"
 PATIENCE = 120_000
@@ -129,6 +129,35 @@ def test_both_sides_of_an_edge_are_shown_nearest_first(rows, client):
     assert high == sorted(high)
     assert low[0] <= high[0]
     assert "The worst of level 3" in client.get("/edges?level=2").text
+
+
+def taste_of(score: float) -> float:
+    """Returns a signal whose ranks give the levels of `write_levelled`, reversed within each."""
+    level, rest = divmod(4 * (score + 0.3), 1)
+    return level + (1 - rest) / 2
+
+
+def test_edges_and_orders_and_conditions_go_by_the_signal_that_decides_the_levels(tmp_path):
+    root = tmp_path / "data"
+    write_dataset(root)
+    add_signal(root, "taste", taste_of)
+    finish(root, by="taste")
+    rows = DatasetRows(str(root))
+    below, above = rows.edge(2, size=50)
+    for side, is_falling in ((below, True), (above, False)):
+        tastes = [row["taste"] for row in side]
+        assert tastes == sorted(tastes, reverse=is_falling)
+        scores = [row["clip_score"] for row in side]
+        assert scores == sorted(scores, reverse=not is_falling) and len(set(scores)) > 3
+    client = TestClient(Page(rows).app(), base_url="http://127.0.0.1")
+    assert "By taste, whose ranks decide" in client.get("/edges?level=2").text
+    highest = rows.page("", "taste, highest first", 0)
+    assert highest[0]["taste"] == max(row["taste"] for row in highest[:38])
+    shown = client.get("/?where=taste+>+2&state=all").text
+    assert f"<h1>{rows.count('taste > 2')} row" in shown and rows.count("taste > 2") > 5
+    assert ">taste, lowest first</option>" in shown
+    assert client.get("/?state=rejected").status_code == 200  # rows without the column
+    rows.close()
 
 
 def test_what_comes_from_the_web_is_text_and_nothing_is_loaded_from_there(client, rows):

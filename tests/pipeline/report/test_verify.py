@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import run
-from pipeline.report import verify
+from pipeline.report import verify, verify_shard
 from pipeline.report.verify import verify_dataset
 from schemas.errors import DatasetError
 from tests.datasets import finish, jpeg, write_dataset
@@ -286,6 +288,26 @@ def test_a_corruption_is_found_and_named_with_its_file_and_row(name, whole, tmp_
     if name in SEEN_BY_HASHES:
         with pytest.raises(DatasetError, match=r"train/"):
             verify_dataset(str(root), is_quick=True)
+
+
+FAR = 5 << 30
+"""First byte of a member that 32 bits do not reach."""
+
+
+def test_places_beyond_four_gigabytes_are_held_against_each_other(whole):
+    table = pq.read_table(whole / "train" / "000000.parquet")
+    place = table.schema.get_field_index("image_offset")
+    far = pc.add(table["image_offset"], FAR)
+    table = table.set_column(place, table.schema.field(place), far)
+    faults: list[str] = []
+    for wrong in (0, 1 << 32):
+        with (whole / "train" / "000000.tar").open("rb") as file:
+            source = verify_shard._HashingReader(file)
+            source.length = FAR - wrong
+            told = verify_shard._Faults(faults, "train/000000.tar")
+            verify_shard._check_samples(source, table, verify_shard.ShardCheck({}), told, "000000")
+        assert told.count == (len(table) if wrong else 0)
+    assert re.search(r"is at byte \d+, .* the table says 536\d{7}", faults[0])
 
 
 def test_the_command_ends_with_0_for_what_is_whole_and_1_for_what_is_not(whole, tmp_path, capsys):
