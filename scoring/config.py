@@ -7,6 +7,7 @@ from typing import Literal
 from schemas.errors import ConfigError
 from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
+from scoring.levels.ranks import parse_rank_mean
 from scoring.signals.names import parse_signals
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
@@ -147,7 +148,8 @@ class LevelConfig:
     num_levels: int = 8
     """Number of equally large levels."""
     by: str = "clip_score"
-    """Column whose ranks decide the levels: clip_score, or one of score.signals."""
+    """Column whose ranks decide the levels: clip_score, or one of score.signals; or several, as
+    rank_mean:clip_score,negclip, by the mean of their ranks, with weights as rank_mean:a,b:2,1."""
     keep: str | None = None
     """SQL condition on clip_score and the signals, such as "nsfw < 0.3 and aesthetic > 4.5"; pairs
     that do not fulfil it are left out before the levels are cut."""
@@ -162,6 +164,11 @@ class LevelConfig:
 
     def __post_init__(self) -> None:
         check_num_levels("levels.num_levels", self.num_levels)
+        if parse_rank_mean(self.by) is not None and self.edges_from is not None:
+            raise ConfigError(
+                f"levels.by {self.by!r} cannot be set together with levels.edges_from: ranks say "
+                "nothing about other data. Rank by one column, or cut new edges"
+            )
         if not 0.0 < self.top_fraction <= 1.0:
             raise ConfigError(
                 f"levels.top_fraction must be in (0, 1] (1 keeps all), got {self.top_fraction}"
