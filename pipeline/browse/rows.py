@@ -6,7 +6,7 @@ name; then everything about those few. So a page of a million rows costs what th
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from schemas.records import REJECTION_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import is_local, local_path
+from scoring.levels.ranks import parse_rank_mean
 
 PAGE_ROWS = 60
 GROUPS = 12
@@ -81,8 +82,8 @@ class DatasetRows:
         signals = [field.name for field in signal_fields(known)]
         self.orders = {**ORDERS, **dict(_orders_of(signals))}
         """SQL of each order, by the name that people choose it by."""
-        self.ranked_by = self._ranked_by(signals)
-        """The column whose ranks decide the levels."""
+        self.ranked_by = self._ranked_by({SCORE, *signals})
+        """What decides the levels, as `levels.by` has it: a column, or the mean of some's ranks."""
         if not self.packed and not self.rejected:
             raise DatasetError(
                 f"{root} has nothing to look at: no train/ and no rejected/; make a dataset with "
@@ -106,11 +107,13 @@ class DatasetRows:
         found = f" UNION ALL BY NAME SELECT * FROM {_read(files)}" if files else ""
         self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM no_{name}{found}")
 
-    def _ranked_by(self, signals: Sequence[str]) -> str:
+    def _ranked_by(self, columns: Collection[str]) -> str:
         with suppress(DatasetError):  # of another version, whose rows can be looked at all the same
             stored = stored_config(self.layout) or {}
             by = str(stored.get("levels", {}).get("by", SCORE))
-            return by if by in signals else SCORE
+            mean = parse_rank_mean(by)
+            names = (by,) if mean is None else mean.names
+            return by if set(names).issubset(columns) else SCORE
         return SCORE
 
     def _condition(self, text: str) -> str:
@@ -213,11 +216,12 @@ class DatasetRows:
 
         By what decides the levels, and as they do: of pairs that tie, the hash of the key.
         """
-        by = _column(self.ranked_by)
+        value = _value_of(self.ranked_by)
         return tuple(  # type: ignore[return-value]
             self._whole(
-                f"SELECT {OF_FILE} FROM packed WHERE alignment_level = {number} "
-                f"ORDER BY {by} {way} NULLS LAST, key {way} LIMIT {size}"
+                f"SELECT {OF_FILE} FROM (SELECT {OF_FILE}, alignment_level, key, {value} AS value "
+                f"FROM packed WHERE alignment_level IS NOT NULL) WHERE alignment_level = {number} "
+                f"ORDER BY value {way} NULLS LAST, key {way} LIMIT {size}"
             )
             for number, way in ((level, "DESC"), (level + 1, "ASC"))
         )
@@ -269,6 +273,17 @@ def _schema_of(path: Path) -> pa.Schema:
 def _column(name: str) -> str:
     """Returns a column's name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _value_of(by: str) -> str:
+    """Returns what levels are cut by, as SQL over all rows that have a level."""
+    mean = parse_rank_mean(by)
+    if mean is None:
+        return _column(by)
+    ranks = [f"row_number() OVER (ORDER BY {_column(name)}, key)" for name in mean.names]
+    return " + ".join(
+        f"{weight!r} * {rank}" for weight, rank in zip(mean.weights, ranks, strict=True)
+    )
 
 
 def _orders_of(signals: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import open_read, remove
 from schemas.terminal import Console
+from scoring.levels.ranks import parse_rank_mean
 
 NOT_SELECTED = "not_selected"
 REPEATED_KEY = "repeated_key"
@@ -162,6 +163,11 @@ def derived_config(sources: Sequence[Source], selection: Selection) -> CurationC
     config = dataclasses.replace(config, pack=pack)
     if num_levels is None:
         return config
+    if selection.num_levels is not None and parse_rank_mean(config.levels.by) is not None:
+        raise ConfigError(
+            f"these levels were cut by {config.levels.by}, by ranks over all pairs: leave out "
+            "--cut-levels, or level a parent anew with one column as its --levels.by"
+        )
     return dataclasses.replace(
         config, levels=dataclasses.replace(config.levels, num_levels=num_levels)
     )

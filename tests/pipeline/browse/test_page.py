@@ -12,11 +12,13 @@ from starlette.testclient import TestClient
 from pipeline.browse.page import Page
 from pipeline.browse.rows import DatasetRows
 from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.select.run import Selection, make_selection
 from schemas.columns import read_table
 from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected
 from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA, CaptionedImage
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from tests.curations import quiet_console
 from tests.datasets import add_signal, finish, write_dataset
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m"
@@ -158,6 +160,28 @@ def test_edges_and_orders_and_conditions_go_by_the_signal_that_decides_the_level
     assert ">taste, lowest first</option>" in shown
     assert client.get("/?state=rejected").status_code == 200  # rows without the column
     rows.close()
+
+
+def test_edges_between_levels_by_a_mean_of_ranks_are_in_the_order_of_that_mean(tmp_path):
+    root = tmp_path / "data"
+    write_dataset(root)
+    add_signal(root, "taste", lambda score: (7 * score) % 1)
+    finish(root, by="rank_mean:clip_score,taste:1,3")
+    rows = DatasetRows(str(root))
+    kept = rows.page("reason is null", "", 0)
+    ranks = {
+        name: {row["key"]: n for n, row in enumerate(sorted(kept, key=lambda row: row[name]))}
+        for name in ("clip_score", "taste")
+    }
+    for side, is_falling in zip(rows.edge(2, size=50), (True, False), strict=True):
+        means = [ranks["clip_score"][row["key"]] + 3 * ranks["taste"][row["key"]] for row in side]
+        assert means == sorted(means, reverse=is_falling) and len(means) > 3
+    client = TestClient(Page(rows).app(), base_url="http://127.0.0.1")
+    assert "By rank_mean:clip_score,taste:1,3" in client.get("/edges?level=2").text
+    rows.close()
+    with pytest.raises(ConfigError, match="by ranks over all pairs: leave out --cut-levels"):
+        chosen = Selection(command="select", parents=(str(root),), num_levels=3)
+        make_selection(chosen, str(tmp_path / "out"), quiet_console())
 
 
 def test_what_comes_from_the_web_is_text_and_nothing_is_loaded_from_there(client, rows):
