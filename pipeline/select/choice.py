@@ -145,7 +145,9 @@ def _keys(
         next(passed, None)
 
 
-def cut_levels(sources: Sequence[Source], num_levels: int, by: str, watch: Watch) -> LevelEdges:
+def cut_levels(
+    sources: Sequence[Source], num_levels: int, watch: Watch, by: str = SCORE
+) -> LevelEdges:
     """Returns the edges of equally large levels of what is taken, found pass by pass.
 
     Args:
@@ -188,7 +190,9 @@ class Taken:
     tar: str
 
 
-def taken_samples(sources: Sequence[Source], edges: LevelEdges | None, by: str) -> Iterator[Taken]:
+def taken_samples(
+    sources: Sequence[Source], edges: LevelEdges | None, by: str = SCORE
+) -> Iterator[Taken]:
     """Yields all that is taken, of several datasets in the order of the keys.
 
     Args:

@@ -87,7 +87,7 @@ def make_selection(selection: Selection, out: str, console: Console) -> None:
             )
         wanted = selection.num_levels
         by = config.levels.by
-        edges = None if wanted is None else cut_levels(sources, wanted, by, _shown)
+        edges = None if wanted is None else cut_levels(sources, wanted, _shown, by)
         derivation = _derivation(selection, sources, config, total - chosen, repeated)
         begin(derivation, config)
         samples = taken_samples(sources, edges, by)
