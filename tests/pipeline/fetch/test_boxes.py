@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import CurationConfig, FetchConfig, ReadConfig
+from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.worktimes import StepTime
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.images import images_of
 from pipeline.fetch.shard import fetch_pairs
-from schemas.errors import ConfigError, RejectReason, SampleRejected
+from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -66,7 +67,7 @@ def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):
     )
     progress = ShardProgress(DatasetLayout(str(tmp_path / "data")), Stage.FETCH, 0, 3)
     with progress, tempfile.TemporaryFile() as spool:
-        kept, rejections = fetch_pairs(pairs, config, None, spool, progress)
+        kept, rejections = fetch_pairs(pairs, config, None, spool, progress, StepTime(step="fetch"))
         stored = []
         for _, (place,) in kept:
             spool.seek(place.offset)
@@ -76,10 +77,3 @@ def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):
     assert (plain == pixels).all()
     assert blurred[24:72, 32:96].std() < 0.2 * pixels[24:72, 32:96].std()
     assert (blurred[:8] == pixels[:8]).all()
-
-
-def test_the_column_must_go_along():
-    with pytest.raises(ConfigError, match=r"add --read\.keep-columns faces"):
-        CurationConfig(fetch=FetchConfig(blur_boxes="faces"))
-    read = ReadConfig(keep_columns=("boxes=faces",))
-    CurationConfig(read=read, fetch=FetchConfig(blur_boxes="faces"))
