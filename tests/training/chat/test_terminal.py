@@ -25,6 +25,7 @@ def model_folder(
 ) -> str:
     out = tmp_path_factory.mktemp("chat") / "run"
     config = TrainConfig(
+        told_samples=0,
         model=ModelConfig(**tiny_parts, num_levels=4),
         data=DataConfig(
             tokens_per_sequence=128,
@@ -194,7 +195,7 @@ def test_the_saved_model_has_the_loss_that_training_ended_with(
 ) -> None:
     log = (Path(model_folder).parent / "metrics.jsonl").read_text().splitlines()
     reported = [json.loads(line)["validation/loss"] for line in log if "validation/loss" in line]
-    measured, _ = dataset_loss(
+    measured, *_ = dataset_loss(
         model_folder,
         [caption_dataset],
         form="caption",

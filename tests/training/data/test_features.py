@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 def stage_1(parts: dict[str, str], store: str = "", **model: Any) -> TrainConfig:
     return TrainConfig(
+        told_samples=0,
         model=ModelConfig(**parts, num_levels=4, **model),
         data=DataConfig(
             tokens_per_sequence=128,
