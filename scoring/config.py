@@ -13,6 +13,8 @@ from scoring.signals.names import parse_signals
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+ITM_PROMPT = 'Does the caption "{caption}" fit this picture? Answer yes or no.'
+
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 """A GPU as Beam's resource hints name it."""
 
@@ -68,26 +70,35 @@ class ScoreConfig:
     decode_threads: int = 0
     """Threads that decode images ahead of the model; 0 for one per core."""
     signals: tuple[str, ...] = ()
-    """Further numbers a pair, each a column: negclip, head:FILE.safetensors, MODULE:FUNCTION, and
-    NAME=SIGNAL for another name. They need no second pass of the model; docs/signals.md."""
+    """Further numbers a pair, each a column: negclip, head:FILE.safetensors and MODULE:FUNCTION
+    from stored embeddings; clip:MODEL/PRETRAINED, a second model of open_clip, and itm:MODEL, the
+    answer of an image-text-to-text model, with a pass over the pictures each; and NAME=SIGNAL for
+    another name; docs/signals.md."""
+    itm_prompt: str = ITM_PROMPT
+    """What itm:MODEL is asked; {caption} stands for the pair's caption."""
+    itm_batch_size: int = 8
+    """Pairs that itm:MODEL is asked about at once. Batches are formed by position."""
     keep_embeddings: bool = True
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads"):
+        for name in ("batch_size", "threads", "itm_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
         if self.decode_threads < 0:
             raise ConfigError(f"score.decode_threads must be at least 0, got {self.decode_threads}")
-        if parse_signals(self.signals) and not self.keep_embeddings:
+        specs = parse_signals(self.signals)
+        stored = [spec.name for spec in specs if not spec.looks_at_pictures]
+        if stored and not self.keep_embeddings:
             raise ConfigError(
-                "score.signals are computed from stored embeddings, but score.keep_embeddings is "
-                "False: keep them, or ask for no signals"
+                f"score.signals: {', '.join(stored)} is computed from stored embeddings, but "
+                "score.keep_embeddings is False: keep them, or ask for no such signals"
             )
-        if "{caption}" not in self.prompt_template:
-            raise ConfigError(
-                f"score.prompt_template must contain {{caption}}, got {self.prompt_template!r}"
-            )
+        for name in ("prompt_template", "itm_prompt"):
+            if "{caption}" not in getattr(self, name):
+                raise ConfigError(
+                    f"score.{name} must contain {{caption}}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

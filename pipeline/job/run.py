@@ -226,7 +226,7 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
-        check_signals(job.config.score)
+        check_signals(job.config.score, runs_here=runs_here)
         # torch and open_clip take seconds to start: only a job that scores waits for them.
         with large_imports():
             from scoring.clip.scorer import check_model

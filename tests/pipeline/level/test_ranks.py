@@ -10,6 +10,7 @@ import pytest
 
 import pipeline.level.ranks
 from pipeline.dataset.key_hashes import key_hashes
+from pipeline.dataset.ownership import WORK_FILES
 from schemas.columns import signal_field, write_table
 from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
@@ -90,6 +91,27 @@ def test_parts_and_shards_change_no_level_and_a_second_run_no_file(layout, tmp_p
     Path(layout.levelled(1)).unlink()  # as after a kill
     level(layout, shards, by=BY, num_levels=5)
     assert levels_by_key(layout, shards) == expected(rows, taste, 5)
+
+
+def test_what_a_killed_ranking_leaves_is_known_as_ours_and_used_or_removed(
+    layout, few_at_once, monkeypatch
+):
+    rows = some_rows(70)
+    shards = write_shards(layout, [rows[:35], rows[35:]])
+    taste = write_signals(layout, shards, rows)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.level.transform.remove_rank_files", lambda count, layout: count)
+        level(layout, shards, by=BY)
+    folder = Path(layout.run, "level")
+    left = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert len(left) == 2 + 3 * 3 + 2
+    assert all(WORK_FILES["level"].fullmatch(name) for name in left)
+    Path(layout.levelled(0)).unlink()
+    next(folder.rglob("values/00000.bin")).unlink()
+    next(folder.rglob("ranks/00-00001.bin")).unlink()
+    level(layout, shards, by=BY)
+    assert levels_by_key(layout, shards) == expected(rows, taste)
+    assert not folder.exists()
 
 
 def test_pairs_that_are_left_out_have_no_rank(layout):
