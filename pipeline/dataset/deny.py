@@ -24,7 +24,12 @@ from schemas.storage import exists, open_read
 HEX_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
 HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
 LINES_AT_ONCE = 1 << 17
-DENIED = (RejectReason.DENIED_URL, RejectReason.DENIED_HOST, RejectReason.DENIED_HASH)
+DENIED = (
+    RejectReason.DENIED_URL,
+    RejectReason.DENIED_HOST,
+    RejectReason.DENIED_REDIRECT,
+    RejectReason.DENIED_HASH,
+)
 """Reasons whose rows keep neither address nor text."""
 
 

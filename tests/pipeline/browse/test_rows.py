@@ -5,11 +5,16 @@ from itertools import pairwise
 
 import pyarrow.parquet as pq
 import pytest
+from starlette.testclient import TestClient
 
+from pipeline.browse.page import Page
 from pipeline.browse.rows import DatasetRows, shard_of
+from pipeline.select.run import Selection, make_selection
 from schemas.errors import ConfigError, DatasetError
 from schemas.records import TRAIN_SCHEMA
 from schemas.stages import Stage
+from tests.curations import quiet_console
+from tests.datasets import add_signal, finish, write_dataset
 
 
 def test_every_row_is_shown_once_kept_or_not(rows):
@@ -74,3 +79,54 @@ def test_duplicates_stand_in_groups_with_what_stayed(rows):
         assert {row["kept_key"] for row in group.dropped} == {group.kept["key"]}
     assert rows.duplicates(1) == (total, [])
     assert rows.duplicates(0, "exact_duplicate") == (0, [])
+
+
+def taste_of(score: float) -> float:
+    """Returns a signal whose ranks give the levels of `write_levelled`, reversed within each."""
+    level, rest = divmod(4 * (score + 0.3), 1)
+    return level + (1 - rest) / 2
+
+
+def test_edges_and_orders_and_conditions_go_by_the_signal_that_decides_the_levels(tmp_path):
+    root = tmp_path / "data"
+    write_dataset(root)
+    add_signal(root, "taste", taste_of)
+    finish(root, by="taste")
+    rows = DatasetRows(str(root))
+    below, above = rows.edge(2, size=50)
+    for side, is_falling in ((below, True), (above, False)):
+        tastes = [row["taste"] for row in side]
+        assert tastes == sorted(tastes, reverse=is_falling)
+        scores = [row["clip_score"] for row in side]
+        assert scores == sorted(scores, reverse=not is_falling) and len(set(scores)) > 3
+    client = TestClient(Page(rows).app(), base_url="http://127.0.0.1")
+    assert "By taste, whose ranks decide" in client.get("/edges?level=2").text
+    highest = rows.page("", "taste, highest first", 0)
+    assert highest[0]["taste"] == max(row["taste"] for row in highest[:38])
+    shown = client.get("/?where=taste+>+2&state=all").text
+    assert f"<h1>{rows.count('taste > 2')} row" in shown and rows.count("taste > 2") > 5
+    assert ">taste, lowest first</option>" in shown
+    assert client.get("/?state=rejected").status_code == 200  # rows without the column
+    rows.close()
+
+
+def test_edges_between_levels_by_a_mean_of_ranks_are_in_the_order_of_that_mean(tmp_path):
+    root = tmp_path / "data"
+    write_dataset(root)
+    add_signal(root, "taste", lambda score: (7 * score) % 1)
+    finish(root, by="rank_mean:clip_score,taste:1,3")
+    rows = DatasetRows(str(root))
+    kept = rows.page("reason is null", "", 0)
+    ranks = {
+        name: {row["key"]: n for n, row in enumerate(sorted(kept, key=lambda row: row[name]))}
+        for name in ("clip_score", "taste")
+    }
+    for side, is_falling in zip(rows.edge(2, size=50), (True, False), strict=True):
+        means = [ranks["clip_score"][row["key"]] + 3 * ranks["taste"][row["key"]] for row in side]
+        assert means == sorted(means, reverse=is_falling) and len(means) > 3
+    client = TestClient(Page(rows).app(), base_url="http://127.0.0.1")
+    assert "By rank_mean:clip_score,taste:1,3" in client.get("/edges?level=2").text
+    rows.close()
+    with pytest.raises(ConfigError, match="by ranks over all pairs: leave out --cut-levels"):
+        chosen = Selection(command="select", parents=(str(root),), num_levels=3)
+        make_selection(chosen, str(tmp_path / "out"), quiet_console())
