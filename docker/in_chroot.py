@@ -183,20 +183,25 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="folder with a bare Debian 12")
     parser.add_argument("--stage", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--run", nargs=argparse.REMAINDER, help="start the entry point")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--run", action="store_true", help="start the entry point with what follows"
+    )
+    words = sys.argv[1:]
+    at = words.index("--run") + 1 if "--run" in words else len(words)
+    given, rest = parser.parse_args(words[:at]), words[at:]
     stages = {name: Path(path) for name, _, path in (one.partition("=") for one in given.stage)}
     arguments = dict(one.split("=", 1) for one in given.arg)
     box = Container(given.root.absolute(), stages)
     found = instructions(DOCKERFILE.read_text(), STAGE)
     with lending(box.root):
         for step in found:
-            if given.run is not None and step.name in ("RUN", "COPY"):
+            if given.run and step.name in ("RUN", "COPY"):
                 continue
-            print(f"{step.name} {step.text}", flush=True) if given.run is None else None
+            if not given.run:
+                print(f"{step.name} {step.text}", flush=True)
             execute(step, box, arguments)
-        if given.run is not None:
-            sys.exit(box.run([*entry_point(found), *given.run]))
+        if given.run:
+            sys.exit(box.run([*entry_point(found), *rest]))
 
 
 if __name__ == "__main__":
