@@ -241,6 +241,9 @@ class TrainConfig:
     """Steps between two validations; 0 validates at the start and at the end only."""
     save_every_steps: int = 0
     """Steps between two checkpoints; 0 saves one on SIGTERM only."""
+    told_samples: int = 32
+    """Held-out samples with pictures that the model is told each level of at the end, for the
+    table and picture of its levels (OUT/levels.json and .png); 0 leaves both out."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     keep_checkpoint_every_hours: float = 0.0
@@ -252,6 +255,8 @@ class TrainConfig:
                 f"epochs must be at least 1 and max_steps at least 0, "
                 f"got {self.epochs} and {self.max_steps}"
             )
+        if self.told_samples < 0:
+            raise ConfigError(f"told_samples must be at least 0, got {self.told_samples}")
         for name in ("log_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -36,6 +36,7 @@ def tiny_config(parts: dict[str, str], **changes: Any) -> TrainConfig:
         "optimizer": OptimizerConfig(learning_rate=1e-2),
         "parallel": ParallelConfig(zero_stage=2, precision="fp32"),
         "epochs": 2,
+        "told_samples": 0,
     }
     return TrainConfig(**{**values, **changes})
 
@@ -88,13 +89,16 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    assert train(tiny_config(tiny_parts), [caption_dataset], str(one))
+    assert train(tiny_config(tiny_parts, told_samples=4), [caption_dataset], str(one))
     losses = logged(one, "validation/loss")
     assert losses[-1] < losses[0]
     assert (one / "loss.png").stat().st_size > 1000
     assert {f"train/level_{level}_loss" for level in (1, 2, 3, 4)} <= all_names(one)
+    check_levels(one)
 
-    assert train(stage_2(tiny_parts), [conversation_dataset], str(two), init=str(one / "model"))
+    stage = stage_2(tiny_parts, told_samples=4)
+    assert train(stage, [conversation_dataset], str(two), init=str(one / "model"))
+    assert json.loads((two / "levels.json").read_text())["vectors"]["moved"] == [0.0] * 4
     losses = logged(two, "validation/loss")
     assert losses[-1] < losses[0]
     weights = [logged(two, f"gate/level_{level}_weight")[-1] for level in (1, 2, 3)]
@@ -104,6 +108,17 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
         middle = sum(n * (part + 0.5) / 10 for part, n in enumerate(counts)) / sum(counts)
         assert middle == pytest.approx(weight, abs=0.051)
     assert (two / "model" / "model.safetensors").exists()
+
+
+def check_levels(out: Path) -> None:
+    """Checks what stage 1 says of its levels at the end."""
+    found = json.loads((out / "levels.json").read_text())
+    learnt = load_file(out / "model" / "model.safetensors")["level_vectors.weight"]
+    assert found["vectors"]["lengths"] == pytest.approx(learnt.norm(dim=1).tolist(), rel=1e-4)
+    assert min(found["vectors"]["moved"]) > 0.01
+    assert 1 <= found["samples"] <= 4 and set(found["told"]) == {"1", "2", "3", "4"}
+    assert found["told"]["4"]["difference"] == 0.0 and found["gate"] == {}
+    assert (out / "levels.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ def build(folder: RunFolder) -> Run:
     if init is None:
         start_of_projector(parts, config, dataset, first, encoder, store, out)
     size = parts.size(config)
+    vectors = parts.model.level_vectors.weight if parts.model.config.has_align_token else None
+    start_vectors = None if vectors is None else vectors.detach().clone()
     words = word_spread(parts.model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
@@ -93,6 +95,7 @@ def build(folder: RunFolder) -> Run:
         plan=plan,
         validation=_validation_rows(parts, config, validation, encoder, store),
         words=words,
+        start_vectors=start_vectors,
         first_step=first_step,
         plan_fingerprint=fingerprint,
         size=size,
@@ -207,6 +210,8 @@ class _HeldOut:
     """Whose pictures a sample gets in the control; those without pictures are not in it."""
     control_order: list[Rows]
     """This process's share of the samples in `pictures_from`."""
+    told_order: list[Rows]
+    """This process's share of the first of them."""
 
 
 def _held_out(
@@ -234,6 +239,9 @@ def _held_out(
         order=validation_order(chosen, lengths, tokens, window) if chosen else [],
         pictures_from=pictures_from,
         control_order=validation_order(list(pictures_from), lengths, tokens, window),
+        told_order=validation_order(
+            list(pictures_from)[: config.told_samples], lengths, tokens, window
+        ),
     )
 
 
@@ -266,6 +274,7 @@ def _validation_rows(
         order=held.order,
         control_rows=rows(held.pictures_from),
         control_order=held.control_order,
+        told_order=held.told_order,
     )
 
 
