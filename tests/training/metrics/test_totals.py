@@ -35,7 +35,6 @@ def loss_of(total: float, levels: list[float], gates: list[float], count: int) -
         losses=torch.zeros(0),
         image_features=None,
         hits=torch.zeros(0, dtype=torch.bool),
-        gate_weights=None,
         gate_histogram=torch.full((2, BINS), float(count)),
     )
 
