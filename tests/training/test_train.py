@@ -221,6 +221,25 @@ def test_resume_equals_no_interruption_under_any_zero_stage(
     assert min(logged(resumed, "memory/resident_bytes")) > 10**7
 
 
+def test_a_curriculum_of_levels_goes_on_where_it_stopped(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    data = {"level_weights": (0.0, 1.0, 1.0, 2.0), "level_curriculum": "low_left_out"}
+    config = tiny_config(tiny_parts, data=data, save_every_steps=1, keep_checkpoints=9)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train(config, [caption_dataset], str(whole))
+    assert "train/level_1_loss" not in all_names(whole)
+    assert len(logged(whole, "train/level_4_loss")) > len(logged(whole, "train/level_2_loss")) > 0
+    go_back(whole, resumed, step=1)
+    with pytest.raises(ConfigError, match=r'level_curriculum was "low_left_out"'):
+        train(tiny_config(tiny_parts, save_every_steps=1), [caption_dataset], str(resumed))
+    assert train(config, [caption_dataset], str(resumed))
+    for name in ("train/samples_checksum", "train/loss"):
+        assert logged(resumed, name) == pytest.approx(logged(whole, name), rel=1e-5)
+    with pytest.raises(ConfigError, match="no sample has an alignment level"):
+        train(stage_2(tiny_parts, data=data), [conversation_dataset], str(tmp_path / "unlevelled"))
+
+
 def go_back(run: Path, copy: Path, step: int) -> None:
     """Makes of a finished run one that was killed after the checkpoint at `step`."""
     shutil.copytree(run, copy)

@@ -31,6 +31,7 @@ def loss_of(total: float, levels: list[float], gates: list[float], count: int) -
         level_sums=torch.tensor(levels),
         gate_sums=torch.tensor(gates),
         gate_count=count,
+        gate_weights=None,
         losses=torch.zeros(0),
         image_features=None,
         hits=torch.zeros(0, dtype=torch.bool),
