@@ -7,7 +7,7 @@ exchanged within a batch.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -73,8 +73,13 @@ class Control:
     """Whether pairs were left out for their score when the levels were cut."""
 
 
-def read_control(layout: DatasetLayout) -> Control | None:
+def read_control(
+    layout: DatasetLayout, each: Callable[[Sequence[str]], Iterable[str]] = iter
+) -> Control | None:
     """Returns the control of a dataset's scores; None where embeddings are not stored.
+
+    Args:
+        each: yields the tables that are read, whoever wants to know when.
 
     Raises:
         DatasetError: if a table is damaged.
@@ -84,7 +89,8 @@ def read_control(layout: DatasetLayout) -> Control | None:
     wanted = [paths[index * len(paths) // count] for index in range(count)]
     control = Control(is_cut=_is_cut(layout))
     is_long = None if len(wanted) > 16 else False  # what is done in seconds says nothing
-    for path in shown("Exchanging captions", wanted, len(wanted), unit="shard", is_active=is_long):
+    paths = each(wanted)
+    for path in shown("Exchanging captions", paths, len(wanted), unit="shard", is_active=is_long):
         shard = int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
         _count_shard(control, layout, shard)
     return control if control.overall.wins.pairs else None
