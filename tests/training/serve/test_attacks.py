@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from schemas.errors import ConfigError
-from tests.training.serve.conftest import LIMITS, client_of, serving, turn
+from tests.training.serve.conftest import LIMITS, PATIENCE, client_of, get, serving, turn
 from training.parts import Assembled
 from training.serve.commands import Serve
 from training.serve.connections import Doorkeeper
@@ -111,6 +111,7 @@ def post(server: Any, body: str | bytes, **headers: str) -> httpx.Response:
     return httpx.post(
         f"{server.address}/v1/chat/completions",
         content=body,
+        timeout=PATIENCE,
         headers={"Content-Type": "application/json", **headers},
     )
 
@@ -125,13 +126,13 @@ def test_pages_of_elsewhere_cannot_ask_a_local_server(server: Any) -> None:
     whole = json.dumps({"model": "tiny", **with_text("hi")})
     assert post(server, whole, **{"Content-Type": "text/plain"}).status_code == 415
     assert post(server, whole, Host="evil.example").status_code == 403
-    assert httpx.get(f"{server.address}/v1/models", headers={"Host": "a.b"}).status_code == 403
-    assert httpx.get(f"{server.address}/health", headers={"Host": "localhost:1"}).status_code == 200
+    assert get(f"{server.address}/v1/models", headers={"Host": "a.b"}).status_code == 403
+    assert get(f"{server.address}/health", headers={"Host": "localhost:1"}).status_code == 200
 
 
 def test_what_is_not_there_is_an_error_in_openais_form(server: Any) -> None:
-    assert httpx.get(f"{server.address}/v1/nothing").json()["error"]["type"]
-    assert httpx.get(f"{server.address}/v1/chat/completions").status_code == 405
+    assert get(f"{server.address}/v1/nothing").json()["error"]["type"]
+    assert get(f"{server.address}/v1/chat/completions").status_code == 405
 
 
 def test_a_gigabyte_is_refused_before_it_is_read(server: Any) -> None:
@@ -155,13 +156,13 @@ def test_a_gigabyte_is_refused_before_it_is_read(server: Any) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 break
             finally:
-                sender.settimeout(20)
+                sender.settimeout(PATIENCE)
     assert sent < 2**25
 
 
 def raw(server: Any) -> socket.socket:
     host, port = server.address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
 def head(*lines: str) -> bytes:
@@ -191,7 +192,7 @@ def test_connections_that_say_nothing_keep_nobody_out(parts: Assembled) -> None:
 def test_a_head_that_does_not_end_ends_the_connection(
     parts: Assembled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.serve.run.Doorkeeper", partial(Doorkeeper, seconds=0.2))
+    monkeypatch.setattr("training.serve.run.Doorkeeper", partial(Doorkeeper, seconds=3.0))
     with serving(parts) as server:
         with raw(server) as silent:
             assert silent.recv(1) == b""
@@ -205,11 +206,11 @@ def test_a_head_that_does_not_end_ends_the_connection(
 
 def test_a_server_with_a_key_answers_nobody_without_it(parts: Assembled) -> None:
     with serving(parts, key="secret") as server:
-        assert httpx.get(f"{server.address}/health").status_code == 200
-        assert httpx.get(f"{server.address}/metrics").status_code == 401
+        assert get(f"{server.address}/health").status_code == 200
+        assert get(f"{server.address}/metrics").status_code == 401
         for key in ("none", "secre", "secrets", "sécret"):
             header = {"Authorization": f"Bearer {key}".encode()}
-            reply = httpx.get(f"{server.address}/v1/models", headers=header)
+            reply = get(f"{server.address}/v1/models", headers=header)
             assert reply.json()["error"]["code"] == "invalid_api_key"
         with client_of(server, "secret") as client:
             assert client.models.list().data
