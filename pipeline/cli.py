@@ -84,7 +84,10 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         words, beam_flags = split_beam_flags(arguments)
-        return execute(parse(words), beam_flags)
+        command = parse(words)
+        if isinstance(command, Curate) and command.dry_run:
+            return rehearse(command, hide_credentials(words), beam_flags)
+        return execute(command, beam_flags)
     except (ConfigError, DatasetError) as error:
         print_error(str(error))
         return STATUS_REFUSED
@@ -178,6 +181,17 @@ def execute(command: Command, beam_flags: Sequence[str]) -> int:
     except JobFailed as error:
         print_error(str(error))
         return STATUS_FAILED
+    return 0
+
+
+def rehearse(command: Curate, words: Sequence[str], beam_flags: Sequence[str]) -> int:
+    """Returns 0 if a curation could be submitted as it is."""
+    with large_imports():
+        from pipeline.job.dry_run.run import dry_run
+        from pipeline.job.run import Job
+
+    job = Job(**job_settings(command), beam_flags=tuple(beam_flags))
+    dry_run(job, words, Console(markup=False))
     return 0
 
 

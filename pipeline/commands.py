@@ -42,6 +42,9 @@ class Curate(RunOptions):
     pairs: tuple[str, ...]
     """Files, globs or URLs with the pairs: Parquet, CSV, TSV, JSONL (also .gz), URL lists, LLaVA
     JSON; existing WebDataset shards ({00000..00099}.tar); or folders of images with captions."""
+    dry_run: bool = False
+    """Build the graph as the runner would get it, check and show it, and stop there: nothing is
+    written and nothing is sent."""
     config: Annotated[CurationConfig, tyro.conf.arg(name="")] = field(default_factory=laion_pairs)
 
 

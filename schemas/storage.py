@@ -255,6 +255,11 @@ def exists(path: str) -> bool:
         return bool(filesystem.exists(name))
 
 
+def is_folder(path: str) -> bool:
+    """Returns whether a path leads to a folder of this machine."""
+    return is_local(path) and Path(local_path(path)).is_dir()
+
+
 def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
     _check()

@@ -7,10 +7,13 @@ from typing import Literal
 from schemas.errors import ConfigError
 from schemas.levels import check_num_levels
 from schemas.records import ImageFormat
+from scoring.levels.ranks import parse_rank_mean
 from scoring.signals.names import parse_signals
 
 ResizeMode = Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border", "no"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+ITM_PROMPT = 'Does the caption "{caption}" fit this picture? Answer yes or no.'
 
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 """A GPU as Beam's resource hints name it."""
@@ -67,26 +70,35 @@ class ScoreConfig:
     decode_threads: int = 0
     """Threads that decode images ahead of the model; 0 for one per core."""
     signals: tuple[str, ...] = ()
-    """Further numbers a pair, each a column: negclip, head:FILE.safetensors, MODULE:FUNCTION, and
-    NAME=SIGNAL for another name. They need no second pass of the model; docs/signals.md."""
+    """Further numbers a pair, each a column: negclip, head:FILE.safetensors and MODULE:FUNCTION
+    from stored embeddings; clip:MODEL/PRETRAINED, a second model of open_clip, and itm:MODEL, the
+    answer of an image-text-to-text model, with a pass over the pictures each; and NAME=SIGNAL for
+    another name; docs/signals.md."""
+    itm_prompt: str = ITM_PROMPT
+    """What itm:MODEL is asked; {caption} stands for the pair's caption."""
+    itm_batch_size: int = 8
+    """Pairs that itm:MODEL is asked about at once. Batches are formed by position."""
     keep_embeddings: bool = True
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads"):
+        for name in ("batch_size", "threads", "itm_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
         if self.decode_threads < 0:
             raise ConfigError(f"score.decode_threads must be at least 0, got {self.decode_threads}")
-        if parse_signals(self.signals) and not self.keep_embeddings:
+        specs = parse_signals(self.signals)
+        stored = [spec.name for spec in specs if not spec.looks_at_pictures]
+        if stored and not self.keep_embeddings:
             raise ConfigError(
-                "score.signals are computed from stored embeddings, but score.keep_embeddings is "
-                "False: keep them, or ask for no signals"
+                f"score.signals: {', '.join(stored)} is computed from stored embeddings, but "
+                "score.keep_embeddings is False: keep them, or ask for no such signals"
             )
-        if "{caption}" not in self.prompt_template:
-            raise ConfigError(
-                f"score.prompt_template must contain {{caption}}, got {self.prompt_template!r}"
-            )
+        for name in ("prompt_template", "itm_prompt"):
+            if "{caption}" not in getattr(self, name):
+                raise ConfigError(
+                    f"score.{name} must contain {{caption}}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +159,8 @@ class LevelConfig:
     num_levels: int = 8
     """Number of equally large levels."""
     by: str = "clip_score"
-    """Column whose ranks decide the levels: clip_score, or one of score.signals."""
+    """Column whose ranks decide the levels: clip_score, or one of score.signals; or several, as
+    rank_mean:clip_score,negclip, by the mean of their ranks, with weights as rank_mean:a,b:2,1."""
     keep: str | None = None
     """SQL condition on clip_score and the signals, such as "nsfw < 0.3 and aesthetic > 4.5"; pairs
     that do not fulfil it are left out before the levels are cut."""
@@ -162,6 +175,11 @@ class LevelConfig:
 
     def __post_init__(self) -> None:
         check_num_levels("levels.num_levels", self.num_levels)
+        if parse_rank_mean(self.by) is not None and self.edges_from is not None:
+            raise ConfigError(
+                f"levels.by {self.by!r} cannot be set together with levels.edges_from: ranks say "
+                "nothing about other data. Rank by one column, or cut new edges"
+            )
         if not 0.0 < self.top_fraction <= 1.0:
             raise ConfigError(
                 f"levels.top_fraction must be in (0, 1] (1 keeps all), got {self.top_fraction}"

@@ -54,6 +54,8 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(rf"(?<![\w/.])((?:{FOLDERS})/[\w./-]*\w)", PAGES[page])
     absent = [path for path in named if not (ROOT / path).exists()]
     assert [path for path in absent if path not in FILLED] == []
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"(?<![\w/])test_\w+\.py", PAGES[page])) <= tests
 
 
 @pytest.mark.parametrize("page", PAGES)

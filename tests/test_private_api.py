@@ -49,6 +49,21 @@ USES = [
         "create_harness",
         "pipeline/job/ray/worker.py",
     ),
+    *(
+        ("apache-beam", module, name, at)
+        for module, name, at in (
+            (
+                "apache_beam.internal.cloudpickle_pickler",
+                "DEFAULT_CONFIG.filepath_interceptor",
+                "pipeline/job/code_paths.py",
+            ),
+            (
+                "apache_beam.runners.portability.portable_runner",
+                "PortableRunner._optimize_pipeline",
+                "pipeline/job/dry_run/graph.py",
+            ),
+        )
+    ),
     (
         "apache-beam",
         "apache_beam.transforms.core",

@@ -88,6 +88,26 @@ def guard_folder(
     Raises:
         ConfigError: if one of the stages has output that was made with other settings.
     """
+    stored, wanted = refuse_other_settings(layout, config, stages, not_deciding)
+    sections = {stage.section for stage in stages} | {"is_scored"}
+    if Stage.READ in stages and not has_output(layout, Stage.FETCH):
+        # Which folders images may come from follows from the input: fetch, run alone, needs it.
+        sections.add(Stage.FETCH.section)
+    merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
+    commit_text(config_path(layout), _record(merged))
+
+
+def refuse_other_settings(
+    layout: DatasetLayout,
+    config: CurationConfig,
+    stages: Sequence[Stage],
+    not_deciding: Mapping[Stage, Collection[str]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the configuration that a folder has and the one that is wanted, as JSON.
+
+    Raises:
+        ConfigError: if one of the stages has output that was made with other settings.
+    """
     wanted = as_json(config)
     stored = with_later_settings(stored_config(layout) or wanted)
     conflicts: list[str] = []
@@ -112,12 +132,7 @@ def guard_folder(
             + "\nUse the same settings to go on, another --out to begin anew, or --redo "
             f"{redo.value} to remove what {redo.value} and the stages after it made"
         )
-    sections = {stage.section for stage in stages} | {"is_scored"}
-    if Stage.READ in stages and not has_output(layout, Stage.FETCH):
-        # Which folders images may come from follows from the input: fetch, run alone, needs it.
-        sections.add(Stage.FETCH.section)
-    merged = {**stored, **{name: wanted[name] for name in wanted if name in sections}}
-    commit_text(config_path(layout), _record(merged))
+    return stored, wanted
 
 
 def record_config(layout: DatasetLayout, config: CurationConfig) -> None:
@@ -246,9 +261,32 @@ def config_from_json(values: dict[str, Any]) -> CurationConfig:
 
 
 def as_json(config: CurationConfig) -> dict[str, Any]:
-    """Returns a configuration as JSON holds it: tuples become lists."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    """Returns a configuration as JSON holds it: tuples become lists.
+
+    Raises:
+        ConfigError: if a recipe set something that cannot be recorded, such as a function.
+    """
+    given = dataclasses.asdict(config)
+    try:
+        values: dict[str, Any] = json.loads(json.dumps(given))
+    except TypeError as error:
+        raise ConfigError(
+            f"{_unrecordable(given)}: a configuration is recorded with the dataset, and holds "
+            "texts and numbers alone"
+        ) from error
     return values
+
+
+def _unrecordable(values: dict[str, Any]) -> str:
+    """Returns which settings are no JSON, and what they are."""
+    found = []
+    for section, settings in values.items():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            try:
+                json.dumps(value)
+            except TypeError:
+                found.append(f"{section}.{name} is {value!r}")
+    return ", ".join(found)
 
 
 def _record(config: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ WORK_FILES = {
     "deduplicate": re.compile(
         r"[0-9a-f]{32}/(cells\.npz|joined|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
     ),
+    "level": re.compile(r"[0-9a-f]{32}/((spilled|values)/\d{5,}|ranks/\d{2,}-\d{5,})\.bin"),
     "progress": re.compile(rf"[a-z]+-\d{{5,}}\.json|{STEP_FILE.pattern}"),
     "times": TIMES_FILE,
 }
@@ -92,6 +93,8 @@ class FolderRecord:
     """Folder to a hash of the names and sizes of our files in it, when the last job was done."""
     open: set[str] = field(default_factory=set)
     """Folders in which a job may have left more than is listed."""
+    is_handed_over: bool = False
+    """Whether others go on with the job's work after it, so that its folders stay open."""
 
     @property
     def path(self) -> str:
@@ -233,6 +236,8 @@ def recorded_folder(layout: DatasetLayout, say: Callable[[str], None]) -> Iterat
         say(f"{layout.root} was made before its files were recorded: {count:,} are recorded now.")
     record.write()
     yield record
+    if record.is_handed_over:
+        return
     record.take_stock()
     record.open = set()
     record.write()

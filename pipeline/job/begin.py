@@ -9,6 +9,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from pipeline.dataset.guard import code_sha256
+from pipeline.job.code_paths import forget_code_paths
 from pipeline.job.fence import keep_within_fence, raise_fence
 from pipeline.job.inspection import remember_inspections
 from pipeline.job.lock import hold_as_worker, wait_for_workers
@@ -62,6 +63,7 @@ def new_pipeline(chosen: ChosenRunner) -> beam.Pipeline:
     Raises:
         ConfigError: if the runner does not accept its flags.
     """
+    forget_code_paths()
     try:
         return beam.Pipeline(runner=chosen.runner, options=chosen.options)
     except ValueError as error:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pipeline.config import CurationConfig
 from pipeline.read.inputs import InputFile
 from schemas.shards import DatasetLayout
-from schemas.storage import absolute_path
+from schemas.storage import absolute_path, is_folder
 from scoring.signals.names import parse_signals
 
 LOCAL_MODEL = "local-dir:"
@@ -36,6 +36,7 @@ def absolute_config(config: CurationConfig) -> CurationConfig:
             fetch,
             allow_folders=tuple(map(absolute_path, fetch.allow_folders)),
             deny_hashes=tuple(map(absolute_path, fetch.deny_hashes)),
+            ca_file=_absolute_or_none(fetch.ca_file),
         ),
         score=replace(
             config.score,
@@ -61,14 +62,22 @@ def absolute_inputs(files: Sequence[InputFile]) -> tuple[InputFile, ...]:
 
 
 def model_paths(config: CurationConfig) -> tuple[str, ...]:
-    """Returns the files and folders that the scoring model is read from, its heads among them."""
-    model = config.score.model
-    specs = parse_signals(config.score.signals)
-    heads = [spec.argument for spec in specs if spec.kind == "head"]
+    """Returns the files and folders that the models are read from: that of the scores, signals."""
+    paths = _clip_paths(config.score.model, config.score.pretrained)
+    for spec in parse_signals(config.score.signals):
+        if spec.kind == "clip":
+            paths += _clip_paths(*spec.clip_model)
+        elif spec.kind == "head" or (spec.kind == "itm" and is_folder(spec.argument)):
+            paths.append(spec.argument)
+    return tuple(paths)
+
+
+def _clip_paths(model: str, pretrained: str) -> list[str]:
+    """Returns the files and folders that a model of open_clip is read from; none of a name's."""
     if model.startswith(LOCAL_MODEL):
-        return (model.removeprefix(LOCAL_MODEL), *heads)
-    weights = _weights_file(config.score.pretrained)
-    return (*(path for path in (model if model.endswith(".json") else "", weights) if path), *heads)
+        return [model.removeprefix(LOCAL_MODEL)]
+    weights = _weights_file(pretrained)
+    return [path for path in (model if model.endswith(".json") else "", weights) if path]
 
 
 def _absolute_or_none(path: str | None) -> str | None:
@@ -82,11 +91,17 @@ def _absolute_model(name: str) -> str:
 
 
 def _absolute_signal(spelled: str) -> str:
-    """Returns a signal as it is, but for the path of a head."""
+    """Returns a signal as it is, but for the paths of a head or a model."""
     (spec,) = parse_signals((spelled,))
-    if spec.kind != "head":
-        return spelled
-    return f"{spec.name}=head:{absolute_path(spec.argument)}"
+    if spec.kind == "head":
+        return f"{spec.name}=head:{absolute_path(spec.argument)}"
+    if spec.kind == "itm" and is_folder(spec.argument):
+        return f"{spec.name}=itm:{absolute_path(spec.argument)}"
+    if spec.kind == "clip":
+        model, pretrained = spec.clip_model
+        of_checkpoint = f"/{_absolute_weights(pretrained)}" if pretrained else ""
+        return f"{spec.name}=clip:{_absolute_model(model)}{of_checkpoint}"
+    return spelled
 
 
 def _absolute_weights(pretrained: str) -> str:

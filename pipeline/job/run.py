@@ -1,5 +1,6 @@
 """A curation job from its lock to its summary: what stands around the graph."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
+from pipeline.dataset.credentials import refuse_passwords, texts_of
 from pipeline.dataset.derivation import refuse_derived
 from pipeline.dataset.guard import (
     config_path,
@@ -59,6 +61,13 @@ from schemas.terminal import Console
 from scoring.devices import require_device
 from scoring.signals.names import parse_signals
 
+HANDED_OVER = (
+    "The graph is handed over, and this program is done. Once the job has ended, "
+    "`aligngpt-curate report --out {root}` writes manifest and report; meanwhile start nothing "
+    "else on that folder, which nobody holds."
+)
+"""What is said where a graph is run later by others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -95,14 +104,12 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     """
     layout = DatasetLayout(job.root)
     started = time.monotonic()
+    refuse_job_passwords(job)
     chosen = choose_runner(job.runner, job.workers, job.beam_flags, layout, job.ray)
     if Stage.READ in job.stages:
         refuse_inputs_within(layout, job.files, job.config.read)
     job = with_checked_inputs(job)
-    if Stage.READ not in job.stages and not exists(layout.root):
-        raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
-    if not job.stages and not exists(config_path(layout)):
-        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+    _refuse_without_dataset(job, layout)
     refuse_foreign_folder(layout)
     with (
         hold_folder(layout) as left_behind,
@@ -128,6 +135,10 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             shards = () if job.stages[0] is Stage.READ else shards_before(layout, job.stages[0])
             session = None if job.retry is None else begin_retry(layout, job.retry)
             _run_stages(job, layout, chosen, shards, session, console)
+            if chosen.hands_over:
+                record.is_handed_over = True
+                console.print(HANDED_OVER.format(root=job.root), highlight=False, markup=False)
+                return None
             if session is not None:
                 console.print(end_retry(layout, session))
         with at_work("report: reading what the stages left" if job.has_report else "adding up"):
@@ -139,6 +150,19 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     _print_warning(manifest, console)
     console.print(f"Done in {format_seconds(time.monotonic() - started)}: {layout.root}")
     return manifest
+
+
+def _refuse_without_dataset(job: Job, layout: DatasetLayout) -> None:
+    """Raises `DatasetError` if a job is to go on with a dataset that is not there."""
+    if Stage.READ not in job.stages and not exists(layout.root):
+        raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
+    if not job.stages and not exists(config_path(layout)):
+        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+
+
+def refuse_job_passwords(job: Job) -> None:
+    """Raises `ConfigError` if one of the paths of a job holds a password."""
+    refuse_passwords([job.root, *job.files, *texts_of(dataclasses.asdict(job.config))])
 
 
 def _print_warning(manifest: Manifest | None, console: Console) -> None:
@@ -202,7 +226,7 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
-        check_signals(job.config.score)
+        check_signals(job.config.score, runs_here=runs_here)
         # torch and open_clip take seconds to start: only a job that scores waits for them.
         with large_imports():
             from scoring.clip.scorer import check_model

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
@@ -82,6 +86,11 @@ class ChosenRunner:
         return self.name not in (LOCAL, RAY, DATAFLOW)
 
     @property
+    def hands_over(self) -> bool:
+        """Whether the graph is left to be run later, as a flex template's image does with it."""
+        return bool(self.options.view_as(GoogleCloudOptions).template_location)
+
+    @property
     def attempts(self) -> int:
         """How often in vain the job may begin; runners with a service begin anew themselves."""
         return 1 if self.ray is None else self.ray.attempts
@@ -122,8 +131,13 @@ def choose_runner(
     beam_flags: Sequence[str],
     layout: DatasetLayout,
     ray: RayOptions | None = None,
+    *,
+    connects: bool = True,
 ) -> ChosenRunner:
     """Returns the runner of that name: in this process with 1 worker, in N processes with N.
+
+    Args:
+        connects: whether the job will run, so that a cluster must be there.
 
     Raises:
         ConfigError: if the runner or a flag is not accepted.
@@ -135,7 +149,8 @@ def choose_runner(
     if exact == RAY:
         # Which workers there are is found out anew for each attempt.
         ray = ray or RayOptions()
-        connect_to_ray(ray)
+        if connects:
+            connect_to_ray(ray)
         return ChosenRunner(name=RAY, runner=FnApiRunner(), options=options, workers=0, ray=ray)
     if ray is not None and ray != RayOptions():
         named = next(part.name for part in fields(ray) if getattr(ray, part.name) != part.default)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pipeline.config import CurationConfig
 from pipeline.job.lock import holder_of
 from pipeline.job.paths import model_paths
+from pipeline.level.edges import edges_path
 from pipeline.read.inputs import InputFile
 from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
@@ -40,6 +41,9 @@ REMEDIES = {
         "store (s3://bucket/folder)"
     ),
     "the input": (
+        "put it where all machines find it under one path: a shared folder or an object store"
+    ),
+    "the file": (
         "put it where all machines find it under one path: a shared folder or an object store"
     ),
     "the model": (
@@ -73,18 +77,51 @@ def sights_of(
     Raises:
         ConfigError: if something is not there.
     """
+    seen = _seen(needs_of(config, stages, inputs))
+    return (Sight(OUTPUT, layout.root, _holder(layout)), *seen)
+
+
+def needs_of(
+    config: CurationConfig, stages: Sequence[Stage], inputs: Sequence[InputFile]
+) -> list[tuple[str, str]]:
+    """Returns what each path is for, and the path, of all that the stages read besides the dataset.
+
+    Args:
+        config: with absolute paths, as all are here.
+    """
     step = max(1, len(inputs) // MOST_INPUTS)
     files = [file.path for file in inputs[::step]][:MOST_INPUTS]
     uses = [("the input", path) for path in files]
+    read, fetch = config.read, config.fetch
+    if Stage.READ in stages:
+        uses += [("the file", path) for path in (*read.deny_urls, *read.deny_hosts)]
     if Stage.FETCH in stages:
-        uses += [("the input", path) for path in config.fetch.allow_folders]
+        uses += [("the input", path) for path in fetch.allow_folders]
+        uses += [("the file", path) for path in fetch.deny_hashes]
+        uses += [("the file", fetch.ca_file)] if fetch.ca_file else []
     if Stage.SCORE in stages:
         uses += [("the model", path) for path in model_paths(config)]
+    edges = edges_path(config.levels)
+    if Stage.LEVEL in stages and edges is not None:
+        uses.append(("the file", edges))
+    return uses
+
+
+def refuse_missing_needs(needs: Sequence[tuple[str, str]]) -> None:
+    """Raises `ConfigError` if something that the stages read is not there."""
+    _seen(needs)
+
+
+def refuse_local_needs(needs: Sequence[tuple[str, str]], why: str) -> None:
+    """Raises `ConfigError` if a path leads to a disk, for workers that share none."""
+    refuse_local_paths([Sight(use, path, "") for use, path in needs], why)
+
+
+def _seen(needs: Sequence[tuple[str, str]]) -> list[Sight]:
     try:
-        seen = [Sight(use, path, _look(path)) for use, path in uses]
+        return [Sight(use, path, _look(path)) for use, path in needs]
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}, and the job needs it") from error
-    return (Sight(OUTPUT, layout.root, _holder(layout)), *seen)
 
 
 def refuse_other_sight(sights: Sequence[Sight]) -> None:

@@ -20,7 +20,8 @@ from pipeline.level.edges import (
     read_old_edges,
     save_edges,
 )
-from pipeline.level.signals import level_settings, signal_fingerprint, values_and_kept
+from pipeline.level.ranks import RankPlan, read_values
+from pipeline.level.signals import level_settings, may_stay, signal_fingerprint, signal_rows
 from schemas.columns import read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import (
@@ -40,6 +41,7 @@ from scoring.levels.edges import (
     merge_histograms,
     refine,
 )
+from scoring.levels.ranks import parse_rank_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,42 @@ def unique_fingerprint(shard: int, layout: DatasetLayout, config: LevelConfig) -
     return shard, fingerprint + signal_fingerprint(layout, shard, config)
 
 
+def edges_fingerprint(
+    shards: list[tuple[int, str]], config: LevelConfig, old: SavedEdges | None
+) -> str:
+    """Returns the fingerprint of the edges: the settings and all unique shards."""
+    settings = level_settings(config, leave_out=("edges_from",))
+    groups = None if old is None else {name: repr(edges) for name, edges in old.groups.items()}
+    upstream = [f"{shard}:{fingerprint}" for shard, fingerprint in sorted(shards)]
+    return stage_fingerprint(Stage.LEVEL, {**settings, "old_edges": groups}, upstream)
+
+
+def levels_fingerprint(edges: str, upstream: str) -> str:
+    """Returns the fingerprint of a shard's levels.
+
+    Args:
+        edges: fingerprint of the edges.
+        upstream: fingerprint of the shard's unique pairs.
+    """
+    return stage_fingerprint(Stage.LEVEL, {"edges": edges}, [upstream])
+
+
+def plan_ranks(
+    shards: list[tuple[int, str]], layout: DatasetLayout, config: LevelConfig
+) -> RankPlan:
+    """Returns what the ranking of all shards has to do: nothing where all levels stand."""
+    fingerprint = edges_fingerprint(shards, config, None)
+    return RankPlan(
+        fingerprint=fingerprint,
+        shards=tuple(shard for shard, _ in sorted(shards)),
+        is_done=is_committed(layout.edges, fingerprint)
+        and all(
+            is_committed(layout.levelled(shard), levels_fingerprint(fingerprint, upstream))
+            for shard, upstream in shards
+        ),
+    )
+
+
 def begin_search(
     shards: list[tuple[int, str]], layout: DatasetLayout, config: LevelConfig
 ) -> LevelSearch:
@@ -102,10 +140,7 @@ def begin_search(
         ConfigError: if old edges are asked for and are not there or do not fit.
     """
     old = read_old_edges(config)
-    settings = level_settings(config, leave_out=("edges_from",))
-    groups = None if old is None else {name: repr(edges) for name, edges in old.groups.items()}
-    upstream = [f"{shard}:{fingerprint}" for shard, fingerprint in sorted(shards)]
-    fingerprint = stage_fingerprint(Stage.LEVEL, {**settings, "old_edges": groups}, upstream)
+    fingerprint = edges_fingerprint(shards, config, old)
     if is_committed(layout.edges, fingerprint):
         return LevelSearch(fingerprint, {}, read_edges(layout.edges), is_saved=True)
     remove(layout.edges)
@@ -133,7 +168,7 @@ def _histograms(
 ) -> tuple[dict[str, Histogram], int]:
     """Returns the histogram of each group that still needs one, and the rows of the shard."""
     start = EdgeSearch(config.num_levels, config.top_fraction)
-    unique = read_scores(layout, shard, config)
+    unique = read_scores(layout, shard, config, search.fingerprint)
     counts = {}
     # Beside those of the sources, overall edges are found: new data may have other sources.
     groups = group_rows(layout, shard, config, unique) | {ALL_SOURCES: np.arange(len(unique.keys))}
@@ -141,7 +176,7 @@ def _histograms(
         group_search = search.searches.get(group, start)
         if group_search.is_done:
             continue
-        levelled = rows[unique.may_stay(config)[rows]]
+        levelled = rows[unique.may_stay[rows]]
         hashes = RowHashes(unique.keys, levelled)
         counts[group] = count_cells(group_search, unique.value[levelled], hashes)
     return counts, len(unique.keys)
@@ -167,7 +202,7 @@ def tally_shard(
     if search.is_saved:
         return {}
     with timed(layout, Stage.LEVEL, "tally") as work:
-        unique = read_scores(layout, shard, config)
+        unique = read_scores(layout, shard, config, search.fingerprint)
         levels = levels_of(layout, shard, config, search.edges, unique)
         tallies = {
             group: LevelTally.of(levels[rows], unique.clip_score[rows], config.num_levels)
@@ -195,7 +230,7 @@ def save_found_edges(
 def level_shard(shard: int, layout: DatasetLayout, config: LevelConfig, edges: SavedEdges) -> int:
     """Returns the shard once the levels of its unique pairs are committed."""
     _, upstream = unique_fingerprint(shard, layout, config)
-    fingerprint = stage_fingerprint(Stage.LEVEL, {"edges": edges.fingerprint}, [upstream])
+    fingerprint = levels_fingerprint(edges.fingerprint, upstream)
     marker = layout.levelled(shard)
     if is_committed(marker, fingerprint):
         return shard
@@ -209,7 +244,7 @@ def _level_and_commit(
     layout: DatasetLayout, shard: int, config: LevelConfig, edges: SavedEdges, fingerprint: str
 ) -> int:
     """Levels the unique pairs of a shard and commits them; returns how many there were."""
-    unique = read_scores(layout, shard, config)
+    unique = read_scores(layout, shard, config, edges.fingerprint)
     with ShardProgress(layout, Stage.LEVEL, shard, len(unique.keys)) as progress:
         levels = levels_of(layout, shard, config, edges, unique)
         rejections = _rejections(layout, shard, config, unique, levels)
@@ -239,10 +274,13 @@ class UniqueScores:
     """What the pairs are ranked by."""
     is_to_keep: NDArray[np.bool_]
     """Whether a pair fulfils `levels.keep`."""
+    is_high_enough: NDArray[np.bool_]
+    """Whether its score is not below the minimum."""
 
-    def may_stay(self, config: LevelConfig) -> NDArray[np.bool_]:
-        """Returns which pairs are levelled, those below a cut of the ranks among them."""
-        return self.is_to_keep & at_least(self.clip_score, config.minimum_score)
+    @property
+    def may_stay(self) -> NDArray[np.bool_]:
+        """Which pairs are levelled, those below a cut of the ranks among them."""
+        return self.is_to_keep & self.is_high_enough
 
 
 class RowHashes:
@@ -259,13 +297,24 @@ class RowHashes:
         return key_hashes(self._keys.take(pa.array(self._rows[places])))
 
 
-def read_scores(layout: DatasetLayout, shard: int, config: LevelConfig) -> UniqueScores:
-    """Returns the keys of a shard's unique pairs and what decides their levels."""
+def read_scores(
+    layout: DatasetLayout, shard: int, config: LevelConfig, fingerprint: str
+) -> UniqueScores:
+    """Returns the keys of a shard's unique pairs and what decides their levels.
+
+    Args:
+        fingerprint: of the edges.
+    """
     with open_read(layout.unique(shard)) as file:
         table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
     keys = table["key"].combine_chunks()
     score = table["clip_score"].to_numpy().astype(np.float32, copy=False)
-    return UniqueScores(keys, score, *values_and_kept(layout, shard, config, keys, score))
+    rows = signal_rows(layout, shard, config, keys, score)
+    if parse_rank_mean(config.by) is None:
+        value = rows[config.by].to_numpy().astype(np.float32, copy=False)
+    else:
+        value = read_values(layout, shard, fingerprint)
+    return UniqueScores(keys, score, value, *may_stay(rows, config))
 
 
 def group_rows(
@@ -279,13 +328,6 @@ def group_rows(
     codes = sources.indices.to_numpy()
     names = sources.dictionary.to_pylist()
     return {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
-
-
-def at_least(scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.bool_]:
-    """Returns which scores are not below the minimum, (n,); compared in float32 as stored."""
-    if minimum is None:
-        return np.ones(len(scores), np.bool_)
-    return scores >= np.float32(minimum)
 
 
 def levels_of(
@@ -305,7 +347,7 @@ def levels_of(
         group_edges = edges.groups[edges.group_of(group)]
         hashes = RowHashes(unique.keys, rows)
         levels[rows] = levels_from_edges(unique.value[rows], hashes, group_edges)
-    levels[~unique.may_stay(config)] = 0
+    levels[~unique.may_stay] = 0
     return levels
 
 
@@ -318,14 +360,13 @@ def _rejections(
 ) -> list[Rejection]:
     left_out = np.flatnonzero(levels == 0)
     pairs = fetched_pairs(layout, shard, unique.keys.take(left_out))
-    is_high_enough = at_least(unique.clip_score, config.minimum_score)
     rejections = []
     for place, pair in zip(left_out.tolist(), pairs, strict=True):
         score = float(unique.clip_score[place])
         if not unique.is_to_keep[place]:
             reason = RejectReason.NOT_TO_KEEP
             detail = f"does not fulfil levels.keep {config.keep!r}"
-        elif is_high_enough[place]:
+        elif unique.is_high_enough[place]:
             reason = RejectReason.BELOW_TOP_FRACTION
             value = float(unique.value[place])
             detail = f"scored {value:.6f}, below the best scored pairs that are kept"

@@ -16,6 +16,7 @@ from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import open_read
 from scoring.config import LevelConfig
+from scoring.levels.ranks import parse_rank_mean
 
 SCORE = "clip_score"
 
@@ -41,7 +42,9 @@ def check_level_settings(config: LevelConfig, signals: list[str]) -> tuple[str, 
     Raises:
         ConfigError: if one is not there, or the condition is none.
     """
-    named = [] if config.by == SCORE else [config.by]
+    mean = parse_rank_mean(config.by)
+    ranked = [config.by] if mean is None else mean.names
+    named = [name for name in ranked if name != SCORE]
     if config.keep is not None:
         # DuckDB takes a while to start: only who has a condition waits for it.
         from pipeline.dataset.conditions import checked_condition
@@ -77,24 +80,41 @@ def signal_fingerprint(layout: DatasetLayout, shard: int, config: LevelConfig) -
     return "".join(f" {name}:{found[name]}" for name in check_level_settings(config, [*found]))
 
 
-def values_and_kept(
+def signal_rows(
     layout: DatasetLayout,
     shard: int,
     config: LevelConfig,
     keys: pa.Array,
     clip_score: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns what some pairs are ranked by, and which of them may stay, (n,) each."""
+) -> pa.Table:
+    """Returns the columns that decide the levels of some pairs: their score, and signals."""
+    score = pa.chunked_array([pa.array(clip_score)])
     if not uses_signals(config):
-        return clip_score, np.ones(len(keys), np.bool_)
+        return pa.table({SCORE: score})
     names = list(check_level_settings(config, [*signals_of(layout, shard)]))
     with open_read(layout.scored(shard)) as file:
         scored = read_table(file, SCORED_SCHEMA, ["key", *names])
-    rows = scored.take(pc.index_in(keys, value_set=scored["key"].combine_chunks())).select(names)
-    values = clip_score if config.by == SCORE else rows[config.by].to_numpy().astype(np.float32)
+    rows = scored.take(pc.index_in(keys, value_set=scored["key"].combine_chunks()))
+    return rows.select(names).append_column(SCORE, score)
+
+
+def may_stay(rows: pa.Table, config: LevelConfig) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Returns which pairs fulfil the condition, and which the minimum score, (n,) each.
+
+    Args:
+        rows: as `signal_rows` gives them.
+    """
+    is_high_enough = at_least(rows[SCORE].to_numpy(), config.minimum_score)
     if config.keep is None:
-        return values, np.ones(len(keys), np.bool_)
-    return values, _fulfil(config.keep, rows.append_column(SCORE, pa.array(clip_score)))
+        return np.ones(len(rows), np.bool_), is_high_enough
+    return _fulfil(config.keep, rows), is_high_enough
+
+
+def at_least(scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.bool_]:
+    """Returns which scores are not below the minimum, (n,); compared in float32 as stored."""
+    if minimum is None:
+        return np.ones(len(scores), np.bool_)
+    return scores >= np.float32(minimum)
 
 
 def _fulfil(text: str, rows: pa.Table) -> NDArray[np.bool_]:

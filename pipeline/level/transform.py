@@ -13,11 +13,21 @@ from apache_beam.pvalue import AsSingleton
 from pipeline.level.edges import (
     LevelTally,
 )
+from pipeline.level.ranks import (
+    average_shard,
+    cut_ranks,
+    rank_task,
+    rank_tasks,
+    remove_rank_files,
+    sample_shard,
+    spill_shard,
+)
 from pipeline.level.shard import (
     add_histograms,
     begin_search,
     count_shard,
     level_shard,
+    plan_ranks,
     refine_all,
     save_found_edges,
     tally_shard,
@@ -28,6 +38,7 @@ from scoring.config import LevelConfig
 from scoring.levels.edges import (
     NUM_PASSES,
 )
+from scoring.levels.ranks import parse_rank_mean
 
 
 class AssignLevels(beam.PTransform):
@@ -40,12 +51,15 @@ class AssignLevels(beam.PTransform):
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the shards whose levels are committed."""
         layout, config = self._layout, self._config
-        search = (
+        uniques = (
             shards
             | "Fingerprint" >> beam.Map(unique_fingerprint, layout, config)
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Begin" >> beam.Map(begin_search, layout, config)
         )
+        is_ranked = parse_rank_mean(config.by) is not None
+        if is_ranked:
+            shards = self._ranked(shards, uniques)
+        search = uniques | "Begin" >> beam.Map(begin_search, layout, config)
         for number in range(1, NUM_PASSES + 1):
             search = (
                 shards
@@ -59,7 +73,38 @@ class AssignLevels(beam.PTransform):
             | "Merge tallies" >> beam.CombineGlobally(MergeByGroup(LevelTally.plus))
             | "Save" >> beam.Map(save_found_edges, layout, config, AsSingleton(search))
         )
-        return shards | "Assign" >> beam.Map(level_shard, layout, config, AsSingleton(edges))
+        levelled = shards | "Assign" >> beam.Map(level_shard, layout, config, AsSingleton(edges))
+        if is_ranked:
+            done = levelled | "All levelled" >> beam.combiners.Count.Globally()
+            _ = done | "Clean" >> beam.Map(remove_rank_files, layout)
+        return levelled
+
+    def _ranked(
+        self, shards: beam.PCollection[int], uniques: beam.PCollection[list[tuple[int, str]]]
+    ) -> beam.PCollection[int]:
+        """Returns the shards once the means of their pairs' ranks are known."""
+        layout, config = self._layout, self._config
+        plan = AsSingleton(uniques | "Plan ranks" >> beam.Map(plan_ranks, layout, config))
+        cuts = (
+            shards
+            | "Sample" >> beam.Map(sample_shard, layout, config, plan)
+            | "Gather samples" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Cut" >> beam.Map(cut_ranks, layout, config, plan)
+        )
+        spill = beam.Map(spill_shard, layout, config, plan, AsSingleton(cuts))
+        spilled = shards | "Spill" >> spill
+        ranked = (
+            cuts
+            | "Tasks" >> beam.FlatMap(rank_tasks)
+            | "Spread" >> beam.Reshuffle()
+            | "After all spills" >> beam.WaitOn(spilled)
+            | "Rank" >> beam.Map(rank_task, layout, plan, AsSingleton(cuts))
+        )
+        return (
+            shards
+            | "After all ranks" >> beam.WaitOn(ranked)
+            | "Average" >> beam.Map(average_shard, layout, config, plan, AsSingleton(cuts))
+        )
 
 
 class MergeByGroup(beam.CombineFn):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, TextIO, cast
 
+from pipeline.read.values import excerpt
 from schemas.errors import ConfigError
 from schemas.storage import open_read
 
@@ -204,8 +205,7 @@ def _delimiter(first_line: str) -> str:
 
 
 def _shown(line: str) -> str:
-    text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace").rstrip("\r\n")
-    return repr(text[:SHOWN_CHARACTERS])
+    return excerpt(line.rstrip("\r\n")[:SHOWN_CHARACTERS])
 
 
 class _Lines(Iterator[str]):

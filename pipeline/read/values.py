@@ -1,6 +1,7 @@
 """Single values of rows as texts: bytes are UTF-8, a number that is none is missing."""
 
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,9 @@ from schemas.errors import RejectReason, SampleRejected
 DETAIL_CHARACTERS = 200
 """Of a value, in what is said of a rejected row."""
 
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""No character: half of one in UTF-16, or a byte that was none."""
 
 NUL = "\0"
 """Means nothing in a text; what is left of strings of fixed length, and of damage."""
@@ -31,8 +35,7 @@ def storable(text: str) -> str:
 
 def excerpt(text: str) -> str:
     """Returns the beginning of a text in a form that can be stored and shown."""
-    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return repr(shown[:DETAIL_CHARACTERS])
+    return repr(SURROGATE.sub("\ufffd", text[:DETAIL_CHARACTERS]))
 
 
 def text_of(found: Any, what: str) -> str | None:

@@ -60,7 +60,10 @@ def count_truncated_captions(layout: DatasetLayout) -> int:
 
 def total_rejections(stages: Sequence[StageCounts]) -> dict[str, int]:
     """Returns how many rows were rejected for each reason by all stages together."""
-    return {reason: count for stage in stages for reason, count in stage.rejected.items()}
+    found: Counter[str] = Counter()
+    for stage in stages:
+        found.update(stage.rejected)  # a purge takes pairs out of the read stage for any reason
+    return dict(found)
 
 
 def check_balance(layout: DatasetLayout, stages: dict[str, StageCounts]) -> None:

@@ -166,5 +166,5 @@ def _keep_examples(
         number = -int(key, 16)
         if len(heap) < wanted:
             heapq.heappush(heap, (number, Example(path, table.slice(row, 1).to_pylist()[0])))
-        elif number > heap[0][0]:
+        elif heap and number > heap[0][0]:
             heapq.heapreplace(heap, (number, Example(path, table.slice(row, 1).to_pylist()[0])))

@@ -15,8 +15,9 @@ from PIL import Image
 
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.tars import read_images
+from pipeline.score.looks import COSINE_TOLERANCES
 from pipeline.score.shard import Provenance, read_provenance
-from pipeline.score.signals import largest_signal_differences
+from pipeline.score.signals import SignalDifference, read_signals_again
 from schemas.columns import read_table
 from schemas.errors import DatasetError
 from schemas.progress import at_work, shown
@@ -26,21 +27,8 @@ from schemas.stages import Stage
 from schemas.storage import list_files, open_read
 from scoring.clip.checkpoints import deciding_identity
 from scoring.clip.scorer import ClipScorer, shared_scorer
-from scoring.config import Precision, ScoreConfig
+from scoring.config import ScoreConfig
 from scoring.images.prepare import BROKEN_FILE_ERRORS
-
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
-"""Largest difference that other batch-mates, threads or processors may make.
-
-Source: docs/scoring.md, "Precision and reproducibility": of the demonstration CLIP's scores of the
-corpus, computed again among other pairs and with another instruction set, the largest difference
-was 1.7e-3 in bf16, of which 5e-3 is three times, and 3.0e-7 in fp32, where 1e-4 leaves room for
-deeper models and for GPUs. fp16 rounds finer than bf16.
-"""
-
-SIGNAL_TOLERANCE = 1e-4
-"""Largest difference of a signal, relative to values above 1: all are computed from the same stored
-embeddings, so that only the order of sums can differ."""
 
 MOST_SHARDS = 64
 """Shards that a sample is spread over, unless they hold too few rows: reading one means walking
@@ -75,13 +63,13 @@ class RescoreReport:
     largest_difference: float
     worst: list[Difference]
     """The ten that differ most, most first."""
-    signals: dict[str, float]
-    """Signal to the largest difference, relative to values above 1."""
+    signals: dict[str, SignalDifference]
+    """Signal to its largest difference."""
 
     @property
     def is_reproduced(self) -> bool:
         """Whether every score of the sample is within the tolerance."""
-        is_same = all(size <= SIGNAL_TOLERANCE for size in self.signals.values())
+        is_same = all(signal.size <= signal.tolerance for signal in self.signals.values())
         return self.largest_difference <= self.tolerance and is_same
 
     def __str__(self) -> str:
@@ -93,8 +81,8 @@ class RescoreReport:
             f"largest difference {self.largest_difference:.2e}, mean {self.mean_difference:.2e}",
         ]
         lines += [
-            f"signal {name}: largest difference {size:.2e}, tolerance {SIGNAL_TOLERANCE:g}"
-            for name, size in self.signals.items()
+            f"signal {name}: largest difference {signal.size:.2e}, tolerance {signal.tolerance:g}"
+            for name, signal in self.signals.items()
         ]
         lines += [f"{name}: {change}" for name, change in self.changed_versions.items()]
         if not self.is_reproduced:
@@ -142,7 +130,7 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
             _require_same(provenance.model, own.model, f"shard {shard}")
         _check_widths(layout, shard, own)
         differences += _rescore_shard(layout, shard, scorer, rows)
-    signals = largest_signal_differences(layout, rows_of, shards)
+    signals = read_signals_again(layout, rows_of, shards, provenance.config)
     return _report(provenance, scorer, differences, signals)
 
 
@@ -287,7 +275,7 @@ def _report(
     provenance: Provenance,
     scorer: ClipScorer,
     differences: list[Difference],
-    signals: dict[str, float],
+    signals: dict[str, SignalDifference],
 ) -> RescoreReport:
     sizes: npt.NDArray[np.float64] = np.array([row.size for row in differences])
     sizes = np.where(np.isfinite(sizes), sizes, np.inf)
@@ -299,7 +287,7 @@ def _report(
     return RescoreReport(
         model=provenance.model,
         changed_versions=changed,
-        tolerance=TOLERANCES[provenance.config.precision],
+        tolerance=COSINE_TOLERANCES[provenance.config.precision],
         sampled=len(differences),
         mean_difference=float(sizes.mean()),
         largest_difference=float(sizes.max()),

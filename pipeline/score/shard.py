@@ -31,7 +31,8 @@ from scoring.devices import with_precision
 if TYPE_CHECKING:
     from scoring.clip.scorer import ClipScorer, Scores
 
-NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads", "signals")
+OF_SIGNALS = ("signals", "itm_prompt", "itm_batch_size")
+NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads", *OF_SIGNALS)
 """Settings that the fingerprint leaves out: the model's identity says more than its path, and each
 signal has a fingerprint of its own."""
 
@@ -46,7 +47,9 @@ def score_shard(layout: DatasetLayout, shard: int, config: ScoreConfig) -> None:
     # torch and open_clip take seconds to start: a job without scores does not wait for them.
     with large_imports():
         from scoring.clip.scorer import shared_scorer
-    config = with_precision(dataclasses.replace(config, signals=()))
+    defaults = ScoreConfig()
+    of_signals = {name: getattr(defaults, name) for name in OF_SIGNALS}
+    config = with_precision(dataclasses.replace(config, **of_signals))
     marker = layout.scored(shard)
     fingerprint = score_fingerprint(layout, shard, config)
     if is_committed(marker, fingerprint):
@@ -105,7 +108,7 @@ def _provenance(scorer: "ClipScorer", fingerprint: str) -> dict[str, str]:
     return {
         "fingerprint": fingerprint,
         "model": json.dumps(scorer.identity, sort_keys=True),
-        "score_config": json.dumps(deciding_settings(scorer.config, ["signals"]), sort_keys=True),
+        "score_config": json.dumps(deciding_settings(scorer.config, OF_SIGNALS), sort_keys=True),
         "fitted_batch_size": str(scorer.fitted_batch_size),
     }
 

@@ -6,7 +6,7 @@ stay as they are. Each says in its field's metadata how it was made.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,14 @@ from pipeline.dataset.embeddings import embedding_array
 from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.progress import end_piece
 from pipeline.dataset.worktimes import timed
+from pipeline.score.looks import (
+    check_look,
+    config_of,
+    look_description,
+    look_identity,
+    look_tolerance,
+    look_values,
+)
 from schemas.columns import (
     SIGNAL_FIELD,
     check_schema,
@@ -51,6 +59,8 @@ class Making:
     spec: SignalSpec
     identity: dict[str, str]
     description: str
+    recorded: dict[str, str] = field(default_factory=dict)
+    """What else is known of it, which moves a value within rounding only."""
 
     def as_json(self, fingerprint: str) -> str:
         """Returns what the column's field says."""
@@ -58,6 +68,7 @@ class Making:
             "kind": self.spec.kind,
             "argument": self.spec.argument,
             **self.identity,
+            **self.recorded,
             "fingerprint": fingerprint,
         }
         return json.dumps(told, sort_keys=True)
@@ -86,33 +97,62 @@ def add_signals(
     }
     missing = []
     for spec in parse_signals(config.signals):
-        making = making_of(spec, layout, shards)
+        making = making_of(spec, layout, shards, config)
         fingerprint = stage_fingerprint(Stage.SCORE, {"signal": making.identity}, [upstream])
         if standing.get(spec.name, {}).get("fingerprint") != fingerprint:
             missing.append((making, fingerprint))
     if missing:
         with timed(layout, Stage.SCORE, "signals") as work:
             work.rows = rows
-            _write(path, layout, shard, shards, missing)
-    end_piece(layout, Stage.SCORE, "signals", shard)
+            _write(path, layout, shard, shards, missing, config)
+    name = parse_signals(config.signals)[0].name.replace("_", "-")
+    end_piece(layout, Stage.SCORE, "signals", f"{shard}-{name}")
     return shard
 
 
-def check_signals(config: ScoreConfig) -> None:
-    """Raises `ConfigError` where a signal's file or function is not there, before work starts."""
+def signal_steps(config: ScoreConfig) -> list[ScoreConfig]:
+    """Returns the passes over the shards that the signals take, each with what it computes.
+
+    Those from stored embeddings share one; each model has its own, so that it is loaded once.
+    """
+    kinds = {text: parse_signals((text,))[0].looks_at_pictures for text in config.signals}
+    together = tuple(text for text in config.signals if not kinds[text])
+    groups = [together] if together else []
+    groups += [(text,) for text in config.signals if kinds[text]]
+    return [replace(config, signals=group) for group in groups]
+
+
+def looks_at_pictures(config: ScoreConfig) -> bool:
+    """Returns whether a pass runs a model over the pictures."""
+    return any(spec.looks_at_pictures for spec in parse_signals(config.signals))
+
+
+def check_signals(config: ScoreConfig, *, runs_here: bool = True) -> None:
+    """Raises `ConfigError` where a signal's file, function or model is not there.
+
+    Args:
+        runs_here: whether models will run on this machine, so that their device must be here.
+    """
     for spec in parse_signals(config.signals):
-        if spec.kind == "head":
+        if spec.looks_at_pictures:
+            check_look(spec, config, runs_here=runs_here)
+        elif spec.kind == "head":
             load_head(spec.argument)
         elif spec.kind == "function":
             load_function(spec.argument)
 
 
-def making_of(spec: SignalSpec, layout: DatasetLayout, shards: Sequence[int]) -> Making:
+def making_of(
+    spec: SignalSpec, layout: DatasetLayout, shards: Sequence[int], config: ScoreConfig
+) -> Making:
     """Returns how a signal is made.
 
     Raises:
-        ConfigError: if its file or function is not there.
+        ConfigError: if its file, function or model is not there.
     """
+    if spec.looks_at_pictures:
+        identity, recorded = look_identity(spec, config)
+        return Making(spec, identity, look_description(spec, config), recorded)
     if spec.kind == "head":
         head = load_head(spec.argument)
         told = f"head {spec.argument.rsplit('/', 1)[-1]} on the image embedding"
@@ -145,37 +185,86 @@ def signal_values(
     return negclip(pairs, reference_of(layout, tuple(shards), identity))
 
 
-def largest_signal_differences(
-    layout: DatasetLayout, rows_of: Mapping[int, list[int]], shards: Sequence[int]
-) -> dict[str, float]:
+def read_signals_again(
+    layout: DatasetLayout,
+    rows_of: Mapping[int, list[int]],
+    shards: Sequence[int],
+    config: ScoreConfig,
+) -> dict[str, "SignalDifference"]:
     """Returns, for each stored signal, how far it is from the same computed again.
 
     Args:
         rows_of: the rows to look at, by shard.
         shards: all of the dataset.
+        config: that the scores were made with.
 
     Raises:
         DatasetError: if what a signal was made by is another one now.
     """
-    largest: dict[str, float] = {}
-    for shard, rows in rows_of.items():
-        with open_read(layout.scored(shard)) as file:
-            scored = read_table(file, SCORED_SCHEMA).take(pa.array(rows))
-        for field in signal_fields(scored.schema):
-            made = json.loads(field.metadata[SIGNAL_FIELD])
-            spec = SignalSpec(made["kind"], made["argument"], field.name)
-            now = making_of(spec, layout, shards).identity
-            changed = [name for name, value in now.items() if made.get(name) != value]
-            if changed:
-                raise DatasetError(
-                    f"signal {field.name} was made with another {' and '.join(changed)} than there "
-                    f"is now: bring back what made it, or compute it again by `score`"
-                )
-            found = signal_values(spec, scored_pairs(layout, shard, scored), layout, shards)
-            stored = np.asarray(scored[field.name].to_numpy(), np.float64)
-            size = np.abs(stored - found) / np.maximum(np.abs(stored), 1.0)
-            largest[field.name] = max(largest.get(field.name, 0.0), float(size.max(initial=0.0)))
-    return largest
+    found: dict[str, SignalDifference] = {}
+    with open_read(layout.scored(next(iter(rows_of)))) as file:
+        names = [field.name for field in signal_fields(pq.read_schema(file))]
+    for name in names:  # one after the other: each model is loaded once
+        sizes = [
+            _difference(layout, shard, rows, name, shards, config)
+            for shard, rows in rows_of.items()
+        ]
+        found[name] = max(sizes, key=lambda difference: difference.size)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDifference:
+    """How far a stored signal is from the same computed again, relative to values above 1."""
+
+    size: float
+    tolerance: float
+
+
+def _difference(
+    layout: DatasetLayout,
+    shard: int,
+    rows: list[int],
+    name: str,
+    shards: Sequence[int],
+    config: ScoreConfig,
+) -> SignalDifference:
+    """Returns the largest difference among some rows of a shard."""
+    with open_read(layout.scored(shard)) as file:
+        scored = read_table(file, SCORED_SCHEMA).take(pa.array(rows))
+    made = json.loads(scored.schema.field(name).metadata[SIGNAL_FIELD])
+    spec = SignalSpec(made["kind"], made["argument"], name)
+    config = config_of(made, config)
+    now = making_of(spec, layout, shards, config).identity
+    changed = [key for key, value in now.items() if made.get(key) != value]
+    if changed:
+        raise DatasetError(
+            f"signal {name} was made with another {' and '.join(changed)} than there is now: "
+            "bring back what made it, or compute it again by `score`"
+        )
+    found = _values(spec, layout, shard, scored, shards, config)
+    stored = np.asarray(scored[name].to_numpy(), np.float64)
+    size = np.abs(stored - found) / np.maximum(np.abs(stored), 1.0)
+    size = np.where(np.isnan(stored) & np.isnan(found), 0.0, size)
+    size = np.where(np.isfinite(size), size, np.inf)
+    return SignalDifference(float(size.max(initial=0.0)), look_tolerance(spec, config))
+
+
+def _values(
+    spec: SignalSpec,
+    layout: DatasetLayout,
+    shard: int,
+    scored: pa.Table,
+    shards: Sequence[int],
+    config: ScoreConfig,
+) -> NDArray[np.float32]:
+    """Returns a signal of rows of a scored shard, (n,)."""
+    if not len(scored):
+        return np.empty(0, np.float32)
+    if not spec.looks_at_pictures:
+        return signal_values(spec, scored_pairs(layout, shard, scored), layout, shards)
+    captions = _captions(layout, shard, scored)
+    return look_values(spec, layout, shard, scored["key"], captions, config)
 
 
 def reference_rows(shards: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -225,15 +314,20 @@ def reference_of(layout: DatasetLayout, shards: tuple[int, ...], identity: str) 
 
 def scored_pairs(layout: DatasetLayout, shard: int, scored: pa.Table) -> ScoredPairs:
     """Returns rows of a scored shard as signals take them."""
-    rows = fetched_rows(layout, shard, scored["key"], ["caption", "captions"])
     path = layout.scored(shard)
     return ScoredPairs(
         keys=scored["key"].to_pylist(),
-        captions=chosen_captions(rows, scored["caption_index"].to_pylist()),
+        captions=_captions(layout, shard, scored),
         clip_score=np.asarray(scored["clip_score"].to_numpy(), np.float32),
         image_embedding=embedding_array(scored, "image_embedding", path),
         text_embedding=embedding_array(scored, "text_embedding", path),
     )
+
+
+def _captions(layout: DatasetLayout, shard: int, scored: pa.Table) -> list[str]:
+    """Returns the caption of each row, of several the one that scored best."""
+    rows = fetched_rows(layout, shard, scored["key"], ["caption", "captions"])
+    return chosen_captions(rows, scored["caption_index"].to_pylist())
 
 
 def _write(
@@ -242,6 +336,7 @@ def _write(
     shard: int,
     shards: Sequence[int],
     missing: Sequence[tuple[Making, str]],
+    config: ScoreConfig,
 ) -> None:
     """Writes a scored shard anew with signals, its other columns as they are."""
     with open_read(path) as file:
@@ -249,13 +344,10 @@ def _write(
     metadata = table.schema.metadata
     columns = {field.name: (field, table[field.name]) for field in signal_fields(table.schema)}
     own = table.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
-    pairs = scored_pairs(layout, shard, own) if own.num_rows else None
     for making, fingerprint in missing:
         name = making.spec.name
         field = signal_field(name, making.description, making.as_json(fingerprint))
-        found = np.empty(0, np.float32)
-        if pairs is not None:
-            found = signal_values(making.spec, pairs, layout, shards)
+        found = _values(making.spec, layout, shard, own, shards, config)
         columns[name] = (field, pa.chunked_array([pa.array(found)]))
     ordered = [columns[name] for name in sorted(columns)]
     schema = with_kept(SCORED_SCHEMA, [field for field, _ in ordered]).with_metadata(metadata)

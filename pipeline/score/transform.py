@@ -8,7 +8,7 @@ import apache_beam as beam
 from pipeline.dataset.commits import on_accelerator
 from pipeline.dataset.progress import begin_step
 from pipeline.score.shard import score_shard
-from pipeline.score.signals import add_signals
+from pipeline.score.signals import add_signals, looks_at_pictures, signal_steps
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import ScoreConfig
@@ -34,18 +34,20 @@ class ScoreShards(beam.PTransform):
         gathered = (
             shards
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Announce" >> beam.Map(announced, layout)
+            | "Announce" >> beam.Map(announced, layout, len(signal_steps(config)))
         )
-        return (
-            shards
-            | "SpreadToSignals" >> beam.Reshuffle()
-            | "Signals" >> beam.Map(add_signals, layout, config, beam.pvalue.AsSingleton(gathered))
-        )
+        for number, step in enumerate(signal_steps(config), 1):
+            add = beam.Map(add_signals, layout, step, beam.pvalue.AsSingleton(gathered))
+            add = on_accelerator(add, config) if looks_at_pictures(step) else add
+            # Spread anew, a step begins when the one before is done: one model at a time.
+            spread = shards | f"SpreadToSignals {number}" >> beam.Reshuffle()
+            shards = spread | f"Signals {number}" >> add
+        return shards
 
 
-def announced(shards: list[int], layout: DatasetLayout) -> list[int]:
-    """Returns all shards, for all to see how many get signals."""
-    begin_step(layout, Stage.SCORE, "signals", len(shards))
+def announced(shards: list[int], layout: DatasetLayout, steps: int) -> list[int]:
+    """Returns all shards, for all to see how many get signals, and how often."""
+    begin_step(layout, Stage.SCORE, "signals", len(shards) * steps)
     return shards
 
 

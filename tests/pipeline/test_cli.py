@@ -135,11 +135,6 @@ def test_a_wrong_configuration_is_one_clear_message_and_status_2(
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_a_valid_configuration(name):
-    assert isinstance(RECIPES[name](), CurationConfig)
-
-
 def test_every_configuration_that_cannot_be_parsed_is_an_error_of_the_command_line():
     with pytest.raises(ConfigError, match="no command"):
         parse(["--out"])

@@ -2,89 +2,18 @@ import shutil
 import socket
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import uvicorn
-from starlette.testclient import TestClient
 
 from pipeline.browse.page import Page
-from pipeline.browse.rows import DatasetRows
-from pipeline.dataset.rejections import rejection, write_rejections
-from schemas.columns import read_table
-from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected
-from schemas.records import FETCHED_SCHEMA, TRAIN_SCHEMA, CaptionedImage
-from schemas.shards import DatasetLayout
-from schemas.stages import Stage
-from tests.datasets import finish, write_dataset
 
-HOSTILE = "<script>alert(1)</script> \x1b[31m"
 PATIENCE = 120_000
 """Milliseconds that a browser may take on a busy machine."""
 WIDTHS_OF_THREE = """() => Promise.all(
     [...document.images].slice(0, 3).map(image => image.decode().then(() => image.naturalWidth))
 )"""
 """The page allows no script, so that a condition cannot be waited for; a promise can."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A dataset of 38 kept rows, two near-duplicates and two pictures that are gone."""
-    root = tmp_path_factory.mktemp("browse") / "data"
-    write_dataset(root)
-    finish(root)
-    layout = DatasetLayout(str(root))
-    with Path(layout.fetched(0, "parquet")).open("rb") as file:
-        row = read_table(file, FETCHED_SCHEMA, ["key", "url", "source"]).slice(0, 1).to_pylist()[0]
-    pair = CaptionedImage(**row, caption=HOSTILE, conversations=None, expected_hash=None)
-    kept = pq.read_table(layout.train(0, "parquet"))["key"][0].as_py()
-    known = {"kept_key": kept, "clip_score": 0.1, "kept_cosine": 0.98, "kept_look": 12.5}
-    rejected = SampleRejected(RejectReason.NEAR_DUPLICATE, "nearly the same")
-    write_rejections(layout, Stage.DEDUPLICATE, 0, [rejection(pair, rejected, **known)], "d")
-    return root
-
-
-@pytest.fixture(scope="module")
-def rows(root):
-    rows = DatasetRows(str(root))
-    yield rows
-    rows.close()
-
-
-@pytest.fixture(scope="module")
-def client(rows):
-    return TestClient(Page(rows).app(), base_url="http://127.0.0.1")
-
-
-def test_every_row_is_shown_once_kept_or_not(rows):
-    everything = rows.count("")
-    seen = [row for page in range(5) for row in rows.page("", "score, best first", page, size=10)]
-    assert len(seen) == everything
-    assert len({(row["filename"], row["file_row_number"]) for row in seen}) == everything
-    assert rows.count("reason is null") == 38
-    assert sum(row["n"] for row in rows.reasons()) == everything - 38
-
-
-def test_an_order_holds_through_the_pages(rows):
-    scores = [
-        row["clip_score"]
-        for page in range(4)
-        for row in rows.page("reason is null", "score, worst first", page, size=10)
-    ]
-    assert scores == sorted(scores)
-    assert len(scores) == 38
-
-
-def test_filters_become_the_condition_that_select_takes(client, root, rows):
-    text = client.get("/?level_from=2&level_to=3&text=NUMBER+1&host=images.example").text
-    number = rows.count(
-        "alignment_level in (2, 3) and lower(caption) like '%number 1%' and reason is null"
-    )
-    assert 0 < number < 19
-    assert f"<h1>{number} row" in text
-    assert f"select {root} --where" in text.replace("&#39;", "'")
-    assert "alignment_level &gt;= 2 and alignment_level &lt;= 3" in text
 
 
 @pytest.mark.parametrize(
@@ -103,17 +32,6 @@ def test_a_condition_that_is_none_is_told(client, query, words):
     assert answer.status_code == 400
     assert words in answer.text
     assert "root:" not in answer.text
-
-
-def test_pictures_come_from_their_place_in_the_tars(client, rows):
-    for row in [*rows.page("reason is null", "", 0, 3), *rows.page("stage = 'deduplicate'", "", 0)]:
-        folder = row["filename"].rsplit("/", 2)[1]
-        shard = int(row["filename"].rsplit("/", 1)[1].split(".")[0])
-        answer = client.get(f"/picture/{folder}/{shard}/{row['file_row_number']}")
-        assert answer.headers["content-type"] == "image/jpeg"
-        assert answer.content.startswith(b"\xff\xd8")
-    for gone in ("/picture/fetch/0/0", "/picture/train/9/0", "/picture/train/0/9999"):
-        assert client.get(gone).status_code == 404
 
 
 def test_duplicates_stand_beside_what_stayed_with_both_distances(client):
@@ -145,23 +63,6 @@ def test_what_comes_from_the_web_is_text_and_nothing_is_loaded_from_there(client
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
 def test_another_host_name_gets_nothing(client, host):
     assert client.get("/", headers={"host": host}).status_code == 400
-
-
-def test_a_dataset_that_is_not_here_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="nothing to look at"):
-        DatasetRows(str(tmp_path))
-    with pytest.raises(ConfigError, match="copy s3://bucket/data first"):
-        DatasetRows("s3://bucket/data")
-
-
-def test_tables_from_before_the_distances_were_kept_can_be_browsed(root, tmp_path):
-    shutil.copytree(root, tmp_path / "old")
-    path = tmp_path / "old/rejected/deduplicate/00000.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["kept_cosine", "kept_look"]), path)
-    rows = DatasetRows(str(tmp_path / "old"))
-    assert all(row["kept_look"] is None for row in rows.page("reason is not null", "", 0))
-    assert set(TRAIN_SCHEMA.names) <= set(rows.page("", "", 0)[0])
-    rows.close()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,14 +18,10 @@ from pipeline.dataset.captions import (
     chosen_captions,
     stored_captions,
 )
-from pipeline.read.formats import read_split
-from pipeline.read.inputs import check_inputs
-from pipeline.read.rows import clean_rows
-from pipeline.read.splits import plan_splits
 from pipeline.score.rescore import rescore_dataset
 from schemas.columns import read_table
-from schemas.errors import RejectReason, SampleRejected
-from schemas.records import SCORED_SCHEMA, TRAIN_SCHEMA, pair_key
+from schemas.errors import SampleRejected
+from schemas.records import SCORED_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.clip.scorer import ClipScorer
 from scoring.config import DeduplicateConfig
@@ -55,44 +50,6 @@ def test_too_many_captions_are_refused() -> None:
 def test_captions_agree_but_for_case_and_spaces() -> None:
     hashes = caption_hashes(["A  red Car", "a red car ", "a car"])
     assert hashes[0] == hashes[1] != hashes[2]
-
-
-ROWS = [
-    {"url": "https://host.example/0.jpg", "captions": ["a cat", " a cat ", "", "a black cat"]},
-    {"url": "https://host.example/1.jpg", "captions": ["only one"]},
-    {"url": "https://host.example/2.jpg", "captions": []},
-    {"url": "https://host.example/3.jpg", "captions": None},
-    {"url": "https://host.example/4.jpg", "captions": ["猫", "кошка", "قطة"]},
-]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    config = ReadConfig()
-    rows: list[dict[str, Any]] = []
-    for split in plan_splits(check_inputs([str(path)], config)):
-        for raw in read_split(split, config):
-            rows += clean_rows(raw, "x", None).to_pylist()
-    return rows
-
-
-def test_a_list_of_captions_is_one_pair_from_parquet_and_from_json(tmp_path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "pairs.parquet")
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    rows = read_rows(tmp_path / "pairs.parquet")
-    assert rows == read_rows(tmp_path / "pairs.jsonl")
-    stored = '["a cat","a black cat"]'
-    assert (rows[0]["caption"], rows[0]["captions"]) == ("a cat", stored)
-    assert rows[0]["key"] == pair_key("https://host.example/0.jpg", stored)
-    assert (rows[1]["caption"], rows[1]["captions"]) == ("only one", None)
-    assert rows[1]["key"] == pair_key("https://host.example/1.jpg", "only one")
-    assert [row["reason"] for row in rows[2:4]] == [RejectReason.MISSING_CAPTION.value] * 2
-    assert json.loads(rows[4]["captions"]) == ["猫", "кошка", "قطة"]
-
-
-def test_a_list_that_holds_no_text_is_a_malformed_row(tmp_path: Path) -> None:
-    row = {"url": "https://host.example/0.jpg", "captions": ["a", {"b": 1}]}
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(row))
-    assert read_rows(tmp_path / "pairs.jsonl")[1]["reason"] == RejectReason.MALFORMED_ROW.value
 
 
 def test_the_best_scored_of_several_captions_is_in_the_dataset(

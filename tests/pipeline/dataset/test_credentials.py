@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.credentials import refuse_passwords, texts_of, without_credentials
+from schemas.errors import ConfigError
 
 CLEANED = {
     # user, password, both, neither
@@ -99,3 +100,27 @@ def test_no_part_of_a_password_is_left_and_cleaning_again_changes_nothing(
     cleaned = without_credentials(f"{start}user:{password}@host.example/x.jpg")
     assert cleaned == f"{start}host.example/x.jpg"
     assert without_credentials(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:secret@bucket/x",
+        "simplecache::https://me:secret@host.example/x",
+        "HTTPS://:secret@h/x",
+    ],
+)
+def test_a_password_in_a_path_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match="was given with a password in it") as refused:
+        refuse_passwords(["plain/path", url])
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_with_a_name_alone_is_no_password() -> None:
+    paths = ["abfs://container@account.dfs.core.windows.net/a:b", "sftp://me@host/x", "a@b:c@d"]
+    refuse_passwords([*paths, "https://h:80/@x", "s3://bucket/a:b@c", "{caption}: http://h"])
+
+
+def test_all_texts_of_a_configuration_are_found() -> None:
+    values = {"read": {"names": ("a", ["b"]), "number": 3}, "name": "c", "none": None}
+    assert list(texts_of(values)) == ["a", "b", "c"]

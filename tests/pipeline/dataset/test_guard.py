@@ -12,7 +12,6 @@ from pipeline.dataset.guard import (
     remove_outputs,
     stored_config,
 )
-from pipeline.recipes import RECIPES
 from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -154,12 +153,6 @@ def test_a_new_dataset_is_not_begun_among_files_that_are_named_like_ours(layout,
     commit_text(f"{layout.root}/{name}", '{"mine": true}')
     with pytest.raises(ConfigError, match=name):
         refuse_foreign_folder(layout)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_configuration_survives_being_recorded(name):
-    config = RECIPES[name]()
-    assert config_from_json(as_json(config)) == config
 
 
 def test_a_setting_that_this_program_does_not_know_is_a_clear_error():

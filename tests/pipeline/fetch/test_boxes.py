@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import CurationConfig, FetchConfig, ReadConfig
+from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ShardProgress
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.images import images_of
 from pipeline.fetch.shard import fetch_pairs
-from schemas.errors import ConfigError, RejectReason, SampleRejected
+from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -76,10 +76,3 @@ def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):
     assert (plain == pixels).all()
     assert blurred[24:72, 32:96].std() < 0.2 * pixels[24:72, 32:96].std()
     assert (blurred[:8] == pixels[:8]).all()
-
-
-def test_the_column_must_go_along():
-    with pytest.raises(ConfigError, match=r"add --read\.keep-columns faces"):
-        CurationConfig(fetch=FetchConfig(blur_boxes="faces"))
-    read = ReadConfig(keep_columns=("boxes=faces",))
-    CurationConfig(read=read, fetch=FetchConfig(blur_boxes="faces"))

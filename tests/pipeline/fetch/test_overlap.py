@@ -10,7 +10,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import FetchConfig
-from pipeline.dataset.progress import ProgressReader, WorkAbandoned
+from pipeline.dataset.progress import ProgressReader
 from pipeline.fetch import sharing
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.shard import fetch_shard
@@ -18,7 +18,7 @@ from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.transform import FetchShards
 from schemas.shards import DatasetLayout
 from tests.downloads import AnswersAtOnce
-from tests.fetches import config, fetched_rows, many_rows, picture, rejected_rows, write_pairs
+from tests.fetches import config, fetched_rows, many_rows, picture, write_pairs
 from tests.web_server import WebServer, response
 
 
@@ -109,17 +109,3 @@ def test_a_shard_that_fails_ends_the_others_and_nothing_is_at_work_then(
     assert states == {0: "stopped", 1: "failed"}
     assert psutil.Process().children(recursive=True) == before
     assert sharing._loops == {}
-
-
-def test_an_abandoned_session_begins_nothing(web_server: WebServer, tmp_path: Path) -> None:
-    layout = DatasetLayout(str(tmp_path))
-    write_pairs(layout, [(web_server.serve("/a.jpg", picture(0)), "a")])
-    settings = config(web_server)
-    with FetchSession(settings) as first, FetchSession(settings) as second:
-        first.abandon()
-        with pytest.raises(WorkAbandoned):
-            fetch_shard(layout, 0, settings, first)
-        fetch_shard(layout, 0, settings, second)
-        assert first._loop is second._loop
-    assert len(fetched_rows(layout)) == 1
-    assert rejected_rows(layout) == []

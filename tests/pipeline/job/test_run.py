@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import CurationConfig, FetchConfig
+from pipeline.dataset.ownership import read_record
 from pipeline.job.run import Job, check_stages, with_checked_inputs, with_shared_cores
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig
 from tests.curated_tables import write_shards
+from tests.curations import curate, write_pairs
 from tests.levelled import forget_overall_edges, level, some_rows
 
 
@@ -49,3 +51,19 @@ def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_
         check_stages(job, runs_here=True)
     Path(layout.run, "read.json").write_text(json.dumps({"files": files[:1]}))
     check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
+
+
+def test_a_graph_that_is_handed_over_leaves_its_folders_to_the_job_that_runs_it(tmp_path):
+    """The job is begun by one process and reported by another, as with a flex template."""
+    pairs = write_pairs(tmp_path / "in", [("http://a.example/x.png", "a picture")])
+    root, stages = tmp_path / "out", (Stage.READ,)
+    job = ("--template_location=gs://bucket/staging/x",)
+    manifest, said = curate(CurationConfig(), pairs, root, stages, beam_flags=job)
+    assert manifest is None
+    assert f"`aligngpt-curate report --out {root}` writes manifest and report" in said
+    assert "Done" not in said
+    layout = DatasetLayout(str(root))
+    assert read_record(layout).open >= {"pairs", "rejected/read"}
+    curate(CurationConfig(), pairs, root, stages)
+    assert read_record(layout).open == set()
+    assert read_record(layout).files["pairs"] == {"00000.parquet"}

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CurationConfig
+from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.job.lock import hold_folder
 from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout, model_paths
-from pipeline.job.sight import refuse_local_paths, refuse_other_sight, sights_of
+from pipeline.job.sight import needs_of, refuse_local_paths, refuse_other_sight, sights_of
 from pipeline.read.inputs import check_inputs
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from scoring.config import ScoreConfig
+from scoring.config import LevelConfig, ScoreConfig
 
 
 @pytest.fixture
@@ -128,3 +128,19 @@ def test_the_heads_of_signals_are_found_from_every_folder_and_looked_at(monkeypa
         "taste=head:/x/y.safetensors",
     )
     assert model_paths(config) == ("/work/nsfw.safetensors", "/x/y.safetensors")
+
+
+def test_lists_certificates_and_old_edges_are_looked_at_by_the_stages_that_read_them(monkeypatch):
+    monkeypatch.setattr("os.getcwd", lambda: "/work")
+    config = absolute_config(
+        CurationConfig(
+            read=ReadConfig(deny_urls=("urls.txt",), deny_hosts=("hosts.txt",)),
+            fetch=FetchConfig(deny_hashes=("hashes.txt",), ca_file="ca.pem"),
+            levels=LevelConfig(edges_from="old"),
+        )
+    )
+    needed = {stage: [path for _, path in needs_of(config, (stage,), ())] for stage in Stage}
+    assert needed[Stage.READ] == ["/work/urls.txt", "/work/hosts.txt"]
+    assert needed[Stage.FETCH] == ["/work/hashes.txt", "/work/ca.pem"]
+    assert needed[Stage.LEVEL] == ["/work/old/levelled/edges.json"]
+    assert needed[Stage.PACK] == []

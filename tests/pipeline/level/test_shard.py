@@ -65,6 +65,6 @@ def test_no_more_keys_are_read_than_tie_with_an_edge(layout, monkeypatch):
         lambda keys: read.append(len(keys)) or key_hashes(keys),
     )
     saved = SavedEdges("", 8, {ALL_SOURCES: edges})
-    levels = levels_of(layout, 0, LevelConfig(), saved, read_scores(layout, 0, LevelConfig()))
+    levels = levels_of(layout, 0, LevelConfig(), saved, read_scores(layout, 0, LevelConfig(), ""))
     assert set(levels) == set(range(1, 9))
     assert sum(read) == 7

@@ -15,16 +15,7 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.storage import commit_file
 from tests.curations import quiet_console
-from tests.datasets import finish, jpeg, write_dataset
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A finished dataset of 38 train samples in 3 shards; two pairs of 42 were never fetched."""
-    root = tmp_path_factory.mktemp("whole")
-    write_dataset(root)
-    finish(root)
-    return root
+from tests.datasets import jpeg
 
 
 def rows_of(root: Path, folder: str) -> list[dict]:

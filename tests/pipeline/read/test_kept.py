@@ -176,19 +176,6 @@ def test_tables_and_json_files_of_an_image_folder_tell_what_is_kept(tmp_path):
     assert rows == {"an a": {"stars": "3", "by": None}, "a b": {"stars": "4", "by": ["me"]}}
 
 
-@pytest.mark.parametrize(
-    ("keep", "words"),
-    [
-        (("sha256",), "'sha256' is a column of every dataset; .* as in sha256=told_sha256"),
-        (("a", "b=a"), "'a' is named twice"),
-        (("a=",), "is no name"),
-    ],
-)
-def test_names_that_a_dataset_has_already_are_refused(keep, words):
-    with pytest.raises(ConfigError, match=words):
-        ReadConfig(keep_columns=keep)
-
-
 def test_a_column_that_no_file_has_and_one_that_cannot_be_kept_stop_before_work(tmp_path):
     path = tmp_path / "pairs.parquet"
     columns = {**PAIRS, "map": pa.array([[("a", 1)]] * 4, pa.map_(pa.string(), pa.int64()))}

@@ -1,6 +1,5 @@
 """Existing WebDataset shards as input, whatever is wrong with them."""
 
-import io
 import json
 import random
 import subprocess
@@ -20,19 +19,8 @@ from pipeline.read.rows import RawRow
 from pipeline.read.tar_rows import read_tar
 from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected
 from tests.datasets import jpeg
-
-Members = list[tuple[str | tarfile.TarInfo, bytes]]
-
-
-def write_tar(path: Path, members: Members, tar_format: int = tarfile.USTAR_FORMAT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tar_format) as tar:
-        for name, data in members:
-            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            if member.isreg():
-                member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
+from tests.fetches import picture
+from tests.reads import Members, rows_of, write_tar
 
 
 def sample(key: str, text: str | None = "a cat", **values: Any) -> Members:
@@ -381,3 +369,22 @@ def test_credentials_in_the_path_of_a_tar_are_refused_and_not_repeated() -> None
     with pytest.raises(ConfigError) as caught:
         check_inputs(["memory://user:secret@host/0.tar"], ReadConfig())
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["photo.v1.0.jpg"], ["a.0.jpg", "a.1.jpg"], ["x.y.png"]])
+def test_keys_with_dots_are_told_of(names: list[str], tmp_path: Path) -> None:
+    members = [(name, picture(1)) for name in names] + [("photo.txt", b"a photo")]
+    path = write_tar(tmp_path / "in.tar", members)
+    with pytest.raises(ConfigError, match=r"A key ends at the first dot of a name.*rename"):
+        check_inputs([str(path)], ReadConfig())
+
+
+def test_members_that_do_not_stand_together_are_told_of(tmp_path: Path) -> None:
+    members = [
+        ("a.jpg", picture(1)), ("a.txt", b"a"), ("b.txt", b"b"), ("c.v1.jpg", picture(3)),
+        ("c.txt", b"c"), ("b.jpg", picture(2)),
+    ]  # fmt: skip
+    path = write_tar(tmp_path / "in.tar", members)
+    said = [row["detail"] for row in rows_of(path) if row["reason"] == "missing_image"]
+    assert any("one after the other in a tar" in detail for detail in said)
+    assert any("a key ends at the first dot" in detail for detail in said)

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.config import CurationConfig, ReadConfig
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.report.write import write_report
@@ -20,7 +19,6 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console
-from scoring.config import ScoreConfig
 from tests.curations import contents, curate
 
 FUNCTION = """
@@ -134,11 +132,3 @@ def test_the_reference_is_an_even_choice_of_all_shards():
     assert len(chosen) == 64
     assert {rows for _, rows in chosen} == {64}
     assert chosen[0][0] == 0 and chosen[-1][0] > 980
-
-
-def test_a_signal_cannot_be_called_as_a_column_of_the_input():
-    with pytest.raises(ConfigError, match="'nsfw' is a column of the input"):
-        CurationConfig(
-            read=ReadConfig(keep_columns=("NSFW=nsfw",)),
-            score=ScoreConfig(signals=("nsfw=negclip",)),
-        )

@@ -24,15 +24,6 @@ from tests.datasets import finish, jpeg, write_dataset
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory) -> Path:
-    """A finished dataset of 38 samples in 4 levels."""
-    root = tmp_path_factory.mktemp("parent")
-    write_dataset(root)
-    finish(root)
-    return root
-
-
-@pytest.fixture(scope="module")
 def turns(tmp_path_factory) -> Path:
     """A finished dataset of 20 conversations, not scored, some of text alone."""
     root = tmp_path_factory.mktemp("turns")

@@ -20,7 +20,7 @@ from pipeline.config import FetchConfig
 from pipeline.fetch.img2dataset.engine import rejection_of
 from pipeline.fetch.shard import fetch_fingerprint, fetch_shard
 from schemas.columns import read_table, table_from_records, write_table
-from schemas.errors import ConfigError, RejectReason
+from schemas.errors import RejectReason
 from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, REJECTION_SCHEMA, Pair, pair_key
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -197,13 +197,6 @@ def test_an_image_that_its_limits_refuse_is_rejected_for_it(
     write_pairs(layout, [(url, None)])
     fetch_shard(layout, 0, config(web_server, min_side=100))
     assert list(kept(layout)) == [url]
-
-
-def test_the_engine_is_taken_only_together_with_what_it_cannot_do() -> None:
-    for settings in ({}, {"respects_robots": False}, {"respects_tdm": False}):
-        with pytest.raises(ConfigError, match=r"asks neither robots\.txt nor tdmrep\.json"):
-            FetchConfig(engine="img2dataset", **settings)
-    FetchConfig(engine="img2dataset", respects_robots=False, respects_tdm=False)
 
 
 def test_the_engine_is_part_of_the_fingerprint(web_server: WebServer, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
 
 from pipeline.job.ray.cluster import Node, WorkerNeeds, connect, find_places, shortage
-from pipeline.job.ray.options import RayOptions
 from schemas.errors import ConfigError
 
 
@@ -53,11 +52,3 @@ def test_a_password_in_the_command_line_never_reaches_ray(monkeypatch):
     with pytest.raises(ConfigError, match="holds a password") as refused:
         connect("127.0.0.1:1")
     assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"gpu_workers": -1}, {"worker_cpus": 0}, {"worker_memory_bytes": -1}, {"attempts": 0}]
-)
-def test_options_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')} must be"):
-        RayOptions(**wrong)

@@ -1,0 +1,1 @@
+"""What `curate --dry-run` does: the graph as it would be submitted, checked and shown."""

@@ -1,0 +1,1 @@
+"""Whether a caption fits a picture, asked of an image-text-to-text model."""

@@ -1,0 +1,98 @@
+"""Which image-text-to-text model is asked: its files, what tells it from another, and how it loads.
+
+Any model of transformers' `AutoModelForImageTextToText` whose processor has a chat template.
+"""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from schemas.errors import ConfigError
+from schemas.versions import installed_versions
+from scoring.config import Precision
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""What a model is loaded from; weights in pickles are not, since those could run code."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+"""What transformers raises over a folder that holds no such model."""
+
+
+def model_folder(name: str) -> Path:
+    """Returns the folder of a model, a local one or a snapshot of the Hub's.
+
+    Raises:
+        ConfigError: if it is not to be had.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"score.signals: itm:{name} is neither a folder nor a model that could be downloaded "
+            f"({str(error).splitlines()[0]}): give the folder of an image-text-to-text model of "
+            "transformers, or its name on the Hub"
+        ) from error
+
+
+def itm_identity(name: str) -> dict[str, str]:
+    """Returns what tells the model from any other, by what its files hold.
+
+    Raises:
+        ConfigError: if it is not to be had.
+    """
+    folder = model_folder(name)
+    files = sorted(path for pattern in FILES for path in folder.glob(pattern))
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(
+            f"{path.name} {_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode()
+        )
+    return {"files_sha256": digest.hexdigest()}
+
+
+def itm_versions() -> dict[str, str]:
+    """Returns the libraries whose version can move a likelihood within rounding."""
+    return installed_versions(("torch", "transformers", "tokenizers", "pillow"))
+
+
+def load_itm(name: str, precision: Precision, device: torch.device) -> tuple[Any, Any]:
+    """Returns the model in evaluation mode and its processor.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be asked.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # the job shows its own
+    folder = model_folder(name)
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[precision])
+    except LOAD_ERRORS as error:
+        raise ConfigError(
+            f"score.signals: itm:{name} is no image-text-to-text model that transformers can load: "
+            f"{error}"
+        ) from error
+    if getattr(processor, "chat_template", None) is None or model.config.is_encoder_decoder:
+        raise ConfigError(
+            f"score.signals: itm:{name} has no chat template to be asked by: give a model that "
+            "answers questions about pictures in a chat"
+        )
+    return model.to(device).eval().requires_grad_(False), processor
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
