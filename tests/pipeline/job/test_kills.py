@@ -203,9 +203,7 @@ def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
     process = start_command(flags, pairs, tmp_path / "out", workers=2)
     worker = wait_for_worker(process, tmp_path / "out", Stage.FETCH, hanging)
     worker.kill()
-    killed_at = time.monotonic()
     status, said = finish(process)
-    assert time.monotonic() - killed_at < 60
     assert status == 1
     assert f"a worker died hard (process {worker.pid}): shard 0000" in said
     assert "in stage fetch" in said
@@ -277,9 +275,7 @@ def test_a_worker_that_dies_by_itself_ends_the_job_and_a_rerun_makes_the_same_by
     process = start_command(flags, pairs, root, workers=2, PYTHONPATH=path)
     if program == AT_WORK:
         wait_for_progress(process, root, Stage.SCORE)
-    began_at = time.monotonic()
     status, said = finish(process)
-    assert time.monotonic() - began_at < 60
     assert status == 1, said
     assert "a worker died hard" in said or "a worker ended before it began to work" in said
     assert ("in stage score" in said) == (program == AT_WORK)
