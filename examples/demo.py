@@ -31,8 +31,6 @@ BIN = Path(sys.executable).parent
 ADDRESS = "127.0.0.1"
 PORT = 8970
 EVERY_NTH_IS_A_DUPLICATE = 40
-EVALUATED = 48
-"""Of the hundred held-out yes-no questions: the demo is to be short."""
 STOPPED = 128 + signal.SIGTERM
 """Status of what SIGTERM stopped."""
 Step = Callable[..., str]
@@ -85,7 +83,8 @@ def main() -> None:
     evaluate(step, out)
     look = (sys.executable, HERE / "demo_looks.py", "--model", out / "finetuned" / "model")
     held = ("--questions", out / "instructions_validation", "--pairs", out / "curated_validation")
-    step("See whether the model looks", *look, *held, "--out", out / "looks")
+    told = ("--yes-no", out / "evaluation" / "pope")
+    step("See whether the model looks", *look, *held, *told, "--out", out / "looks")
     question = "What is in this picture?"
     picture = CORPUS / held_out[0].file
     chat = (BIN / "aligngpt-train", "chat", out / "finetuned" / "model")
@@ -195,7 +194,7 @@ def evaluate(step: Step, out: Path) -> None:
         "Evaluate: yes-no questions in POPE's format",
         *(BIN / "aligngpt-train", "evaluate", out / "finetuned" / "model"),
         *("--benchmarks", "pope", "--data", out / "benchmarks", "--out", out / "evaluation"),
-        *("--control", "exchanged", "--limit", str(EVALUATED)),
+        *("--control", "exchanged"),
     )
 
 

@@ -1,10 +1,14 @@
 """Whether the demo's model looks: held-out questions in pairs, with right and exchanged pictures.
 
-    python examples/demo_looks.py --model demo/finetuned/model --out demo/looks
+    aligngpt-train evaluate demo/finetuned/model --benchmarks pope --control exchanged \\
+      --data demo/benchmarks --out demo/evaluation
+    python examples/demo_looks.py --model demo/finetuned/model --yes-no demo/evaluation/pope \\
+      --questions demo/instructions_validation --pairs demo/curated_validation --out demo/looks
 
-Each question stands on two pictures with different answers, so that the words alone do not tell. An
-answer is right if greedy decoding says it word for word. Exchanged pictures are other samples': a
-model that does not look is as often right with them. Writes looks.json and answers.html.
+Each question stands on two pictures with different answers, so that the words alone do not tell.
+What asks for one word is right if greedy decoding says it; yes or no is what POPE's script reads in
+the whole answer. Exchanged pictures are other samples': a model that does not look is as often
+right with them. Writes looks.json and answers.html.
 """
 
 import argparse
@@ -33,6 +37,7 @@ from training.evaluation.control import (
     sample_results,
     score_difference,
 )
+from training.evaluation.metrics.yes_no import pope_answer
 from training.evaluation.retrieval import candidate_groups, measured, score_groups
 from training.evaluation.validation import validation_order
 from training.model.answering.sampling import Sampling
@@ -54,9 +59,18 @@ class Question:
     answer: str
 
     @property
+    def wanted(self) -> str:
+        """The one word that must be said; yes or no without what is seen before it."""
+        return self.answer.rpartition(", ")[2]
+
+    @property
     def kind(self) -> str:
         """Which of KINDS it is."""
-        return "yes_no" if self.answer in ("Yes", "No") else "words"
+        return "yes_no" if self.wanted in ("yes", "no") else "words"
+
+    def is_answered_by(self, said: str) -> bool:
+        """Returns whether an answer is right."""
+        return self.wanted == (pope_answer(said) if self.kind == "yes_no" else said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +97,8 @@ def paired_questions(dataset: TrainDataset) -> list[Question]:
 
 def answered(
     parts: Assembled, dataset: TrainDataset, questions: Sequence[Question]
-) -> tuple[dict[str, SampleResult], dict[str, SampleResult], dict[int, int]]:
-    """Returns the results with right and with exchanged pictures, and whose those are."""
+) -> tuple[dict[str, SampleResult], dict[str, SampleResult]]:
+    """Returns the results with right and with exchanged pictures."""
     config = DataConfig(form="conversation", tokens_per_sequence=TOKENS)
     encoder = parts.encoder(config)
     lengths = measure_lengths(dataset, encoder, lambda numbers, _: numbers)
@@ -95,27 +109,41 @@ def answered(
     levels = model.config.num_levels
     right = sample_results(model, parts.rows(dataset, encoder), order, levels)
     rows = parts.rows(dataset, encoder, pictures_from=others)
-    return right, sample_results(model, rows, order, levels), others
+    return right, sample_results(model, rows, order, levels)
 
 
-def by_kind(
+def words_found(
     dataset: TrainDataset,
-    questions: Sequence[Question],
+    asked: Sequence[Question],
     right: dict[str, SampleResult],
     other: dict[str, SampleResult],
-) -> dict[str, Kind]:
-    """Returns how each kind of question is answered."""
-    kinds = {}
-    for kind in KINDS:
-        asked = [question for question in questions if question.kind == kind]
-        keys = [dataset.keys[question.index] for question in asked]
-        answers: dict[str, Counter[str]] = {}
-        for question in asked:
-            answers.setdefault(question.text, Counter())[question.answer] += 1
-        most = sum(counts.most_common(1)[0][1] for counts in answers.values())
-        scores = [np.array([float(r[key].is_exact) for key in keys]) for r in (right, other)]
-        kinds[kind] = Kind(score_difference(scores[0], scores[1]), most / max(1, len(asked)))
-    return kinds
+) -> Difference:
+    """Returns how questions for one word are answered."""
+    keys = [dataset.keys[question.index] for question in asked]
+    scores = [np.array([float(r[key].is_exact) for key in keys]) for r in (right, other)]
+    return score_difference(scores[0], scores[1])
+
+
+def yes_no_found(answers: Path) -> Difference:
+    """Returns how questions for yes or no are answered.
+
+    Args:
+        answers: folder of a benchmark that `aligngpt-train evaluate --control exchanged` asked.
+    """
+    scores = []
+    for name in ("predictions.jsonl", "exchanged.jsonl"):
+        lines = (answers / name).read_text(encoding="utf-8").splitlines()
+        scores.append(np.array([json.loads(line)["score"] for line in lines], np.float64))
+    return score_difference(scores[0], scores[1])
+
+
+def majority(asked: Sequence[Question]) -> float:
+    """Returns the share that is right when each question always gets its most frequent answer."""
+    answers: dict[str, Counter[str]] = {}
+    for question in asked:
+        answers.setdefault(question.text, Counter())[question.wanted] += 1
+    most = sum(counts.most_common(1)[0][1] for counts in answers.values())
+    return most / max(1, len(asked))
 
 
 def page(rows: Sequence[tuple[RawSample, Question, str]], kinds: dict[str, Kind]) -> str:
@@ -125,7 +153,7 @@ def page(rows: Sequence[tuple[RawSample, Question, str]], kinds: dict[str, Kind]
         buffer = io.BytesIO()
         open_images(sample)[0].convert("RGB").save(buffer, "JPEG", quality=90)
         data = base64.b64encode(buffer.getvalue()).decode()
-        is_right = said == question.answer
+        is_right = question.is_answered_by(said)
         text = html.escape(question.text.replace(SHORT, "").strip())
         wanted = "" if is_right else f"<small>right: {html.escape(question.answer)}</small>"
         cards.append(
@@ -162,7 +190,8 @@ figure.right i {{ color: #2c8a4b; }} figure.wrong i {{ color: #c23b3b; }}
 </style></head><body>
 <h1>What the model sees</h1>
 <p>Held-out questions in pairs: one question on two pictures with different answers. With exchanged
-pictures a model that looks is right less often; the majority answers each question alike.</p>
+pictures a model that looks is right less often; the majority answers each question alike. An answer
+to yes or no says what is seen first: the verdict counts.</p>
 <table><tr><th>questions</th><th>number</th><th>right</th><th>exchanged</th><th>majority</th>
 <th>right minus exchanged (95 % interval)</th></tr>
 {rows}
@@ -179,6 +208,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of a model of stage 2")
     parser.add_argument("--questions", required=True, help="dataset of held-out instructions")
+    parser.add_argument(
+        "--yes-no",
+        type=Path,
+        required=True,
+        help="folder of the answers to the questions for yes or no",
+    )
     parser.add_argument("--pairs", required=True, help="dataset of held-out pairs, to retrieve")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
@@ -187,8 +222,13 @@ def main() -> None:
     parts.model.eval()
     dataset = TrainDataset([arguments.questions])
     questions = paired_questions(dataset)
-    right, other, _ = answered(parts, dataset, questions)
-    kinds = by_kind(dataset, questions, right, other)
+    words = [question for question in questions if question.kind == "words"]
+    yes_no = [question for question in questions if question.kind == "yes_no"]
+    right, other = answered(parts, dataset, words)
+    kinds = {
+        "words": Kind(words_found(dataset, words, right, other), majority(words)),
+        "yes_no": Kind(yes_no_found(arguments.yes_no), majority(yes_no)),
+    }
     pairs = TrainDataset([arguments.pairs])
     groups = candidate_groups(pairs, set(pairs.keys), parts.processor.tokenizer)
     found = measured(score_groups(parts, pairs, groups, "conversation", None))

@@ -93,7 +93,12 @@ def run_trial(name: str, seed: int, demo: Path, out: Path, steps: int) -> Outcom
     )
     seconds = _cpu_seconds() - before
     _call(
+        *("aligngpt-train", "evaluate", f"{folder}/finetuned/model", "--control", "exchanged"),
+        *("--benchmarks", "pope", "--data", f"{demo}/benchmarks", "--out", f"{folder}/evaluation"),
+    )
+    _call(
         *("python", f"{ROOT}/examples/demo_looks.py", "--model", f"{folder}/finetuned/model"),
+        *("--yes-no", f"{folder}/evaluation/pope"),
         *("--questions", f"{demo}/instructions_validation"),
         *("--pairs", f"{demo}/curated_validation", "--out", f"{folder}/looks"),
     )

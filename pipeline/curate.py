@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.deny import DenyFiles
 from pipeline.deduplicate.plan import NOT_DECIDING as DEDUPLICATE_NOT_DECIDING
 from pipeline.fetch.retry import RetrySession
 from pipeline.fetch.shard import NOT_DECIDING as FETCH_NOT_DECIDING
@@ -66,7 +67,8 @@ def curate(
         pairs = pipeline | name_of(Stage.READ) >> ReadPairs(layout, config.read, inputs)
     else:
         pairs = pipeline | "Start" >> beam.Create(list(shards))
-    fetched = through(pairs, Stage.FETCH, FetchShards(layout, config.fetch, retry))
+    denied = DenyFiles(urls=config.read.deny_urls, hosts=config.read.deny_hosts)
+    fetched = through(pairs, Stage.FETCH, FetchShards(layout, config.fetch, retry, denied))
     scored = through(fetched, Stage.SCORE, ScoreShards(layout, config.score))
     unique = scored
     if Stage.DEDUPLICATE in stages:

@@ -49,6 +49,7 @@ class RejectReason(Enum):
     TDM_RESERVED = ("tdm_reserved", Stage.FETCH, False)
     FILE_NOT_FOUND = ("file_not_found", Stage.FETCH, False)
     HASH_MISMATCH = ("hash_mismatch", Stage.FETCH, False)
+    DENIED_REDIRECT = ("denied_redirect", Stage.FETCH, False)
     DENIED_HASH = ("denied_hash", Stage.FETCH, False)
     BAD_BOXES = ("bad_boxes", Stage.FETCH, False)
     NOT_AN_IMAGE = ("not_an_image", Stage.FETCH, False)

@@ -2,10 +2,13 @@
 
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import CurationConfig, PackConfig
@@ -16,7 +19,7 @@ from pipeline.dataset.train_shards import write_index
 from pipeline.pack.plan import plan_train_shards
 from pipeline.pack.shard import pack_shard
 from pipeline.report.write import write_report
-from schemas.columns import table_from_records, write_table
+from schemas.columns import signal_field, table_from_records, with_kept, write_table
 from schemas.errors import RejectReason, SampleRejected
 from schemas.manifest import Manifest
 from schemas.records import (
@@ -162,6 +165,21 @@ def write_levelled(
     write_rejections(layout, Stage.LEVEL, shard, [], "l")
 
 
+def add_signal(root: Path, name: str, value_of: Callable[[float], float]) -> None:
+    """Adds a signal to the scored shards of a dataset that is not packed yet.
+
+    Args:
+        value_of: gives it for a score.
+    """
+    for path in sorted((root / "scored").glob("*.parquet")):
+        table = pq.read_table(path)
+        values = [value_of(score) for score in table["clip_score"].to_pylist()]
+        field = signal_field(name, "made up", json.dumps({"fingerprint": "made up"}))
+        schema = with_kept(SCORED_SCHEMA, [field]).with_metadata(table.schema.metadata)
+        added = pa.array(values, pa.float32())
+        write_table(pa.Table.from_arrays([*table.columns, added], schema=schema), path)
+
+
 def write_dataset(root: Path, shards: int = 2, samples: int = 20, is_scored: bool = True) -> int:
     """Writes a dataset that is ready to be packed; returns how many samples a pack will hold."""
     layout = DatasetLayout(str(root))
@@ -176,12 +194,18 @@ def write_dataset(root: Path, shards: int = 2, samples: int = 20, is_scored: boo
     return shards * (samples - 1) if is_scored else shards * samples
 
 
-def finish(root: Path, is_scored: bool = True, samples_per_shard: int = 15) -> Manifest:
-    """Packs a dataset that is ready for it and writes its reports; returns the manifest."""
+def finish(
+    root: Path, is_scored: bool = True, samples_per_shard: int = 15, by: str = "clip_score"
+) -> Manifest:
+    """Packs a dataset that is ready for it and writes its reports; returns the manifest.
+
+    Args:
+        by: what its levels are said to be cut by.
+    """
     layout = DatasetLayout(str(root))
     config = CurationConfig(
         pack=PackConfig(samples_per_shard=samples_per_shard),
-        levels=LevelConfig(num_levels=4),
+        levels=LevelConfig(num_levels=4, by=by),
         is_scored=is_scored,
     )
     shards = range(len(list((root / "fetched").glob("*.parquet"))))

@@ -319,8 +319,9 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
         raise ConfigError("--precision fp16 is for --benchmarks: a loss is taken in bf16 or fp32")
     with at_work("starting"), large_imports():
         from training.evaluation.dataset_loss import dataset_loss
+        from training.evaluation.level_figure import print_levels, write_levels
 
-    totals, difference = dataset_loss(
+    totals, difference, found = dataset_loss(
         command.model,
         command.data,
         form=command.form,
@@ -328,6 +329,7 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
         samples=command.samples,
         control=command.control,
         precision=command.precision,
+        told_levels=command.told_level,
     )
     table = Table("alignment level", "loss", "target tokens")
     for level, loss in totals.level_losses.items():
@@ -336,6 +338,10 @@ def evaluate(command: Evaluate, arguments: Sequence[str]) -> int:
     Console().print(table)
     if difference is not None:
         print_control(difference)
+    if found is not None:
+        print_levels(found)
+        if command.out:
+            write_levels(found, Path(command.out))
     return 0
 
 
@@ -358,7 +364,8 @@ def print_outcome(out: str, is_complete: bool) -> None:
     console = Console()
     if is_complete:
         console.print(
-            f"model: {out}/model   metrics: {out}/metrics.jsonl   picture: {out}/loss.png"
+            f"model: {out}/model   metrics: {out}/metrics.jsonl   pictures: {out}/loss.png, "
+            f"{out}/levels.png"
         )
     else:
         console.print("stopped by SIGTERM, checkpoint saved: run the same command again to go on")

@@ -1,5 +1,6 @@
 """How a model is put together, fed and trained: one frozen dataclass for each part."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,7 @@ PublishedForm = Literal["aligngpt", "llava", "stage_1", "hf", "llava_hf"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Offload = Literal["none", "optimizer", "all"]
 ProjectorStart = Literal["paper", "scaled", "regression"]
+LevelCurriculum = Literal["none", "low_first", "low_left_out"]
 Control = Literal["none", "exchanged"]
 OnCorrupt = Literal["error", "skip"]
 
@@ -82,6 +84,13 @@ class DataConfig:
 
     weights: tuple[float, ...] = ()
     """How often each dataset is seen in an epoch, one number for each folder; none: once each."""
+    level_weights: tuple[float, ...] = ()
+    """How often samples of each alignment level are seen in an epoch, one number for each level
+    from 1 on, 0 to leave a level out; none: once each. With data.weights both count."""
+    level_curriculum: LevelCurriculum = "none"
+    """low_first: badly aligned pairs come rather early in an epoch, the best ones late.
+    low_left_out: as the epochs go on, level after level is left out from the lowest on, until the
+    last part of the run sees the best alone. Samples without a level stay where they are."""
     validation_ratio: float = 0.02
     """Share of the pictures that is held out, chosen by the hash of the picture's address."""
     validation_data: tuple[str, ...] = ()
@@ -128,6 +137,10 @@ class DataConfig:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
         if any(weight < 0 for weight in self.weights):
             raise ConfigError(f"data.weights must not be negative, got {self.weights}")
+        if any(not 0 <= weight < math.inf for weight in self.level_weights):
+            raise ConfigError(
+                f"data.level_weights must be numbers from 0 on, got {self.level_weights}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +254,9 @@ class TrainConfig:
     """Steps between two validations; 0 validates at the start and at the end only."""
     save_every_steps: int = 0
     """Steps between two checkpoints; 0 saves one on SIGTERM only."""
+    told_samples: int = 32
+    """Held-out samples with pictures that the model is told each level of at the end, for the
+    table and picture of its levels (OUT/levels.json and .png); 0 leaves both out."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     keep_checkpoint_every_hours: float = 0.0
@@ -252,6 +268,14 @@ class TrainConfig:
                 f"epochs must be at least 1 and max_steps at least 0, "
                 f"got {self.epochs} and {self.max_steps}"
             )
+        weights = self.data.level_weights
+        if weights and len(weights) != self.model.num_levels:
+            raise ConfigError(
+                f"data.level_weights must have one number for each of model.num_levels = "
+                f"{self.model.num_levels} levels, got {len(weights)}"
+            )
+        if self.told_samples < 0:
+            raise ConfigError(f"told_samples must be at least 0, got {self.told_samples}")
         for name in ("log_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

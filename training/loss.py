@@ -30,6 +30,8 @@ class BatchLoss:
     """(N - 1,) weights of the local vectors, summed over the samples; zeros where none mixed."""
     gate_count: int
     """Samples whose vector was mixed by the gate."""
+    gate_weights: Tensor | None
+    """(A, N - 1) of each of them, in the order of the `<align>` tokens."""
     losses: Tensor
     """(B * K,) of each target, 0 where there is none."""
     image_features: Tensor | None
@@ -73,6 +75,7 @@ def batch_loss(engine: Any, batch: Batch, num_levels: int) -> BatchLoss:
         level_sums=sums.index_add(0, levels, losses.detach()),
         gate_sums=gate_sums,
         gate_count=0 if weights is None else weights.shape[0],
+        gate_weights=None if weights is None else weights.detach(),
         losses=losses.detach(),
         image_features=None if outputs.image_features is None else outputs.image_features.detach(),
         hits=logits.detach().argmax(dim=-1) == targets,

@@ -40,6 +40,7 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
             if run.is_stopping:
                 return False
         run.validate(run.plan.num_steps)
+        run.look_at_levels()
         run.save_model()
     return True
 

@@ -31,7 +31,7 @@ SHAPES = {"train": 600, "validation": 160}
 WORD_PAIRS = 20
 """Of pictures with different answers, for colour and for shape."""
 YES_NO_PAIRS = 15
-"""The same, for questions answered Yes or No."""
+"""The same, for questions answered by what is seen and yes or no."""
 GROUP_PAIRS = 20
 STAMP_YES_NO_PAIRS = 20
 EASY_VQA_SPLIT = {"train": "train", "validation": "test"}
@@ -124,6 +124,11 @@ def yes_or_no(stamps: list[dict[str, str]], chance: random.Random) -> list[Sampl
         turn = (f"Is this {asked}?{SHORT_ANSWER}", "Yes" if is_true else "No")
         samples.append(about(stamp, "is_this", [turn]))
     return samples
+
+
+def seen_first(seen: str, is_true: bool) -> str:
+    """Returns an answer that says what is seen, and then whether it is what was asked for."""
+    return f"{seen.capitalize()}, {'yes' if is_true else 'no'}"
 
 
 def which_group(topic: str, chance: random.Random) -> Turn:
@@ -253,7 +258,8 @@ def pairs_about_shapes(shapes: Iterator[Shape], chance: random.Random) -> list[S
         for _ in range(YES_NO_PAIRS):
             pair = two(of)
             question, _ = is_there(of(pair[0]), names, True, chance)
-            add(f"{kind}_yes_no", question, list(zip(pair, ("Yes", "No"), strict=True)))
+            said = [(shape, seen_first(of(shape), shape is pair[0])) for shape in pair]
+            add(f"{kind}_yes_no", question, said)
     return samples
 
 
@@ -275,7 +281,8 @@ def pairs_about_stamps(stamps: list[dict[str, str]], chance: random.Random) -> l
     for number in range(STAMP_YES_NO_PAIRS):
         one, other = named[2 * number % len(named)], named[(2 * number + 1) % len(named)]
         question = f"Is this {thing(one['caption'])}?{SHORT_ANSWER}"
-        for stamp, answer in ((one, "Yes"), (other, "No")):
+        for stamp in (one, other):
+            answer = seen_first(TOPICS[stamp["topic"]], stamp is one)
             samples.append(about(stamp, f"is_this_{number}", [(question, answer)]))
     return samples
 
@@ -288,10 +295,11 @@ def write_pope(samples: list[Sample], path: Path) -> None:
     lines: list[str] = []
     for entry in samples:
         question, answer = (turn["value"] for turn in entry["conversations"])
-        if answer in ("Yes", "No"):
+        label = answer.rpartition(", ")[2]
+        if label in ("yes", "no"):
             text = question.removeprefix("<image>\n").removesuffix(SHORT_ANSWER)
             line = {"question_id": len(lines) + 1, "image": entry["image"], "text": text}
-            lines.append(json.dumps(line | {"label": answer.lower()}, ensure_ascii=False))
+            lines.append(json.dumps(line | {"label": label}, ensure_ascii=False))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

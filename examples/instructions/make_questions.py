@@ -5,7 +5,9 @@
 
 The words alone never tell an answer: "Is this a pig?" stands once with a pig and once with another
 stamp, every second colour or shape that is asked for is there, and nothing is asked that an earlier
-turn has told. None of the held-out pictures is among them. Run it after `make_instructions.py`:
+turn has told. What is asked for yes or no is answered by what is seen first, as in "Blue, no": to
+compare is easy once both sides are words, and each such answer teaches to look. None of the
+held-out pictures is among them. Run it after `make_instructions.py`:
 
     pip install easy-vqa
     python examples/instructions/make_questions.py
@@ -36,6 +38,7 @@ from make_instructions import (
     bundled,
     known_shapes,
     sample,
+    seen_first,
     thing,
     which_group,
 )
@@ -45,8 +48,8 @@ SHAPE_CAPTIONS = 500
 """The other pictures of shapes are seen in stage 2 alone."""
 NAMES, GROUPS, OPEN = 120, 400, 150
 """Names that are asked for, stamps whose group is asked for, and such as are to be described."""
-ASKED_AT_MOST = 2
-"""Questions about the colour, and about the shape, of one picture."""
+SAMPLES_A_SHAPE = 2
+"""Each with one question about its colour and one about its shape."""
 WORD_SHARE = 0.3
 """Of these questions; the others are for yes or no."""
 BEST_LEVEL = 7
@@ -54,49 +57,42 @@ BEST_LEVEL = 7
 
 
 def about_shape(shape: Shape, chance: random.Random) -> list[Turn]:
-    """Returns questions about a shape's colour and about its shape, in turn."""
-    colors = about_property(shape.color, COLOR_NAMES, COLOR_QUESTIONS, chance)
-    shapes = about_property(shape.shape, SHAPE_NAMES, SHAPE_QUESTIONS, chance)
-    sides = [colors, shapes]
-    chance.shuffle(sides)
-    turns = []
-    while any(sides):
-        turns += [side.pop(0) for side in sides if side]
+    """Returns a question about a shape's colour and one about its shape, in some order."""
+    turns = [
+        about_property(shape.color, COLOR_NAMES, COLOR_QUESTIONS, chance),
+        about_property(shape.shape, SHAPE_NAMES, SHAPE_QUESTIONS, chance),
+    ]
+    chance.shuffle(turns)
     return turns
 
 
 def about_property(
     own: str, names: tuple[str, ...], questions: tuple[str, ...], chance: random.Random
-) -> list[Turn]:
-    """Returns questions about one property, none of which the answers before it tell."""
-    turns: list[Turn] = []
-    others = chance.sample([name for name in names if name != own], ASKED_AT_MOST)
-    for other in others:
-        if chance.random() < WORD_SHARE:
-            return [*turns, (chance.choice(questions), own.capitalize())]
-        is_own = chance.random() < 0.5
-        asked = own if is_own else other
-        noun = asked if names is SHAPE_NAMES else f"{asked} shape"
-        turns.append((chance.choice(IS_THERE).format(thing=noun), "Yes" if is_own else "No"))
-        if is_own:
-            break
-    return turns
+) -> Turn:
+    """Returns a question about one property: which it is, or whether it is this one."""
+    if chance.random() < WORD_SHARE:
+        return chance.choice(questions), own.capitalize()
+    is_own = chance.random() < 0.5
+    asked = own if is_own else chance.choice([name for name in names if name != own])
+    noun = asked if names is SHAPE_NAMES else f"{asked} shape"
+    return chance.choice(IS_THERE).format(thing=noun), seen_first(own, is_own)
 
 
 def both_answers(stamps: list[dict[str, str]], chance: random.Random) -> list[Sample]:
-    """Returns "Is this a …?" for each stamp that has a name, once answered Yes and once No.
+    """Returns "Is this a …?" for some stamps with a name, once answered yes and once no.
 
     Each name is asked of its own stamp and of one other, each stamp is shown with its own name and
     with one other: neither tells the answer.
     """
-    named = [stamp for stamp in stamps if thing(stamp["caption"]) is not None]
+    named = [s for s in stamps if s["topic"] in TOPICS and thing(s["caption"]) is not None]
     samples = []
     shown = chance.sample(named, NAMES)
     for stamp, other in zip(shown, [*shown[1:], shown[0]], strict=True):
         own = thing(stamp["caption"])
-        for picture, answer in ((stamp, "Yes"), (other, "No")):
+        for picture, is_true in ((stamp, True), (other, False)):
+            answer = seen_first(TOPICS[picture["topic"]], is_true)
             turn = (f"Is this {own}?{SHORT_ANSWER}", answer)
-            samples.append(about(picture, f"is_this_{answer.lower()}", [turn]))
+            samples.append(about(picture, f"is_this_{'yes' if is_true else 'no'}", [turn]))
     return samples
 
 
@@ -110,12 +106,12 @@ def about_stamps(stamps: list[dict[str, str]], chance: random.Random) -> list[Sa
     return samples
 
 
-def train_shapes(chance: random.Random) -> list[Shape]:
+def train_shapes() -> list[Shape]:
     """Returns easy-VQA's training pictures, those bundled already first; none that is held out."""
     held_out = (HERE / "shapes" / "validation").glob("*.png")
     seen = {hashlib.sha256(path.read_bytes()).digest() for path in held_out}
     there = {path.name for path in (HERE / "shapes" / "train").glob("*.png")}
-    found = list(known_shapes("train", seen, chance))
+    found = list(known_shapes("train", seen, random.Random("shapes")))
     return sorted(found, key=lambda shape: shape.picture.name not in there)[:SHAPES]
 
 
@@ -132,16 +128,17 @@ def main() -> None:
     ).parse_args()
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
-    chance = random.Random("questions 2")
+    chance = random.Random("questions 3")
     stamps = [row for row in rows if row["split"] == "train"]
     samples = both_answers(stamps, chance)
     samples += about_stamps(stamps, chance)
     captions: list[Sample] = []
-    for shape in train_shapes(chance):
+    for shape in train_shapes():
         image, name = bundled(shape, "train"), shape.picture.stem
-        (first, answer), *others = about_shape(shape, chance)
-        turns = [(first + SHORT_ANSWER, answer), *others]
-        samples.append(sample(f"shape_question_{name}", turns, image))
+        for number in range(SAMPLES_A_SHAPE):
+            (first, answer), *others = about_shape(shape, chance)
+            turns = [(first + SHORT_ANSWER, answer), *others]
+            samples.append(sample(f"shape_question_{name}_{number}", turns, image))
         caption = [("What is in this picture?", f"A {shape.color} {shape.shape}.")]
         entry = sample(f"shape_caption_{name}", caption, image)
         captions.append({**entry, "similarity": BEST_LEVEL})

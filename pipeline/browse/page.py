@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from pipeline.browse.filters import STATES, Filters
 from pipeline.browse.pictures import Pictures
-from pipeline.browse.rows import GROUPS, ORDERS, PAGE_ROWS, DatasetRows, Row, where
+from pipeline.browse.rows import GROUPS, PAGE_ROWS, PLACE_FILE, DatasetRows, Row
 from schemas.errors import ConfigError
 from schemas.stages import Stage
 from schemas.terminal import shown
@@ -74,7 +74,8 @@ class Page:
         filters, error, rows, total = Filters(), "", list[Row](), 0
         try:
             filters = Filters.from_query(query)
-            where(filters.where)  # by itself, so that what is wrong is said of what was typed
+            # By itself, so that what is wrong is said of what was typed.
+            self._rows.condition(filters.where)
             condition = filters.of_rows()
             total = self._rows.count(condition)
             rows = self._rows.page(condition, order, number)
@@ -85,7 +86,7 @@ class Page:
             status=400 if error else 200,
             filters=filters,
             order=order,
-            orders=list(ORDERS),
+            orders=list(self._rows.orders),
             states=STATES,
             error=error,
             rows=rows,
@@ -153,7 +154,11 @@ class Page:
 
     def _render(self, template: str, status: int = 200, **values: Any) -> Response:
         text = self._templates.get_template(template).render(
-            name=self._name, levels=self._levels, reasons=self._reasons, **values
+            name=self._name,
+            levels=self._levels,
+            reasons=self._reasons,
+            ranked_by=self._rows.ranked_by,
+            **values,
         )
         return HTMLResponse(text, status_code=status, headers=HEADERS)
 
@@ -164,7 +169,7 @@ def _nothing(request: Request) -> Response:
 
 def _picture_address(row: Row) -> str:
     """Returns where the page has a row's picture, empty if it has none."""
-    path = Path(row["filename"])
+    path = Path(row[PLACE_FILE])
     folder = path.parent.name
     if folder in (Stage.READ.value, Stage.FETCH.value):
         return ""

@@ -6,30 +6,40 @@ name; then everything about those few. So a page of a million rows costs what th
 
 import functools
 import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.browse.filters import quoted
 from pipeline.dataset.conditions import checked_condition, closed_connection
+from pipeline.dataset.guard import stored_config
+from schemas.columns import kept_fields, signal_fields, with_kept
 from schemas.errors import ConfigError, DatasetError
 from schemas.records import REJECTION_SCHEMA, TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import is_local, local_path
+from scoring.levels.ranks import parse_rank_mean
 
 PAGE_ROWS = 60
 GROUPS = 12
 EDGE_ROWS = 12
-OF_FILE = "file_row_number, filename"
+PLACE_FILE = "file_of_row"
+"""The column with a row's file: by its usual name, `filename`, inputs may have a column too."""
+
+OF_FILE = f"file_row_number, {PLACE_FILE}"
 
 REJECTION_FIELDS = [field for field in REJECTION_SCHEMA if field.name not in TRAIN_SCHEMA.names]
 ROW_SCHEMA = pa.schema([*TRAIN_SCHEMA, *REJECTION_FIELDS])
-"""Of all rows: `reason` is null for those that were kept."""
+"""Of all rows, but for the input's own columns and signals: `reason` is null for what was kept."""
 
+SCORE = "clip_score"
 ORDERS = {
     "": "",
     "score, best first": "clip_score DESC NULLS LAST, key",
@@ -40,7 +50,7 @@ ORDERS = {
 }
 
 _PLACED_SCHEMA = pa.schema(
-    [*ROW_SCHEMA, pa.field("file_row_number", pa.int64()), pa.field("filename", pa.string())]
+    [*ROW_SCHEMA, pa.field("file_row_number", pa.int64()), pa.field(PLACE_FILE, pa.string())]
 )
 
 Row = dict[str, Any]
@@ -69,6 +79,14 @@ class DatasetRows:
         folder = Path(self.layout.root)
         self.packed = sorted((folder / "train").glob("*.parquet"))
         self.rejected = sorted((folder / "rejected").glob("*/*.parquet"))
+        known = _schema_of(self.packed[0]) if self.packed else ROW_SCHEMA
+        self.schema = with_kept(ROW_SCHEMA, kept_fields(known))
+        """Of all rows; the input's own columns and signals are null where a row was rejected."""
+        signals = [field.name for field in signal_fields(known)]
+        self.orders = {**ORDERS, **dict(_orders_of(signals))}
+        """SQL of each order, by the name that people choose it by."""
+        self.ranked_by = self._ranked_by({SCORE, *signals})
+        """What decides the levels, as `levels.by` has it: a column, or the mean of some's ranks."""
         if not self.packed and not self.rejected:
             raise DatasetError(
                 f"{root} has nothing to look at: no train/ and no rejected/; make a dataset with "
@@ -78,6 +96,7 @@ class DatasetRows:
             (path.parent.name, int(path.stem)): path for path in (*self.packed, *self.rejected)
         }
         self._lock = threading.Lock()
+        self.condition = functools.lru_cache(256)(self._condition)
         self._connection = closed_connection([f"{self.layout.root}/"])
         self._make_view("packed", self.packed)
         self._make_view("left_out", self.rejected)
@@ -91,6 +110,26 @@ class DatasetRows:
         found = f" UNION ALL BY NAME SELECT * FROM {_read(files)}" if files else ""
         self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM no_{name}{found}")
 
+    def _ranked_by(self, columns: Collection[str]) -> str:
+        with suppress(DatasetError):  # of another version, whose rows can be looked at all the same
+            stored = stored_config(self.layout) or {}
+            by = str(stored.get("levels", {}).get("by", SCORE))
+            mean = parse_rank_mean(by)
+            names = (by,) if mean is None else mean.names
+            return by if set(names).issubset(columns) else SCORE
+        return SCORE
+
+    def _condition(self, text: str) -> str:
+        """Returns the WHERE of a condition, once it was checked; empty for none.
+
+        Raises:
+            ConfigError: if it is no condition on a row alone.
+        """
+        if not text:
+            return ""
+        checked = checked_condition(text, self.schema, "the condition").text
+        return f" WHERE (\n{checked}\n)"
+
     def _ask(self, query: str, values: list[Any] | None = None) -> list[Row]:
         with self._lock:
             found = self._connection.execute(query, values or [])
@@ -103,20 +142,22 @@ class DatasetRows:
         Raises:
             ConfigError: if it is none.
         """
-        return int(self._found(f"SELECT count(*) AS n FROM samples{where(condition)}")[0]["n"])
+        return int(
+            self._found(f"SELECT count(*) AS n FROM samples{self.condition(condition)}")[0]["n"]
+        )
 
     def page(self, condition: str, order: str, number: int, size: int = PAGE_ROWS) -> list[Row]:
         """Returns the rows of a page, the first being 0.
 
         Args:
-            order: one of `ORDERS`.
+            order: one of `orders`.
 
         Raises:
             ConfigError: if the condition is none.
         """
-        by = f" ORDER BY {ORDERS[order]}" if ORDERS.get(order) else ""
+        by = f" ORDER BY {self.orders[order]}" if self.orders.get(order) else ""
         return self._whole(
-            f"SELECT {OF_FILE} FROM samples{where(condition)}{by} "
+            f"SELECT {OF_FILE} FROM samples{self.condition(condition)}{by} "
             f"LIMIT {size} OFFSET {number * size}"
         )
 
@@ -128,7 +169,7 @@ class DatasetRows:
 
     def _whole(self, query: str) -> list[Row]:
         """Returns all that is known of rows that a query finds by file and row, in its order."""
-        places = [(row["filename"], row["file_row_number"]) for row in self._found(query)]
+        places = [(row[PLACE_FILE], row["file_row_number"]) for row in self._found(query)]
         of_file: dict[str, list[int]] = {}
         for name, row in places:
             of_file.setdefault(name, []).append(row)
@@ -174,11 +215,16 @@ class DatasetRows:
         )
 
     def edge(self, level: int, size: int = EDGE_ROWS) -> tuple[list[Row], list[Row]]:
-        """Returns the best of a level and the worst of the next, each nearest the edge first."""
+        """Returns the best of a level and the worst of the next, each nearest the edge first.
+
+        By what decides the levels, and as they do: of pairs that tie, the hash of the key.
+        """
+        value = _value_of(self.ranked_by)
         return tuple(  # type: ignore[return-value]
             self._whole(
-                f"SELECT {OF_FILE} FROM packed WHERE alignment_level = {number} "
-                f"ORDER BY clip_score {way}, key LIMIT {size}"
+                f"SELECT {OF_FILE} FROM (SELECT {OF_FILE}, alignment_level, key, {value} AS value "
+                f"FROM packed WHERE alignment_level IS NOT NULL) WHERE alignment_level = {number} "
+                f"ORDER BY value {way} NULLS LAST, key {way} LIMIT {size}"
             )
             for number, way in ((level, "DESC"), (level + 1, "ASC"))
         )
@@ -217,23 +263,44 @@ class DatasetRows:
 def _read(files: list[Path]) -> str:
     """Returns what reads files in SQL, with the place of each row."""
     names = ", ".join(quoted(str(path)) for path in files)
-    return f"read_parquet([{names}], union_by_name = true, filename = true, file_row_number = true)"
+    return (
+        f"read_parquet([{names}], union_by_name = true, filename = {quoted(PLACE_FILE)}, "
+        "file_row_number = true)"
+    )
 
 
-@functools.lru_cache(256)
-def where(condition: str) -> str:
-    """Returns the WHERE of a condition, once it was checked; empty for none.
+def _schema_of(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
-    Raises:
-        ConfigError: if it is no condition on a row alone.
-    """
-    if not condition:
-        return ""
-    return f" WHERE (\n{checked_condition(condition, ROW_SCHEMA, 'the condition').text}\n)"
+
+def _column(name: str) -> str:
+    """Returns a column's name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _value_of(by: str) -> str:
+    """Returns what levels are cut by, as SQL over all rows that have a level."""
+    mean = parse_rank_mean(by)
+    if mean is None:
+        return _column(by)
+    ranks = [f"row_number() OVER (ORDER BY {_column(name)}, key)" for name in mean.names]
+    return " + ".join(
+        f"{weight!r} * {rank}" for weight, rank in zip(mean.weights, ranks, strict=True)
+    )
+
+
+def _orders_of(signals: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields the orders by signals: name and SQL."""
+    for name in signals:
+        for word, way in (("highest", "DESC"), ("lowest", "ASC")):
+            yield f"{name}, {word} first", f"{_column(name)} {way} NULLS LAST, key"
 
 
 def shard_of(row: Row) -> tuple[Stage, int]:
     """Returns the stage whose file a row is of, and the number of its shard."""
-    path = Path(row["filename"])
+    path = Path(row[PLACE_FILE])
     stage = Stage.PACK if path.parent.name == "train" else Stage(path.parent.name)
     return stage, int(path.stem)

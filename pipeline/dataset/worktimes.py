@@ -8,7 +8,6 @@ that goes on adds to what was done before it, and there are as many files as wor
 import json
 import os
 import re
-import resource
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from pipeline.dataset.processor_time import cpu_seconds
 from schemas.errors import DatasetError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_text, list_files, read_json, remove
@@ -47,7 +47,8 @@ class StepTime:
     """That passed and are not kept: downloads of `fetch`, temporary files of `deduplicate`."""
     processes: int = 0
     """That did pieces of it. The first piece of each, of which the next three tell, also loads and
-    warms up what the process needs; the others do not."""
+    warms up what the process needs; the others do not. Where pieces are worked on at the same time
+    and none is the first, the three are of starting alone, with no rows."""
     first_rows: int = 0
     first_seconds: float = 0.0
     first_cpu_seconds: float = 0.0
@@ -95,8 +96,8 @@ class _Ledger:
 
     path: str
     steps: dict[tuple[str, str], StepTime]
-    counted: dict[tuple[str, str], tuple[Covered, Covered]] = field(default_factory=dict)
-    """What was counted of each step: of the clock, and of the processor."""
+    clock: Covered = field(default_factory=Covered)
+    processor: Covered = field(default_factory=Covered)
 
 
 _ledgers: dict[tuple[str, str], _Ledger] = {}
@@ -104,38 +105,38 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def timed(layout: DatasetLayout, stage: str, step: str) -> Iterator[StepTime]:
+def timed(
+    layout: DatasetLayout, stage: str, step: str, *, tells_start: bool = False
+) -> Iterator[StepTime]:
     """Times a piece of a step in the block, which says how many rows it had.
 
     What fails is not counted: a plan is of work that succeeds.
+
+    Args:
+        tells_start: whether the block also says what starting took, in `first_seconds` and
+            `first_cpu_seconds`: pieces that overlap all wait for it, so that no piece tells it.
     """
     work = StepTime(step=step, pieces=1)
-    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    started, cpu_started = time.perf_counter(), cpu_seconds()
     yield work
     with _lock:
-        ended, cpu_ended = time.perf_counter(), _cpu_seconds()
+        ended, cpu_ended = time.perf_counter(), cpu_seconds()
         ledger = _ledgers.get((layout.root, stage))
         if ledger is None:
             path = f"{_folder(layout)}/{stage}-{uuid.uuid4().hex}.json"
             ledger = _ledgers.setdefault((layout.root, stage), _Ledger(path, {}))
         # A worker may do several pieces at once: what all of them took is shared out.
+        work.seconds = ledger.clock.add(started, ended)
+        work.cpu_seconds = ledger.processor.add(cpu_started, cpu_ended)
         place = (step, work.device)
-        clock, processor = ledger.counted.setdefault(place, (Covered(), Covered()))
-        work.seconds = clock.add(started, ended)
-        work.cpu_seconds = processor.add(cpu_started, cpu_ended)
         if place in ledger.steps:
             ledger.steps[place].add(work)
         else:
-            ledger.steps[place] = work.as_first()
+            ledger.steps[place] = replace(work, processes=1) if tells_start else work.as_first()
         steps = [asdict(one) for one in ledger.steps.values()]
         # As of progress: a full disk must fail at the file that the work is for.
         with suppress(StorageError):
             commit_text(ledger.path, json.dumps({"cores": _cores(), "steps": steps}))
-
-
-def _cpu_seconds() -> float:
-    sides = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(spent.ru_utime + spent.ru_stime for spent in sides)
 
 
 def _cores() -> int:

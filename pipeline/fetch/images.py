@@ -90,8 +90,8 @@ class ShardFetcher:
         if self._config.engine == "aligngpt":
             return await self._share_out()
         logger.warning(
-            "img2dataset downloads: no robots.txt, no tdmrep.json, no guard of addresses, no limit "
-            "of bytes or of total time"
+            "img2dataset downloads: no robots.txt, no tdmrep.json, no guard of addresses, no "
+            "deny-list of redirects, no limit of bytes or of total time"
         )
         with tempfile.TemporaryDirectory(prefix="aligngpt-") as folder:
             numbers = [n for n, image in enumerate(self._images) if self._is_asked(image)]

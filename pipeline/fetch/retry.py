@@ -22,6 +22,7 @@ from pipeline.dataset.guard import config_from_json, config_path, has_output, st
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons
 from pipeline.dataset.tars import read_members
+from pipeline.dataset.worktimes import StepTime, timed
 from pipeline.fetch.shard import (
     SPOOL_MEMORY_BYTES,
     asked_fingerprint,
@@ -62,6 +63,9 @@ OPTED_OUT = frozenset(
     }
 )
 """Reasons that are a host's own wish: such an image is never asked for twice."""
+
+RETRY = "retry"
+"""What the work of asking again goes by: a step of the fetch stage."""
 
 READY = "ready.json"
 """File in a shard's folder of new files that says that they are complete."""
@@ -170,6 +174,29 @@ def retry_shard(
     is_done = stats.get("retry", {}).get("token") == session.token
     if is_done or not wanted:
         return
+    with timed(layout, Stage.FETCH, RETRY, tells_start=True) as work:
+        work.rows = len(wanted)
+        _ask_again(layout, shard, config, session, fetching, stats, rejections, work)
+
+
+def _ask_again(
+    layout: DatasetLayout,
+    shard: int,
+    config: FetchConfig,
+    session: RetrySession,
+    fetching: FetchSession | None,
+    stats: dict[str, Any],
+    rejections: Sequence[Rejection],
+    work: StepTime,
+) -> None:
+    """Asks for the images of rejected rows, and commits what came of it.
+
+    Args:
+        stats: of the shard, as they are.
+        rejections: of the shard, those that are not asked for again among them.
+        work: is told what was downloaded.
+    """
+    wanted = {row.key for row in rejections if session.includes(row)}
     started_at = time.time()
     pairs = [pair for pair in read_pairs(layout, shard) if pair.key in wanted]
     if len(pairs) != len(wanted):
@@ -185,7 +212,7 @@ def retry_shard(
         ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
         tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
     ):
-        gained, again = fetch_pairs(pairs, config, fetching, spool, progress)
+        gained, again = fetch_pairs(pairs, config, fetching, spool, progress, work)
         fingerprint = stats["fingerprint"]
         if gained:
             new = read_spool(gained, spool, config.image_format)

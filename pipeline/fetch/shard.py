@@ -17,7 +17,7 @@ from pipeline.dataset.credentials import without_credentials
 from pipeline.dataset.deny import DENIED
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
-from pipeline.dataset.worktimes import timed
+from pipeline.dataset.worktimes import StepTime, timed
 from pipeline.fetch.images import ShardFetcher
 from pipeline.fetch.process_settings import rare_garbage_collection
 from pipeline.fetch.sharing import FetchSession
@@ -77,21 +77,21 @@ def fetch_shard(
     if asked_fingerprint(marker) == fingerprint:
         return
     remove(marker)
-    with timed(layout, Stage.FETCH, "fetch") as work:
+    with timed(layout, Stage.FETCH, "fetch", tells_start=True) as work:
         started_at = time.time()
         pairs = read_pairs(layout, shard)
         with (
             ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
             tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
         ):
-            kept, rejections = fetch_pairs(pairs, config, session, spool, progress)
+            kept, rejections = fetch_pairs(pairs, config, session, spool, progress, work)
             samples = read_spool(kept, spool, config.image_format)
             tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
             write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
             write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
         stats = shard_stats(count_reasons(rejections), len(kept), started_at)
         commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
-        work.rows, work.bytes = len(pairs), progress.downloaded_bytes
+        work.rows = len(pairs)
 
 
 def fetch_fingerprint(layout: DatasetLayout, shard: int, config: FetchConfig) -> str:
@@ -138,10 +138,14 @@ def fetch_pairs(
     session: FetchSession | None,
     spool: IO[bytes],
     progress: ShardProgress,
+    work: StepTime,
 ) -> tuple[list[KeptPair], list[Rejection]]:
     """Returns the pairs that are kept, their images in the spool, and the rejections of the others.
 
     Both stand in the order of the pairs. Of several images, the first that fails is the reason.
+
+    Args:
+        work: is told what was downloaded, and what starting took.
     """
     fetcher = ShardFetcher(pairs, config, spool, progress)
     kept: list[KeptPair] = []
@@ -149,6 +153,9 @@ def fetch_pairs(
     with ExitStack() as own, rare_garbage_collection():
         session = session or own.enter_context(FetchSession(config))
         found = session.run(fetcher.run)
+        start = session.take_start()
+    work.first_seconds, work.first_cpu_seconds = start.seconds, start.cpu_seconds
+    work.bytes = progress.downloaded_bytes
     for pair, outcomes in zip(pairs, found, strict=True):
         failed = first_failure(outcomes)
         if failed is None:

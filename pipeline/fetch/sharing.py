@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyFiles, DenyLists, read_lists
 from pipeline.dataset.progress import WorkAbandoned
-from pipeline.fetch.decoding.pool import DecoderPool
+from pipeline.fetch.decoding.pool import DecoderPool, StartTime
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.queues import HostQueues
 from pipeline.fetch.hosts.slots import HostSlots, Slot
@@ -23,6 +24,8 @@ from pipeline.fetch.process_settings import connections_allowed
 
 READS_AT_ONCE = 32
 """Images from files and tars that are in memory at once, not being bound by a host's limits."""
+
+NOTHING_DENIED = DenyFiles()
 
 Result = TypeVar("Result")
 
@@ -36,13 +39,13 @@ It keeps its errors to itself, but for being cancelled.
 class SharedTools:
     """Connections, decoders and queues within one event loop; close them when done."""
 
-    def __init__(self, config: FetchConfig, memory: HostMemory) -> None:
+    def __init__(self, config: FetchConfig, memory: HostMemory, denied: DenyLists | None) -> None:
         self._config = config
         slots = HostSlots(memory, config)
         self._queues: HostQueues[Row] = HostQueues((), slots, is_open=True)
         self._workers: list[asyncio.Task[None]] = []
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
-        self.downloader = Downloader(config, memory, slots=slots)
+        self.downloader = Downloader(config, memory, slots=slots, denied=denied)
         self.decoders = DecoderPool(
             config.images, config.decode_processes, config.decode_timeout_seconds
         )
@@ -82,10 +85,13 @@ class SharedTools:
 class _Loop:
     """An event loop in a thread of its own, with tools that are there while somebody uses them."""
 
-    def __init__(self, config: FetchConfig) -> None:
+    def __init__(self, config: FetchConfig, files: DenyFiles) -> None:
         self.sessions = 0
+        self._denied = read_lists(files) if files else None
         self._config, self._memory = config, HostMemory(config)
         self._tools: SharedTools | None = None
+        self._first_decoders: DecoderPool | None = None
+        self._told_start = StartTime()
         self._users: set[asyncio.Task[Any] | None] = set()
         self._has_begun = threading.Event()
         # A job that is told to end does not wait for it.
@@ -135,9 +141,20 @@ class _Loop:
     async def _taken(self) -> SharedTools:
         """Returns the tools, made now if nobody uses them yet."""
         async with self._changing:
-            tools = self._tools = self._tools or SharedTools(self._config, self._memory)
+            tools = self._tools = self._tools or SharedTools(
+                self._config, self._memory, self._denied
+            )
+            self._first_decoders = self._first_decoders or tools.decoders
             self._users.add(asyncio.current_task())
             return tools
+
+    def take_start(self) -> StartTime:
+        """Returns what starting decoders first took, as far as nobody was told yet."""
+        if self._first_decoders is None:
+            return StartTime()
+        now, told = self._first_decoders.start_time, self._told_start
+        self._told_start = now
+        return StartTime(now.seconds - told.seconds, now.cpu_seconds - told.cpu_seconds)
 
     async def _let_go(self, tools: SharedTools) -> None:
         """Closes the tools if nobody else uses them."""
@@ -148,7 +165,7 @@ class _Loop:
                 await tools.close()
 
 
-_loops: dict[FetchConfig, _Loop] = {}
+_loops: dict[tuple[FetchConfig, DenyFiles], _Loop] = {}
 _sharing = threading.Lock()
 
 
@@ -158,15 +175,20 @@ class FetchSession:
     Several threads may use it, each for a shard.
     """
 
-    def __init__(self, config: FetchConfig) -> None:
-        self._config = config
+    def __init__(self, config: FetchConfig, denied: DenyFiles = NOTHING_DENIED) -> None:
+        """Takes what it is for.
+
+        Args:
+            denied: lists of addresses that no redirect may lead to.
+        """
+        self._place = (config, denied)
         self._is_abandoned = self._is_closed = False
         self._running: set[concurrent.futures.Future[Any]] = set()
         self._lock = threading.Lock()
         with _sharing:
-            self._loop = _loops.get(config) or _Loop(config)
+            self._loop = _loops.get(self._place) or _Loop(config, denied)
             self._loop.sessions += 1
-            _loops[config] = self._loop
+            _loops[self._place] = self._loop
 
     def run(self, work: Callable[[SharedTools], Coroutine[Any, Any, Result]]) -> Result:
         """Returns what comes of a work that uses the shared tools.
@@ -188,6 +210,11 @@ class FetchSession:
             with self._lock:
                 self._running.discard(future)
 
+    def take_start(self) -> StartTime:
+        """Returns what starting took that nobody was told yet; once for all shards and threads."""
+        with _sharing:
+            return self._loop.take_start()
+
     def abandon(self) -> None:
         """Ends what runs, and whatever would begin: each raises `WorkAbandoned`."""
         with self._lock:
@@ -206,7 +233,7 @@ class FetchSession:
             self._loop.sessions -= 1
             if self._loop.sessions:
                 return
-            del _loops[self._config]
+            del _loops[self._place]
         self._loop.close()
 
     def __enter__(self) -> "FetchSession":

@@ -8,10 +8,11 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyFiles
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.retry import RetrySession, finish_move, retry_shard
 from pipeline.fetch.shard import fetch_shard
-from pipeline.fetch.sharing import FetchSession
+from pipeline.fetch.sharing import NOTHING_DENIED, FetchSession
 from schemas.shards import DatasetLayout
 
 
@@ -22,34 +23,44 @@ class FetchShards(beam.PTransform):
     """
 
     def __init__(
-        self, layout: DatasetLayout, config: FetchConfig, retry: RetrySession | None = None
+        self,
+        layout: DatasetLayout,
+        config: FetchConfig,
+        retry: RetrySession | None = None,
+        denied: DenyFiles = NOTHING_DENIED,
     ) -> None:
+        """Takes how to fetch.
+
+        Args:
+            denied: lists of addresses that no redirect may lead to.
+        """
         super().__init__()
-        self._layout, self._config, self._retry = layout, config, retry
+        self._layout, self._config, self._retry, self._denied = layout, config, retry, denied
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the numbers of the fetched shards."""
         if self._retry is None:
-            return shards | "FetchShard" >> beam.ParDo(_FetchShard(self._layout, self._config))
-        retry = _RetryShard(self._layout, self._config, self._retry)
+            fetch = _FetchShard(self._layout, self._config, self._denied)
+            return shards | "FetchShard" >> beam.ParDo(fetch)
+        retry = _RetryShard(self._layout, self._config, self._denied, self._retry)
         return shards | "RetryShard" >> beam.ParDo(retry)
 
 
 class _FetchShard(beam.DoFn):
     """Fetches several shards at once; remembers the hosts from shard to shard."""
 
-    def __init__(self, layout: DatasetLayout, config: FetchConfig) -> None:
+    def __init__(self, layout: DatasetLayout, config: FetchConfig, denied: DenyFiles) -> None:
         super().__init__()
-        self._layout, self._config = layout, config
+        self._layout, self._config, self._denied = layout, config, denied
 
     def setup(self) -> None:
         # Kept while this object is: what is known of hosts lasts from bundle to bundle.
-        self._lasting = FetchSession(self._config)
+        self._lasting = FetchSession(self._config, self._denied)
         self._shards: ShardsAtOnce | None = None
 
     def start_bundle(self) -> None:
         self._stop()  # what a bundle that failed has left
-        self._session = FetchSession(self._config)
+        self._session = FetchSession(self._config, self._denied)
         # img2dataset has connections of its own for each shard.
         at_once = self._config.shards_at_once if self._config.engine == "aligngpt" else 1
         self._shards = ShardsAtOnce(self._fetch, at_once, self._session.abandon)
@@ -81,8 +92,10 @@ class _FetchShard(beam.DoFn):
 class _RetryShard(_FetchShard):
     """Fetches shards that are not fetched yet, and asks again for what the others lack."""
 
-    def __init__(self, layout: DatasetLayout, config: FetchConfig, retry: RetrySession) -> None:
-        super().__init__(layout, config)
+    def __init__(
+        self, layout: DatasetLayout, config: FetchConfig, denied: DenyFiles, retry: RetrySession
+    ) -> None:
+        super().__init__(layout, config, denied)
         self._retry = retry
 
     def _fetch(self, shard: int) -> None:

@@ -3,7 +3,8 @@
 A step that works row by row takes seconds in proportion to its rows. The search for near-duplicates
 grows faster: cells and what a cell holds both grow with the square root of the rows, so that its
 products grow with the power of 1.5. Steps that one worker does alone keep all others waiting. With
-its first piece of a step, each process also takes what it takes to load and warm up.
+its first piece of a step, each process also takes what it takes to load and warm up; where pieces
+overlap, the run says what starting took by itself.
 """
 
 import math
@@ -20,6 +21,9 @@ ALONE = frozenset({(Stage.DEDUPLICATE, "train"), (Stage.DEDUPLICATE, "join"), (S
 
 FIXED = frozenset({(REPORT, "render")})
 """Steps that take the same however many pairs there are."""
+
+OF_SOME = frozenset({(Stage.FETCH, "retry")})
+"""Steps of some rows of a stage alone, as many of them as in the run."""
 
 SEARCH_SECONDS = 6.4e-8
 """Of a core, for a row to the power of 1.5 with 512 numbers. Source: docs/deduplication.md, out of
@@ -101,7 +105,7 @@ def _of_stage(stage: StageRates, rates: Rates, rows: float, resources: Resources
         worker_seconds=sum(step.work_seconds for step in steps if step.device == "cpu"),
         cpu_seconds=sum(step.cpu_seconds for step in steps),
         gpu_seconds=sum(step.work_seconds for step in steps if step.device == "cuda"),
-        stored_bytes=stage.stored_bytes * growth,
+        stored_bytes=stage.fixed_bytes + (stage.stored_bytes - stage.fixed_bytes) * growth,
         passing_bytes=passing,
         dollars=dollars / 3600,
     )
@@ -147,6 +151,8 @@ def _of_step(
     rows = stage.rows_in * growth * step.rows / rows_told if rows_told else 0.0
     if (stage.stage, step.step) in FIXED:
         rows = step.rows
+    if (stage.stage, step.step) in OF_SOME:
+        rows = step.rows * growth
     pace = _Pace.of(step)
     work = pace.seconds * rows
     if (stage.stage, step.step) == (Stage.DEDUPLICATE, "near"):
@@ -178,17 +184,16 @@ class _Pace:
     def of(cls, step: StepTime) -> "_Pace":
         """Returns the pace of a step: of the pieces after the first, where there are any.
 
-        Where the first are of no rows, what they took is known to be fixed by another run.
+        Where the first are of no rows, what they took is known to be fixed: the run itself told
+        what starting took, or another run did.
         """
         rows = step.rows - step.first_rows
         is_one_piece = step.first_rows > 0 and step.pieces == step.processes
         if not step.processes or rows <= 0 or is_one_piece:
             seconds = step.seconds / step.rows if step.rows else 0.0
             return cls(seconds=seconds, cores=_ratio(step.cpu_seconds, step.seconds))
-        seconds, cpu_seconds = (
-            step.seconds - step.first_seconds,
-            step.cpu_seconds - step.first_cpu_seconds,
-        )
+        seconds = max(0.0, step.seconds - step.first_seconds)
+        cpu_seconds = max(0.0, step.cpu_seconds - step.first_cpu_seconds)
         share = step.first_rows / rows
         return cls(
             seconds=seconds / rows,

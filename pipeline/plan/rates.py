@@ -39,6 +39,8 @@ class StageRates:
     stored_bytes: int
     """Of the tables and tars that it left, those of what it rejected too."""
     steps: tuple[StepTime, ...]
+    fixed_bytes: int = 0
+    """Of `stored_bytes`, what is there however many rows there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +147,15 @@ def _rates_of_stage(layout: DatasetLayout, manifest: Manifest, name: str) -> Sta
     if name == REPORT:
         # The page shows as many examples whatever the size, but the manifest has all shards.
         stored = file_sizes(layout.root)[layout.manifest]
-        rows, kept = manifest.rows_in, manifest.kept
-        return StageRates(stage=name, rows_in=rows, kept=kept, stored_bytes=stored, steps=steps)
+        without_shards = dataclasses.replace(manifest, shards=[]).to_json()
+        return StageRates(
+            stage=name,
+            rows_in=manifest.rows_in,
+            kept=manifest.kept,
+            stored_bytes=stored,
+            steps=steps,
+            fixed_bytes=min(stored, len(without_shards.encode())),
+        )
     stage, counts = Stage(name), manifest.stages[name]
     folders = (layout.folder(stage), layout.rejected_folder(stage))
     return StageRates(

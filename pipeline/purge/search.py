@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.deny import DenyLists
+from pipeline.dataset.deny import DENIED, DenyLists
 from pipeline.dataset.tars import BLOCK_BYTES, padded
 from schemas.errors import DatasetError, RejectReason
 from schemas.progress import shown
@@ -19,17 +19,29 @@ from schemas.storage import open_read, walk_files
 LOOKED_AT = ("url", "more_urls", "sha256", "pixel_hash", "expected_hash", "more_images")
 """Columns that tell what a row points to."""
 
+DENIED_REASONS = frozenset(reason.value for reason in DENIED)
+
 TOKEN = re.compile(rb"[a-z0-9+.-]+://[^\s\"'<>\\]+|[0-9a-f]{32}")
 """Addresses and keys in texts."""
 
 
 def find_denied(layout: DatasetLayout, deny: DenyLists) -> dict[str, RejectReason]:
-    """Returns the keys of all pairs that are denied, wherever the dataset holds them, and why."""
+    """Returns the keys of all pairs that are denied, wherever the dataset holds them, and why.
+
+    Those among them that fetching refused, by where they led or what was downloaded: their pairs,
+    with address and caption, stand as they were read.
+    """
     found: dict[str, RejectReason] = {}
-    tables = _tables(layout)
+    refused: dict[str, RejectReason] = {}
+    tables = sorted(_tables(layout), key=lambda path: not _is_of_rejections(layout, path))
     for path in shown("Looking through tables", tables, len(tables), unit="table"):
-        for row in read_rows(path, ["key", *LOOKED_AT]):
+        is_of_rejections = _is_of_rejections(layout, path)
+        for row in read_rows(path, ["key", "reason", *LOOKED_AT]):
             reason = reason_of_row(row, deny)
+            if is_of_rejections and row["reason"] in DENIED_REASONS:
+                refused[row["key"]] = RejectReason(row["reason"])
+            elif reason is None:
+                reason = refused.get(row["key"])
             if reason is not None:
                 found[row["key"]] = reason
     tars = [path for path in _files(layout) if path.endswith(".tar")] if len(deny.hashes) else []
@@ -128,6 +140,10 @@ def read_members(path: str) -> Iterator[tuple[str, int, bytes]]:
                 raise DatasetError(f"{path} ends within a member at byte {place}")
             yield header[:100].rstrip(b"\0").decode(), place + BLOCK_BYTES, content[:size]
             place += BLOCK_BYTES + len(content)
+
+
+def _is_of_rejections(layout: DatasetLayout, path: str) -> bool:
+    return path.startswith(f"{layout.root}/rejected/")
 
 
 def _files(layout: DatasetLayout) -> list[str]:

@@ -27,6 +27,8 @@ from scoring.levels.edges import (
     refine,
 )
 
+SCORE = "clip_score"
+
 Watch = Callable[[str, Sequence[Any]], Iterable[Any]]
 """Passes the shards of a pass on and shows how many of them went by."""
 
@@ -143,30 +145,37 @@ def _keys(
         next(passed, None)
 
 
-def cut_levels(sources: Sequence[Source], num_levels: int, watch: Watch) -> LevelEdges:
-    """Returns the edges of equally large levels of what is taken, found pass by pass."""
+def cut_levels(
+    sources: Sequence[Source], num_levels: int, watch: Watch, by: str = SCORE
+) -> LevelEdges:
+    """Returns the edges of equally large levels of what is taken, found pass by pass.
+
+    Args:
+        by: the column whose ranks decide: clip_score or a signal.
+    """
     search = EdgeSearch(num_levels)
     places = [(source, shard) for source in sources for shard in source.shards]
     while not search.is_done:
         title = f"Cutting levels, pass {search.passes_done + 1}"
         counts = (
-            count_cells(search, *_scores(table))
+            count_cells(search, *_values(table, by))
             for source, shard in watch(title, places)
-            for table in source.rows(shard, ["key", "clip_score"])
+            for table in source.rows(shard, ["key", by])
         )
         search = refine(search, merge_histograms(counts))
     return search.edges
 
 
-def _scores(table: pa.Table) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-    """Returns score and hash of the rows; both (n,)."""
-    if table["clip_score"].null_count:
+def _values(table: pa.Table, by: str) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """Returns what the rows are ranked by and their hashes; both (n,)."""
+    if by not in table.column_names or table[by].null_count:
+        what = "a score" if by == SCORE else f"the signal {by}, by which the levels are cut,"
         raise ConfigError(
-            "levels cannot be cut anew: there are samples without a score among those that are "
-            "taken: leave out --cut-levels, or add `clip_score is not null` to --where"
+            f"levels cannot be cut anew: there are samples without {what} among those that are "
+            f"taken: leave out --cut-levels, or add `{by} is not null` to --where"
         )
-    scores = table["clip_score"].to_numpy().astype(np.float32, copy=False)
-    return scores, key_hashes(table["key"].combine_chunks())
+    values = table[by].to_numpy().astype(np.float32, copy=False)
+    return values, key_hashes(table["key"].combine_chunks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,25 +190,28 @@ class Taken:
     tar: str
 
 
-def taken_samples(sources: Sequence[Source], edges: LevelEdges | None) -> Iterator[Taken]:
+def taken_samples(
+    sources: Sequence[Source], edges: LevelEdges | None, by: str = SCORE
+) -> Iterator[Taken]:
     """Yields all that is taken, of several datasets in the order of the keys.
 
     Args:
         edges: of new levels; None keeps those that the samples have.
+        by: the column that the edges were cut by.
     """
     if len(sources) == 1:
-        return _taken_of(sources[0], edges)
-    streams = [_taken_of(source, edges) for source in sources]
+        return _taken_of(sources[0], edges, by)
+    streams = [_taken_of(source, edges, by) for source in sources]
     return heapq.merge(*streams, key=lambda sample: sample.key)
 
 
-def _taken_of(source: Source, edges: LevelEdges | None) -> Iterator[Taken]:
+def _taken_of(source: Source, edges: LevelEdges | None, by: str) -> Iterator[Taken]:
     for shard in source.shards:
         tar = source.layout.train(shard, "tar")
         for table in source.rows(shard):
             levels = table["alignment_level"].to_pylist()
             if edges is not None:
-                levels = levels_from_edges(*_scores(table), edges).tolist()
+                levels = levels_from_edges(*_values(table, by), edges).tolist()
             for row, key in enumerate(table["key"].to_pylist()):
                 yield Taken(key, table, row, levels[row], tar)
 

@@ -37,6 +37,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import open_read, remove
 from schemas.terminal import Console
+from scoring.levels.ranks import parse_rank_mean
 
 NOT_SELECTED = "not_selected"
 REPEATED_KEY = "repeated_key"
@@ -85,10 +86,11 @@ def make_selection(selection: Selection, out: str, console: Console) -> None:
                 f"no sample of {total:,} fulfils --where {selection.where!r}: nothing was written"
             )
         wanted = selection.num_levels
-        edges = None if wanted is None else cut_levels(sources, wanted, _shown)
+        by = config.levels.by
+        edges = None if wanted is None else cut_levels(sources, wanted, _shown, by)
         derivation = _derivation(selection, sources, config, total - chosen, repeated)
         begin(derivation, config)
-        samples = taken_samples(sources, edges)
+        samples = taken_samples(sources, edges, by)
         took = _write_shards(layout, samples, config.pack, derivation, chosen - repeated, kept)
     console.print(
         f"{chosen - repeated:,} of {total:,} samples"
@@ -147,6 +149,13 @@ def derived_config(sources: Sequence[Source], selection: Selection) -> CurationC
             f"the datasets have {' and '.join(map(str, sorted(levels)))} levels: cut them anew "
             "with --cut-levels N"
         )
+    ranked_by = {source.layout.root: _ranked_by(source) for source in sources}
+    if len({by for by in ranked_by.values() if by is not None}) > 1:
+        told = " and ".join(f"by {by} in {root}" for root, by in ranked_by.items() if by)
+        raise ConfigError(
+            f"the datasets' levels were cut {told}, which do not compare: level one of them anew "
+            "with the --levels.by of the other"
+        )
     first = next((m for m in manifests if m.num_levels is not None), manifests[0])
     config = config_from_json(with_later_settings(first.config))
     num_levels = selection.num_levels or next(iter(levels), None)
@@ -154,9 +163,21 @@ def derived_config(sources: Sequence[Source], selection: Selection) -> CurationC
     config = dataclasses.replace(config, pack=pack)
     if num_levels is None:
         return config
+    if selection.num_levels is not None and parse_rank_mean(config.levels.by) is not None:
+        raise ConfigError(
+            f"these levels were cut by {config.levels.by}, by ranks over all pairs: leave out "
+            "--cut-levels, or level a parent anew with one column as its --levels.by"
+        )
     return dataclasses.replace(
         config, levels=dataclasses.replace(config.levels, num_levels=num_levels)
     )
+
+
+def _ranked_by(source: Source) -> str | None:
+    """Returns the column whose ranks decide a dataset's levels; None where it has none."""
+    if source.manifest.num_levels is None:
+        return None
+    return str(with_later_settings(source.manifest.config)["levels"]["by"])
 
 
 def _derivation(

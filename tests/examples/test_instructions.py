@@ -86,9 +86,16 @@ def test_every_kind_is_there_and_yes_is_as_frequent_as_no(split: str) -> None:
     kinds = Counter(entry["id"].partition("_")[0] for entry in entries)
     assert {"what", "is", "shape", "text", "two"} <= set(kinds)
     asked = [entry["conversations"] for entry in entries if entry["id"].startswith("is_this")]
-    answers = Counter(turns[1]["value"] for turns in asked)
-    assert abs(answers["Yes"] - answers["No"]) <= 1
+    answers = Counter(yes_or_no(turns[1]["value"]) for turns in asked)
+    assert abs(answers["yes"] - answers["no"]) <= 1
     assert answers.total() == len(asked)
+
+
+def yes_or_no(answer: str) -> str:
+    """Returns the verdict, which may follow on what is seen."""
+    verdict = answer.rpartition(", ")[2].lower()
+    assert verdict in ("yes", "no")
+    return verdict
 
 
 def turns_of(entry: dict) -> list[tuple[str, str]]:
@@ -101,28 +108,26 @@ def test_each_thing_is_asked_once_where_it_is_and_once_where_it_is_not() -> None
     of_words, of_picture = Counter(), Counter()
     for entry in asked:
         ((question, answer),) = turns_of(entry)
-        of_words[question, answer] += 1
-        of_picture[entry["image"], answer] += 1
+        of_words[question, yes_or_no(answer)] += 1
+        of_picture[entry["image"], yes_or_no(answer)] += 1
     for counts in (of_words, of_picture):
         names = {name for name, _ in counts}
-        assert all(counts[name, "Yes"] == counts[name, "No"] == 1 for name in names)
+        assert all(counts[name, "yes"] == counts[name, "no"] == 1 for name in names)
 
 
 def test_the_words_alone_do_not_tell_what_is_asked_about_a_shape() -> None:
     answers: dict[str, Counter[str]] = {name: Counter() for name in (*SHAPES, *COLORS)}
     for entry in samples_of("questions"):
-        known = set()
+        told = set()
         for question, answer in turns_of(entry) if entry["id"].startswith("shape") else ():
-            named = [name for name in answers if name in question]
-            is_shape = (
-                named[0] in SHAPES if named else "shape is" in question or "shape d" in question
-            )
-            assert is_shape not in known
-            if answer != "No":
-                known.add(is_shape)
-            for name in named:
-                answers[name][answer] += 1
-    shares = {name: counts["Yes"] / counts.total() for name, counts in answers.items()}
+            seen = answer.partition(", ")[0].lower()
+            assert seen in answers
+            assert (seen in SHAPES) not in told
+            told.add(seen in SHAPES)
+            for name in [name for name in answers if name in question]:
+                answers[name][yes_or_no(answer)] += 1
+                assert (name == seen) == (yes_or_no(answer) == "yes")
+    shares = {name: counts["yes"] / counts.total() for name, counts in answers.items()}
     assert all(0.35 < share < 0.65 for share in shares.values()), shares
     assert min(counts.total() for counts in answers.values()) > 50
 

@@ -259,3 +259,31 @@ def other_conversation_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Returns a dataset of 16 more conversations, each about a picture."""
     samples = conversation_samples(64, text_only_every=100)[48:]
     return write_dataset(tmp_path_factory.mktemp("more_turns") / "data", samples)
+
+
+@pytest.fixture(scope="session")
+def parts() -> Any:
+    """Returns a tiny model with 256 places and its processor."""
+    from tests.training.model.tiny_models import (
+        IMAGE_SIZE,
+        build_model,
+        build_tokenizer,
+        text_config,
+    )
+    from training.model.image_processor import AlignGPTImageProcessor
+    from training.model.processor import AlignGPTProcessor
+    from training.parts import Assembled
+
+    processor = AlignGPTProcessor(
+        image_processor=AlignGPTImageProcessor(image_size=IMAGE_SIZE),
+        tokenizer=build_tokenizer(False),
+        num_image_tokens=16,
+    )
+    places = processor.placeholders
+    model = build_model(
+        text_config=text_config(vocab_size=300),
+        image_token_id=places.image_token_id,
+        align_token_id=places.align_token_id,
+        leading_bos_token_id=places.bos_token_id,
+    )
+    return Assembled(model=model, processor=processor)

@@ -18,5 +18,9 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ParallelConfig(zero_stage=2, offload="all")
     with pytest.raises(ConfigError, match="must not be negative"):
         DataConfig(weights=(1.0, -1.0))
+    with pytest.raises(ConfigError, match=r"one number for each of model\.num_levels = 8 levels"):
+        TrainConfig(data=DataConfig(level_weights=(1.0, 2.0)))
+    with pytest.raises(ConfigError, match="level_weights must be numbers from 0 on"):
+        DataConfig(level_weights=(1.0, float("nan")))
     with pytest.raises(ConfigError, match=r"part_learning_rates must be positive, got gate 0\.0"):
         OptimizerConfig(part_learning_rates={"gate": 0.0})

@@ -47,6 +47,7 @@ def test_stage_2_with_lora_learns_and_leaves_a_plain_model(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: int
 ) -> None:
     config = TrainConfig(
+        told_samples=0,
         model=ModelConfig(**tiny_parts, num_levels=4),
         data=DataConfig(
             form="conversation",

@@ -36,6 +36,7 @@ def tiny_config(parts: dict[str, str], **changes: Any) -> TrainConfig:
         "optimizer": OptimizerConfig(learning_rate=1e-2),
         "parallel": ParallelConfig(zero_stage=2, precision="fp32"),
         "epochs": 2,
+        "told_samples": 0,
     }
     return TrainConfig(**{**values, **changes})
 
@@ -88,13 +89,16 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    assert train(tiny_config(tiny_parts), [caption_dataset], str(one))
+    assert train(tiny_config(tiny_parts, told_samples=4), [caption_dataset], str(one))
     losses = logged(one, "validation/loss")
     assert losses[-1] < losses[0]
     assert (one / "loss.png").stat().st_size > 1000
     assert {f"train/level_{level}_loss" for level in (1, 2, 3, 4)} <= all_names(one)
+    check_levels(one)
 
-    assert train(stage_2(tiny_parts), [conversation_dataset], str(two), init=str(one / "model"))
+    stage = stage_2(tiny_parts, told_samples=4)
+    assert train(stage, [conversation_dataset], str(two), init=str(one / "model"))
+    assert json.loads((two / "levels.json").read_text())["vectors"]["moved"] == [0.0] * 4
     losses = logged(two, "validation/loss")
     assert losses[-1] < losses[0]
     weights = [logged(two, f"gate/level_{level}_weight")[-1] for level in (1, 2, 3)]
@@ -104,6 +108,17 @@ def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
         middle = sum(n * (part + 0.5) / 10 for part, n in enumerate(counts)) / sum(counts)
         assert middle == pytest.approx(weight, abs=0.051)
     assert (two / "model" / "model.safetensors").exists()
+
+
+def check_levels(out: Path) -> None:
+    """Checks what stage 1 says of its levels at the end."""
+    found = json.loads((out / "levels.json").read_text())
+    learnt = load_file(out / "model" / "model.safetensors")["level_vectors.weight"]
+    assert found["vectors"]["lengths"] == pytest.approx(learnt.norm(dim=1).tolist(), rel=1e-4)
+    assert min(found["vectors"]["moved"]) > 0.01
+    assert 1 <= found["samples"] <= 4 and set(found["told"]) == {"1", "2", "3", "4"}
+    assert found["told"]["4"]["difference"] == 0.0 and found["gate"] == {}
+    assert (out / "levels.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -204,6 +219,25 @@ def test_resume_equals_no_interruption_under_any_zero_stage(
         assert logged(resumed, name) == pytest.approx(logged(whole, name), rel=1e-5)
     assert logged(resumed, "train/samples") == logged(whole, "train/samples")
     assert min(logged(resumed, "memory/resident_bytes")) > 10**7
+
+
+def test_a_curriculum_of_levels_goes_on_where_it_stopped(
+    tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    data = {"level_weights": (0.0, 1.0, 1.0, 2.0), "level_curriculum": "low_left_out"}
+    config = tiny_config(tiny_parts, data=data, save_every_steps=1, keep_checkpoints=9)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train(config, [caption_dataset], str(whole))
+    assert "train/level_1_loss" not in all_names(whole)
+    assert len(logged(whole, "train/level_4_loss")) > len(logged(whole, "train/level_2_loss")) > 0
+    go_back(whole, resumed, step=1)
+    with pytest.raises(ConfigError, match=r'level_curriculum was "low_left_out"'):
+        train(tiny_config(tiny_parts, save_every_steps=1), [caption_dataset], str(resumed))
+    assert train(config, [caption_dataset], str(resumed))
+    for name in ("train/samples_checksum", "train/loss"):
+        assert logged(resumed, name) == pytest.approx(logged(whole, name), rel=1e-5)
+    with pytest.raises(ConfigError, match="no sample has an alignment level"):
+        train(stage_2(tiny_parts, data=data), [conversation_dataset], str(tmp_path / "unlevelled"))
 
 
 def go_back(run: Path, copy: Path, step: int) -> None:

@@ -96,7 +96,9 @@ class TrainDataset:
         self.dataset_index = np.repeat(np.arange(len(sizes)), sizes)
         """(samples,) which folder a sample is from."""
         self.keys: list[str] = self._rows.column("key").to_pylist()
-        self.highest_level: int = pc.max(self._rows.column("alignment_level")).as_py() or 0
+        self.levels = np.asarray(pc.fill_null(self._rows.column("alignment_level"), 0), np.int64)
+        """(samples,) from 1 on; 0 of those that were never levelled."""
+        self.highest_level = int(self.levels.max(initial=0))
         """0 where no sample was levelled."""
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from training.data.collate import Batch, EncodedSample, collate
 from training.data.dataset import CorruptImage, RawSample, TrainDataset, open_images
 from training.data.features import FeatureStore
 from training.data.lengths import Encoder, SampleLengths
-from training.data.plan import EpochPlan, Packed, plan_epoch
+from training.data.plan import Curriculum, EpochPlan, Packed, plan_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ class TrainingPlan:
         seed: int,
         epochs: int,
         max_steps: int = 0,
+        curriculum: Curriculum | None = None,
     ) -> None:
         self._keys, self._lengths, self._copies = keys, lengths, copies
-        self._config, self._seed = config, seed
+        self._config, self._seed, self._curriculum = config, seed, curriculum
         self._cached: tuple[int, EpochPlan] | None = None
         self.steps_of_epochs: list[int] = []
         """Number of steps in each epoch; epochs differ by the luck of the packing."""
@@ -102,6 +103,7 @@ class TrainingPlan:
                 tokens_per_sequence=self._config.tokens_per_sequence,
                 sequences_per_step=self._config.sequences_per_step,
                 packing_window=self._config.packing_window,
+                curriculum=self._curriculum,
             )
             self._cached = (epoch, plan)
         return self._cached[1]

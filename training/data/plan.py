@@ -4,7 +4,8 @@ The plan of an epoch is a pure function of the samples' keys and lengths, the se
 It knows nothing of processes or workers, so a run resumes exactly by its step alone, on any
 number of them. An epoch is planned in four movements:
 
-1. the samples stand in the order of their keys and are shuffled by (seed, epoch);
+1. the samples stand in the order of their keys and are shuffled by (seed, epoch), and moved or
+   left out by their alignment levels if a curriculum says so;
 2. sequence after sequence is filled: with the sample that has waited longest, and with those of
    the next waiting ones that together fill it best;
 3. the sequences are dealt out to steps in this order, the same number to every step;
@@ -19,8 +20,43 @@ from itertools import islice
 
 import numpy as np
 
+from training.config import LevelCurriculum
+
 Packed = tuple[int, ...]
 """The samples of one packed sequence, as numbers of rows in the dataset."""
+
+
+MOVED_SHARE = 0.5
+"""How far `low_first` moves samples: their place in an epoch is to one half that of the shuffle, to
+the other that of their level, so that steps stay mixed and neighbouring levels overlap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curriculum:
+    """When samples of which alignment level are seen."""
+
+    kind: LevelCurriculum
+    levels: np.ndarray
+    """(samples,) from 1 on; 0 of those that were never levelled."""
+    num_levels: int
+    epochs: int
+
+    def arranged(self, order: Sequence[int], epoch: int) -> list[int]:
+        """Returns a shuffled epoch's samples as they are to come.
+
+        `low_left_out` takes level l of N out when l / N of the run, by its samples, is over.
+        """
+        if self.kind == "none" or not len(order):
+            return list(order)
+        places = np.arange(len(order)) / len(order)
+        levels = self.levels[np.asarray(order)]
+        if self.kind == "low_left_out":
+            done = (epoch + places) / self.epochs
+            is_kept = (levels == 0) | (done * self.num_levels < levels)
+            return [sample for sample, kept in zip(order, is_kept.tolist(), strict=True) if kept]
+        of_level = (levels - 0.5) / self.num_levels
+        wanted = np.where(levels == 0, places, (1 - MOVED_SHARE) * places + MOVED_SHARE * of_level)
+        return [order[place] for place in np.argsort(wanted, kind="stable").tolist()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +82,7 @@ def plan_epoch(
     tokens_per_sequence: int,
     sequences_per_step: int,
     packing_window: int,
+    curriculum: Curriculum | None = None,
 ) -> EpochPlan:
     """Returns the plan of an epoch.
 
@@ -56,6 +93,8 @@ def plan_epoch(
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = _shuffled(keys, lengths, copies, rng)
+    if curriculum is not None:
+        order = curriculum.arranged(order, epoch)
     sequences = pack(order, lengths, tokens_per_sequence, packing_window)
     whole = len(sequences) // sequences_per_step * sequences_per_step
     steps = [

@@ -82,6 +82,9 @@ class Evaluate:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     yes: bool = False
     """Judge without asking whether the price is right."""
+    told_level: tuple[int, ...] = ()
+    """Of a dataset: the levels that the model is told in turn, as 1 2 8. What becomes of its loss
+    is shown, with its level vectors and what its gate asks for; --out gets levels.json and .png."""
     form: SampleForm = "conversation"
     """Of a dataset: caption for pairs, conversation for instruction samples."""
     tokens_per_sequence: int = 2048
@@ -99,6 +102,8 @@ class Evaluate:
             raise ConfigError("--data is missing: the benchmarks' folder, or dataset folders")
         if self.benchmarks and (len(self.data) != 1 or not self.out):
             raise ConfigError("with --benchmarks give one folder as --data, and one as --out")
+        if self.told_level and self.benchmarks:
+            raise ConfigError("--told-level is for the loss on a dataset: leave --benchmarks out")
         if self.batch_size < 1 or self.limit < 0 or self.processes < 1:
             raise ConfigError("--batch-size and --processes must be positive, --limit not negative")
 

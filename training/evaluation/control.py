@@ -171,14 +171,14 @@ def sample_results(
     with torch.no_grad():
         batches = load_batches(rows, order, workers=0, pin_memory=False)
         for batch in shown("validating with pictures", batches, len(order), unit="batch"):
-            found |= _batch_results(batch, batch_loss(engine, batch, num_levels))
+            found |= batch_results(batch, batch_loss(engine, batch, num_levels))
     engine.train(was_training)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, found)
     return {key: value for part in everyone for key, value in part.items()}
 
 
-def _batch_results(batch: Batch, loss: BatchLoss) -> dict[str, SampleResult]:
+def batch_results(batch: Batch, loss: BatchLoss) -> dict[str, SampleResult]:
     """Returns the results of a batch's samples; a target belongs to the sample it stands in."""
     index = batch.inputs["sample_index"]
     assert index is not None

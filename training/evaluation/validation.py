@@ -32,6 +32,8 @@ class Validation:
     control_rows: PackedRows
     """The same samples with exchanged pictures."""
     control_order: Sequence[Rows]
+    told_order: Sequence[Rows]
+    """The first of them, which are told each level at the end."""
 
 
 def validation_loss(

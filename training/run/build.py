@@ -16,11 +16,12 @@ from torch import nn
 from schemas.errors import ConfigError, DatasetError
 from schemas.progress import at_work, show_progress
 from schemas.terminal import Console
-from training.config import TrainConfig
+from training.config import DataConfig, TrainConfig
 from training.data.dataset import TrainDataset
 from training.data.features import FeatureStore
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, Rows, TrainingPlan
+from training.data.plan import Curriculum
 from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
 from training.engine.launch import EarlySigterm, end_together
 from training.engine.start import start_engine
@@ -53,6 +54,7 @@ def build(folder: RunFolder) -> Run:
     check_wandb(config.wandb_project)
     torch.manual_seed(config.seed)
     dataset = TrainDataset(data)
+    dataset.check_levels(config.model.num_levels)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
     with at_work("trying out attention"):
@@ -63,7 +65,6 @@ def build(folder: RunFolder) -> Run:
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
     held_out = dataset.is_held_out(ratio)
     plan = _training_plan(config, dataset, lengths, held_out)
-    dataset.check_levels(config.model.num_levels)
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
     planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
     allowed = np.flatnonzero(~held_out & (lengths.tokens > 0)).tolist()
@@ -74,6 +75,8 @@ def build(folder: RunFolder) -> Run:
     if init is None:
         start_of_projector(parts, config, dataset, first, encoder, store, out)
     size = parts.size(config)
+    vectors = parts.model.level_vectors.weight if parts.model.config.has_align_token else None
+    start_vectors = None if vectors is None else vectors.detach().clone()
     words = word_spread(parts.model.get_input_embeddings().weight)  # type: ignore[arg-type]
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
@@ -93,6 +96,7 @@ def build(folder: RunFolder) -> Run:
         plan=plan,
         validation=_validation_rows(parts, config, validation, encoder, store),
         words=words,
+        start_vectors=start_vectors,
         first_step=first_step,
         plan_fingerprint=fingerprint,
         size=size,
@@ -121,11 +125,12 @@ def _training_plan(
     plan = TrainingPlan(
         dataset.keys,
         lengths,
-        _copies(dataset, held_out, config.data.weights),
+        _copies(dataset, held_out, config.data),
         config.data,
         seed=config.seed,
         epochs=config.epochs,
         max_steps=config.max_steps,
+        curriculum=_curriculum(config, dataset),
     )
     if plan.num_steps == 0:
         raise ConfigError(
@@ -150,16 +155,40 @@ def _engine_at(
     return engine
 
 
-def _copies(dataset: TrainDataset, held_out: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
+def _curriculum(config: TrainConfig, dataset: TrainDataset) -> Curriculum | None:
+    """Returns when samples of which level are seen; None where their levels do not matter.
+
+    Raises:
+        ConfigError: if they are to matter, and no sample has one.
+    """
+    data = config.data
+    if (data.level_weights or data.level_curriculum != "none") and not dataset.highest_level:
+        raise ConfigError(
+            f"{', '.join(dataset.folders)}: no sample has an alignment level, so that "
+            "data.level_weights and data.level_curriculum mean nothing: leave them out"
+        )
+    if data.level_curriculum == "none":
+        return None
+    return Curriculum(
+        kind=data.level_curriculum,
+        levels=dataset.levels,
+        num_levels=config.model.num_levels,
+        epochs=config.epochs,
+    )
+
+
+def _copies(dataset: TrainDataset, held_out: np.ndarray, data: DataConfig) -> np.ndarray:
     """Returns (samples,) how often each sample is wanted in an epoch."""
+    of_levels = np.array([1.0, *data.level_weights])[dataset.levels] if data.level_weights else 1.0
+    weights = data.weights
     if not weights:
-        return np.where(held_out, 0.0, 1.0)
+        return np.where(held_out, 0.0, of_levels)
     if len(weights) != len(dataset.folders):
         raise ConfigError(
             f"data.weights must have one number for each of the {len(dataset.folders)} data "
             f"folders, got {len(weights)}"
         )
-    return np.where(held_out, 0.0, np.asarray(weights)[dataset.dataset_index])
+    return np.where(held_out, 0.0, of_levels * np.asarray(weights)[dataset.dataset_index])
 
 
 class _AskedToStop(Exception):
@@ -207,6 +236,8 @@ class _HeldOut:
     """Whose pictures a sample gets in the control; those without pictures are not in it."""
     control_order: list[Rows]
     """This process's share of the samples in `pictures_from`."""
+    told_order: list[Rows]
+    """This process's share of the first of them."""
 
 
 def _held_out(
@@ -234,6 +265,9 @@ def _held_out(
         order=validation_order(chosen, lengths, tokens, window) if chosen else [],
         pictures_from=pictures_from,
         control_order=validation_order(list(pictures_from), lengths, tokens, window),
+        told_order=validation_order(
+            list(pictures_from)[: config.told_samples], lengths, tokens, window
+        ),
     )
 
 
@@ -266,6 +300,7 @@ def _validation_rows(
         order=held.order,
         control_rows=rows(held.pictures_from),
         control_order=held.control_order,
+        told_order=held.told_order,
     )
 
 
@@ -274,6 +309,8 @@ def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encod
     made_of += [str(config.max_steps), str(config.data.sequences_per_step)]
     made_of += [str(config.data.weights), str(config.data.validation_ratio)]
     made_of += [str(config.data.packing_window)]
+    if config.data.level_weights or config.data.level_curriculum != "none":
+        made_of += [str(config.data.level_weights), config.data.level_curriculum]
     return hashlib.blake2b("\n".join(made_of).encode(), digest_size=16).hexdigest()
 
 

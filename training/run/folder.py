@@ -18,6 +18,7 @@ from training.data.dataset import dataset_fingerprint
 FREE_TO_CHANGE = (
     "log_every_steps",
     "wandb_project",
+    "told_samples",
     "validate_every_steps",
     "save_every_steps",
     "keep_checkpoints",
@@ -37,7 +38,14 @@ WRITTEN_FROM_THE_START = (
     "checkpoints",
     ".metrics.jsonl.tmp",
 )
-WRITTEN_AT_THE_END = ("model", "loss.png", "finished.json", ".model.tmp")
+WRITTEN_AT_THE_END = (
+    "model",
+    "loss.png",
+    "levels.json",
+    "levels.png",
+    "finished.json",
+    ".model.tmp",
+)
 """What a run writes to its folder. Before it first does, nothing may stand there by that name."""
 SHOWN = 6
 """Most differing settings that a message names."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from schemas.errors import LossNotFinite
 from schemas.progress import RunProgress, at_work
@@ -22,9 +23,11 @@ from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_bat
 from training.engine.checkpoint import RunState, save_checkpoint
 from training.engine.launch import end_together
 from training.engine.memory import resident_bytes
-from training.engine.model_folder import save_model_folder
+from training.engine.model_folder import gathered_weights, save_model_folder
 from training.evaluation.alikeness import Alikeness, held_out_alikeness
 from training.evaluation.control import Difference, compared, in_words, sample_results
+from training.evaluation.level_figure import print_levels, write_levels
+from training.evaluation.levels import found_levels, vectors_of
 from training.evaluation.validation import Validation, validation_loss
 from training.metrics.flops import ModelSize, peak_flops
 from training.metrics.log import MetricsLog, draw_loss
@@ -69,6 +72,7 @@ class Run:
         plan: TrainingPlan,
         validation: Validation,
         words: float,
+        start_vectors: Tensor | None,
         first_step: int,
         plan_fingerprint: str,
         size: ModelSize,
@@ -78,6 +82,8 @@ class Run:
         self.plan, self.first_step = plan, first_step
         self._rows, self._size = rows, size
         self._validation, self._words = validation, words
+        self._start_vectors = start_vectors
+        """(N, D) before the first step; None without alignment vectors."""
         self.alikeness: Alikeness | None = None
         """Of the last validation: whether the projector tells pictures apart."""
         self.control: Difference | None = None
@@ -245,6 +251,26 @@ class Run:
             "validation/picture_gain_low_nats": self.control.low,
             "validation/picture_gain_high_nats": self.control.high,
         }
+
+    def look_at_levels(self) -> None:
+        """Writes and shows what became of the levels: their vectors, the gate, being told each."""
+        module = self.engine.module
+        if self._start_vectors is None or not self.config.told_samples:
+            return
+        weights = gathered_weights(module.level_vectors)
+        weight = weights["weight"] if self.is_first_process else self._start_vectors
+        found = found_levels(
+            self.engine,
+            self._validation.rows,
+            self._validation.told_order,
+            vectors_of(weight, self._start_vectors),
+            align_token_id=module.config.align_token_id,
+            form=self.config.data.form,
+        )
+        if self.is_first_process:
+            self._folder.claim(WRITTEN_AT_THE_END)
+            write_levels(found, self.out)
+            print_levels(found)
 
     def save(self, done: int) -> None:
         """Writes a checkpoint after `done` steps."""

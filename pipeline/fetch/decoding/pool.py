@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pipeline.dataset.processor_time import count_in, cpu_seconds_of, end_process
 from pipeline.fetch.decoding.process import FRAME, Handling, frame_head, read_frame, start_message
 from schemas.errors import RejectReason, SampleRejected
 from scoring.config import ImageSettings
@@ -49,6 +51,25 @@ class DecodedImage:
     thumbnail: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StartTime:
+    """What it took until images could be decoded, which is the same however many there are."""
+
+    seconds: float = 0.0
+    """By the clock, until the first process was ready."""
+    cpu_seconds: float = 0.0
+    """Of all processes, until each was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstStart:
+    """When a process was begun with first and when it was ready, and what it had taken by then."""
+
+    began: float
+    ready: float
+    cpu_seconds: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     """A file that waits for its answer."""
@@ -76,6 +97,15 @@ class DecoderPool:
     def process_ids(self) -> list[int]:
         """The processes that are there now."""
         return [one.process.pid for one in self._decoders if one.process is not None]
+
+    @property
+    def start_time(self) -> StartTime:
+        """What starting took as far as is known now; processes that replace others do not count."""
+        starts = [one.first_start for one in self._decoders if one.first_start is not None]
+        if not starts:
+            return StartTime()
+        seconds = min(one.ready for one in starts) - min(one.began for one in starts)
+        return StartTime(seconds, sum(one.cpu_seconds for one in starts))
 
     async def decode(
         self,
@@ -128,6 +158,7 @@ class _Decoder(asyncio.Protocol):
         self.held: deque[_Job] = deque()
         """What it was given and has not answered, the one that it is at first."""
         self.process: subprocess.Popen[bytes] | None = None
+        self.first_start: _FirstStart | None = None
         self._line: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
         self._change: asyncio.Task[None] | None = None
@@ -163,8 +194,13 @@ class _Decoder(asyncio.Protocol):
 
         Where that fails, nobody can look at what waits, here or in the pool.
         """
+        began = time.perf_counter()
         try:
-            self.process, self._line = await asyncio.to_thread(_started, self._message)
+            process, self._line = await asyncio.to_thread(_started, self._message)
+            self.process = process
+            self.first_start = self.first_start or _FirstStart(
+                began, time.perf_counter(), cpu_seconds_of(process.pid)
+            )
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: self, sock=self._line)
         except (DecoderStartError, OSError, RuntimeError) as error:
@@ -221,7 +257,7 @@ class _Decoder(asyncio.Protocol):
 
     async def _reap(self, crashed: _Job | None) -> None:
         """Says which image the process was at, and begins with what has come meanwhile."""
-        status = await asyncio.to_thread(_end, cast("subprocess.Popen[bytes]", self.process))
+        status = await asyncio.to_thread(end_process, cast("subprocess.Popen[bytes]", self.process))
         self.process = self._change = None
         if crashed is not None and not crashed.answer.done():
             detail = f"the decoder ended with status {status}"
@@ -238,7 +274,7 @@ class _Decoder(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         if self.process is not None:
-            await asyncio.to_thread(_end, self.process)
+            await asyncio.to_thread(end_process, self.process)
             self.process = None
 
 
@@ -261,11 +297,12 @@ def _started(message: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.s
                 stderr=said,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
-        undo.callback(_end, process)
+        undo.callback(end_process, process)
+        count_in(process.pid)
         try:
             _wait_for_start(ours, message)
         except (EOFError, ConnectionError, TimeoutError):
-            status = _end(process)
+            status = end_process(process)
             said.seek(0)
             lines = said.read().decode("utf-8", "replace").splitlines()
             word = next((line for line in reversed(lines) if line.strip()), "no word of it")
@@ -282,8 +319,3 @@ def _wait_for_start(line: socket.socket, message: dict[str, Any]) -> None:
     line.settimeout(START_SECONDS)
     with line.makefile("rb") as answers:
         read_frame(answers)
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    process.kill()
-    return process.wait()

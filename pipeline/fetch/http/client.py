@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyLists
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.robots import check_headers, retry_after_seconds
 from pipeline.fetch.http.budgets import ByteBudget, paused
@@ -70,9 +71,13 @@ class HttpClient:
     """Asks for images and for texts within one event loop; close it when done."""
 
     def __init__(
-        self, config: FetchConfig, memory: HostMemory, resolver: AbstractResolver | None
+        self,
+        config: FetchConfig,
+        memory: HostMemory,
+        resolver: AbstractResolver | None,
+        denied: DenyLists | None = None,
     ) -> None:
-        self._config, self._memory = config, memory
+        self._config, self._memory, self._denied = config, memory, denied
         self._guard = AddressGuard(config.allow_networks, config.allow_ports)
         self._budget = ByteBudget(config.max_buffered_bytes)
         self._resolver = resolver or CachedResolver(memory.names)
@@ -128,7 +133,8 @@ class HttpClient:
             ask: makes one request, for a URL behind so many redirects.
 
         Raises:
-            SampleRejected: whatever is in the way; BAD_REDIRECT, if there are too many.
+            SampleRejected: whatever is in the way; BAD_REDIRECT, if there are too many;
+                DENIED_REDIRECT, if one leads to what a deny-list names, which is not asked.
         """
         for hop in range(self._config.max_redirects + 1):
             self.check_url(url)
@@ -136,8 +142,15 @@ class HttpClient:
             if response.location is None:
                 return response.body
             url = redirected(url, response.location)
+            self._refuse_denied(url)
         detail = f"more than {self._config.max_redirects} redirects"
         raise SampleRejected(RejectReason.BAD_REDIRECT, detail)
+
+    def _refuse_denied(self, url: URL) -> None:
+        """Raises `SampleRejected` for an address on a deny-list; the message does not repeat it."""
+        if self._denied is not None and self._denied.reason_of_urls([str(url)]) is not None:
+            detail = "it leads to an address on a deny-list"
+            raise SampleRejected(RejectReason.DENIED_REDIRECT, detail)
 
     async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Response:
         """Returns the answer to a request for an image.

@@ -9,6 +9,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.deny import DenyLists
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.slots import HostSlots, Slot, no_slot
 from pipeline.fetch.http.budgets import paused
@@ -56,9 +57,10 @@ class Downloader:
         memory: HostMemory,
         resolver: AbstractResolver | None = None,
         slots: HostSlots | None = None,
+        denied: DenyLists | None = None,
     ) -> None:
         self._config, self._memory = config, memory
-        self._client = HttpClient(config, memory, resolver)
+        self._client = HttpClient(config, memory, resolver, denied)
         self._rules = RuleKeeper(config, memory, self._client)
         self._slots = slots or HostSlots(memory, config)
         self._first: dict[str, asyncio.Event] = {}

@@ -26,9 +26,11 @@ UNANSWERED_RULES = frozenset(
         RejectReason.TIMED_OUT,
         RejectReason.INCOMPLETE_RESPONSE,
         RejectReason.BAD_RESPONSE,
+        RejectReason.DENIED_REDIRECT,
     }
 )
-"""Failures that leave open what robots.txt says: nothing is asked then (RFC 9309, 2.3.1.4)."""
+"""Failures that leave open what robots.txt says: nothing is asked then (RFC 9309, 2.3.1.4). That it
+leads to a denied address is one of them: the images of the host are on no list themselves."""
 
 NO_RULES = frozenset({RejectReason.HTTP_STATUS, RejectReason.BAD_REDIRECT})
 """Failures that mean that there is no robots.txt: then everything may be asked (2.3.1.3)."""

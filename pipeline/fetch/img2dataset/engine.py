@@ -1,8 +1,9 @@
 """The engine of the peer: img2dataset 1.47 downloads and resizes, inside our shard.
 
-What it does is its own: our guards of addresses, time and bytes do not hold while it works, and it
-asks no robots.txt. Before it, URLs whose scheme, port or literal address may not be asked are
-rejected here; after it, what it stored is decoded under our guards and kept as it is.
+What it does is its own: our guards of addresses, time and bytes do not hold while it works, it asks
+no robots.txt, and no redirect is held against deny-lists. Before it, URLs whose scheme, port or
+literal address may not be asked are rejected here; after it, what it stored is decoded under our
+guards and kept as it is.
 """
 
 import ipaddress

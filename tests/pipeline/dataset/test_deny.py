@@ -3,19 +3,26 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from pipeline.config import FetchConfig
+from pipeline.config import CurationConfig, FetchConfig, ReadConfig
+from pipeline.curate import curate
 from pipeline.dataset.deny import DenyFiles, comparable, read_lists
 from pipeline.dataset.progress import ShardProgress
-from pipeline.fetch.shard import fetch_pairs
+from pipeline.dataset.worktimes import StepTime
+from pipeline.fetch.shard import fetch_pairs, fetch_shard
+from pipeline.fetch.sharing import FetchSession
 from pipeline.read.rows import RAW_SCHEMA, clean_rows
 from schemas.errors import ConfigError, RejectReason
 from schemas.records import Pair, pair_key
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from tests.datasets import jpeg
+from tests.fetches import config as fetch_config
+from tests.fetches import fetched_rows, picture, rejected_rows, write_pairs
+from tests.web_server import ALLOWED_HOST, WebServer
 
 URL = "https://Bad.Example:443/a%20b/c.jpg?x=1#part"
 
@@ -71,6 +78,27 @@ def test_a_host_is_the_same_in_letters_of_its_own_escaped_or_in_ascii(tmp_path, 
     assert deny.reason_of_urls([wide]) is RejectReason.DENIED_HOST
 
 
+@pytest.mark.parametrize(
+    "spelt", ["/a/b.jpg", "/a/./b.jpg", "/x/../a/b.jpg", "/a/x/%2e%2e/b.jpg", "/../a/b.jpg"]
+)
+def test_a_path_is_the_same_however_a_server_is_led_to_it(tmp_path, spelt):
+    deny = lists(tmp_path, urls=f"\ufeffhttps://bad.example{spelt}\r\n")
+    assert deny.reason_of_urls(["http://bad.example/a/b.jpg"]) is RejectReason.DENIED_URL
+    deny = lists(tmp_path, urls="\ufeffbad.example/a/b.jpg")
+    assert deny.reason_of_urls([f"http://bad.example{spelt}"]) is RejectReason.DENIED_URL
+    for other in ("/a//b.jpg", "/b.jpg", "/a/b.jpg/", "/a/b.jpg/.", "/a/b.jpg/.."):
+        assert deny.reason_of_urls([f"http://bad.example{other}"]) is None
+
+
+def test_a_host_by_its_address_is_denied_and_one_that_never_matches_is_refused(tmp_path):
+    deny = lists(tmp_path, hosts="[2001:db8::1]\n192.0.2.7\n")
+    for url in ("http://[2001:db8::1]:8080/a", "http://192.0.2.7/a"):
+        assert deny.reason_of_urls([url]) is RejectReason.DENIED_HOST
+    for entry in ("bad.example:8080", "http://bad.example", "bad.example/x"):
+        with pytest.raises(ConfigError, match=r"is no host: give it without scheme, port and"):
+            lists(tmp_path, hosts=f"{entry}\n")
+
+
 def test_lists_may_be_long_packed_and_say_which_line_is_wrong(tmp_path):
     path = tmp_path / "long.txt.gz"
     with gzip.open(path, "wt") as file:
@@ -113,6 +141,71 @@ def test_of_a_denied_row_only_key_and_reason_stay(tmp_path):
     assert found[0]["caption"] == "one"
 
 
+def redirects(server: WebServer) -> dict[str, str]:
+    """Returns addresses that lead to a denied one, each in another way."""
+    bad = server.serve("/bad%20one.jpg", picture(1))
+    server.redirect("/hop", bad)
+    return {
+        "at once": server.redirect("/a.jpg", bad, 301),
+        "at last": server.redirect("/b.jpg", "/hop", 307),
+        "otherwise spelt": server.redirect("/c.jpg", "bad%20on%65.jpg#part", 308),
+        "with a name and a password": server.redirect("/d.jpg", bad.replace("://", "://me:pw@")),
+    }
+
+
+@pytest.mark.parametrize("way", ["at once", "at last", "otherwise spelt", "with a name"])
+@pytest.mark.parametrize("is_host", [True, False])
+def test_where_a_redirect_leads_is_denied_and_not_asked(tmp_path, web_server, way, is_host):
+    url = next(url for name, url in redirects(web_server).items() if name.startswith(way))
+    server, port = ALLOWED_HOST, web_server.port
+    # The address is denied as the row's would be: here by its host, which the row's shares.
+    text = f"{server}\n" if is_host else f"http://{server}:{port}/bad one.jpg\n"
+    (tmp_path / "deny.txt").write_text(text)
+    lists = (str(tmp_path / "deny.txt"),)
+    files = DenyFiles(hosts=lists) if is_host else DenyFiles(urls=lists)
+    layout, settings = DatasetLayout(str(tmp_path / "data")), fetch_config(web_server)
+    fine = web_server.serve("/fine.jpg", picture(2))
+    write_pairs(layout, [(url, "led astray"), (fine, "fine")])
+    with FetchSession(settings, files) as session:
+        fetch_shard(layout, 0, settings, session)
+    assert [row["caption"] for row in fetched_rows(layout)] == ["fine"]
+    (row,) = rejected_rows(layout)
+    assert (row["reason"], row["stage"], row["is_retryable"]) == ("denied_redirect", "fetch", False)
+    assert (row["url"], row["caption"], row["http_status"]) == (None, None, None)
+    assert "bad" not in row["detail"]
+    assert "/bad%20one.jpg" not in web_server.paths()
+    kept = b"".join(path.read_bytes() for path in Path(layout.root, "fetched").iterdir())
+    assert b"led astray" not in kept
+
+
+def test_the_lists_of_a_curation_hold_for_its_redirects(tmp_path, web_server):
+    url = redirects(web_server)["at last"]
+    layout = DatasetLayout(str(tmp_path / "data"))
+    write_pairs(layout, [(url, "led astray")])
+    (tmp_path / "deny.txt").write_text(f"http://{ALLOWED_HOST}:{web_server.port}/bad one.jpg")
+    read = ReadConfig(deny_urls=(str(tmp_path / "deny.txt"),))
+    config = CurationConfig(read=read, fetch=fetch_config(web_server))
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        curate(pipeline, layout, config, (Stage.FETCH,), shards=[0])
+    assert [row["reason"] for row in rejected_rows(layout)] == ["denied_redirect"]
+
+
+def test_a_host_whose_rules_lead_to_a_denied_address_is_left_alone_and_not_denied(
+    tmp_path, web_server
+):
+    web_server.redirect("/robots.txt", "/bad.txt")
+    web_server.serve("/bad.txt", b"User-agent: *\nAllow: /")
+    (tmp_path / "deny.txt").write_text(f"http://{ALLOWED_HOST}:{web_server.port}/bad.txt")
+    layout, settings = DatasetLayout(str(tmp_path / "data")), fetch_config(web_server)
+    write_pairs(layout, [(web_server.serve("/fine.jpg", picture(2)), "fine")])
+    files = DenyFiles(urls=(str(tmp_path / "deny.txt"),))
+    with FetchSession(settings, files) as session:
+        fetch_shard(layout, 0, settings, session)
+    (row,) = rejected_rows(layout)
+    assert (row["reason"], row["caption"]) == ("robots_unreachable", "fine")
+    assert "/bad.txt" not in web_server.paths()
+
+
 def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(tmp_path):
     files = [jpeg(number, 80, 60) for number in range(5)]
     pairs = []
@@ -138,7 +231,8 @@ def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(
             ShardProgress(layout, Stage.FETCH, 0, 5) as progress,
             tempfile.TemporaryFile() as spool,
         ):
-            return fetch_pairs(pairs, FetchConfig(**settings, **more), None, spool, progress)
+            config, work = FetchConfig(**settings, **more), StepTime(step="fetch")
+            return fetch_pairs(pairs, config, None, spool, progress, work)
 
     kept, _ = fetched()
     pixel_hash = kept[3][1][0].image.pixel_hash

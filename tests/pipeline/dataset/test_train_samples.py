@@ -12,6 +12,7 @@ from pipeline.dataset.train_samples import (
 )
 from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
+from schemas.storage import read_range
 from tests.datasets import finish, jpeg, write_dataset
 
 
@@ -55,6 +56,19 @@ def test_a_row_whose_image_lies_elsewhere_is_told(finished):
             read_images(tar, path, moved)
     with pytest.raises(DatasetError, match="is missing: bring it back"):
         TarReaders().images(f"{finished.root}/train/000009.tar", row)
+
+
+def test_images_beyond_four_gigabytes_of_a_tar_are_found(finished, tmp_path):
+    row = next(row for row in rows_of(finished) if row["image_format"])
+    start = (5 << 30) - row["image_offset"] % 512
+    with (tmp_path / "000000.tar").open("wb") as tar:  # sparse: it takes no room
+        tar.seek(start)
+        tar.write(Path(finished.train(0, "tar")).read_bytes())
+    far = {**row, "image_offset": start + row["image_offset"]}
+    readers = TarReaders()
+    assert readers.images(str(tmp_path / "000000.tar"), far) == (jpeg(int(row["key"][:8], 16)),)
+    readers.close()
+    assert read_range(str(tmp_path / "000000.tar"), far["image_offset"], 3) == b"\xff\xd8\xff"
 
 
 def test_what_the_fetch_stage_knew_comes_back_with_the_users_own_columns(finished):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from pipeline.dataset.worktimes import (
@@ -67,6 +69,26 @@ def test_work_whose_output_is_removed_is_forgotten_and_no_other(tmp_path):
     assert stranger.read_text() == "mine"
     work(layout, Stage.FETCH, "fetch", 4)
     assert [step.rows for step in read_times(layout, Stage.FETCH)] == [4]
+
+
+def test_pieces_that_overlap_tell_what_starting_took_in_place_of_a_first_one(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    for rows, start in ((3, 0.25), (4, 0.5)):
+        with timed(layout, Stage.FETCH, "fetch", tells_start=True) as piece:
+            piece.rows, piece.first_seconds, piece.first_cpu_seconds = rows, start, 2 * start
+    (step,) = read_times(layout, Stage.FETCH)
+    assert (step.pieces, step.rows, step.processes, step.first_rows) == (2, 7, 1, 0)
+    assert (step.first_seconds, step.first_cpu_seconds) == (0.75, 1.5)
+
+
+def test_steps_of_a_stage_at_the_same_time_share_its_seconds(tmp_path):
+    layout, began = DatasetLayout(str(tmp_path)), time.perf_counter()
+    with timed(layout, Stage.FETCH, "retry"), timed(layout, Stage.FETCH, "fetch"):
+        sum(range(1_000_000))
+    passed = time.perf_counter() - began
+    steps = read_times(layout, Stage.FETCH)
+    assert [step.step for step in steps] == ["fetch", "retry"]
+    assert 0 < sum(step.seconds for step in steps) <= passed
 
 
 def test_fields_that_later_versions_add_do_not_matter(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ShardProgress
+from pipeline.dataset.worktimes import StepTime
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.images import images_of
 from pipeline.fetch.shard import fetch_pairs
@@ -66,7 +67,7 @@ def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):
     )
     progress = ShardProgress(DatasetLayout(str(tmp_path / "data")), Stage.FETCH, 0, 3)
     with progress, tempfile.TemporaryFile() as spool:
-        kept, rejections = fetch_pairs(pairs, config, None, spool, progress)
+        kept, rejections = fetch_pairs(pairs, config, None, spool, progress, StepTime(step="fetch"))
         stored = []
         for _, (place,) in kept:
             spool.seek(place.offset)

@@ -11,12 +11,14 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ProgressReader
+from pipeline.dataset.worktimes import StepTime, read_times
 from pipeline.fetch import sharing
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.shard import fetch_shard
 from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.transform import FetchShards
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from tests.downloads import AnswersAtOnce
 from tests.fetches import config, fetched_rows, many_rows, picture, write_pairs
 from tests.web_server import WebServer, response
@@ -40,8 +42,13 @@ def test_a_shard_is_committed_while_an_earlier_one_waits_for_its_last_host(
     layout = DatasetLayout(str(tmp_path))
     later = [Path(layout.fetched(shard, "_stats.json")) for shard in (1, 2)]
 
+    while_waiting: list[StepTime] = []
+
     async def answer_late(request: Any, writer: asyncio.StreamWriter) -> None:
         while not all(path.exists() for path in later):
+            await asyncio.sleep(0.01)
+        while sum(step.pieces for step in while_waiting) < 2:
+            while_waiting[:] = read_times(layout, Stage.FETCH)
             await asyncio.sleep(0.01)
         writer.write(response(picture(9)))
 
@@ -51,6 +58,18 @@ def test_a_shard_is_committed_while_an_earlier_one_waits_for_its_last_host(
     settings = config(web_server, shards_at_once=2, timeout_seconds=60)
     assert fetch_shards(layout, 3, settings) == [1, 2, 0]
     assert [len(fetched_rows(layout, shard)) for shard in range(3)] == [1, 1, 1]
+    check_times(while_waiting, read_times(layout, Stage.FETCH))
+
+
+def check_times(while_waiting: list[StepTime], done: list[StepTime]) -> None:
+    """Holds what decoders took to be counted while they live, their start once and apart."""
+    (step,), (whole,) = while_waiting, done
+    assert (step.rows, step.processes, step.first_rows) == (2, 1, 0)
+    assert step.cpu_seconds >= step.first_cpu_seconds > 0
+    assert step.seconds >= step.first_seconds > 0
+    assert (whole.rows, whole.processes, whole.first_rows) == (3, 1, 0)
+    assert whole.first_cpu_seconds == step.first_cpu_seconds
+    assert whole.first_seconds == step.first_seconds
 
 
 def test_shards_fetched_at_once_have_the_bytes_of_those_fetched_one_by_one(

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset.worktimes import read_times
 from pipeline.fetch.retry import RetrySession, begin_retry, check_reasons, finish_moves, retry_shard
 from pipeline.fetch.shard import fetch_shard
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from tests.fetches import (
     committed_bytes,
     config,
@@ -77,6 +79,11 @@ def test_a_retry_asks_for_what_may_have_passed_and_for_nothing_else(
     retry_shard(layout, 0, config(web_server, retries=0), AGAIN)
     asked = {path for path in web_server.paths() if path.endswith(".jpg")}
     assert asked == {"/0.jpg", "/3.jpg", "/6.jpg", "/9.jpg"}
+    fetched, again = read_times(layout, Stage.FETCH)
+    assert (fetched.step, fetched.rows) == ("fetch", 15)
+    assert (again.step, again.pieces, again.rows) == ("retry", 1, 4)
+    assert again.bytes == sum(len(picture(number)) for number in (0, 3, 6, 9))
+    assert again.seconds > again.first_seconds > 0
 
 
 def test_reasons_choose_what_is_asked_for_again(web_server: WebServer, tmp_path: Path) -> None:

@@ -84,6 +84,52 @@ def test_the_first_piece_of_each_process_is_no_measure_of_the_others():
     assert two.cpu_seconds == pytest.approx(2 * 2.0 + 100)
 
 
+def overlapping(rows: int) -> StepTime:
+    """Returns what a worker records that fetches shards of 250 rows, several at once.
+
+    Two decoders take 0.9 s of a core each until they are ready, at the same time; a row takes
+    10 ms by the clock and 20 ms of the cores.
+    """
+    return StepTime(
+        step="fetch",
+        pieces=rows // 250,
+        rows=rows,
+        seconds=1.0 + 0.010 * rows,
+        cpu_seconds=1.8 + 0.020 * rows,
+        processes=1,
+        first_seconds=1.0,
+        first_cpu_seconds=1.8,
+    )
+
+
+@pytest.mark.parametrize("rows", [250, 500, 1000])
+def test_shards_that_overlap_predict_a_larger_run_however_few_they_are(rows):
+    small = stage("fetch", overlapping(rows), rows=rows)
+    rates = Rates(source="a run", rows_in=rows, embedding_width=0, stages=(small,))
+    (found,) = forecast(rates, 5000, ONE)
+    large = overlapping(5000)
+    assert found.seconds == found.worker_seconds == pytest.approx(large.seconds)
+    assert found.cpu_seconds == pytest.approx(large.cpu_seconds)
+    (spread,) = forecast(rates, 5000, replace(ONE, workers=4))
+    assert spread.seconds == pytest.approx(1.0 + 50 / 4)
+    assert spread.cpu_seconds == pytest.approx(4 * 1.8 + 100)
+
+
+def test_what_was_asked_again_grows_with_the_rows_and_not_beyond_its_share():
+    again = step("retry", 3.0, rows=100, bytes=50, cpu_seconds=6.0)
+    fetch = stage("fetch", step("fetch", 20.0, bytes=7000), again)
+    found = one(fetch, 10_000)
+    assert found.worker_seconds == pytest.approx(230.0)
+    assert found.cpu_seconds == pytest.approx(460.0)
+    assert found.passing_bytes == pytest.approx(70_500)
+
+
+def test_bytes_that_are_fixed_do_not_grow():
+    report = replace(stage("report", step("report", 1.0)), fixed_bytes=1500)
+    assert one(report, 10_000).stored_bytes == 1500 + 5000
+    assert one(report, 1000).stored_bytes == 2000
+
+
 def test_work_that_a_kill_lost_the_time_of_is_reckoned_from_the_rest():
     found = one(stage("fetch", step("fetch", 16.0, rows=800, pieces=8)), 1000)
     assert found.worker_seconds == pytest.approx(20.0)

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,18 @@ import pytest
 
 from pipeline.cli import run
 from pipeline.dataset.deny import DenyFiles
+from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.purge import rewrite
 from pipeline.purge.run import purge_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.select.run import Selection, make_selection
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, RejectReason, SampleRejected
 from schemas.manifest import Manifest
+from schemas.records import PAIR_COLUMNS, Pair
+from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.storage import commit_file
+from schemas.terminal import Console
 from tests.curations import quiet_console
 from tests.datasets import jpeg
 
@@ -91,6 +97,31 @@ def test_a_purge_that_was_stopped_is_finished_by_the_next(whole, tmp_path, monke
             purge_dataset(str(root), files, quiet_console())
     purge_dataset(str(root), files, quiet_console())
     check_purged(root, keys, whole)
+
+
+def test_what_fetching_refused_is_gone_from_the_pairs_too(whole, tmp_path):
+    root = copy_of(whole, tmp_path)
+    layout = DatasetLayout(str(root))
+    refusals = (RejectReason.DENIED_REDIRECT, RejectReason.DENIED_HASH)
+    for shard, reason in enumerate(refusals):
+        gone = pq.read_table(layout.pairs(shard)).to_pylist()[0]
+        pair = Pair(**{name: gone[name] for name in PAIR_COLUMNS})
+        refused = rejection(pair, SampleRejected(reason, "on a deny-list"))
+        write_rejections(layout, Stage.FETCH, shard, [refused], "f")
+    (tmp_path / "hosts").write_text("elsewhere.example\n")
+    purge_dataset(str(root), DenyFiles(hosts=(str(tmp_path / "hosts"),)), quiet_console())
+    keys = {f"{number:032x}" for number in (0, 1)}
+    rejected = {row["key"]: row for row in rows_of(root, "rejected/read")}
+    assert [rejected[key]["reason"] for key in sorted(keys)] == [one.value for one in refusals]
+    assert all(row["url"] is None and row["caption"] is None for row in rejected.values())
+    assert not keys & {row["key"] for row in rows_of(root, "pairs")}
+    assert rows_of(root, "rejected/fetch") == []
+    assert len(rows_of(root, "train")) == 38
+    verify_dataset(str(root))
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    purge_dataset(str(root), DenyFiles(hosts=(str(tmp_path / "hosts"),)), console)
+    assert said.getvalue().startswith("0 pairs are denied.")
 
 
 def test_a_selection_is_purged_too(whole, tmp_path):

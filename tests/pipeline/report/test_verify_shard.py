@@ -1,7 +1,12 @@
 """Damage within a train shard is named with its file and row."""
 
+import re
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.report import verify_shard
 from tests.corruptions import (
     Corruption,
     check_found,
@@ -108,3 +113,23 @@ SEEN_BY_HASHES = {"a flipped byte in a picture", "a missing tar", "a truncated t
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_is_found_and_named_with_its_file_and_row(name, whole, tmp_path):
     check_found(whole, tmp_path, CORRUPTIONS[name], name in SEEN_BY_HASHES)
+
+
+FAR = 5 << 30
+"""First byte of a member that 32 bits do not reach."""
+
+
+def test_places_beyond_four_gigabytes_are_held_against_each_other(whole):
+    table = pq.read_table(whole / "train" / "000000.parquet")
+    place = table.schema.get_field_index("image_offset")
+    far = pc.add(table["image_offset"], FAR)
+    table = table.set_column(place, table.schema.field(place), far)
+    faults: list[str] = []
+    for wrong in (0, 1 << 32):
+        with (whole / "train" / "000000.tar").open("rb") as file:
+            source = verify_shard._HashingReader(file)
+            source.length = FAR - wrong
+            told = verify_shard._Faults(faults, "train/000000.tar")
+            verify_shard._check_samples(source, table, verify_shard.ShardCheck({}), told, "000000")
+        assert told.count == (len(table) if wrong else 0)
+    assert re.search(r"is at byte \d+, .* the table says 536\d{7}", faults[0])

@@ -6,10 +6,13 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from pipeline.dataset.deny import DenyFiles
+from pipeline.purge.run import purge_dataset
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.report.write import write_report
@@ -19,7 +22,7 @@ from schemas.errors import ConfigError, DatasetError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console
-from tests.curations import contents, curate
+from tests.curations import contents, curate, quiet_console
 
 FUNCTION = """
 import numpy as np
@@ -106,6 +109,30 @@ def test_signals_are_reproduced_and_another_head_is_noticed(finished, curated, t
     shutil.copy(curated[0] / "scored" / "00001.parquet", root / "scored")  # as after a kill
     with pytest.raises(DatasetError, match="has the signals none, the first shard has"):
         run(root, config, Stage.PACK)
+
+
+def test_a_purge_takes_a_pair_out_of_the_reference_of_negclip_too(finished, tmp_path):
+    root, config, _ = finished
+    config = replace(config, score=replace(config.score, signals=("negclip",)))
+    run(root, config, Stage.SCORE)
+    run(root, config, Stage.PACK)
+    write_report(DatasetLayout(str(root)), config)
+    path = root / "scored" / "00000.parquet"
+    before = pq.read_table(path)
+    key = before["key"][0].as_py()  # one of the reference, which has the first rows of each shard
+    pairs = [row for one in (root / "pairs").glob("*") for row in pq.read_table(one).to_pylist()]
+    (tmp_path / "urls").write_text(next(row["url"] for row in pairs if row["key"] == key))
+    purge_dataset(str(root), DenyFiles(urls=(str(tmp_path / "urls"),)), quiet_console())
+    verify_dataset(str(root))
+    purged = pq.read_table(path)
+    assert purged.equals(before.filter(pc.not_equal(before["key"], key)))
+    with pytest.raises(DatasetError, match="signal negclip was made with another reference"):
+        rescore_dataset(str(root), 20)
+    run(root, config, Stage.SCORE)
+    assert rescore_dataset(str(root), 20).is_reproduced
+    again = pq.read_table(path)
+    assert not again["negclip"].equals(purged["negclip"])
+    assert again.drop_columns("negclip").equals(purged.drop_columns("negclip"))
 
 
 def test_what_cannot_be_computed_stops_the_job_before_it_starts(finished):

@@ -20,7 +20,7 @@ from schemas.records import TRAIN_SCHEMA
 from schemas.terminal import Console
 from scoring.config import LevelConfig
 from tests.curations import quiet_console
-from tests.datasets import finish, jpeg, write_dataset
+from tests.datasets import add_signal, finish, jpeg, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,39 @@ def test_levels_are_cut_anew_where_asked(parent, tmp_path):
         1 + 3 * rank // len(rows) for rank in range(len(rows))
     ]
     assert manifest_of(tmp_path / "out").num_levels == 3
+
+
+@pytest.fixture(scope="module")
+def tasted(tmp_path_factory) -> Path:
+    """The parent's pairs, levelled by a signal that is the opposite of the score."""
+    root = tmp_path_factory.mktemp("tasted")
+    write_dataset(root)
+    add_signal(root, "taste", lambda score: -score)
+    finish(root, by="taste")
+    return root
+
+
+def test_levels_are_cut_anew_by_the_signal_that_decided_them(tasted, tmp_path):
+    rows = make(tmp_path / "out", tasted, where="taste < 0.2", num_levels=3)
+    assert 10 < len(rows) < 38
+    tastes = {row["key"]: -row["clip_score"] for row in rows}
+    ranked = sorted(rows, key=lambda row: (tastes[row["key"]], int(row["key"][:16], 16)))
+    assert [row["alignment_level"] for row in ranked] == [
+        1 + 3 * rank // len(rows) for rank in range(len(rows))
+    ]
+    verify_dataset(str(tmp_path / "out"))
+    again = make(tmp_path / "again", tmp_path / "out", num_levels=2)
+    assert max(again, key=lambda row: row["clip_score"])["alignment_level"] == 1
+
+
+def test_levels_of_different_columns_are_not_merged(tasted, parent, turns, tmp_path):
+    for num_levels in (None, 3):
+        with pytest.raises(ConfigError, match=rf"by clip_score in {parent} and by taste in"):
+            make(tmp_path / "out", parent, tasted, turns, num_levels=num_levels)
+    with pytest.raises(ConfigError, match="samples without the signal taste, by which"):
+        make(tmp_path / "out", tasted, turns, num_levels=3)
+    assert not (tmp_path / "out" / "train").exists()
+    assert len(make(tmp_path / "out", tasted, turns)) > 38
 
 
 def test_a_merger_stands_in_the_order_of_keys_and_counts_a_repeated_pair_once(

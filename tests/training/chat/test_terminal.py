@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from training.chat.conversation import Conversation
-from training.chat.history import history_file, kept_history
 from training.chat.terminal import load_picture
 from training.cli import run
 from training.config import DataConfig, ModelConfig, ParallelConfig, TrainConfig
@@ -16,7 +15,6 @@ from training.data.dataset import RawSample, TrainDataset, open_images
 from training.evaluation.dataset_loss import dataset_loss
 from training.model.answering.decoder import Decoder
 from training.model.answering.prompt import conversation_prompt
-from training.model.answering.sampling import Sampling
 from training.parts import Assembled, load_folder
 from training.train import train
 
@@ -27,6 +25,7 @@ def model_folder(
 ) -> str:
     out = tmp_path_factory.mktemp("chat") / "run"
     config = TrainConfig(
+        told_samples=0,
         model=ModelConfig(**tiny_parts, num_levels=4),
         data=DataConfig(
             tokens_per_sequence=128,
@@ -91,34 +90,6 @@ def test_the_end_of_the_input_ends_the_conversation(
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
     assert run(["chat", model_folder, "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out.count("model: ") == 1
-
-
-def test_a_conversation_remembers_its_turns(model_folder: str) -> None:
-    parts = load_folder(model_folder, torch.float32)
-    conversation = Conversation(parts, sampling=Sampling(max_new_tokens=2))
-    first = conversation.ask("hello")
-    asked: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "check", lambda _, question: asked.append(question.prompt))
-        conversation.ask("again")
-    text = parts.processor.tokenizer.decode(asked[0].input_ids)
-    assert "hello" in text and first in text and text.endswith("assistant\n")
-
-
-def test_an_answer_that_is_broken_off_is_remembered_as_far_as_it_was_said(
-    model_folder: str,
-) -> None:
-    parts = load_folder(model_folder, torch.float32)
-    conversation = Conversation(parts, sampling=Sampling(max_new_tokens=30))
-    pieces = conversation.answer("hello")
-    said = next(pieces) + next(pieces)
-    pieces.close()
-    assert conversation._messages[-1] == {"role": "assistant", "content": said.strip()}
-    assert conversation.ask("again") is not None
-    conversation.clear()
-    assert conversation.ask("hello") == Conversation(
-        parts, sampling=Sampling(max_new_tokens=30)
-    ).ask("hello")
 
 
 def test_piped_lines_are_questions_and_commands(
@@ -210,24 +181,6 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(
     assert "(stopped)" not in second
 
 
-def test_what_was_typed_comes_back_in_the_next_session(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    readline = pytest.importorskip("readline")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with kept_history():
-        readline.clear_history()
-        readline.add_history("hello")
-    assert history_file().read_text() == "hello\n"
-    assert history_file().stat().st_mode & 0o777 == 0o600
-    readline.clear_history()
-    with kept_history():
-        assert readline.get_history_item(1) == "hello"
-    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    with kept_history():
-        pass
-
-
 def test_evaluate_prints_the_loss_of_each_level(
     model_folder: str, caption_dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,7 +195,7 @@ def test_the_saved_model_has_the_loss_that_training_ended_with(
 ) -> None:
     log = (Path(model_folder).parent / "metrics.jsonl").read_text().splitlines()
     reported = [json.loads(line)["validation/loss"] for line in log if "validation/loss" in line]
-    measured, _ = dataset_loss(
+    measured, *_ = dataset_loss(
         model_folder,
         [caption_dataset],
         form="caption",

@@ -1,16 +1,24 @@
 from collections import Counter
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.plan import EpochPlan, pack, padding_ratio, plan_epoch
+from training.config import LevelCurriculum
+from training.data.plan import Curriculum, EpochPlan, pack, padding_ratio, plan_epoch
 
 CAPACITY = 64
+FIRST_STEP = (
+    (9, 37, 8, 24, 23),
+    (38, 30, 11, 6, 19, 20),
+    (21, 15, 13, 14, 2, 29, 5, 16, 35, 1),
+    (28, 31, 33, 0, 32, 27, 26, 22, 7),
+)
 
 
-def plan_of(keys: list[str], lengths: np.ndarray, **changes: int) -> EpochPlan:
+def plan_of(keys: list[str], lengths: np.ndarray, **changes: Any) -> EpochPlan:
     settings_ = {"seed": 0, "epoch": 0, "sequences_per_step": 4, "packing_window": 16, **changes}
     return plan_epoch(keys, lengths, tokens_per_sequence=CAPACITY, **settings_)
 
@@ -124,3 +132,48 @@ def test_a_weight_of_one_and_a_half_plans_each_sample_once_or_twice() -> None:
     counts = Counter(s for step in weighted.steps for packed in step for s in packed)
     assert set(counts.values()) == {1, 2}
     assert 500 < weighted.num_samples < 700
+
+
+def some_levels(count: int) -> np.ndarray:
+    """Returns levels from 1 to 8, and 0 for one sample in nine."""
+    return np.arange(count) * 5 % 9
+
+
+def levels_in_order(kind: LevelCurriculum, epoch: int = 0, epochs: int = 1) -> list[int]:
+    """Returns the levels of 900 samples in the order of the plan's steps."""
+    keys = [f"{i:032x}" for i in range(900)]
+    curriculum = Curriculum(kind=kind, levels=some_levels(900), num_levels=8, epochs=epochs)
+    plan = plan_of(keys, np.full(900, 16), epoch=epoch, curriculum=curriculum)
+    samples = [sample for step in plan.steps for packed in step for sample in packed]
+    assert len(set(samples)) == len(samples)
+    return some_levels(900)[samples].tolist()
+
+
+def test_without_a_curriculum_the_plan_is_what_it_was() -> None:
+    keys = [f"{i:032x}" for i in range(40)]
+    lengths = np.arange(40) % 13 + 3
+    none = Curriculum(kind="none", levels=some_levels(40), num_levels=8, epochs=1)
+    assert plan_of(keys, lengths, curriculum=none) == plan_of(keys, lengths)
+    # As before there were curricula: another plan would change what runs that go on have to see.
+    assert plan_of(keys, lengths).steps[0] == FIRST_STEP
+
+
+def test_low_levels_come_first_and_every_sample_once() -> None:
+    levels = levels_in_order("low_first")
+    assert Counter(levels) == Counter(some_levels(900).tolist())
+    thirds = [[level for level in part if level] for part in np.array_split(levels, 3)]
+    means = [float(np.mean(part)) for part in thirds]
+    assert means[0] < 3.5 < means[1] < 5.5 < means[2]
+    assert len(set(thirds[0])) > 3  # neighbouring levels overlap
+    unlevelled = np.flatnonzero(np.array(levels) == 0)
+    assert 0.4 < unlevelled.mean() / 900 < 0.6
+
+
+def test_low_levels_are_left_out_one_after_the_other_over_all_epochs() -> None:
+    first, last = (levels_in_order("low_left_out", epoch, epochs=2) for epoch in (0, 1))
+    assert Counter(first)[8] == Counter(last)[8] == 100
+    assert Counter(first)[0] == Counter(last)[0] == 100
+    assert set(last) == {0, 5, 6, 7, 8}
+    assert 1 in first[:100] and 1 not in first[300:]
+    counts = Counter(first)
+    assert counts[1] < counts[2] < counts[3] < counts[4] <= counts[5] == 100

@@ -1,11 +1,9 @@
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigError
 from training.model.inputs import IGNORE_INDEX, Placeholders, align_position, lay_out
-from training.model.packing.segments import first_words
 
 IMAGE, ALIGN, BOS = 100, 101, 1
 
@@ -97,9 +95,3 @@ def test_as_published_the_first_token_stays_first_and_its_word_unread():
     with_bos = placeholders(align_after_first_token=True)
     said = [BOS, 5, IMAGE, 6]
     assert lay_out(said, [False] * 4, with_bos) == lay_out(said, [False] * 4, placeholders())
-
-
-def test_the_first_word_of_each_packed_sample_is_found():
-    words = torch.tensor([[False, True, True, False, True, True, False]])
-    numbers = torch.tensor([[0, 0, 0, 1, 1, 1, -1]])
-    assert first_words(words, numbers)[0].nonzero().flatten().tolist() == [1, 4]

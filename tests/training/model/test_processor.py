@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -8,15 +7,12 @@ from PIL import Image
 
 from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
-    IMAGE_SIZE,
     PATCHES,
     build_tokenizer,
     text_config,
     vision_config,
 )
-from training.model.aligngpt import AlignGPTForConditionalGeneration
-from training.model.assemble import assemble, put_together
-from training.model.image_processor import AlignGPTImageProcessor
+from training.model.assemble import put_together
 from training.model.inputs import lay_out
 from training.model.processor import AlignGPTProcessor, leading_bos_token_id
 from training.model.vision_tower import PretrainedTower
@@ -224,65 +220,3 @@ def test_the_image_text_to_text_pipeline_answers(adds_bos, tmp_path):
     said = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     expected = processor.tokenizer.decode(said[0, -4:], skip_special_tokens=True)
     assert answer == expected
-
-
-def test_a_model_is_assembled_from_folders(tmp_path):
-    model, _ = build()
-    model.vision_tower.backbone.save_pretrained(tmp_path / "tower")
-    transformers.CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "tower")
-    model.language_model.save_pretrained(tmp_path / "words")
-    build_tokenizer(True).save_pretrained(tmp_path / "words")
-    assembled, its_processor = assemble(
-        str(tmp_path / "tower"), str(tmp_path / "words"), num_levels=5, chat_template="{{ 1 }}"
-    )
-    assert type(assembled) is AlignGPTForConditionalGeneration
-    assert assembled.config.num_levels == 5
-    assert its_processor.image_processor.image_mean == [0.1, 0.2, 0.3]
-    assert its_processor.image_processor.image_size == IMAGE_SIZE
-    assert its_processor.chat_template == "{{ 1 }}"
-    for name, weight in model.language_model.state_dict().items():
-        assert torch.equal(assembled.language_model.state_dict()[name], weight)
-    inputs = its_processor(text="<image>what", images=picture())
-    assert assembled.eval()(**inputs).logits.isfinite().all()
-
-
-@pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 47), (16, 16)])
-@pytest.mark.parametrize("mode", ["pad", "crop"])
-def test_pixels_are_those_of_the_clip_image_processor(size, mode):
-    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    ours = AlignGPTImageProcessor(IMAGE_SIZE, mean, std).pixels(image, mode)
-    if mode == "pad":
-        side = max(size)
-        square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
-        square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
-        image = square
-    clip = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE, image_mean=mean, image_std=std
-    )
-    theirs = clip(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_squash_keeps_everything_and_changes_shapes():
-    image = Image.new("RGB", (20, 10), "white")
-    image.paste("black", (0, 0, 10, 10))
-    pixels = AlignGPTImageProcessor(8, [0, 0, 0], [1, 1, 1], "squash").pixels(image)
-    assert pixels.shape == (3, 8, 8)
-    assert pixels[:, :, 0].max() < 0.05 and pixels[:, :, 7].min() > 0.95
-
-
-def test_transparent_parts_become_white_and_turned_pictures_upright():
-    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
-    pixels = AlignGPTImageProcessor(8, [0, 0, 0], [1, 1, 1]).pixels(image)
-    assert (pixels == 1).all()
-    turned = Image.new("RGB", (8, 4), "white")
-    turned.getexif()[0x0112] = 6
-    padded = AlignGPTImageProcessor(8, [0, 0, 0], [1, 1, 1]).pixels(turned)
-    assert (padded[:, :, :2] == 0).all() and (padded[:, :, 2:6] == 1).all()
-
-
-def test_an_unknown_image_mode_is_refused():
-    with pytest.raises(ConfigError, match="image_mode"):
-        AlignGPTImageProcessor(8, image_mode="stretch")

@@ -1,6 +1,5 @@
 """What a run computes in: chosen when it begins, kept where it goes on."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from schemas.arithmetic import LIMITS
 from training.config import ParallelConfig, TrainConfig
 from training.engine.deepspeed import start_distributed
-from training.engine.precision import arithmetic_of, dtype_of
 from training.run.folder import RunFolder
 from training.run.precision import with_settled_precision
 
@@ -99,9 +97,3 @@ def test_a_run_of_before_the_reasons_goes_on(
     assert folder.config.parallel.precision == "bf16"
     assert folder.precision_reason == "as this run began"
     folder.check()
-
-
-def test_auto_is_fp32_without_zero(machine: Callable[[str], int]) -> None:
-    machine(WITH_BF16)
-    assert dtype_of(ParallelConfig()) is torch.bfloat16
-    assert arithmetic_of(dataclasses.replace(ParallelConfig(), zero_stage=0)).precision == "fp32"

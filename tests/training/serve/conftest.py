@@ -13,14 +13,6 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.training.model.tiny_models import (
-    IMAGE_SIZE,
-    build_model,
-    build_tokenizer,
-    text_config,
-)
-from training.model.image_processor import AlignGPTImageProcessor
-from training.model.processor import AlignGPTProcessor
 from training.parts import Assembled
 from training.serve.commands import Limits, Serve
 from training.serve.run import Server, listen
@@ -33,24 +25,6 @@ get = partial(httpx.get, timeout=PATIENCE)
 LIMITS = Limits(
     body_bytes=2**20, image_bytes=2**18, image_pixels=10_000, images=2, new_tokens=200, answers=3
 )
-
-
-@pytest.fixture(scope="session")
-def parts() -> Assembled:
-    """Returns a tiny model with 256 places and its processor."""
-    processor = AlignGPTProcessor(
-        image_processor=AlignGPTImageProcessor(image_size=IMAGE_SIZE),
-        tokenizer=build_tokenizer(False),
-        num_image_tokens=16,
-    )
-    places = processor.placeholders
-    model = build_model(
-        text_config=text_config(vocab_size=300),
-        image_token_id=places.image_token_id,
-        align_token_id=places.align_token_id,
-        leading_bos_token_id=places.bos_token_id,
-    )
-    return Assembled(model=model, processor=processor)
 
 
 @contextmanager

@@ -5,20 +5,13 @@ import json
 import socket
 import struct
 import zlib
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
-from schemas.errors import ConfigError
-from tests.training.serve.conftest import LIMITS, PATIENCE, client_of, get, serving, turn
+from tests.training.serve.conftest import PATIENCE, get, serving, turn
 from training.parts import Assembled
-from training.serve.commands import Serve
-from training.serve.connections import Doorkeeper
-from training.serve.run import api_key, listen
 
 
 def png(width: int, height: int) -> bytes:
@@ -133,106 +126,6 @@ def test_pages_of_elsewhere_cannot_ask_a_local_server(server: Any) -> None:
 def test_what_is_not_there_is_an_error_in_openais_form(server: Any) -> None:
     assert get(f"{server.address}/v1/nothing").json()["error"]["type"]
     assert get(f"{server.address}/v1/chat/completions").status_code == 405
-
-
-def test_a_gigabyte_is_refused_before_it_is_read(server: Any) -> None:
-    with raw(server) as sender:
-        sender.sendall(head("Content-Length: 1073741824") + b"{")
-        assert b" 413 " in sender.recv(4096)
-    with raw(server) as sender:
-        sender.sendall(head("Transfer-Encoding: chunked"))
-        piece = b"10000\r\n" + b" " * 2**16 + b"\r\n"
-        sent = 0
-        answer = b""
-        sender.setblocking(True)
-        while not answer and sent < 2**30:
-            try:
-                sender.sendall(piece)
-                sent += 2**16
-                sender.settimeout(0.001)
-                answer = sender.recv(4096)
-            except TimeoutError:
-                pass
-            except (BrokenPipeError, ConnectionResetError):
-                break
-            finally:
-                sender.settimeout(PATIENCE)
-    assert sent < 2**25
-
-
-def raw(server: Any) -> socket.socket:
-    host, port = server.address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=PATIENCE)
-
-
-def head(*lines: str) -> bytes:
-    first = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost"]
-    return "\r\n".join([*first, "Content-Type: application/json", *lines, "", ""]).encode()
-
-
-def test_a_request_that_does_not_arrive_is_not_waited_for(parts: Assembled) -> None:
-    hasty = replace(LIMITS, body_seconds=0.2)
-    with serving(parts, limits=hasty) as server, raw(server) as sender:
-        sender.sendall(head("Content-Length: 100") + b"{")
-        assert b" 408 " in sender.recv(4096)
-
-
-def test_connections_that_say_nothing_keep_nobody_out(parts: Assembled) -> None:
-    """With room for 32: 300 that say nothing, and one half a head, and then one who asks."""
-    with serving(parts, limits=replace(LIMITS, connections=32)) as server:
-        silent = [raw(server) for _ in range(300)]
-        silent[-1].sendall(b"POST /v1/chat")
-        with client_of(server) as client:
-            assert client.models.list().data[0].id == "tiny"
-        assert silent[0].recv(1) == b""
-        for one in silent:
-            one.close()
-
-
-def test_a_head_that_does_not_end_ends_the_connection(
-    parts: Assembled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.serve.run.Doorkeeper", partial(Doorkeeper, seconds=3.0))
-    with serving(parts) as server:
-        with raw(server) as silent:
-            assert silent.recv(1) == b""
-        with raw(server) as slow:
-            slow.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
-            said = b""
-            while piece := slow.recv(4096):
-                said += piece
-            assert said.count(b"200 OK") == 1
-
-
-def test_a_server_with_a_key_answers_nobody_without_it(parts: Assembled) -> None:
-    with serving(parts, key="secret") as server:
-        assert get(f"{server.address}/health").status_code == 200
-        assert get(f"{server.address}/metrics").status_code == 401
-        for key in ("none", "secre", "secrets", "sécret"):
-            header = {"Authorization": f"Bearer {key}".encode()}
-            reply = get(f"{server.address}/v1/models", headers=header)
-            assert reply.json()["error"]["code"] == "invalid_api_key"
-        with client_of(server, "secret") as client:
-            assert client.models.list().data
-        with client_of(server, "wrong") as client, pytest.raises(openai.AuthenticationError):
-            client.chat.completions.create(model="tiny", messages=[turn("hi")])
-
-
-def test_others_are_let_in_with_a_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALIGNGPT_API_KEY", raising=False)
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
-        with pytest.raises(ConfigError, match="ALIGNGPT_API_KEY"):
-            api_key(Serve(model="m", host=host))
-    for host in ("127.0.0.1", "localhost", "::1", "127.9.9.9"):
-        assert api_key(Serve(model="m", host=host)) == ""
-    assert api_key(Serve(model="m", host="0.0.0.0", api_key="k")) == "k"
-    monkeypatch.setenv("ALIGNGPT_API_KEY", "from the environment")
-    assert api_key(Serve(model="m", host="0.0.0.0")) == "from the environment"
-
-
-def test_an_address_that_is_taken_is_said() -> None:
-    with listen(Serve(model="m", port=0)) as taken, pytest.raises(ConfigError, match="--port"):
-        listen(Serve(model="m", port=taken.getsockname()[1]))
 
 
 def test_a_picture_of_a_host_that_leads_home_is_never_fetched(parts: Assembled) -> None:

@@ -11,9 +11,8 @@ from tests.training.model.tiny_models import (
     text_config,
 )
 from training.model.answering.decoder import Answer, Decoder, Question
-from training.model.answering.prompt import Alignment, Prompt, conversation_prompt, modes_of
+from training.model.answering.prompt import Alignment, Prompt, conversation_prompt
 from training.model.answering.sampling import Sampling
-from training.model.config import AlignGPTConfig
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.processor import AlignGPTProcessor
 
@@ -159,21 +158,6 @@ def test_levels_and_modes_are_those_of_the_model(processor: Any, listening: None
         weights = None if output.gate_weights is None else output.gate_weights[0].tolist()
         assert answer.gate_weights == pytest.approx(weights)
     assert model.config.alignment_mode == "adaptive"
-
-
-@pytest.mark.parametrize(
-    ("mode", "modes"),
-    [
-        ("adaptive", ("adaptive", "local", "global", "average")),
-        ("average", ("average", "global")),
-        ("none", ("none",)),
-    ],
-)
-def test_a_mode_is_offered_where_its_weights_are(mode: str, modes: tuple[str, ...]) -> None:
-    config = AlignGPTConfig(alignment_mode=mode)
-    assert modes_of(config) == modes
-    with pytest.raises(ConfigError, match=", ".join(modes)):
-        Alignment(mode="else").check(config)
 
 
 def test_a_question_longer_than_the_model_reads_is_refused(processor: Any) -> None:

@@ -14,7 +14,6 @@ from tests.training.model.tiny_models import (
     text_config,
 )
 from training.model.packing.attention import BY_SAMPLE, attention_fault
-from training.model.packing.segments import packed_lengths
 from training.parts import attention_to_load
 
 
@@ -24,15 +23,6 @@ def packed_rows():
     packed = [packed_row(items, padding=5) for items in rows]
     assert len({row["input_ids"].shape for row in packed}) == 1
     return {name: torch.cat([row[name] for row in packed]) for name in packed[0]}, rows
-
-
-def test_the_lengths_of_packed_samples_cover_all_rows_without_crossing_them():
-    batch, rows = packed_rows()
-    lengths = packed_lengths(batch["position_ids"])
-    counts = [n for row in rows for n in [*(len(item["input_ids"]) for item in row), 5]]
-    assert lengths["cu_seq_lens_q"].diff().tolist() == counts
-    assert lengths["cu_seq_lens_q"].dtype == torch.int32
-    assert lengths["max_length_q"] == max(counts)
 
 
 def test_packed_rows_take_no_attention_mask():

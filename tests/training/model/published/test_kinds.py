@@ -2,10 +2,7 @@
 
 import json
 import math
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
-import huggingface_hub.constants
 import pytest
 import torch
 import transformers
@@ -19,7 +16,6 @@ from tests.training.model.tiny_models import vision_config as tower_config
 from training.cli import run
 from training.model.image_processor import AlignGPTImageProcessor
 from training.model.processor import AlignGPTProcessor
-from training.model.published.source import find_source
 from training.model.published.weights import load_published, save_published
 from training.parts import load_folder
 
@@ -209,83 +205,12 @@ def test_what_is_no_checkpoint_is_told_in_a_sentence(settings, message, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match="some/model is no folder here, and the hub"):
-        find_source("some/model")
-
-
 def test_lora_matrices_and_a_missing_folder_are_told_in_a_sentence(tmp_path, capsys):
     (tmp_path / "adapter_config.json").write_text("{}")
     assert run(["import", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "LoRA matrices alone" in " ".join(capsys.readouterr().err.split())
     assert run(["import", "/no/such/folder", "--out", str(tmp_path / "out")]) == 2
     assert "does not exist" in capsys.readouterr().err
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one model of two files, and weights that nobody needs."""
-
-    files = {"config.json": b"{}", "model.safetensors": b"1", "pytorch_model.bin": b"2"}  # noqa: RUF012
-
-    def do_GET(self):
-        if "/tree/" in self.path:
-            entries = [{"type": "file", "path": n, "size": 2, "oid": "0"} for n in self.files]
-            self.answer(json.dumps(entries).encode())
-        elif self.path.startswith("/api/models/some/model"):
-            siblings = [{"rfilename": name} for name in self.files]
-            answer = {"id": "some/model", "modelId": "some/model", "sha": COMMIT}
-            self.answer(json.dumps({**answer, "siblings": siblings}).encode())
-        elif self.path.startswith(f"/some/model/resolve/{COMMIT}/"):
-            self.answer(self.files[self.path.rsplit("/", 1)[1]])
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def answer(self, body):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
-        self.send_header("ETag", '"abc"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    yield address
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_name_of_the_hub_is_downloaded_and_its_commit_recorded(hub):
-    source = find_source("some/model")
-    assert source.name == f"some/model@{COMMIT}"
-    assert {file.name for file in source.path.iterdir()} == {"config.json", "model.safetensors"}
-
-
-def test_a_name_that_the_hub_does_not_have_is_told_in_a_sentence(hub):
-    with pytest.raises(ConfigError, match="some/other is no folder here, and the hub"):
-        find_source("some/other")
 
 
 def test_an_export_has_the_vocabulary_of_the_language_model_and_keeps_legacy(tmp_path, caplog):
