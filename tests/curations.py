@@ -110,6 +110,7 @@ def start_words(words: Sequence[str], is_warm: bool = True, **environment: str) 
 def finish(process: Running) -> tuple[int, str]:
     """Returns the exit status of a command, and what it said as one line."""
     said, _ = process.communicate(timeout=300)
+    assert process.returncode is not None
     return process.returncode, " ".join(said.split())
 
 
