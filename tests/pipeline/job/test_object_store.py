@@ -133,6 +133,7 @@ def test_a_bucket_that_is_not_there_is_refused_with_what_to_check(bucket: str) -
         hold_folder(layout).__enter__()
 
 
+@pytest.mark.slow
 def test_a_dataset_made_on_the_store_from_pairs_on_it_is_the_local_one(
     bucket: str, config, pairs: Path, curated, tmp_path: Path
 ) -> None:
@@ -275,6 +276,7 @@ def test_a_users_files_on_a_store_are_never_changed_or_removed(
     assert read_bytes(f"{root}/pairs/00000.parquet") == b"mine, in place of ours"
 
 
+@pytest.mark.slow
 def test_a_second_job_on_a_folder_of_the_store_is_refused(
     bucket: str, flags, rows, site, tmp_path: Path
 ) -> None:
