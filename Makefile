@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite test-fast cluster-test check lint types curate fetch score deduplicate level pack report \
+.PHONY: help setup demo test suite test-fast cluster-test image check lint types curate fetch score deduplicate level pack report \
         pretrain finetune chat serve inspect bench docs lock clean
 
 help: ## List the targets
@@ -59,6 +59,10 @@ test-fast: $(READY) ## Run the tests that are not marked slow: for one's next ed
 
 cluster-test: $(READY) ## Curate on a Ray cluster of this machine, with an S3 server as its store
 	ALIGNGPT_CLUSTER_TEST=1 $(BIN)/pytest --numprocesses 0 tests/pipeline/job/ray/test_whole_cluster.py $(ARGS)
+
+image: ## Build the image that curates (VARIANT=gpu, TAG=NAME, MODEL=ViT-L-14:openai to bake one in)
+	docker build --file docker/Dockerfile.curate --tag $(or $(strip $(TAG)),aligngpt-curate) \
+	  --build-arg VARIANT=$(or $(strip $(VARIANT)),cpu) --build-arg MODEL=$(strip $(MODEL)) $(ARGS) .
 
 check: lint types ## Lint, type-check, and hold the architecture
 
@@ -109,10 +113,13 @@ docs: $(READY) ## Build the documentation as a site into site/, its links checke
 	$(BIN)/python docs/file_map.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lock: $(READY) ## Write requirements.lock anew: all versions, with the hash of every file
-	$(BIN)/uv pip compile pyproject.toml $(foreach extra,curate train serve demo dev,--extra $(extra)) \
-	  --constraint constraints.txt --python-version 3.11 --generate-hashes --no-annotate \
-	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+lock: $(READY) ## Write both locks anew (requirements.lock, the image's): versions, hashes of all files
+	$(call compile,curate train serve demo dev,requirements.lock)
+	$(call compile,curate ray gcp,docker/requirements.lock)
+
+compile = $(BIN)/uv pip compile pyproject.toml $(foreach extra,$(1),--extra $(extra)) \
+  --constraint constraints.txt --python-version 3.11 --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' --quiet --output-file $(2)
 
 bench: $(READY) ## Measure fetching and scoring, make the docs' tables (ARGS=--quick: run every benchmark)
 	$(BIN)/python benchmarks/everything.py $(ARGS)

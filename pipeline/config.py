@@ -51,8 +51,10 @@ class ReadConfig:
     def __post_init__(self) -> None:
         names = [new for _, new in self.kept_names]
         for name in names:
-            if not name or names.count(name) > 1 or name in OWN_NAMES:
-                problem = "is a column of every dataset" if name in OWN_NAMES else "is named twice"
+            # SQL, and so `browse` and `select`, does not tell case apart.
+            is_ours = name.lower() in OWN_NAMES
+            if not name or is_ours or sum(name.lower() == other.lower() for other in names) > 1:
+                problem = "is a column of every dataset" if is_ours else "is named twice"
                 raise ConfigError(
                     f"read.keep_columns: {name!r} {problem if name else 'is no name'}; give the "
                     f"column another name, as in {name or 'NAME'}=told_{name or 'name'}"
@@ -238,7 +240,7 @@ class CurationConfig:
                 f"--read.keep-columns {self.fetch.blur_boxes}"
             )
         for spec in parse_signals(self.score.signals):
-            if spec.name in names:
+            if spec.name.lower() in {name.lower() for name in names}:
                 raise ConfigError(
                     f"score.signals: {spec.name!r} is a column of the input that read.keep_columns "
                     f"takes along; give the signal another name, as in my_{spec.name}=…"

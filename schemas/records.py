@@ -306,6 +306,7 @@ MEMBER_FIELDS = ("status", "error_message")
 
 OWN_NAMES = frozenset(
     {*PAIR_SCHEMA.names, *TRAIN_SCHEMA.names, *SCORED_SCHEMA.names, *REJECTION_SCHEMA.names}
-    | {*MEMBER_FIELDS, "kept", "duplicate_count"}
+    | {*MEMBER_FIELDS, "kept", "duplicate_count", "file_row_number", "file_of_row"}
 )
-"""Names that no column of the input can have in a dataset."""
+"""Names that no column of the input can have in a dataset, in whatever case. The last two are
+those by which `browse` finds rows: DuckDB knows the first, ours is the second."""

@@ -58,6 +58,25 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     assert set(re.findall(r"(?<![\w/])test_\w+\.py", PAGES[page])) <= tests
 
 
+def source_of(script: str) -> str:
+    """The text of a script as `python -m` or `python` names it, and of ours that it imports."""
+    path = ROOT / (script if script.endswith(".py") else f"{script.replace('.', '/')}.py")
+    text = path.read_text(encoding="utf-8")
+    imported = re.findall(r"^from ((?:benchmarks|experiments|examples)[\w.]*) import", text, re.M)
+    beside = (ROOT / f"{name.replace('.', '/')}.py" for name in imported)
+    return "\n".join([text, *(one.read_text(encoding="utf-8") for one in beside if one.exists())])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_script_that_a_page_runs_takes_the_options_that_it_gives(page: str) -> None:
+    script_of = r"python3? (?:-m )?((?:benchmarks|experiments|examples)[./][\w./]*\w)"
+    commands = re.findall(script_of + r"((?:[^\n`|#\\]|\\\n)*)", PAGES[page])
+    for script, words in commands:
+        source = source_of(script)
+        for option in re.findall(r"(?<!\S)--([a-z][\w-]*)", words):
+            assert option in source or option.replace("-", "_") in source, f"{script} --{option}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_recipe_and_setting_that_a_page_names_exists(page: str) -> None:
     code = code_of(page)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from pipeline.browse.filters import STATES, Filters
 from pipeline.browse.pictures import Pictures
-from pipeline.browse.rows import GROUPS, PAGE_ROWS, DatasetRows, Row
+from pipeline.browse.rows import GROUPS, PAGE_ROWS, PLACE_FILE, DatasetRows, Row
 from schemas.errors import ConfigError
 from schemas.stages import Stage
 from schemas.terminal import shown
@@ -169,7 +169,7 @@ def _nothing(request: Request) -> Response:
 
 def _picture_address(row: Row) -> str:
     """Returns where the page has a row's picture, empty if it has none."""
-    path = Path(row["filename"])
+    path = Path(row[PLACE_FILE])
     folder = path.parent.name
     if folder in (Stage.READ.value, Stage.FETCH.value):
         return ""

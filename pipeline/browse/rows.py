@@ -30,7 +30,10 @@ from scoring.levels.ranks import parse_rank_mean
 PAGE_ROWS = 60
 GROUPS = 12
 EDGE_ROWS = 12
-OF_FILE = "file_row_number, filename"
+PLACE_FILE = "file_of_row"
+"""The column with a row's file: by its usual name, `filename`, inputs may have a column too."""
+
+OF_FILE = f"file_row_number, {PLACE_FILE}"
 
 REJECTION_FIELDS = [field for field in REJECTION_SCHEMA if field.name not in TRAIN_SCHEMA.names]
 ROW_SCHEMA = pa.schema([*TRAIN_SCHEMA, *REJECTION_FIELDS])
@@ -47,7 +50,7 @@ ORDERS = {
 }
 
 _PLACED_SCHEMA = pa.schema(
-    [*ROW_SCHEMA, pa.field("file_row_number", pa.int64()), pa.field("filename", pa.string())]
+    [*ROW_SCHEMA, pa.field("file_row_number", pa.int64()), pa.field(PLACE_FILE, pa.string())]
 )
 
 Row = dict[str, Any]
@@ -166,7 +169,7 @@ class DatasetRows:
 
     def _whole(self, query: str) -> list[Row]:
         """Returns all that is known of rows that a query finds by file and row, in its order."""
-        places = [(row["filename"], row["file_row_number"]) for row in self._found(query)]
+        places = [(row[PLACE_FILE], row["file_row_number"]) for row in self._found(query)]
         of_file: dict[str, list[int]] = {}
         for name, row in places:
             of_file.setdefault(name, []).append(row)
@@ -260,7 +263,10 @@ class DatasetRows:
 def _read(files: list[Path]) -> str:
     """Returns what reads files in SQL, with the place of each row."""
     names = ", ".join(quoted(str(path)) for path in files)
-    return f"read_parquet([{names}], union_by_name = true, filename = true, file_row_number = true)"
+    return (
+        f"read_parquet([{names}], union_by_name = true, filename = {quoted(PLACE_FILE)}, "
+        "file_row_number = true)"
+    )
 
 
 def _schema_of(path: Path) -> pa.Schema:
@@ -295,6 +301,6 @@ def _orders_of(signals: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def shard_of(row: Row) -> tuple[Stage, int]:
     """Returns the stage whose file a row is of, and the number of its shard."""
-    path = Path(row["filename"])
+    path = Path(row[PLACE_FILE])
     stage = Stage.PACK if path.parent.name == "train" else Stage(path.parent.name)
     return stage, int(path.stem)

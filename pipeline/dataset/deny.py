@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import io
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -118,7 +119,7 @@ def hash_of(algorithm: str, data: bytes | bytearray | memoryview) -> str:
 
 
 def comparable(url: str) -> str:
-    """Returns an address without what spells it otherwise: scheme, case of the host, escapes."""
+    """Returns an address without what spells it otherwise: scheme, host's case, escapes, dots."""
     try:
         parts = urlsplit(url)
         host = _host_of(url)
@@ -126,7 +127,21 @@ def comparable(url: str) -> str:
     except ValueError:
         return url
     query = f"?{unquote(parts.query)}" if parts.query else ""
-    return f"{host}{port}{unquote(parts.path) or '/'}{query}"
+    return f"{host}{port}{_without_dots(unquote(parts.path)) or '/'}{query}"
+
+
+def _without_dots(path: str) -> str:
+    """Returns a path as a server takes it: `/a/../b` is `/b`. Source: RFC 3986, section 5.2.4."""
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept)
 
 
 def _host_of(url: str) -> str:
@@ -194,7 +209,7 @@ def _lines(paths: Sequence[str], entry: Callable[[str, str], str]) -> Iterator[s
             io.TextIOWrapper(data, "utf-8", "surrogateescape") as lines,
         ):
             for number, line in enumerate(lines, 1):
-                text = line.strip()
+                text = line.removeprefix("\ufeff").strip()  # editors begin files with that mark
                 if text and not text.startswith("#"):
                     yield entry(text, f"{path}, line {number}")
 
@@ -205,10 +220,20 @@ def _url_entry(line: str, place: str) -> str:
     )
 
 
+def _is_ipv6(name: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(name))
+    except ValueError:
+        return False
+
+
 def _host_entry(line: str, place: str) -> str:
-    name = line.lower().removeprefix("*").strip(".")
-    if "/" in name or " " in name or not name:
-        raise ConfigError(f"{place}: {line[:80]!r} is no host; lists of addresses are deny-urls")
+    name = line.lower().removeprefix("*").strip(".").removeprefix("[").removesuffix("]")
+    if "/" in name or " " in name or not name or (":" in name and not _is_ipv6(name)):
+        raise ConfigError(
+            f"{place}: {line[:80]!r} is no host: give it without scheme, port and path; lists of "
+            "addresses are deny-urls"
+        )
     try:
         return name.encode("idna").decode() if not name.isascii() else name
     except UnicodeError:

@@ -81,11 +81,6 @@ class ChosenRunner:
         return self.name == LOCAL
 
     @property
-    def proves_sight_by_a_step(self) -> bool:
-        """Whether a step of its own shows that workers see what this process sees."""
-        return self.name not in (LOCAL, RAY, DATAFLOW)
-
-    @property
     def hands_over(self) -> bool:
         """Whether the graph is left to be run later, as a flex template's image does with it."""
         return bool(self.options.view_as(GoogleCloudOptions).template_location)

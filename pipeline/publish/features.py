@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.errors import ConfigError
 from schemas.records import STORED_COLUMNS, TRAIN_SCHEMA
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -28,6 +29,21 @@ LISTS = {
 
 JSON_TEXTS = ("conversations", "more_urls", "more_images")
 """Fields of the `.json` members that are JSON in a text, since they may be empty lists."""
+
+
+PICTURE_COLUMNS = ("image", "other_images")
+"""Of a published table: what holds the pictures."""
+
+
+def refuse_own_pictures(kept: Sequence[pa.Field]) -> None:
+    """Raises `ConfigError` if the input's own columns stand where a table's pictures go."""
+    taken = [field.name for field in kept if field.name in PICTURE_COLUMNS]
+    if taken:
+        raise ConfigError(
+            f"--form parquet puts the pictures into {' and '.join(PICTURE_COLUMNS)}, but "
+            f"the dataset took a column {taken[0]!r} of its input along: publish it with --form "
+            f"webdataset, or curate with --read.keep-columns {taken[0]}=told_{taken[0]}"
+        )
 
 
 def parquet_schema(kept: Sequence[pa.Field]) -> pa.Schema:

@@ -17,7 +17,7 @@ from pipeline.dataset.train_samples import TarReaders
 from pipeline.job.lock import hold_folder
 from pipeline.publish.card import ENDINGS, LEVELS_PICTURE, About, card, levels_picture
 from pipeline.publish.companions import checksums, croissant, energon_files, wids_index
-from pipeline.publish.features import parquet_features, tar_features
+from pipeline.publish.features import parquet_features, refuse_own_pictures, tar_features
 from pipeline.publish.samples import TRAIN, VALIDATION, Counts, Publishable, sayable
 from pipeline.publish.shards import Published, write_parquet, write_tar
 from schemas.errors import ConfigError, DatasetError
@@ -152,6 +152,8 @@ def publish_dataset(
         raise ConfigError(f"--out {out} and the dataset {root} lie in each other")
     layout = DatasetLayout(root)
     dataset = Publishable(layout, read_manifest(layout), validation_ratio)
+    if about.form == "parquet":
+        refuse_own_pictures(dataset.kept_fields())
     size = samples_per_shard or dataset.manifest.samples_per_shard
     settings = {
         "form": about.form,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.deny import DENIED, DenyLists
-from pipeline.dataset.tars import BLOCK_BYTES, padded
+from pipeline.dataset.tars import BLOCK_BYTES, name_and_size, padded
 from schemas.errors import DatasetError, RejectReason
 from schemas.progress import shown
 from schemas.shards import DatasetLayout
@@ -132,13 +132,14 @@ def read_members(path: str) -> Iterator[tuple[str, int, bytes]]:
         while header := file.read(BLOCK_BYTES):
             if not header.strip(b"\0"):
                 return
-            if header[257:262] != b"ustar":
-                raise DatasetError(f"{path} is no tar at byte {place}")
-            size = int(header[124:136].rstrip(b"\0 "), 8)
+            try:
+                name, size = name_and_size(header)
+            except ValueError as error:
+                raise DatasetError(f"{path} is no tar of ours at byte {place}") from error
             content = file.read(padded(size))
             if len(content) < size:
                 raise DatasetError(f"{path} ends within a member at byte {place}")
-            yield header[:100].rstrip(b"\0").decode(), place + BLOCK_BYTES, content[:size]
+            yield name, place + BLOCK_BYTES, content[:size]
             place += BLOCK_BYTES + len(content)
 
 

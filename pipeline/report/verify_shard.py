@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.dataset.members import member_json
-from pipeline.dataset.tars import BLOCK_BYTES, padded
+from pipeline.dataset.tars import BLOCK_BYTES, name_and_size, padded
 from pipeline.dataset.train_samples import fetched_part, image_places
 from pipeline.report.verify_origin import unlike_fetched
 from schemas.columns import check_schema, file_metadata, kept_fields
@@ -182,13 +182,10 @@ def _members(source: _HashingReader) -> Iterator[Member]:
         header = source.read(BLOCK_BYTES)
         if len(header) == BLOCK_BYTES and not header.strip(b"\0"):
             return
-        if len(header) < BLOCK_BYTES or header[257:262] != b"ustar":
-            raise DatasetError(f"no member where one must be, at byte {start}")
         try:
-            size = int(header[124:136].rstrip(b"\0 "), 8)
-            name = header[:100].rstrip(b"\0").decode()
+            name, size = name_and_size(header)
         except ValueError as error:
-            raise DatasetError(f"a broken header at byte {start}") from error
+            raise DatasetError(f"no member where one must be, at byte {start}") from error
         said, summed = header[148:154], sum(header) - sum(header[148:156]) + 8 * 32
         if said != b"%06o" % summed:
             raise DatasetError(f"a broken header at byte {start}, of {name}")

@@ -113,7 +113,7 @@ def kept_of_parents(sources: Sequence[Source]) -> tuple[list[pa.Field], list[pa.
     """Returns the columns of the inputs' own that any dataset has, and those that all have.
 
     Raises:
-        ConfigError: if one is of several types.
+        ConfigError: if one is of several types, or spelt in several ways.
     """
     found = [read_kept_fields(source.layout, source.shards) for source in sources]
     fields: dict[str, pa.Field] = {}
@@ -123,6 +123,14 @@ def kept_of_parents(sources: Sequence[Source]) -> tuple[list[pa.Field], list[pa.
             raise ConfigError(
                 f"column {field.name!r} is of the type {known.type} in one dataset and of "
                 f"{field.type} in another: curate one of them anew with another name for it"
+            )
+    spelt: dict[str, str] = {}
+    for name in fields:
+        other = spelt.setdefault(name.lower(), name)
+        if other != name:
+            raise ConfigError(
+                f"one dataset has a column {other!r}, another {name!r}, which SQL does not tell "
+                "apart: curate one of them anew with another name for it"
             )
     everywhere = set(fields).intersection(*({field.name for field in one} for one in found))
     return list(fields.values()), [fields[name] for name in fields if name in everywhere]

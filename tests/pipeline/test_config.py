@@ -34,7 +34,10 @@ def test_the_engine_is_taken_only_together_with_what_it_cannot_do() -> None:
     ("keep", "words"),
     [
         (("sha256",), "'sha256' is a column of every dataset; .* as in sha256=told_sha256"),
+        (("WIDTH",), "'WIDTH' is a column of every dataset; .* as in WIDTH=told_WIDTH"),
+        (("file_row_number",), "is a column of every dataset"),
         (("a", "b=a"), "'a' is named twice"),
+        (("NSFW", "nsfw"), "'NSFW' is named twice"),
         (("a=",), "is no name"),
     ],
 )

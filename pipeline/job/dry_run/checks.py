@@ -133,7 +133,7 @@ def notes_of(runner: str, config: CurationConfig, stages: Sequence[Stage]) -> li
     if runner == DATAFLOW and not has_dataflow():
         notes.append(
             "apache-beam[gcp] is not installed here, so the graph was translated without "
-            "Dataflow's last steps; to submit from here: pip install 'apache-beam[gcp]' gcsfs"
+            "Dataflow's last steps; to submit from here: pip install 'aligngpt[curate,gcp]'"
         )
     if runner == DATAFLOW and Stage.SCORE in stages and config.score.device == "auto":
         notes.append("score.device is auto: no step asks for a GPU, so that workers have none")

@@ -32,12 +32,15 @@ def faults_elsewhere(proto: Any, functions: Sequence[str] = ()) -> list[str]:
         functions: that the configuration names, as MODULE:FUNCTION.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if not OWN_ROOT.startswith((sys.prefix, sys.base_prefix)):
+        # An installed package is found anyway; named first, its folder would hide Python's own.
+        environment["PYTHONPATH"] = OWN_ROOT
     done = subprocess.run(
         [sys.executable, "-P", "-m", __name__, *functions],
         input=proto.SerializeToString(),
         capture_output=True,
         cwd="/",
-        env=environment | {"PYTHONPATH": OWN_ROOT},
+        env=environment,
         check=False,
     )
     if done.returncode != 0:

@@ -11,8 +11,8 @@ from pipeline.job.dry_run.elsewhere import OWN_ROOT
 from pipeline.job.dry_run.pickles import pickles_of
 
 SECRET_WORDS = re.compile(
-    r"(?:^|_)(?:API)?(?:KEY|KEYS|SECRET|TOKEN|PASSWORD|PASSWD|PASS|PWD|CREDENTIALS?)(?:_|$)"
-    r"|PASSWORD$|APIKEY$",
+    r"(?:^|_)(?:API)?(?:KEY|KEYS|SECRET|TOKEN|PASSWORD|PASSWD|PASS|CREDENTIALS?)(?:_|$)"
+    r"|PASSWORD$|APIKEY$|_PWD$",
     re.IGNORECASE,
 )
 """In the name of a variable whose value is a secret, such as AWS_SECRET_ACCESS_KEY."""

@@ -125,6 +125,7 @@ def _show(
     steps = sum(graph.steps for graph in graphs.values())
     console.print(
         f"{steps} steps, {proto.ByteSize():,} bytes in all. Each was unpickled in a process of its "
-        "own; no secret of this environment and no path of this machine is in them.",
+        f"own; {'no' if chosen.is_local else 'no path of this machine and no'} secret of this "
+        "environment is in them.",
         highlight=False,
     )

@@ -3,6 +3,7 @@
 import shutil
 from itertools import pairwise
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 from pipeline.browse.page import Page
 from pipeline.browse.rows import DatasetRows, shard_of
 from pipeline.select.run import Selection, make_selection
+from schemas.columns import KEPT_FIELD
 from schemas.errors import ConfigError, DatasetError
 from schemas.records import TRAIN_SCHEMA
 from schemas.stages import Stage
@@ -21,7 +23,7 @@ def test_every_row_is_shown_once_kept_or_not(rows):
     everything = rows.count("")
     seen = [row for page in range(5) for row in rows.page("", "score, best first", page, size=10)]
     assert len(seen) == everything
-    assert len({(row["filename"], row["file_row_number"]) for row in seen}) == everything
+    assert len({(row["file_of_row"], row["file_row_number"]) for row in seen}) == everything
     assert rows.count("reason is null") == 38
     assert sum(row["n"] for row in rows.reasons()) == everything - 38
 
@@ -50,6 +52,23 @@ def test_tables_from_before_the_distances_were_kept_can_be_browsed(root, tmp_pat
     rows = DatasetRows(str(tmp_path / "old"))
     assert all(row["kept_look"] is None for row in rows.page("reason is not null", "", 0))
     assert set(TRAIN_SCHEMA.names) <= set(rows.page("", "", 0)[0])
+    rows.close()
+
+
+def test_columns_of_the_input_can_be_called_as_duckdb_calls_its_own(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    for path in (tmp_path / "data" / "train").glob("*.parquet"):
+        table = pq.read_table(path)
+        for name in ("filename", "select", 'a "b"'):
+            field = pa.field(name, pa.string(), metadata={KEPT_FIELD: b"1"})
+            table = table.append_column(field, pa.array(["mine"] * len(table)))
+        pq.write_table(table, path)
+    rows = DatasetRows(str(tmp_path / "data"))
+    where = 'filename = \'mine\' and "select" = \'mine\' and "a ""b""" = \'mine\''
+    assert rows.count(where) == 38
+    assert rows.page(where, "", 0, size=1)[0]["file_of_row"].endswith("train/000000.parquet")
+    page = TestClient(Page(rows).app(), base_url="http://127.0.0.1")
+    assert page.get("/", params={"where": where, "state": "all"}).status_code == 200
     rows.close()
 
 

@@ -78,6 +78,27 @@ def test_a_host_is_the_same_in_letters_of_its_own_escaped_or_in_ascii(tmp_path, 
     assert deny.reason_of_urls([wide]) is RejectReason.DENIED_HOST
 
 
+@pytest.mark.parametrize(
+    "spelt", ["/a/b.jpg", "/a/./b.jpg", "/x/../a/b.jpg", "/a/x/%2e%2e/b.jpg", "/../a/b.jpg"]
+)
+def test_a_path_is_the_same_however_a_server_is_led_to_it(tmp_path, spelt):
+    deny = lists(tmp_path, urls=f"\ufeffhttps://bad.example{spelt}\r\n")
+    assert deny.reason_of_urls(["http://bad.example/a/b.jpg"]) is RejectReason.DENIED_URL
+    deny = lists(tmp_path, urls="\ufeffbad.example/a/b.jpg")
+    assert deny.reason_of_urls([f"http://bad.example{spelt}"]) is RejectReason.DENIED_URL
+    for other in ("/a//b.jpg", "/b.jpg", "/a/b.jpg/", "/a/b.jpg/.", "/a/b.jpg/.."):
+        assert deny.reason_of_urls([f"http://bad.example{other}"]) is None
+
+
+def test_a_host_by_its_address_is_denied_and_one_that_never_matches_is_refused(tmp_path):
+    deny = lists(tmp_path, hosts="[2001:db8::1]\n192.0.2.7\n")
+    for url in ("http://[2001:db8::1]:8080/a", "http://192.0.2.7/a"):
+        assert deny.reason_of_urls([url]) is RejectReason.DENIED_HOST
+    for entry in ("bad.example:8080", "http://bad.example", "bad.example/x"):
+        with pytest.raises(ConfigError, match=r"is no host: give it without scheme, port and"):
+            lists(tmp_path, hosts=f"{entry}\n")
+
+
 def test_lists_may_be_long_packed_and_say_which_line_is_wrong(tmp_path):
     path = tmp_path / "long.txt.gz"
     with gzip.open(path, "wt") as file:

@@ -177,14 +177,21 @@ def test_a_folder_of_images_that_the_output_lies_in_is_no_input(
     assert "give --out a folder outside of it" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_job_that_was_stopped_finds_its_own_files_again(
-    read_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, pairs = tmp_path / "data", read_folder / "pairs.tsv"
+def stopped(read_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the words of a job that died before it noted what it had written."""
+    pairs = read_folder / "pairs.tsv"
     words = f"read --pairs {pairs} --out {data} --read.pairs-per-shard 4".split()
     with monkeypatch.context() as stopping:
         stopping.setattr(Reading, "finish", lambda *_: 1 / 0)
         assert run(words) == 1
+    return words
+
+
+def test_a_job_that_was_stopped_finds_its_own_files_again(
+    read_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    words = stopped(read_folder, data, monkeypatch)
     assert len(list((data / "pairs").iterdir())) == 5
     record = read_record(DatasetLayout(str(data)))
     assert record is not None and "pairs" in record.open and not record.files.get("pairs")
@@ -197,11 +204,8 @@ def test_a_job_that_was_stopped_finds_its_own_files_again(
 def test_after_a_kill_a_users_file_is_still_told_from_ours(
     read_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, pairs = tmp_path / "data", read_folder / "pairs.tsv"
-    words = f"read --pairs {pairs} --out {data} --read.pairs-per-shard 4".split()
-    with monkeypatch.context() as stopping:
-        stopping.setattr(Reading, "finish", lambda *_: 1 / 0)
-        assert run(words) == 1
+    data = tmp_path / "data"
+    words = stopped(read_folder, data, monkeypatch)
     mine = put(data, "pairs/00005.parquet")
     assert run(words) == 2
     assert mine.read_bytes() == MINE

@@ -57,6 +57,9 @@ def test_a_tar_that_ends_early_or_is_none_of_ours_is_told(layout):
     path.write_bytes(whole[:900])
     with pytest.raises(DatasetError, match=r"ends within a\.jpg"):
         list(read_images(layout, 0, ["a"], ["jpg"]))
+    path.write_bytes(whole[:124] + b"not octal..." + whole[136:])
+    with pytest.raises(DatasetError, match="not a tar that the fetch stage wrote"):
+        list(read_images(layout, 0, ["a"], ["jpg"]))
     path.write_bytes(b"no tar" * 200)
     with pytest.raises(DatasetError, match="not a tar that the fetch stage wrote"):
         list(read_images(layout, 0, ["a"], ["jpg"]))

@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from pipeline.deduplicate.plan import (
@@ -13,6 +12,7 @@ from pipeline.deduplicate.plan import (
 from schemas.shards import DatasetLayout
 from scoring.config import DeduplicateConfig
 from tests.curated_tables import Row, write_shards
+from tests.duplicates import vector
 
 SURVEYS = [ShardSurvey(shard, 3, 512, "a" * 32) for shard in range(2)]
 
@@ -38,15 +38,6 @@ def test_where_pictures_are_looked_at_again_how_strictly_is_part_of_the_fingerpr
     prints = {strict.fingerprint, usual.fingerprint, plan(SURVEYS, tmp_path).fingerprint}
     assert len(prints) == 3
     assert without.fingerprint == plan(SURVEYS, tmp_path).fingerprint
-
-
-def vector(seed, noise=0.0):
-    rng = np.random.default_rng(seed)
-    base = rng.standard_normal(32)
-    base = base / np.linalg.norm(base)
-    other = np.random.default_rng(1000 + int(noise * 1e6)).standard_normal(32)
-    moved = base + noise * other / np.linalg.norm(other)
-    return moved / np.linalg.norm(moved)
 
 
 @pytest.fixture

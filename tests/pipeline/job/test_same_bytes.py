@@ -1,10 +1,7 @@
 """One input and one configuration make one dataset, on any runner and with any parallelism."""
 
-import os
 import random
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from pipeline.dataset.progress import ProgressReader
 from schemas.shards import DatasetLayout
+from tests.beam_services import pool_words, running
 from tests.curations import contents, finish, start_command, write_pairs
 from tests.web_server import unused_port
 
@@ -24,33 +22,15 @@ def portable_flags(tmp_path: Path) -> Iterator[list[str]]:
     from a service that shares no process with the job.
     """
     port_file, pool_port = tmp_path / "port", unused_port("127.0.0.1")
-    beam = "apache_beam.runners"
-    services = [
-        (f"{beam}.portability.local_job_service_main", "--port_file", str(port_file)),
-        (f"{beam}.worker.worker_pool_main", "--service_port", str(pool_port)),
-    ]
-    programs = Path(sys.executable).parent  # the pool starts its workers as `python`
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", *service], env=environment, stderr=subprocess.DEVNULL
-        )
-        for service in services
-    ]
-    try:
-        while not port_file.exists():
-            assert running[0].poll() is None, "the job service did not start"
-            time.sleep(0.1)
+    service = "apache_beam.runners.portability.local_job_service_main"
+    job_service = [sys.executable, "-m", service, "--port_file", str(port_file)]
+    with running([job_service, pool_words(pool_port)], port_file.exists):
         yield [
             "--",
             f"--job_endpoint=127.0.0.1:{port_file.read_text().strip()}",
             "--environment_type=EXTERNAL",
             f"--environment_config=127.0.0.1:{pool_port}",
         ]
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait(20)
 
 
 @pytest.mark.slow

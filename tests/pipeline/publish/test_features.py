@@ -11,9 +11,11 @@ from pipeline.publish.features import (
     json_feature,
     parquet_features,
     parquet_schema,
+    refuse_own_pictures,
     tar_features,
     yaml_feature,
 )
+from schemas.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,11 @@ def test_a_published_tar_has_an_image_field_for_each_ending():
     assert fields["seen"] == {"name": "seen", "dtype": "string"}  # JSON has no times
     assert fields["uid"]["dtype"] == "int64"
     assert fields["conversations"]["dtype"] == "string"
+
+
+@pytest.mark.parametrize("name", ["image", "other_images"])
+def test_a_column_of_the_input_in_the_place_of_the_pictures_is_refused(name):
+    fields = [pa.field("images", pa.string()), pa.field(name, pa.string())]
+    refuse_own_pictures(fields[:1])
+    with pytest.raises(ConfigError, match=rf"--read\.keep-columns {name}=told_{name}"):
+        refuse_own_pictures(fields)

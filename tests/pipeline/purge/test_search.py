@@ -68,7 +68,10 @@ def test_members_are_read_with_their_places(tmp_path):
     with pytest.raises(DatasetError, match="ends within a member at byte 0"):
         list(read_members(str(path)))
     path.write_bytes(b"no tar" * 100)
-    with pytest.raises(DatasetError, match="is no tar at byte 0"):
+    with pytest.raises(DatasetError, match="is no tar of ours at byte 0"):
+        list(read_members(str(path)))
+    path.write_bytes(data[:124] + b"not octal..." + data[136:])
+    with pytest.raises(DatasetError, match="is no tar of ours at byte 0"):
         list(read_members(str(path)))
 
 

@@ -136,6 +136,15 @@ def test_levels_of_different_columns_are_not_merged(tasted, parent, turns, tmp_p
     assert len(make(tmp_path / "out", tasted, turns)) > 38
 
 
+def test_columns_that_differ_in_case_alone_are_not_merged(tasted, tmp_path):
+    root = tmp_path / "other"
+    write_dataset(root, shards=1)
+    add_signal(root, "Taste", lambda score: score)
+    finish(root, by="Taste")
+    with pytest.raises(ConfigError, match="column 'taste', another 'Taste', which SQL does"):
+        make(tmp_path / "out", tasted, root)
+
+
 def test_a_merger_stands_in_the_order_of_keys_and_counts_a_repeated_pair_once(
     parent, turns, tmp_path
 ):

@@ -18,19 +18,19 @@ def loss_of(folder: str, data: str, **settings: Any) -> Any:
 def test_all_samples_are_read_once_and_the_mean_is_that_of_the_levels(
     model_folder: str, caption_dataset: str
 ) -> None:
-    totals, control = loss_of(model_folder, caption_dataset)
-    assert control is None
+    totals, control, levels = loss_of(model_folder, caption_dataset)
+    assert control is levels is None
     assert totals.samples == 48
     assert set(totals.level_losses) == {1, 2, 3, 4}
     pairs = zip(totals.level_losses.values(), totals.level_counts[1:], strict=True)
     assert sum(loss * count for loss, count in pairs) / totals.targets == pytest.approx(totals.loss)
-    again, _ = loss_of(model_folder, caption_dataset, tokens_per_sequence=64)
+    again, _, _ = loss_of(model_folder, caption_dataset, tokens_per_sequence=64)
     assert again.loss == pytest.approx(totals.loss, rel=1e-5)
 
 
 def test_a_part_is_the_same_part_each_time(model_folder: str, caption_dataset: str) -> None:
-    first, _ = loss_of(model_folder, caption_dataset, samples=5)
-    again, _ = loss_of(model_folder, caption_dataset, samples=5)
+    first, _, _ = loss_of(model_folder, caption_dataset, samples=5)
+    again, _, _ = loss_of(model_folder, caption_dataset, samples=5)
     assert first.samples == 5
     assert (first.key_sum, first.loss) == (again.key_sum, again.loss)
 
@@ -38,7 +38,7 @@ def test_a_part_is_the_same_part_each_time(model_folder: str, caption_dataset: s
 def test_pictures_are_exchanged_where_there_are_two(
     model_folder: str, caption_dataset: str, make_dataset: Callable[..., str], tmp_path: Path
 ) -> None:
-    _, control = loss_of(model_folder, caption_dataset, samples=6, control="exchanged")
+    _, control, _ = loss_of(model_folder, caption_dataset, samples=6, control="exchanged")
     assert control is not None
     text = {"url": None, "caption": "a red cat", "image": None, "level": None}
     turns = '[{"from": "human", "value": "what?"}, {"from": "gpt", "value": "a red cat"}]'

@@ -12,6 +12,7 @@ SECRET = "s3cr3t-value-of-the-store"
 def own_secret(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("SOME_TOKEN", "true")  # a switch, as TOKENIZERS_PARALLELISM is
+    monkeypatch.setenv("PWD", "http://a.example:80")  # where this process works
 
 
 @pytest.mark.parametrize(
