@@ -215,14 +215,7 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
             folder was made from other datasets.
         DatasetError: if old edges cannot be read.
     """
-    if job.stages:
-        refuse_derived(DatasetLayout(job.root))
-    if Stage.LEVEL in job.stages:
-        check_signals_of_levels(job)
-        old = read_old_edges(job.config.levels)
-        if old is not None and ALL_SOURCES not in old.groups:
-            for source in input_names(job):
-                old.group_of(source)
+    check_levels(job)
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:
@@ -231,6 +224,18 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
         with large_imports():
             from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
+
+
+def check_levels(job: Job) -> None:
+    """Raises what `check_stages` does, as far as neither a model nor a GPU is needed to find it."""
+    if job.stages:
+        refuse_derived(DatasetLayout(job.root))
+    if Stage.LEVEL in job.stages:
+        check_signals_of_levels(job)
+        old = read_old_edges(job.config.levels)
+        if old is not None and ALL_SOURCES not in old.groups:
+            for source in input_names(job):
+                old.group_of(source)
 
 
 def check_signals_of_levels(job: Job) -> None:

@@ -86,7 +86,15 @@ def _register(path: Path) -> str:
     return path.stem
 
 
-def _from_registry(config: ScoreConfig, model: str, folder: Path | None) -> Checkpoint:
+def refuse_unknown_model(config: ScoreConfig) -> None:
+    """Raises `ConfigError` if open_clip has no model or checkpoint so called; downloads nothing."""
+    schema, name = parse_model_name(config.model)
+    if schema not in ("local-dir", "hf-hub") and not config.model.endswith(".json"):
+        _known(config, name.replace("/", "-"))
+
+
+def _known(config: ScoreConfig, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the architecture of a model of the registry, and its checkpoint's settings if any."""
     architecture = get_model_config(model)
     if architecture is None:
         raise ConfigError(
@@ -94,19 +102,25 @@ def _from_registry(config: ScoreConfig, model: str, folder: Path | None) -> Chec
             f"{_near(model, open_clip.list_models())}. Or give local-dir:FOLDER, or the path of "
             "a model configuration (.json)"
         )
-    tag, _, file = config.pretrained.partition(":")
+    tag = config.pretrained.partition(":")[0]
     settings = get_pretrained_cfg(model, tag)
-    if settings:
-        weights = _given(tag, file) if file else _published(model, tag, settings)
-    elif Path(config.pretrained).is_file():
-        weights = Path(config.pretrained)
-        _warn_of_other_settings(model, weights)
-    else:
+    if not settings and not Path(config.pretrained).is_file():
         tags = open_clip.list_pretrained_tags_by_model(model)
         raise ConfigError(
             f"score.pretrained {config.pretrained!r} is neither a file nor a checkpoint of "
             f"{model}; {_near(tag, tags)}"
         )
+    return architecture, settings
+
+
+def _from_registry(config: ScoreConfig, model: str, folder: Path | None) -> Checkpoint:
+    architecture, settings = _known(config, model)
+    tag, _, file = config.pretrained.partition(":")
+    if settings:
+        weights = _given(tag, file) if file else _published(model, tag, settings)
+    else:
+        weights = Path(config.pretrained)
+        _warn_of_other_settings(model, weights)
     architecture, preprocessing = _with_settings(architecture, settings)
     return Checkpoint(
         model=model,

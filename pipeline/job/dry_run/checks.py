@@ -16,6 +16,8 @@ from schemas.stages import Stage
 DATAFLOW_BYTES = 20 * 10**6
 """Largest graph that Dataflow takes. Source: Dataflow's quotas, "JSON job request"."""
 
+ACCELERATOR = resource_hints.ACCELERATOR.urn
+
 PROTO_BYTES = 2**31 - 1
 """Largest message of protocol buffers, in which every other runner is given the graph."""
 
@@ -32,6 +34,8 @@ class StageGraph:
     payload_bytes: int = 0
     hints: dict[str, set[str]] = field(default_factory=dict)
     """Hint to the last names of the steps that carry it."""
+    accelerators: set[str] = field(default_factory=set)
+    """Those of the hints that ask for a GPU."""
 
 
 def stage_graphs(proto: Any) -> dict[str, StageGraph]:
@@ -46,10 +50,12 @@ def stage_graphs(proto: Any) -> dict[str, StageGraph]:
         stage.steps += 1
         stage.shuffles += step.spec.urn == primitives.GROUP_BY_KEY.urn
         stage.payload_bytes += len(step.spec.payload)
-        environment = components.environments[step.environment_id]
         if step.environment_id:
-            for hint in _hints(environment):
+            hints = components.environments[step.environment_id].resource_hints
+            for urn, value in sorted(hints.items()):
+                hint = _shown(urn, value.decode())
                 stage.hints.setdefault(hint, set()).add("/".join(parts[1:]))
+                stage.accelerators |= {hint} if urn == ACCELERATOR else set()
     return found
 
 
@@ -64,26 +70,27 @@ def _in_order(proto: Any) -> Iterator[Any]:
         waiting += reversed(step.subtransforms)
 
 
-def _hints(environment: Any) -> list[str]:
-    return [
-        value.decode() if urn == resource_hints.ACCELERATOR.urn else f"{urn}={value.decode()}"
-        for urn, value in sorted(environment.resource_hints.items())
-    ]
+def _shown(urn: str, value: str) -> str:
+    """Returns a hint as it is typed, as min_ram_bytes=4000000000; that for a GPU says so itself."""
+    return value if urn == ACCELERATOR else f"{urn.split(':')[-2]}={value}"
 
 
 def hint_faults(graphs: dict[str, StageGraph], config: CurationConfig) -> list[str]:
     """Returns which stages ask for a GPU and should not, or should and do not."""
     may = {name_of(stage) for stage in HINTING}
-    faults = [
-        f"{name} asks for {', '.join(sorted(graph.hints))}, which only scoring and the search for "
-        "duplicates are to: leave out Beam's --resource_hint, and say --score.device cuda or "
-        "--deduplicate.device cuda"
-        for name, graph in graphs.items()
-        if graph.hints and name not in may
-    ]
+    asking = {name: graph for name, graph in graphs.items() if graph.accelerators}
+    wrong = {name: graph for name, graph in asking.items() if name not in may}
+    faults = []
+    if wrong:
+        gpus = sorted(set().union(*(graph.accelerators for graph in wrong.values())))
+        faults.append(
+            f"{', '.join(wrong)} ask for {', '.join(gpus)}, which only scoring and the search for "
+            "duplicates are to: leave out Beam's --resource_hint, and say --score.device cuda or "
+            "--deduplicate.device cuda"
+        )
     for stage, section in HINTING.items():
         graph = graphs.get(name_of(stage))
-        if graph and getattr(config, section).device == "cuda" and not graph.hints:
+        if graph and getattr(config, section).device == "cuda" and not graph.accelerators:
             faults.append(
                 f"{section}.device is cuda, but no step of it asks for a GPU: name one by "
                 f"--{section}.accelerator"

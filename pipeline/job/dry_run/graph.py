@@ -33,10 +33,11 @@ def submitted_graph(chosen: ChosenRunner, build: Callable[[beam.Pipeline], objec
         build(pipeline)
         return _translated(chosen, pipeline)
     except (RuntimeError, TypeError, pickle.PicklingError) as error:
-        raise ConfigError(
-            f"the graph cannot be sent to workers: {' '.join(str(error).split())}. What a step "
-            "holds must be data: no open file, connection, lock or model"
-        ) from error
+        said = " ".join(str(error).split()).rstrip(".")
+        hint = ""
+        if "pickle" in said:
+            hint = ". What a step holds must be data: no open file, connection, lock or model"
+        raise ConfigError(f"the graph cannot be sent to workers: {said}{hint}") from error
 
 
 def has_dataflow() -> bool:

@@ -85,11 +85,12 @@ def leaks_of(places: Mapping[str, bytes], named: Sequence[str] | None) -> list[s
         for what, path in paths.items():
             if _stands_in(path, data):
                 found.setdefault(f"{what} ({os.fsdecode(path)})", []).append(place)
-    return [
-        f"{what} would be sent along, in {places[0]}"
-        + (f" and {len(places) - 1} more places" if len(places) > 1 else "")
-        for what, places in found.items()
-    ]
+    return [f"{what} would be sent along, in {_listed(places)}" for what, places in found.items()]
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = len(places) - 1
+    return f"{places[0]} and {more} other place{'s' * (more > 1)}" if more else places[0]
 
 
 def _stands_in(path: bytes, data: bytes) -> bool:

@@ -28,12 +28,14 @@ from pipeline.job.dry_run.graph import submitted_graph
 from pipeline.job.dry_run.leaks import leaks_of, places_of
 from pipeline.job.inspection import remember_inspections
 from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
-from pipeline.job.run import Job, refuse_job_passwords, with_checked_inputs
+from pipeline.job.run import Job, check_levels, refuse_job_passwords, with_checked_inputs
 from pipeline.job.runners import DATAFLOW, ChosenRunner, choose_runner
 from pipeline.job.sight import OUTPUT, needs_of, refuse_local_needs, refuse_missing_needs
 from pipeline.read.inputs import refuse_inputs_within
 from schemas.errors import ConfigError
+from schemas.memory import large_imports
 from schemas.shards import DatasetLayout
+from schemas.stages import Stage
 from schemas.terminal import Console
 from scoring.signals.names import parse_signals
 
@@ -57,6 +59,7 @@ def dry_run(job: Job, words: Sequence[str], console: Console) -> None:
     job = with_checked_inputs(job)
     refuse_foreign_folder(layout)
     refuse_other_settings(layout, job.config, job.stages, NOT_DECIDING)
+    check_levels(job)
     there, config = absolute_layout(layout), absolute_config(job.config)
     job = replace(job, inputs=absolute_inputs(job.inputs))
     needs = needs_of(config, job.stages, job.inputs)
@@ -64,6 +67,10 @@ def dry_run(job: Job, words: Sequence[str], console: Console) -> None:
     if chosen.name == DATAFLOW:
         needs = [(OUTPUT, there.root), *needs]
         refuse_local_needs(needs, "Dataflow's workers have no disk of this machine")
+    if Stage.SCORE in job.stages:
+        with large_imports():
+            from scoring.clip.checkpoints import refuse_unknown_model
+        refuse_unknown_model(config.score)
     proto = _graph(chosen, there, config, job)
     graphs = stage_graphs(proto)
     named = [there.root, *(path for _, path in needs), *(file.path for file in job.inputs)]

@@ -56,9 +56,17 @@ def test_hints_stand_on_scoring_and_the_search_alone(proto, config):
 
 def test_a_hint_on_every_step_is_refused(config):
     graphs = stage_graphs(graph_of(config, "--resource_hint=accelerator=type:x;count:1"))
-    faults = hint_faults(graphs, config)
-    assert any(fault.startswith("Fetch asks for type:x;count:1, which only") for fault in faults)
-    assert not any(fault.startswith(("Score", "Deduplicate")) for fault in faults)
+    (fault,) = hint_faults(graphs, config)
+    asking, _, rest = fault.partition(" ask for ")
+    assert {"Start", "Fetch", "Level", "Pack"} <= set(asking.split(", "))
+    assert not {"Score", "Deduplicate"} & set(asking.split(", "))
+    assert rest.startswith("type:x;count:1, which only scoring")
+
+
+def test_memory_may_be_asked_for_by_every_step(config):
+    graphs = stage_graphs(graph_of(CurationConfig(), "--resource_hint=min_ram=4GB"))
+    assert set(graphs["Fetch"].hints) == {"min_ram_bytes=4000000000"}
+    assert hint_faults(graphs, CurationConfig()) == []
 
 
 def test_a_gpu_that_no_step_asks_for_is_missed(config):

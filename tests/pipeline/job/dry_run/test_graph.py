@@ -4,7 +4,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.portability.python_urns import PICKLED_TRANSFORM
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.local_job_service import LocalJobServicer
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline.job.begin import new_pipeline
 from pipeline.job.dry_run.graph import has_dataflow, submitted_graph
@@ -13,7 +13,10 @@ from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 
 LAYOUT = DatasetLayout("data")
-EXTERNAL = ("--environment_type=EXTERNAL", "--environment_config=127.0.0.1:1")
+EXTERNAL = (
+    *("--job_endpoint=127.0.0.1:1", "--environment_type=EXTERNAL"),
+    "--environment_config=127.0.0.1:2",
+)
 DATAFLOW = (
     "--project=some-project",
     "--region=europe-west4",
@@ -52,27 +55,21 @@ def test_it_is_what_the_local_runner_is_given(monkeypatch):
     assert steps_of(submitted_graph(choose_runner("local", 1, (), LAYOUT), build)) == seen[0]
 
 
-def test_it_is_what_a_job_server_is_given():
-    """Compared with what arrives at Beam's own job service."""
+def test_it_is_what_a_job_server_is_given(monkeypatch):
+    """Compared with what Beam's own runner hands to the client of a job server."""
     arrived = []
 
-    class Service(LocalJobServicer):
-        def Prepare(self, request, context=None, timeout=None):
-            arrived.append(request.pipeline)
+    class Client:
+        def submit(self, proto):
+            arrived.append(proto)
             raise InterruptedError
 
-    service = Service("unused")
-    port = service.start_grpc_server()
-    flags = (f"--job_endpoint=127.0.0.1:{port}", *EXTERNAL)
-    try:
-        with pytest.raises(Exception, match="Exception calling application"):
-            chosen = choose_runner("portable", 1, flags, LAYOUT)
-            pipeline = new_pipeline(chosen)
-            build(pipeline)
-            pipeline.run()
-    finally:
-        service.stop()
-    graph = submitted_graph(choose_runner("portable", 1, flags, LAYOUT), build)
+    monkeypatch.setattr(PortableRunner, "create_job_service", lambda runner, options: Client())
+    with pytest.raises(InterruptedError):
+        pipeline = new_pipeline(choose_runner("portable", 1, EXTERNAL, LAYOUT))
+        build(pipeline)
+        pipeline.run()
+    graph = submitted_graph(choose_runner("portable", 1, EXTERNAL, LAYOUT), build)
     assert steps_of(graph) == steps_of(arrived[0])
 
 

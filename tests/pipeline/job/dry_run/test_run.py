@@ -44,6 +44,7 @@ def refused(capsys, *arguments: str) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_job_for_dataflow_is_shown_with_its_hints_and_gclouds_command(store, capsys, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value-of-the-store")
     given = words("--score.device", "cuda", "--levels.num-levels", "4", "--runner", "dataflow")
@@ -105,3 +106,9 @@ def test_a_function_in_a_recipe_is_refused_with_the_setting():
     job = Job(root="out", config=config, stages=config.stages, has_report=True, files=("x",))
     with pytest.raises(ConfigError, match=r"score.precision is <function .* and numbers alone"):
         dry_run(job, ["curate"], quiet_console())
+
+
+def test_a_model_that_nobody_publishes_is_refused_with_one_that_is_like_it(store, capsys):
+    settings = ("--score.model", "ViT-B-23", "--runner", "dataflow")
+    said = refused(capsys, *words(*settings), "--", *CLOUD)
+    assert "score.model 'ViT-B-23' is no model of open_clip" in said
