@@ -40,13 +40,34 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+LONGEST = (
+    "training/test_kills.py",
+    "pipeline/job/test_kills.py",
+    "pipeline/job/test_object_store.py",
+    "training/test_train.py",
+    "examples/test_assemble_models.py",
+    "training/test_exits.py",
+    "pipeline/job/test_retry_job.py",
+    "pipeline/job/test_disk.py",
+    "pipeline/fetch/img2dataset/test_engine.py",
+    "pipeline/read/test_shard_input.py",
+    "pipeline/job/test_same_bytes.py",
+    "training/model/test_real_parts.py",
+    "training/model/packing/test_attention.py",
+    "pipeline/fetch/test_retry.py",
+)
+"""The files that take longer than half a minute on two cores, the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files with the most slow tests first: one that began last would be waited for."""
+    """Puts the longest files first, then those with slow tests: what begins last is waited for."""
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(LONGEST)}
     slow: dict[Path, int] = {}
     for item in items:
         is_slow = item.get_closest_marker("slow") is not None
         slow[item.path] = slow.get(item.path, 0) + is_slow
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (place.get(item.path, len(place)), -slow[item.path]))
 
 
 def pytest_collection_finish() -> None:

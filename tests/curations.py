@@ -22,6 +22,10 @@ from pipeline.job.run import Job, run_job
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
+from tests.warm_commands import WarmProcess, start_warm
+
+Running = subprocess.Popen[str] | WarmProcess
+"""A command in a process of its own."""
 
 ROOT = Path(__file__).parent.parent
 CORPUS = ROOT / "examples" / "corpus"
@@ -78,43 +82,51 @@ def start_command(
     workers: int,
     beam_flags: Sequence[str] = (),
     **environment: str,
-) -> subprocess.Popen[str]:
+) -> Running:
     """Returns the running `aligngpt-curate curate`, in a process group of its own."""
     words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *flags]
     return start_words(["curate", *words, *beam_flags], **environment)
 
 
-def start_words(words: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-    """Returns the running `aligngpt-curate` with these words, in a process group of its own."""
+def start_words(words: Sequence[str], is_warm: bool = True, **environment: str) -> Running:
+    """Returns the running `aligngpt-curate` with these words, in a process group of its own.
+
+    Args:
+        is_warm: whether to fork it from a process that has its libraries loaded.
+    """
+    own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
+    if is_warm:
+        return start_warm("pipeline.cli", words, own)
     return subprocess.Popen(
         [str(COMMAND), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+        env=own,
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Running) -> tuple[int, str]:
     """Returns the exit status of a command, and what it said as one line."""
     said, _ = process.communicate(timeout=300)
+    assert process.returncode is not None
     return process.returncode, " ".join(said.split())
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Running) -> None:
     """Ends a job and all of its processes at once; it may have ended by itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def wait_for_progress(process: subprocess.Popen[str], root: Path, stage: Stage) -> None:
+def wait_for_progress(process: Running, root: Path, stage: Stage) -> None:
     """Returns once a stage has begun, or the process has ended."""
     while process.poll() is None:
         if any((root / "_run" / "progress").glob(f"{stage.value}-*.json")):
             return
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def record_of(layout: DatasetLayout) -> FolderRecord:

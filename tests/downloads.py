@@ -64,7 +64,7 @@ class AnswersAtOnce:
         """Answers one request."""
         self._active += 1
         self.most = max(self.most, self._active)
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + PATIENCE / 2
         while self.most < self._allowed and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)

@@ -1,11 +1,12 @@
 """A real web server on loopback addresses that serves pictures and plays every misbehaviour."""
 
 import asyncio
-import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+
+from training.engine.launch import free_port
 
 ALLOWED_HOST = "127.0.0.2"
 FORBIDDEN_HOST = "127.0.0.3"
@@ -128,7 +129,7 @@ class WebServer:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        assert ready.wait(10), "the web server did not start"
+        assert ready.wait(120), "the web server did not start"
         return self
 
     def stop(self) -> None:
@@ -216,6 +217,4 @@ def response(body: bytes, headers: dict[str, str] | None = None, status: int = 2
 
 def unused_port(host: str = ALLOWED_HOST) -> int:
     """Returns a port of a loopback address on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return free_port(host)

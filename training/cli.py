@@ -363,9 +363,10 @@ def print_outcome(out: str, is_complete: bool) -> None:
     """Prints where to look now."""
     console = Console()
     if is_complete:
+        drawn = [f"{out}/{name}" for name in ("loss.png", "levels.png")]
+        pictures = ", ".join(path for path in drawn if Path(path).exists())
         console.print(
-            f"model: {out}/model   metrics: {out}/metrics.jsonl   pictures: {out}/loss.png, "
-            f"{out}/levels.png"
+            f"model: {out}/model   metrics: {out}/metrics.jsonl   pictures: {pictures or 'none'}"
         )
     else:
         console.print("stopped by SIGTERM, checkpoint saved: run the same command again to go on")

@@ -7,6 +7,7 @@ import pytest
 IMPORT = "import sys; sys.modules['apache_beam'] = None; import benchmarks.{module}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["duplicates", "score"])
 def test_what_runs_on_a_machine_with_a_gpu_needs_no_beam(module):
     words = [sys.executable, "-c", IMPORT.format(module=module)]

@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus"
@@ -48,11 +47,11 @@ def on_white(path: Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def stamps_without_symbols(every: int = 1) -> list[tuple[Path, str]]:
+def stamps_without_symbols() -> list[tuple[Path, str]]:
     with (CORPUS / "pairs.tsv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, dialect="excel-tab")]
     shown = [row for row in rows if row["topic"] != "symbols"]
-    return [(CORPUS / row["file"], row["caption"]) for row in shown[::every]]
+    return [(CORPUS / row["file"], row["caption"]) for row in shown]
 
 
 @torch.inference_mode()
@@ -77,11 +76,6 @@ def auc(table: np.ndarray) -> float:
     return float(np.mean(np.searchsorted(others, matched)) / len(others))
 
 
-def test_a_few_stamps_score_higher_with_their_own_captions(demo_clip: str) -> None:
-    table = scores(demo_clip, stamps_without_symbols(every=8))
-    assert auc(table) > 0.7
-
-
 def test_the_demonstration_clip_reaches_the_published_auc_on_the_stamps(demo_clip: str) -> None:
     published = json.loads((EXAMPLES / "demo_clip" / "heads_metrics.json").read_text())
     measured = auc(scores(demo_clip, stamps_without_symbols()))
@@ -100,22 +94,18 @@ def test_the_vision_tower_sees_49_patches_and_knows_a_tiger(tmp_path: Path) -> N
     assert "tiger" in label.lower()
 
 
-def test_assembling_twice_leaves_the_first_result_alone(tmp_path: Path) -> None:
-    assert assemble(tmp_path, "vision_tower")
+def test_assembling_twice_leaves_the_first_result_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = script()
+    # What the script sets is for its own process.
+    monkeypatch.setattr(made.transformers_logging, "disable_progress_bar", lambda: None)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--out", str(tmp_path), "--only", "vision_tower"])
+    made.main()
+    assert "MB, assembled" in capsys.readouterr().out
     weights = tmp_path / "vision_tower" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert not assemble(tmp_path, "vision_tower")
+    made.main()
+    assert "was there already" in capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
-
-
-def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
-    assemble(tmp_path, "smollm2")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "smollm2")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "smollm2")
-    prompt = tokenizer("The capital of France is", return_tensors="pt")
-    assert prompt.input_ids[0, 0] == tokenizer.bos_token_id
-    answer = model.generate(**prompt, max_new_tokens=3, do_sample=False)
-    assert "Paris" in tokenizer.decode(answer[0])
-    assert "<|im_start|>assistant" in tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False
-    )

@@ -33,7 +33,7 @@ def test_sigterm_ends_the_command_and_the_demo_with_143(status: int) -> None:
         assert demo.stdout.readline() == "ready\n"
         demo.send_signal(signal.SIGTERM)
         assert demo.stdout.readline() == "command ended\n"
-        assert demo.wait(timeout=60) == 143
+        assert demo.wait(timeout=120) == 143
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def flags(site, tiny_clip):
     """The configuration as words of the command line."""
     words = (
         f"--read.pairs-per-shard 12 --pack.samples-per-shard 16 --levels.num-levels 4 "
-        f"--deduplicate.threshold 2.0 --fetch.connections 8 --fetch.timeout-seconds 5 "
+        f"--deduplicate.threshold 2.0 --fetch.connections 8 --fetch.timeout-seconds 60 "
         f"--fetch.retries 0 --fetch.allow-networks {ALLOWED_HOST}/32 --fetch.allow-ports 80 "
         f"{site.port} --fetch.decode-processes 1 --fetch.image-size 48 --score.device cpu "
         f"--score.model local-dir:{tiny_clip.folder} --score.batch-size 4 --score.threads 1 "

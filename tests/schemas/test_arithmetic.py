@@ -110,6 +110,7 @@ print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))
 """
 
 
+@pytest.mark.slow
 def test_kernels_are_kept_by_the_instructions_that_a_process_may_use(tmp_path: Path) -> None:
     folders = set()
     for limits in ({"ATEN_CPU_CAPABILITY": "default"}, {"ONEDNN_MAX_CPU_ISA": "AVX2/../x"}, {}):

@@ -67,6 +67,7 @@ def test_a_process_keeps_the_gpu_that_it_claimed(gpus):
     assert devices.claim_device("auto") == devices.claim_device("cuda") == torch.device("cuda", 0)
 
 
+@pytest.mark.slow
 def test_each_process_takes_a_gpu_of_its_own_and_leaves_it_when_it_ends(gpus, claiming):
     gpus(3)
     assert devices.claim_device("cuda") == torch.device("cuda", 0)

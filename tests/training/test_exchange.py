@@ -285,6 +285,7 @@ def timm_parts() -> tuple[Any, AlignGPTProcessor]:
     return model, processor
 
 
+@pytest.mark.slow
 def test_a_folder_with_its_code_opens_where_ours_is_not_installed(
     tiny_parts: dict[str, str], tmp_path: Path
 ) -> None:

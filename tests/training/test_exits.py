@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.training.test_kills import at_work, wait_for
@@ -124,8 +125,12 @@ def test_the_death_of_another_process_is_one_line(
         run = subprocess.Popen(words, env=own_environment(), stderr=said, start_new_session=True)
     try:
         wait_for(lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2)
-        found = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True)
-        os.kill(max(map(int, found.stdout.split())), signal.SIGKILL)
+        [second] = [
+            child
+            for child in psutil.Process(run.pid).children()
+            if child.environ().get("RANK") == "1"
+        ]
+        second.kill()
         assert run.wait(timeout=200) == 137
     finally:
         with suppress(ProcessLookupError):

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.curations import kill
+from tests.training.ranks import run_ranks, start_ranks
 from tests.training.test_train import command_line, logged, own_environment, stage_2
 from training.config import LoraConfig
 from training.train import train
 
 
-def run_until(words: list[str], out: Path, steps: int) -> None:
+def run_until(words: list[str], processes: int, out: Path, steps: int) -> None:
     """Runs the command until so many steps are logged, then kills all of its processes."""
-    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
-        try:
-            give_up_at = time.monotonic() + 300
-            while time.monotonic() < give_up_at:
-                assert run.poll() is None, "the run ended before it could be killed"
-                if is_logged(out, steps):
-                    break
-                time.sleep(0.05)
-        finally:
-            os.killpg(run.pid, signal.SIGKILL)
+    ranks = start_ranks(words, processes)
+    try:
+        give_up_at = time.monotonic() + 300
+        while not is_logged(out, steps) and time.monotonic() < give_up_at:
+            assert {rank.poll() for rank in ranks} == {None}, "it ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        for rank in ranks:
+            kill(rank)
     assert is_logged(out, steps)
 
 
@@ -53,9 +54,9 @@ def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
     words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "20"]
     words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", str(rank)]
     words += ["--save-every-steps", "3"]
-    run_until([*words, "--processes", "2"], killed, 5)
-    run_until([*words, "--processes", "1"], killed, len(logged(whole, "train/loss")) // 3)
-    subprocess.run([*words, "--processes", "2"], check=True, timeout=500, env=own_environment())
+    run_until(words, 2, killed, 5)
+    run_until(words, 1, killed, len(logged(whole, "train/loss")) // 3)
+    run_ranks(words, 2)
     for name in ("train/samples_checksum", "train/samples", "train/learning_rate"):
         assert logged(killed, name) == logged(whole, name)
     assert logged(killed, "train/loss") == pytest.approx(logged(whole, "train/loss"), rel=1e-4)

@@ -1,5 +1,4 @@
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.test_train import command_line, go_back, logged, own_environment, stage_2
+from tests.training.ranks import run_ranks
+from tests.training.test_train import command_line, go_back, logged, stage_2
 from training.config import (
     DataConfig,
     LoraConfig,
@@ -32,10 +32,10 @@ def test_dropout_of_lora_is_the_same_on_two_processes_under_zero_3_as_on_one(
     go_back(one, two, step=2)
     # The configuration lies in the folder; the flags below must say the same.
     words = command_line(tiny_parts, "pretrain", conversation_dataset, two)
-    words += ["--processes", "2", "--parallel.zero-stage", "3", "--data.form", "conversation"]
+    words += ["--parallel.zero-stage", "3", "--data.form", "conversation"]
     words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "2"]
     words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", "4", "--lora.dropout", "0.3"]
-    subprocess.run(words, check=True, timeout=300, env=own_environment())
+    run_ranks(words, 2)
     assert logged(two, "train/loss") == pytest.approx(logged(one, "train/loss"), rel=1e-5)
     assert logged(two, "validation/loss") == pytest.approx(logged(one, "validation/loss"), rel=1e-5)
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch._dynamo.utils import counters
 
 from schemas.errors import ConfigError
 from tests.training.conftest import conversation_samples, write_dataset
+from tests.training.ranks import COMMAND, own_environment, run_ranks
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.model.packing.attention import BY_SAMPLE
 from training.parts import assemble, set_attention
@@ -325,9 +325,6 @@ def test_a_mixture_of_datasets_is_learnt_with_weights(
     assert sum(logged(tmp_path / "run", "train/samples")) == 48 + 2 * 16
 
 
-COMMAND = [sys.executable, "-m", "training.cli"]
-
-
 def command_line(parts: dict[str, str], stage: str, data: str, out: Path) -> list[str]:
     """Returns the command that runs a tiny configuration in processes of their own."""
     words = [*COMMAND, stage, "--data", data, "--out", str(out), "--model.num-levels", "4"]
@@ -336,12 +333,6 @@ def command_line(parts: dict[str, str], stage: str, data: str, out: Path) -> lis
     words += ["--data.sequences-per-step", "4", "--data.validation-ratio", "0.2"]
     words += ["--model.chat-template", "tokenizer", "--save-every-steps", "0"]
     return [*words, "--validate-every-steps", "0", "--data.workers", "1"]
-
-
-def own_environment() -> dict[str, str]:
-    """Returns this process's environment without its place among training processes."""
-    places = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in places}
 
 
 @pytest.mark.slow
@@ -359,10 +350,10 @@ def test_two_processes_with_pictures_on_some_only_learn_what_one_does_under_zero
     go_back(one, two, step=2)
     # The configuration lies in the folder; the flags below must say the same.
     words = command_line(tiny_parts, "pretrain", conversation_dataset, two)
-    words += ["--processes", "2", "--parallel.zero-stage", "3", "--data.form", "conversation"]
+    words += ["--parallel.zero-stage", "3", "--data.form", "conversation"]
     words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "2"]
     words += ["--optimizer.learning-rate", "1e-3"]
-    subprocess.run(words, check=True, timeout=300, env=own_environment())
+    run_ranks(words, 2)
     assert logged(two, "train/loss") == pytest.approx(logged(one, "train/loss"), rel=1e-5)
     held_out = ("loss", "pictured_loss", "exchanged_loss")
     for name in (f"validation/{name}" for name in held_out):
@@ -385,7 +376,7 @@ def test_sigterm_saves_and_ends_with_143(
                 break
             time.sleep(0.1)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=120) == 143
+        assert run.wait(timeout=240) == 143
     step = int((out / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
     assert step == len(logged(out, "train/loss"))
     assert not (out / "model").exists()
@@ -402,7 +393,7 @@ def test_sigterm_before_the_first_step_ends_with_143(
         while not (out / ".lock").exists() and time.monotonic() < give_up_at:
             time.sleep(0.02)
         run.send_signal(signal.SIGTERM)
-        _, said = run.communicate(timeout=120)
+        _, said = run.communicate(timeout=240)
         assert run.returncode == 143
     assert "stopped by SIGTERM before the first step" in said
     assert not (out / "checkpoints").exists()

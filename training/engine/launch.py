@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from schemas.command_line import print_error
 from schemas.terminal import Console
@@ -28,6 +31,12 @@ SIGNS_OF_A_LOST_PEER = (
     "failed to recv",
 )
 """What gloo, NCCL and torch's store say when a process at the other end is gone."""
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""The ports that Linux gives to connections, and to servers that ask for any: first and last."""
+FIRST_DYNAMIC_PORT = 49152
+"""The same where nothing else is known. Source: RFC 6335, section 6."""
+FIRST_PORT = 20000
+"""Above those that well-known services take."""
 SECONDS_TO_FOLLOW = 60.0
 """Time that the others have to end by themselves when one process failed: it may be saving."""
 
@@ -119,11 +128,28 @@ def is_peer_lost(error: Exception) -> bool:
     return is_one_of_several and any(sign in words for sign in SIGNS_OF_A_LOST_PEER)
 
 
-def free_port() -> int:
-    """Returns a port of this machine that nothing listens on."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """Returns a port of an address of this machine that nothing listens on.
+
+    It is none of those that the kernel gives to whoever asks for any: one of them could be taken by
+    a connection of any program before the processes that are to use it have started.
+    """
+    for port in random.SystemRandom().sample(range(FIRST_PORT, _first_given_port()), 100):
+        with socket.socket() as server, suppress(OSError):
+            server.bind((host, port))
+            return port
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
+        server.bind((host, 0))
         return int(server.getsockname()[1])
+
+
+def _first_given_port() -> int:
+    """Returns where the ports begin that the kernel gives."""
+    try:
+        first = int(PORT_RANGE.read_text().split()[0])
+    except (OSError, ValueError):
+        first = FIRST_DYNAMIC_PORT
+    return max(first, FIRST_PORT + 100)
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:

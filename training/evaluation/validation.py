@@ -33,7 +33,7 @@ class Validation:
     """The same samples with exchanged pictures."""
     control_order: Sequence[Rows]
     told_order: Sequence[Rows]
-    """The first of them, which are told each level at the end."""
+    """The first of those with pictures, which are told each level at the end."""
 
 
 def validation_loss(

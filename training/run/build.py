@@ -237,7 +237,7 @@ class _HeldOut:
     control_order: list[Rows]
     """This process's share of the samples in `pictures_from`."""
     told_order: list[Rows]
-    """This process's share of the first of them."""
+    """This process's share of the first of those with pictures."""
 
 
 def _held_out(
@@ -257,6 +257,7 @@ def _held_out(
     by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
     chosen = [s for s in by_key if lengths.tokens[s] > 0][: config.data.validation_samples]
     pictures_from = exchanged_samples(dataset, chosen)
+    pictured = [sample for sample in chosen if dataset[sample].num_images]
     window = min(VALIDATION_WINDOW, config.data.packing_window)
     tokens = config.data.tokens_per_sequence
     return _HeldOut(
@@ -265,9 +266,7 @@ def _held_out(
         order=validation_order(chosen, lengths, tokens, window) if chosen else [],
         pictures_from=pictures_from,
         control_order=validation_order(list(pictures_from), lengths, tokens, window),
-        told_order=validation_order(
-            list(pictures_from)[: config.told_samples], lengths, tokens, window
-        ),
+        told_order=validation_order(pictured[: config.told_samples], lengths, tokens, window),
     )
 
 

@@ -107,7 +107,7 @@ def test_the_command_on_a_full_disk_ends_with_status_1_and_one_message(
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     disk.resize(2 * needed)
-    status, said = finish(start_command(flags, pairs, root, workers=2))
+    status, said = finish(start_command(flags, pairs, root, workers=1))
     assert status == 0, said
     assert contents(root) == contents(curated[0])
 

@@ -219,7 +219,7 @@ def test_every_core_searches_a_cell_whatever_a_model_left_to_torch(monkeypatch, 
     together = threading.Barrier(threads or 4)
 
     def search(cell):
-        together.wait(timeout=30)
+        together.wait(timeout=120)
         return np.array([[cell], [cell + 1]])
 
     before = torch.get_num_threads()

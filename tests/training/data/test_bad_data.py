@@ -2,7 +2,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 import torch
 
 from schemas.errors import DatasetError, LossNotFinite
+from tests.training.ranks import start_ranks
 from tests.training.test_train import (
     command_line,
     logged,
-    own_environment,
     stage_2,
     tiny_config,
 )
@@ -54,14 +53,13 @@ def test_a_corrupt_picture_ends_the_command_and_its_workers_and_is_named_in_one_
     words = command_line(tiny_parts, "pretrain", folder, tmp_path / "run")
     words += ["--data.form", "conversation", "--data.workers", "2"]
     words += ["--train-parts", "projector", "gate", "language_model"]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=200, env=own_environment(), check=False
-    )
-    assert done.returncode == 2
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.stderr.endswith(line + "\n")
+    [run] = start_ranks(words, 1)
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 2
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert said.endswith(line + "\n")
     assert line.startswith(f"error: the image of {key} in {folder}/train/000001.tar cannot be")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 
@@ -33,3 +34,11 @@ def test_processes_that_sigterm_stopped_have_time_to_save(monkeypatch: pytest.Mo
     children = [subprocess.Popen([sys.executable, "-c", SAVES, wait]) for wait in seconds]
     assert launch._wait(children) == launch.STATUS_TERMINATED == 143
     assert [child.poll() for child in children] == [143, 143]
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_whoever_asks() -> None:
+    first = int(launch.PORT_RANGE.read_text().split()[0])
+    port = launch.free_port()
+    assert launch.FIRST_PORT <= port < max(first, launch.FIRST_PORT + 100)
+    with socket.create_server(("127.0.0.1", port)):
+        assert launch.free_port() != port

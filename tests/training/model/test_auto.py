@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.training.model.test_processor import build
 
 PROGRAM = """
@@ -14,6 +16,7 @@ print(type(AutoProcessor.from_pretrained(sys.argv[1]).image_processor).__name__)
 """
 
 
+@pytest.mark.slow
 def test_one_import_makes_the_auto_classes_know_the_model(tmp_path):
     model, processor = build()
     model.save_pretrained(tmp_path)

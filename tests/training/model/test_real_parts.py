@@ -1,24 +1,41 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.examples.test_assemble_models import assemble as assemble_part
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.assemble import assemble
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_real_parts_keep_their_knowledge_and_survive_saving(tmp_path):
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of the demo's vision tower and language model."""
     pytest.importorskip("gguf", reason="the demo's models need the extra demo")
-    script = [sys.executable, "examples/assemble_models.py", "--out", str(tmp_path)]
-    only = ["--only", "vision_tower", "smollm2"]
-    subprocess.run([*script, *only], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    model, processor = assemble(f"local-dir:{tmp_path}/vision_tower", f"{tmp_path}/smollm2")
+    folder = tmp_path_factory.mktemp("parts")
+    for name in ("vision_tower", "smollm2"):
+        assert assemble_part(folder, name)
+    return folder
+
+
+def test_smollm2_knows_the_capital_of_france(parts):
+    tokenizer = AutoTokenizer.from_pretrained(parts / "smollm2")
+    model = AutoModelForCausalLM.from_pretrained(parts / "smollm2")
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    assert prompt.input_ids[0, 0] == tokenizer.bos_token_id
+    answer = model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0])
+    assert "<|im_start|>assistant" in tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def test_real_parts_keep_their_knowledge_and_survive_saving(parts, tmp_path):
+    model, processor = assemble(f"local-dir:{parts}/vision_tower", f"{parts}/smollm2")
     model.eval()
     question = [{"role": "user", "content": "What is the capital of France?"}]
     settings = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}

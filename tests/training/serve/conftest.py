@@ -5,8 +5,10 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from PIL import Image
@@ -14,6 +16,11 @@ from PIL import Image
 from training.parts import Assembled
 from training.serve.commands import Limits, Serve
 from training.serve.run import Server, listen
+
+PATIENCE = 120.0
+"""Seconds in which even a busy machine answers."""
+
+get = partial(httpx.get, timeout=PATIENCE)
 
 LIMITS = Limits(
     body_bytes=2**20, image_bytes=2**18, image_pixels=10_000, images=2, new_tokens=200, answers=3
@@ -55,7 +62,8 @@ def client(server: Any) -> Iterator[openai.OpenAI]:
 
 
 def client_of(server: Any, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, timeout=60)
+    address = f"{server.address}/v1"
+    return openai.OpenAI(base_url=address, api_key=key, max_retries=0, timeout=PATIENCE)
 
 
 @pytest.fixture

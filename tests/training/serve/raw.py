@@ -3,10 +3,12 @@
 import socket
 from typing import Any
 
+from tests.training.serve.conftest import PATIENCE
+
 
 def raw(server: Any) -> socket.socket:
     host, port = server.address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
 def head(*lines: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.training.serve.conftest import serving, turn
+from tests.training.serve.conftest import PATIENCE, get, serving, turn
 from training.parts import Assembled
 
 
@@ -104,6 +104,7 @@ def post(server: Any, body: str | bytes, **headers: str) -> httpx.Response:
     return httpx.post(
         f"{server.address}/v1/chat/completions",
         content=body,
+        timeout=PATIENCE,
         headers={"Content-Type": "application/json", **headers},
     )
 
@@ -118,13 +119,13 @@ def test_pages_of_elsewhere_cannot_ask_a_local_server(server: Any) -> None:
     whole = json.dumps({"model": "tiny", **with_text("hi")})
     assert post(server, whole, **{"Content-Type": "text/plain"}).status_code == 415
     assert post(server, whole, Host="evil.example").status_code == 403
-    assert httpx.get(f"{server.address}/v1/models", headers={"Host": "a.b"}).status_code == 403
-    assert httpx.get(f"{server.address}/health", headers={"Host": "localhost:1"}).status_code == 200
+    assert get(f"{server.address}/v1/models", headers={"Host": "a.b"}).status_code == 403
+    assert get(f"{server.address}/health", headers={"Host": "localhost:1"}).status_code == 200
 
 
 def test_what_is_not_there_is_an_error_in_openais_form(server: Any) -> None:
-    assert httpx.get(f"{server.address}/v1/nothing").json()["error"]["type"]
-    assert httpx.get(f"{server.address}/v1/chat/completions").status_code == 405
+    assert get(f"{server.address}/v1/nothing").json()["error"]["type"]
+    assert get(f"{server.address}/v1/chat/completions").status_code == 405
 
 
 def test_a_picture_of_a_host_that_leads_home_is_never_fetched(parts: Assembled) -> None:

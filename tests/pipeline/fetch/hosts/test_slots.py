@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -64,7 +63,7 @@ def test_hosts_that_redirect_to_each_other_do_not_wait_in_a_ring(web_server: Web
     assert download(settings(web_server, connections_per_host=1), *urls) == [None] * 10
 
 
-SLOW_RATE: dict[str, Any] = {"requests_per_second_per_host": 0.7, "timeout_seconds": 1.0}
+SLOW_RATE: dict[str, Any] = {"requests_per_second_per_host": 0.3, "timeout_seconds": 3.0}
 """More time between two requests than an image has."""
 
 
@@ -117,7 +116,7 @@ def test_a_host_without_room_is_no_fault_of_it_or_of_who_redirects_there(
 ) -> None:
     busy = web_server.url("/", OTHER_HOST)
     url = web_server.redirect("/start", web_server.url("/image", OTHER_HOST))
-    config = settings(web_server, connections_per_host=1, timeout_seconds=1.0)
+    config = settings(web_server, connections_per_host=1, timeout_seconds=4.0)
     memory = HostMemory(config)
 
     async def ask() -> RejectReason:
@@ -139,7 +138,7 @@ def test_the_host_that_is_silent_counts_as_silent_and_not_who_redirects_there(
     web_server.hang("/silent")
     silent = web_server.url("/silent", OTHER_HOST)
     url = web_server.redirect("/start", silent)
-    config = settings(web_server, timeout_seconds=1.0)
+    config = settings(web_server, timeout_seconds=4.0)
     memory = HostMemory(config)
     assert download(config, url, memory=memory) == [RejectReason.TIMED_OUT]
     assert [memory.host(origin_of(each)).failures for each in (url, silent)] == [0, 1]
@@ -223,8 +222,10 @@ def test_the_first_requests_to_a_host_keep_the_pace_that_it_asks_for(web_server:
     web_server.serve("/robots.txt", b"User-agent: *\nCrawl-delay: 0.5\n")
     urls = [web_server.route(f"/{number}", note) for number in range(4)]
     config = settings(web_server, respects_robots=True, respects_tdm=True)
+    before = time.monotonic()
     assert download_rows(config, *urls) == [None] * 4
-    assert all(later - earlier > 0.4 for earlier, later in pairwise(sorted(began)))
+    # Not from one to the next: on a busy machine one may be noted late, and the next at once.
+    assert all(at - before > 0.5 * number - 0.01 for number, at in enumerate(sorted(began)))
 
 
 @pytest.mark.parametrize("rules", [b"", b"User-agent: *\nDisallow: /"])
@@ -242,7 +243,7 @@ def test_a_host_whose_rules_are_not_known_gets_one_request_and_then_its_share(
 def test_a_redirect_asks_a_host_for_its_rules_in_its_turn_there(web_server: WebServer) -> None:
     busy = web_server.url("/", OTHER_HOST)
     url = web_server.redirect("/start", web_server.url("/image", OTHER_HOST))
-    config = settings(web_server, connections_per_host=1, timeout_seconds=1.0, respects_robots=True)
+    config = settings(web_server, connections_per_host=1, timeout_seconds=4.0, respects_robots=True)
 
     async def ask() -> None:
         memory = HostMemory(config)

@@ -144,14 +144,14 @@ def hold_the_buffer(
 
 
 def test_waiting_for_our_decoders_takes_no_time_from_an_image(web_server: WebServer) -> None:
-    assert hold_the_buffer(web_server, timeout_seconds=0.5, held_seconds=1.5) == (None, 0)
+    assert hold_the_buffer(web_server, timeout_seconds=3.0, held_seconds=4.0) == (None, 0)
 
 
 def test_decoders_that_make_no_room_are_no_fault_of_a_host(
     web_server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.fetch.http.client.MAX_ROOM_SECONDS", 0.2)
-    found = hold_the_buffer(web_server, timeout_seconds=5.0, held_seconds=1.0)
+    found = hold_the_buffer(web_server, timeout_seconds=60.0, held_seconds=60.0)
     assert found == (RejectReason.RATE_LIMITED, 0)
 
 
@@ -164,7 +164,7 @@ def test_a_connection_that_was_asked_to_be_closed_is_not_used_again(web_server: 
     second = web_server.serve("/second", IMAGE)
 
     async def ask() -> bytes:
-        config = settings(web_server)
+        config = settings(web_server, timeout_seconds=60.0)
         downloader = Downloader(config, HostMemory(config))
         try:
             # Of several: a request that is lost on a used connection is sent once more.

@@ -47,7 +47,7 @@ def config(server: WebServer, **settings: Any) -> FetchConfig:
         "allow_ports": (80, 443, server.port),
         "decode_processes": 1,
         "image_size": 64,
-        "timeout_seconds": 2.0,
+        "timeout_seconds": 10.0,  # what hangs is waited for so long
         "retries": 0,
     }
     return FetchConfig(**{**values, **settings})
@@ -123,6 +123,7 @@ def test_it_stores_byte_for_byte_what_img2dataset_stores(
             assert ours[name] == row[name]
 
 
+@pytest.mark.slow
 def test_every_pair_ends_as_one_sample_or_one_rejection(
     web_server: WebServer, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
     assert web_server.paths("127.0.0.3") == []
 
 
+@pytest.mark.slow
 def test_a_dead_port_is_a_failure_to_connect(web_server: WebServer, tmp_path: Path) -> None:
     port = unused_port()
     url = f"http://{ALLOWED_HOST}:{port}/a.jpg"

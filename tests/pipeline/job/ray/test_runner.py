@@ -58,7 +58,8 @@ def fetch_on(cluster: RayCluster, flags, pairs, root: Path, workers: int):
         is_own = word.startswith(("--read", "--fetch")) if word.startswith("--") else is_own
         own += [word] if is_own else []
     words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *own]
-    return start_words(["fetch", *words, "--runner", "ray", "--ray-address", cluster.address])
+    on_ray = ["--runner", "ray", "--ray-address", cluster.address]
+    return start_words(["fetch", *words, *on_ray], is_warm=False)
 
 
 def test_a_job_whose_worker_is_killed_goes_on_and_makes_the_bytes_of_one_machine(

@@ -93,7 +93,7 @@ def words(cluster, tiny_clip, tmp_path_factory) -> list[str]:
 def start_on_ray(cluster: RayCluster, words: list[str], out: str, workers: int = 4):
     """Returns the running curation on the cluster."""
     runner = ["--runner", "ray", "--ray-address", cluster.address, "--workers", str(workers)]
-    return start_words(["curate", *words, "--out", out, *runner])
+    return start_words(["curate", *words, "--out", out, *runner], is_warm=False)
 
 
 def states_of(out: str) -> list[ShardState]:
