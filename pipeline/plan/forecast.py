@@ -11,9 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.dataset.worktimes import REPORT, StepTime
+from pipeline.dataset.worktimes import CONTROLLED_SHARDS, REPORT, StepTime
 from pipeline.plan.rates import Rates, StageRates
-from pipeline.report.control import MOST_SHARDS
 from schemas.errors import ConfigError
 from schemas.stages import Stage
 
@@ -23,8 +22,8 @@ ALONE = frozenset({(Stage.DEDUPLICATE, "train"), (Stage.DEDUPLICATE, "join"), (S
 FIXED = frozenset({(REPORT, "render")})
 """Steps that take the same however many pairs there are."""
 
-AT_MOST = {(REPORT, "control"): MOST_SHARDS}
-"""Steps that look at so many shards at most, an even choice of them."""
+AT_MOST = {(REPORT, "control"): CONTROLLED_SHARDS}
+"""Steps that look at so many shards at most."""
 
 OF_SOME = frozenset({(Stage.FETCH, "retry")})
 """Steps of some rows of a stage alone, as many of them as in the run."""
