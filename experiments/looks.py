@@ -41,8 +41,8 @@ TRIALS = {
     "quiet": Trial("starts at half the words' spread", ("--model.projector-spread", "0.5")),
     "fast": Trial(
         "projector at the others' rate",
-        ("--optimizer.part-learning-rates", "projector", "1e-3"),
-        ("--optimizer.part-learning-rates", "projector", "5e-4"),
+        ("--optimizer.part-learning-rates.projector", "1e-3"),
+        ("--optimizer.part-learning-rates.projector", "5e-4"),
     ),
     "beta": Trial("beta2 0.999", ("--optimizer.beta2", "0.999"), ("--optimizer.beta2", "0.999")),
     "scaled": Trial("random start at that scale", ("--model.projector-start", "scaled")),
