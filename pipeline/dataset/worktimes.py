@@ -23,6 +23,9 @@ from schemas.storage import commit_text, list_files, read_json, remove
 REPORT = "report"
 """What the work on manifest and report goes by, which is none of the stages."""
 
+CONTROLLED_SHARDS = 64
+"""That the report's control of the scores reads at most, an even choice of them."""
+
 TIMES_FILE = re.compile(r"([a-z]+)-[0-9a-f]{32}\.json")
 """Names of the files: the stage, and a number of the process's own."""
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.dataset.worktimes import REPORT, StepTime
+from pipeline.dataset.worktimes import CONTROLLED_SHARDS, REPORT, StepTime
 from pipeline.plan.rates import Rates, StageRates
 from schemas.errors import ConfigError
 from schemas.stages import Stage
@@ -21,6 +21,9 @@ ALONE = frozenset({(Stage.DEDUPLICATE, "train"), (Stage.DEDUPLICATE, "join"), (S
 
 FIXED = frozenset({(REPORT, "render")})
 """Steps that take the same however many pairs there are."""
+
+AT_MOST = {(REPORT, "control"): CONTROLLED_SHARDS}
+"""Steps that look at so many shards at most."""
 
 OF_SOME = frozenset({(Stage.FETCH, "retry")})
 """Steps of some rows of a stage alone, as many of them as in the run."""
@@ -153,6 +156,9 @@ def _of_step(
         rows = step.rows
     if (stage.stage, step.step) in OF_SOME:
         rows = step.rows * growth
+    most = AT_MOST.get((stage.stage, step.step))
+    if most is not None and step.pieces:
+        rows = min(rows, max(step.rows, step.rows * most / step.pieces))
     pace = _Pace.of(step)
     work = pace.seconds * rows
     if (stage.stage, step.step) == (Stage.DEDUPLICATE, "near"):

@@ -1,7 +1,7 @@
 """What is in the train shards: levels, scores, sizes and examples, in one pass over the tables."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class Contents:
 SIZE_EDGES = (64, 128, 192, 256, 320, 384, 512, 768, 1024)
 
 
-def read_contents(paths: list[str], num_levels: int | None, per_level: int) -> Contents:
+def read_contents(paths: Iterable[str], num_levels: int | None, per_level: int) -> Contents:
     """Returns what is in train tables.
 
     Args:

@@ -7,7 +7,7 @@ exchanged within a batch.
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
+from pipeline.dataset.worktimes import CONTROLLED_SHARDS
 from pipeline.report.contents import LevelContents
 from schemas.columns import check_schema, kept_fields, read_table
 from schemas.manifest import GroupControl, LevelControl, ScoreControl
@@ -39,9 +40,8 @@ from scoring.control import (
 )
 
 ROWS_AT_ONCE = 8192
-MOST_SHARDS = 64
 MOST_ROWS_OF_SHARD = 65_536
-"""Rows that are read of a shard: with 64 shards the share is known to a thousandth."""
+"""Rows that are read of a shard: with CONTROLLED_SHARDS the share is known to a thousandth."""
 
 NEAR_HALF = 0.6
 """A share below it warns: the bundled corpus has 0.8 by a small model, chance 0.5."""
@@ -73,18 +73,24 @@ class Control:
     """Whether pairs were left out for their score when the levels were cut."""
 
 
-def read_control(layout: DatasetLayout) -> Control | None:
+def read_control(
+    layout: DatasetLayout, each: Callable[[Sequence[str]], Iterable[str]] = iter
+) -> Control | None:
     """Returns the control of a dataset's scores; None where embeddings are not stored.
+
+    Args:
+        each: yields the tables that are read, whoever wants to know when.
 
     Raises:
         DatasetError: if a table is damaged.
     """
     paths = list_files(layout.folder(Stage.SCORE), ".parquet")
-    count = min(len(paths), MOST_SHARDS)
+    count = min(len(paths), CONTROLLED_SHARDS)
     wanted = [paths[index * len(paths) // count] for index in range(count)]
     control = Control(is_cut=_is_cut(layout))
     is_long = None if len(wanted) > 16 else False  # what is done in seconds says nothing
-    for path in shown("Exchanging captions", wanted, len(wanted), unit="shard", is_active=is_long):
+    tables = each(wanted)
+    for path in shown("Exchanging captions", tables, len(wanted), unit="shard", is_active=is_long):
         shard = int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
         _count_shard(control, layout, shard)
     return control if control.overall.wins.pairs else None

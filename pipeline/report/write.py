@@ -9,7 +9,8 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -103,16 +104,24 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
-    with timed(layout, REPORT, "report") as work:
-        manifest, contents, control = _read_all(layout, config)
-        kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
-        work.rows = manifest.rows_in
+    manifest, contents, control = _read_all(layout, config)
     with timed(layout, REPORT, "render") as work:
         work.rows = manifest.rows_in
+        kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
         commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
         commit_text(layout.report, render_report(layout, manifest, contents, control))
         commit_text(layout.manifest, manifest.to_json())
     return manifest
+
+
+def _timed_each(
+    layout: DatasetLayout, step: str, rows: int, tables: Sequence[str]
+) -> Iterator[str]:
+    """Yields the tables and times what is done with each, to which belongs its share of rows."""
+    for number, table in enumerate(tables):
+        with timed(layout, REPORT, step) as work:
+            yield table
+            work.rows = rows * (number + 1) // len(tables) - rows * number // len(tables)
 
 
 def _read_all(
@@ -121,11 +130,16 @@ def _read_all(
     """Returns the manifest of what the stages left, and what there is to show of it."""
     derivation = read_derivation(layout)
     stages = _finished_stages(layout, config) if derivation is None else derivation.stages
+    counts = list(stages.values())
     num_levels = config.levels.num_levels if config.is_scored else None
     wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
-    contents = read_contents(stage_tables(layout, Stage.PACK), num_levels, wanted)
-    control = read_control(layout) if Stage.SCORE.value in stages else None
-    counts = list(stages.values())
+
+    def each(step: str) -> Callable[[Sequence[str]], Iterator[str]]:
+        return partial(_timed_each, layout, step, counts[0].rows_in)
+
+    tables = each("report")(stage_tables(layout, Stage.PACK))
+    contents = read_contents(tables, num_levels, wanted)
+    control = read_control(layout, each("control")) if Stage.SCORE.value in stages else None
     manifest = Manifest(
         aligngpt_version=program_version(),
         config=json.loads(json.dumps(dataclasses.asdict(config))),

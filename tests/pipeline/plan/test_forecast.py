@@ -74,6 +74,12 @@ def test_what_takes_the_same_for_any_number_of_pairs_does_so():
     assert found.seconds == pytest.approx(10.0 + 3.0)
 
 
+def test_what_looks_at_so_many_shards_at_most_ends_with_them():
+    report = stage("report", step("report", 0.0), step("control", 10.0, pieces=10))
+    assert one(report, 5000).seconds == pytest.approx(50.0)
+    assert one(report, 1_000_000).seconds == pytest.approx(64.0)
+
+
 def test_the_first_piece_of_each_process_is_no_measure_of_the_others():
     first = {"processes": 1, "first_rows": 100, "first_seconds": 6.0, "first_cpu_seconds": 3.0}
     fetch = stage("fetch", step("fetch", 15.0, cpu_seconds=12.0, **first))
