@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 
 from benchmarks.score import Ready, count_flops, kernel_seconds, print_limit
 from scoring.clip.scorer import ClipScorer

@@ -91,6 +91,7 @@ def test_all_pods_have_our_image_the_stores_credentials_and_no_root(manifest):
     lock = (ROOT / "docker" / "requirements.lock").read_text()
     assert f"ray=={cluster['rayVersion']} " in lock
     user = re.search(r"useradd --uid (\d+)", (ROOT / "docker" / "install.sh").read_text())
+    assert user
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         assert pod["securityContext"] == {

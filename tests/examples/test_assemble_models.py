@@ -12,6 +12,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo
+from timm.data.transforms_factory import create_transform
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus"
@@ -86,11 +89,11 @@ def test_the_demonstration_clip_reaches_the_published_auc_on_the_stamps(demo_cli
 def test_the_vision_tower_sees_49_patches_and_knows_a_tiger(tmp_path: Path) -> None:
     assemble(tmp_path, "vision_tower")
     tower = timm.create_model(f"local-dir:{tmp_path / 'vision_tower'}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(tower))
+    transform = create_transform(**resolve_model_data_config(tower))
     pixels = transform(on_white(CORPUS / "images/animals/mammals/cats/tiger.png"))[None]
     with torch.inference_mode():
         assert tower.forward_features(pixels).shape == (1, 1280, 7, 7)
-        label = timm.data.ImageNetInfo().index_to_description(int(tower(pixels).argmax()))
+        label = ImageNetInfo().index_to_description(int(tower(pixels).argmax()))
     assert "tiger" in label.lower()
 
 

@@ -35,7 +35,7 @@ def test_captions_are_clean_and_unique(stamps: list[dict[str, str]]) -> None:
 
 
 def test_no_two_pictures_have_the_same_pixels(stamps: list[dict[str, str]]) -> None:
-    pixels = Counter()
+    pixels: Counter[tuple[tuple[int, int], bytes]] = Counter()
     for stamp in stamps:
         with Image.open(CORPUS / stamp["file"]) as image:
             pixels[image.size, image.convert("RGBA").tobytes()] += 1

@@ -105,7 +105,8 @@ def turns_of(entry: dict) -> list[tuple[str, str]]:
 
 def test_each_thing_is_asked_once_where_it_is_and_once_where_it_is_not() -> None:
     asked = [entry for entry in samples_of("questions") if entry["id"].startswith("is_this")]
-    of_words, of_picture = Counter(), Counter()
+    of_words: Counter[tuple[str, str]] = Counter()
+    of_picture: Counter[tuple[str, str]] = Counter()
     for entry in asked:
         ((question, answer),) = turns_of(entry)
         of_words[question, yes_or_no(answer)] += 1

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from pipeline.cli import COMMANDS, job_settings, parse, run, split_beam_flags
+from pipeline.cli import job_settings, parse, run, split_beam_flags
+from pipeline.commands import COMMANDS
 from pipeline.config import CurationConfig
 from pipeline.dataset.guard import guard_folder
 from pipeline.recipes import RECIPES

@@ -3,6 +3,7 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,8 +47,9 @@ def test_what_is_no_box_costs_the_row(value):
 def test_boxes_come_as_lists_or_as_json_and_of_several_images_each_has_its_own():
     for value in ([BOX], json.dumps([BOX])):
         assert boxes_of(pair_of(Path("x"), value), "faces") == [tuple(BOX)]
-    for value in (None, "", []):
-        assert boxes_of(pair_of(Path("x"), value), "faces") == []
+    without: list[Any] = [None, "", []]
+    for nothing in without:
+        assert boxes_of(pair_of(Path("x"), nothing), "faces") == []
     pair = dataclasses.replace(pair_of(Path("x"), [[], [BOX]]), more_urls=json_text(["y"]))
     images = with_own_boxes(images_of(pair), "faces")
     assert [boxes_of(image, "faces") for image in images] == [[], [tuple(BOX)]]

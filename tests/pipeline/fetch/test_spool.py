@@ -50,8 +50,8 @@ def test_tar_and_table_hold_the_same_samples_and_the_same_bytes_each_time(tmp_pa
         write_samples([(sample, (b"aa",))], tar, table, "f")
     for kind in ("tar", "parquet"):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
-    with tarfile.open(tmp_path / "one.tar") as tar:
-        assert tar.getnames() == [f"{sample.key}.{kind}" for kind in ("jpg", "txt", "json")]
+    with tarfile.open(tmp_path / "one.tar") as opened:
+        assert opened.getnames() == [f"{sample.key}.{kind}" for kind in ("jpg", "txt", "json")]
     assert read_table(str(tmp_path / "one.parquet"), FETCHED_SCHEMA)["key"][0].as_py() == sample.key
 
 

@@ -60,10 +60,12 @@ def test_no_more_keys_are_read_than_tie_with_an_edge(layout, monkeypatch):
         8, 0, tuple(position_of(place / 1000, 1 << 63) for place in range(50, 400, 50))
     )
     read = []
-    monkeypatch.setattr(
-        "pipeline.level.shard.key_hashes",
-        lambda keys: read.append(len(keys)) or key_hashes(keys),
-    )
+
+    def counted(keys):
+        read.append(len(keys))
+        return key_hashes(keys)
+
+    monkeypatch.setattr("pipeline.level.shard.key_hashes", counted)
     saved = SavedEdges("", 8, {ALL_SOURCES: edges})
     levels = levels_of(layout, 0, LevelConfig(), saved, read_scores(layout, 0, LevelConfig(), ""))
     assert set(levels) == set(range(1, 9))

@@ -79,7 +79,8 @@ def run_of(rows: int, seconds: float, pieces: int = 1) -> Rates:
 def test_two_runs_tell_what_is_fixed_from_what_grows():
     rates = told_apart([run_of(5000, 3.0), run_of(1000, 1.0)])
     (step,) = rates.stages[0].steps
-    assert (step.rows, step.first_rows, step.first_seconds) == (5000, 0, pytest.approx(0.5))
+    assert (step.rows, step.first_rows) == (5000, 0)
+    assert step.first_seconds == pytest.approx(0.5)
     (again,) = forecast(rates, 5000, ONE)
     assert again.seconds == pytest.approx(3.0)
     (more,) = forecast(rates, 1_000_000, ONE)

@@ -1,6 +1,7 @@
 """Which row of the table beside a tar belongs to which sample."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,12 @@ def test_a_sample_gets_its_own_row_and_the_others_are_left_over() -> None:
 
 
 def test_rows_of_one_key_count_only_if_they_say_the_same() -> None:
-    rows = [{"key": "a", "url": 1}, {"key": "a", "url": 2}, {"key": "b"}, {"key": "b"}]
+    rows: list[dict[str, Any]] = [
+        {"key": "a", "url": 1},
+        {"key": "a", "url": 2},
+        {"key": "b"},
+        {"key": "b"},
+    ]
     table = TarTable([*rows, {"key": None}], no_keys)
     assert table.values_of("a") == {}
     assert table.values_of("b") == {"key": "b"}

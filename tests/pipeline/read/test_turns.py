@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +72,7 @@ def test_an_absolute_path_below_the_image_folder_and_an_empty_list_are_taken(tmp
     assert reasons(tmp_path / "out") == {"bad_url": 2}
 
 
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "You see."},
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
     {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
@@ -165,7 +166,7 @@ def seen(*parts: dict) -> list[dict]:
     ]
 
 
-PARTS = {
+PARTS: dict[str, dict[str, Any]] = {
     "a.jpg": {"type": "image", "image": "a.jpg"},
     "b.jpg": {"type": "image", "path": "b.jpg"},
     "http://x.example/c.jpg": {"type": "image", "url": "http://x.example/c.jpg"},

@@ -1,4 +1,6 @@
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,18 +20,18 @@ from tests.corruptions import (
 )
 from tests.datasets import finish
 
+
+def repeat_shard(root: Path) -> None:
+    for kind in ("tar", "parquet"):
+        first = (root / "train" / f"000000.{kind}").read_bytes()
+        (root / "train" / f"000001.{kind}").write_bytes(first)
+    record(root, 1)
+
+
 CORRUPTIONS: dict[str, Corruption] = {
     "two shards swapped": (swap_shards, r"train/000000\.parquet has \d+ bytes"),
     "a shard that stands twice": (
-        lambda root: (
-            [
-                (root / "train" / f"000001.{kind}").write_bytes(
-                    (root / "train" / f"000000.{kind}").read_bytes()
-                )
-                for kind in ("tar", "parquet")
-            ]
-            and record(root, 1)
-        ),
+        repeat_shard,
         r"train/000001\.parquet: key [0-9a-f]{32} stands in the dataset twice",
     ),
     "an index of another packing": (
@@ -78,7 +80,7 @@ def test_a_stale_manifest_is_found(whole, tmp_path):
 
 def test_a_large_dataset_is_checked_by_a_process_for_each_core(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "PROCESS_BYTES", 0)
-    monkeypatch.setattr(verify.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     shutil.copytree(whole, tmp_path / "data")
     flip_in_picture(tmp_path / "data")
     with pytest.raises(DatasetError, match=r"is not the picture that was fetched|SHA-256"):

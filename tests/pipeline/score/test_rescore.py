@@ -180,7 +180,7 @@ def test_sample_is_spread_over_all_shards_and_as_large_as_asked_for(
     tiny_clip: Any, tmp_path: Path
 ) -> None:
     layout = DatasetLayout(str(tmp_path))
-    shard_of = {}
+    shard_of: dict[str, int] = {}
     for shard in range(4):
         shard_of |= {sample.key: shard for sample in make_shard(layout, shard, rows=8)}
         score_shard(layout, shard, tiny_clip.score_config())

@@ -77,9 +77,12 @@ def test_only_a_batch_that_is_not_whole_is_copied_to_fill_it_up(
             yield batch
 
     encode = scorer._image_features
-    monkeypatch.setattr(
-        scorer, "_image_features", lambda batch: seen.append(batch) or encode(batch)
-    )
+
+    def noted(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch)
+        return encode(batch)
+
+    monkeypatch.setattr(scorer, "_image_features", noted)
     images = load_batches(make_images(6), scorer.preprocessor, 4, 1, is_pinned=False)
     features = torch.cat(list(scorer._run_ahead(kept(images), None)))
     assert len(features) == 6
@@ -123,7 +126,12 @@ def test_text_tower_sees_captions_by_length_in_batches_cut_to_their_longest(
     scorer = ClipScorer(tiny_clip.score_config(batch_size=4))
     seen = list[torch.Tensor]()
     encode = scorer._text_tower.encode
-    monkeypatch.setattr(scorer._text_tower, "encode", lambda ids: seen.append(ids) or encode(ids))
+
+    def noted(ids: torch.Tensor) -> torch.Tensor:
+        seen.append(ids)
+        return encode(ids)
+
+    monkeypatch.setattr(scorer._text_tower, "encode", noted)
     words = [13, 1, 9, 2, 14, 1, 3, 10, 1]
     captions = ["a " * count for count in words]
     found, _ = scorer.encode_captions(captions)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer
-from transformers import BertTokenizerFast
+from transformers import BertTokenizer
 
 from scoring.clip import captions as captions_module
 from scoring.clip.captions import CaptionTokenizer
@@ -61,7 +61,7 @@ def test_padding_written_in_a_caption_hides_no_truncation_by_transformers_tokeni
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     special = {"pad_token": pad, "bos_token": "[CLS]", "eos_token": "[SEP]"}
-    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), **special).save_pretrained(tmp_path)
+    BertTokenizer(vocab=str(tmp_path / "vocab.txt"), **special).save_pretrained(tmp_path)
     tokenizer = HFTokenizer(str(tmp_path), context_length=12, **settings)
     fitting = 12 - added
     captions = [

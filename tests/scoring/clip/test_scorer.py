@@ -10,7 +10,7 @@ import pytest
 import torch
 from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from schemas.errors import ConfigError
 from scoring.clip.checkpoints import needs_quick_gelu
@@ -130,7 +130,8 @@ def test_local_folder_brings_its_own_preprocessing(tiny_clip: Any) -> None:
     pixels = torch.from_numpy(scorer.preprocessor.pixels(image).copy())[None]
     assert torch.equal(scorer.preprocessor.normalize(pixels)[0], transform(image))
     assert json.loads(scorer.identity["preprocessing"])["resize_mode"] == "squash"
-    assert scorer.model.visual.preprocess_cfg["size"] == (32, 32)
+    tower: Any = scorer.model.visual
+    assert tower.preprocess_cfg["size"] == (32, 32)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -227,7 +228,7 @@ def make_bert_clip(folder: Path) -> Path:
     words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     bert = BertConfig(
         vocab_size=len(words),
@@ -239,19 +240,16 @@ def make_bert_clip(folder: Path) -> Path:
         initializer_range=0.3,
     )
     BertModel(bert).save_pretrained(folder / "text_tower")
-    architecture = {
-        "embed_dim": 24,
-        "vision_cfg": {**VISION},
-        "text_cfg": {
-            "hf_model_name": "text_tower",
-            "hf_tokenizer_name": "text_tower",
-            "hf_pooler_type": "mean_pooler",
-            "hf_proj_type": "linear",
-            "context_length": 32,
-        },
+    text_cfg: dict[str, Any] = {
+        "hf_model_name": "text_tower",
+        "hf_tokenizer_name": "text_tower",
+        "hf_pooler_type": "mean_pooler",
+        "hf_proj_type": "linear",
+        "context_length": 32,
     }
+    architecture = {"embed_dim": 24, "vision_cfg": {**VISION}, "text_cfg": text_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": architecture}))
-    absolute = {**architecture["text_cfg"], "hf_model_name": str(folder / "text_tower")}
+    absolute = {**text_cfg, "hf_model_name": str(folder / "text_tower")}
     model = open_clip.CustomTextCLIP(**{**architecture, "text_cfg": absolute})
     for parameter in model.visual.parameters():
         if parameter.ndim > 1:

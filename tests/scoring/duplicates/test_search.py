@@ -67,7 +67,7 @@ def test_groups_do_not_depend_on_the_order_of_the_rows():
     order = np.random.default_rng(5).permutation(len(vectors))
     plain = near_duplicate_groups(vectors, 0.9, cells=40)
     shuffled = near_duplicate_groups(vectors[order], 0.9, cells=40)
-    groups = [{}, {}]
+    groups: list[dict[int, set[int]]] = [{}, {}]
     for row, label in enumerate(plain):
         groups[0].setdefault(label, set()).add(row)
     for place, label in enumerate(shuffled):

@@ -24,7 +24,9 @@ def test_packed_samples_restart_their_positions_and_keep_the_order_of_their_pict
     inputs = batch.inputs
     assert inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
     assert inputs["sample_index"].tolist() == [[0, 0, 0, 1, 1], [0, 0, -1, -1, -1]]
-    assert inputs["pixel_values"][:, 0, 0, 0].tolist() == [3.0, 2.0]
+    pixel_values = inputs["pixel_values"]
+    assert pixel_values is not None
+    assert pixel_values[:, 0, 0, 0].tolist() == [3.0, 2.0]
     assert inputs["alignment_level"].tolist() == [4, 2]
     assert batch.keys == ("a", "b", "c")
     assert batch.target_columns.tolist() == [0, 1, 3]
@@ -39,7 +41,9 @@ def test_pictures_of_a_sample_stand_in_their_order_and_share_its_level() -> None
     several = replace(several, pixel_values=images)
     rows = [[several, encoded("b", 2, has_image=True, level=1)]]
     inputs = collate(rows, padding_id=0, image_size=(2, 2), passes_levels=True).inputs
-    assert inputs["pixel_values"][:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0, 2.0]
+    pixel_values = inputs["pixel_values"]
+    assert pixel_values is not None
+    assert pixel_values[:, 0, 0, 0].tolist() == [0.0, 1.0, 2.0, 2.0]
     assert inputs["alignment_level"].tolist() == [4, 1]
 
 

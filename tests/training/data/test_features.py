@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def test_features_of_another_preprocessing_or_tower_are_refused(
 def test_a_full_disk_is_said_before_anything_is_computed(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    nothing = features.shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: nothing)
+    nothing = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: nothing)
     with pytest.raises(ConfigError, match="10 bytes are free: make room"):
         config = stage_1(tiny_parts, str(tmp_path / "features"))
         train(config, [caption_dataset], str(tmp_path / "run"))

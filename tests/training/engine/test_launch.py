@@ -18,7 +18,8 @@ def test_a_failed_process_is_noticed_whichever_it_is(
     children = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
     try:
         assert launch._wait(children) == 3
-        assert [child.poll() for child in children if child.args[-1] == LIVES] == [None, None]
+        living = [child for child, code in zip(children, codes, strict=True) if code == LIVES]
+        assert [child.poll() for child in living] == [None, None]
     finally:
         for child in children:
             child.kill()

@@ -129,7 +129,8 @@ FIRST_ID = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 
 
 def pope(folder: Path) -> str:
-    answers, labels, asked = [], {name: [] for name in FIRST_ID}, []
+    answers, asked = [], []
+    labels: dict[str, list[dict[str, Any]]] = {name: [] for name in FIRST_ID}
     for number, category, question, label, text in golden("pope")["rows"]:
         image = f"COCO_val2014_{number:012d}.jpg"
         own = len(labels[category]) + 1
@@ -147,7 +148,8 @@ def pope(folder: Path) -> str:
 
 
 def mme(folder: Path) -> str:
-    answers, files = [], {}
+    answers = []
+    files: dict[tuple[str, int], list[str]] = {}
     for number, task, question, label, text in golden("mme")["rows"]:
         bare = question.removesuffix("Please answer yes or no.").rstrip()
         answers.append(answer(number, text, bare + S))

@@ -1,6 +1,7 @@
 """A tiny model folder and small benchmark folders with pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -30,7 +31,7 @@ def write_pope(folder: Path, questions: int = 12) -> str:
     """Writes POPE as LLaVA lays it out, with pictures, and returns the root."""
     pope = folder / "pope"
     (pope / "val2014").mkdir(parents=True)
-    asked = []
+    asked: list[dict[str, Any]] = []
     for number in range(questions):
         thing = THINGS[number % len(THINGS)]
         name = f"{number // 2}.png"

@@ -59,7 +59,8 @@ def test_the_choice_does_not_depend_on_the_order(samples, chance: random.Random)
 
 def test_every_picture_is_given_out_once_where_all_differ():
     samples = [Pictured(key=f"k{n}", hashes=(f"h{n}",), caption=f"thing {n}") for n in range(50)]
-    assert sorted(exchanged(samples)) == list(range(50))
+    given = [other for other in exchanged(samples) if other is not None]
+    assert sorted(given) == list(range(50))
 
 
 def test_the_difference_is_per_token_and_its_interval_holds_it():

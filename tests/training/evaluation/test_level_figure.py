@@ -34,9 +34,9 @@ def found(with_samples: bool) -> LevelsFound:
 
 
 def said(table: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(table)
-    return console.file.getvalue()
+    file = io.StringIO()
+    Console(file=file, width=160).print(table)
+    return file.getvalue()
 
 
 def test_both_tables_and_the_files_say_what_was_found(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def stopping_after(batches: int, answerer: Answerer) -> Iterator[None]:
         count += 1
         return honest(*arguments)
 
-    answerer.answer = answer  # type: ignore[method-assign]
-    yield
-    answerer.answer = honest  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answerer, "answer", answer)
+        yield
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_file(

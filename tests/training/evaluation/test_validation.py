@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+import torch.distributed as dist
 
 from training.data.lengths import SampleLengths
-from training.evaluation import validation
 from training.evaluation.validation import validation_order
 
 
@@ -14,8 +14,8 @@ def test_every_process_has_as_many_rows_and_each_sample_is_read_once(
     lengths = SampleLengths(tokens=tokens, targets=tokens)
     shares = []
     for process in range(processes):
-        monkeypatch.setattr(validation.dist, "get_world_size", lambda: processes)
-        monkeypatch.setattr(validation.dist, "get_rank", lambda rank=process: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: processes)
+        monkeypatch.setattr(dist, "get_rank", lambda rank=process: rank)
         shares.append(validation_order(range(6), lengths, 10))
     assert len({len(share) for share in shares}) == 1
     rows = [row for share in shares for (row,) in share]

@@ -10,11 +10,13 @@ from tests.training.model.tiny_models import (
     IMAGE,
     VOCAB_SIZE,
     build_model,
+    load_with_report,
     one_row,
     sample,
     text_config,
 )
-from training.model.aligngpt import AlignGPTForConditionalGeneration, AlignGPTOutput
+from training.model.aligngpt import AlignGPTForConditionalGeneration
+from training.model.outputs import AlignGPTOutput
 
 
 def says(model, inputs):
@@ -42,9 +44,7 @@ def test_a_model_with_resized_embeddings_answers_saves_and_loads(is_tied, vocab_
     assert after.logits.shape[-1] == vocab_size
 
     model.save_pretrained(tmp_path)
-    loaded, report = AlignGPTForConditionalGeneration.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    loaded, report = load_with_report(tmp_path)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert loaded.config.text_config.vocab_size == vocab_size
     close(loaded.eval()(**inputs).logits, after.logits)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_the_image_text_to_text_pipeline_answers(adds_bos, tmp_path):
     model, processor = build(adds_bos)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    pipe = transformers.pipeline("image-text-to-text", model=str(tmp_path), device="cpu")
+    pipe: Any = transformers.pipeline("image-text-to-text", model=str(tmp_path), device="cpu")
     content = [{"type": "image", "image": picture()}, {"type": "text", "text": "what is this?"}]
     answer = pipe(
         text=[{"role": "user", "content": content}],

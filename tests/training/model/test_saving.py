@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,13 @@ import transformers
 from safetensors import safe_open
 
 from tests.training.model.test_aligngpt import close
-from tests.training.model.tiny_models import build_model, one_row, sample, text_config
+from tests.training.model.tiny_models import (
+    build_model,
+    load_with_report,
+    one_row,
+    sample,
+    text_config,
+)
 from training.model.aligngpt import AlignGPTForConditionalGeneration
 from training.model.config import AlignGPTConfig
 
@@ -20,9 +27,7 @@ def test_a_saved_model_loads_as_it_was(vision, text, is_tied, tmp_path):
     config = text_config(text, tie_word_embeddings=is_tied)
     model = build_model(vision=vision, text_config=config)
     model.save_pretrained(tmp_path)
-    loaded, report = AlignGPTForConditionalGeneration.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    loaded, report = load_with_report(tmp_path)
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)
@@ -48,7 +53,7 @@ def test_the_config_survives_the_round_trip(tmp_path):
 def test_the_auto_classes_know_the_model(tmp_path):
     model = build_model()
     model.save_pretrained(tmp_path)
-    loaded = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path)
+    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(loaded) is AlignGPTForConditionalGeneration
     assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is AlignGPTConfig
 
@@ -56,9 +61,7 @@ def test_the_auto_classes_know_the_model(tmp_path):
 def test_only_missing_parts_get_new_weights(tmp_path):
     model = build_model(alignment_mode="none")
     model.save_pretrained(tmp_path)
-    loaded, report = AlignGPTForConditionalGeneration.from_pretrained(
-        tmp_path, alignment_mode="adaptive", output_loading_info=True
-    )
+    loaded, report = load_with_report(tmp_path, alignment_mode="adaptive")
     assert {name.split(".")[0] for name in report["missing_keys"]} == {"gate", "level_vectors"}
     assert 0 < loaded.level_vectors.weight.abs().max() < 1
     assert loaded.gate.mlp[0].weight.std() > 0

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -69,7 +71,8 @@ def test_timm_feature_map_is_read_row_by_row():
     height, width = feature_map.shape[2:]
     assert features.shape == (2, height * width, feature_map.shape[1])
     torch.testing.assert_close(features[1, width + 1], feature_map[1, :, 1, 1])
-    assert tuple(loaded.image_mean) == model.pretrained_cfg["mean"]
+    settings: Any = model.pretrained_cfg
+    assert tuple(loaded.image_mean) == settings["mean"]
 
 
 def test_a_timm_map_with_channels_last_is_read_the_same_way():

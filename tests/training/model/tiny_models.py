@@ -1,5 +1,6 @@
 """Tiny random models of every kind that the tests put together."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,6 +103,12 @@ def build_model(
             if parameter.ndim > 1 and not name.startswith("vision_tower"):
                 parameter.mul_(4.0)
     return model
+
+
+def load_with_report(folder: Path, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns a saved model, and which of its weights were missing or not expected."""
+    load: Any = AlignGPTForConditionalGeneration.from_pretrained
+    return load(folder, output_loading_info=True, **settings)
 
 
 def sample(seed: int, num_words: int, num_images: int = 1, num_targets: int = 3) -> dict[str, Any]:

@@ -27,14 +27,20 @@ LIMITS = Limits(
 )
 
 
+class Reachable(Server):
+    """A server that knows where it is reached."""
+
+    address: str
+
+
 @contextmanager
-def serving(parts: Assembled, **settings: Any) -> Iterator[Server]:
+def serving(parts: Assembled, **settings: Any) -> Iterator[Reachable]:
     """Serves a model for the length of a block; its address is `server.address`."""
     key = settings.pop("key", "")
     given = {"port": 0, "name": "tiny", "page": False, "limits": LIMITS, **settings}
     command = Serve(model="nowhere", **given)
     listening = listen(command)
-    server: Any = Server(parts, command, key)
+    server = Reachable(parts, command, key)
     server.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     thread = threading.Thread(target=lambda: server.run(listening), daemon=True)
     thread.start()

@@ -93,30 +93,65 @@ def stored_images(tar_path: str | Path, image_format: str = "jpg") -> dict[str, 
     return images
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("image_format", ["jpg", "png", "webp"])
-def test_it_stores_byte_for_byte_what_img2dataset_stores(
-    image_format: Any, web_server: WebServer, tmp_path: Path
-) -> None:
-    urls = [web_server.serve(f"/{seed}.jpg", picture(seed)) for seed in range(8)]
-    layout = DatasetLayout(str(tmp_path / "ours"))
-    write_pairs(layout, [(url, None) for url in urls])
-    quality = {"jpg": 95, "png": 6, "webp": 95}[image_format]
-    fetch_shard(layout, 0, config(web_server, image_format=image_format))
-    pq.write_table(pa.table({"url": urls}), tmp_path / "urls.parquet")
-    command = [
-        *(sys.executable, "-m", "img2dataset.main", f"--url_list={tmp_path / 'urls.parquet'}"),
-        *(f"--output_folder={tmp_path / 'theirs'}", "--input_format=parquet", "--url_col=url"),
-        *("--output_format=webdataset", "--image_size=64", "--resize_mode=keep_ratio"),
-        *("--resize_only_if_bigger=True", f"--encode_format={image_format}", "--thread_count=4"),
-        f"--encode_quality={quality}",
+QUALITIES = {"jpg": 95, "png": 6, "webp": 95}
+
+DOWNLOADS = """
+import json, sys
+from img2dataset import download
+
+if __name__ == "__main__":
+    for settings in json.loads(sys.argv[1]):
+        download(**settings)
+"""
+
+
+def serve_pictures(server: WebServer) -> list[str]:
+    return [server.serve(f"/{seed}.jpg", picture(seed)) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def theirs(running_web_server: WebServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder with one of img2dataset's for each format, made by one process of its."""
+    folder = tmp_path_factory.mktemp("theirs")
+    urls = serve_pictures(running_web_server)
+    pq.write_table(pa.table({"url": urls}), folder / "urls.parquet")
+    asked = [
+        {
+            "url_list": str(folder / "urls.parquet"),
+            "output_folder": str(folder / image_format),
+            "input_format": "parquet",
+            "url_col": "url",
+            "output_format": "webdataset",
+            "image_size": 64,
+            "resize_mode": "keep_ratio",
+            "resize_only_if_bigger": True,
+            "encode_format": image_format,
+            "encode_quality": quality,
+            "thread_count": 4,
+            "timeout": 60,
+        }
+        for image_format, quality in QUALITIES.items()
     ]
+    (folder / "downloads.py").write_text(DOWNLOADS)
+    command = [sys.executable, str(folder / "downloads.py"), json.dumps(asked)]
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    theirs = stored_images(tmp_path / "theirs" / "00000.tar", image_format)
-    assert len(theirs) == 8
-    assert stored_images(layout.fetched(0, "tar"), image_format) == theirs
-    table = pq.read_table(tmp_path / "theirs" / "00000.parquet")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image_format", QUALITIES)
+def test_it_stores_byte_for_byte_what_img2dataset_stores(
+    image_format: Any, theirs: Path, web_server: WebServer, tmp_path: Path
+) -> None:
+    urls = serve_pictures(web_server)
+    layout = DatasetLayout(str(tmp_path))
+    write_pairs(layout, [(url, None) for url in urls])
+    fetch_shard(layout, 0, config(web_server, image_format=image_format))
+    images = stored_images(theirs / image_format / "00000.tar", image_format)
+    assert len(images) == 8
+    assert stored_images(layout.fetched(0, "tar"), image_format) == images
+    table = pq.read_table(theirs / image_format / "00000.parquet")
     for row in table.to_pylist():
         ours = kept(layout)[row["url"]]
         for name in ("width", "height", "original_width", "original_height", "sha256"):

@@ -21,9 +21,9 @@ def test_vqav2s_server_gets_all_ids_of_test2015(tmp_path: Path) -> None:
     assert [q.question_id for q in read("vqav2", tmp_path)] == [2, 7]
     path = write_lines(tmp_path / "a.jsonl", [answer(2, "Two dogs."), answer(7, "No")])
     words = ["score", "vqav2", "--data", str(tmp_path), "--predictions", path]
-    for number, split in enumerate(([], ["--split", "test-dev2015"])):
+    for number, flags in enumerate(([], ["--split", "test-dev2015"])):
         file = tmp_path / f"{number}.json"
-        assert run([*words, *split, "--submission", str(file)]) == 0
+        assert run([*words, *flags, "--submission", str(file)]) == 0
         said = {7: "no", 1: "", 2: "2 dogs"}
         assert json.loads(file.read_text()) == [
             {"question_id": n, "answer": text} for n, text in said.items()

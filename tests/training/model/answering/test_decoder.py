@@ -88,6 +88,11 @@ class Listening(Answer):
         return said
 
 
+def heard(begun: Any) -> list[Listening]:
+    """Returns the first answer to each question."""
+    return [answers[0][0] for answers in begun]
+
+
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.model.answering.decoder.Answer", Listening)
@@ -108,9 +113,9 @@ def test_who_joins_and_leaves_changes_no_answer(processor: Any, listening: None,
         Question(prompt=prompt, sampling=Sampling(max_new_tokens=length))
         for prompt, length in zip(asked, lengths, strict=True)
     ]
-    answers = [one[0][0] for one in decoder.begin(questions[:2])]
+    answers = heard(decoder.begin(questions[:2]))
     decoder.step()
-    answers += [one[0][0] for one in decoder.begin(questions[2:])]
+    answers += heard(decoder.begin(questions[2:]))
     to_the_end(decoder)
     for answer, prompt, length in zip(answers, asked, lengths, strict=True):
         assert answer.tokens == generated(model, prompt, length)
@@ -153,7 +158,7 @@ def test_levels_and_modes_are_those_of_the_model(processor: Any, listening: None
         levels = None if level is None else torch.tensor([level])
         output = model(**words, alignment_level=levels, output_gate_weights=True)
         model.config.alignment_mode = "adaptive"
-        answer = begun[0][0][0]
+        (answer,) = heard(begun)
         assert answer.tokens == [int(output.logits[0, -1].argmax())]
         weights = None if output.gate_weights is None else output.gate_weights[0].tolist()
         assert answer.gate_weights == pytest.approx(weights)
@@ -178,7 +183,7 @@ def test_an_answer_that_is_dropped_leaves_the_others_as_they_were(
     decoder = Decoder(model, processor.tokenizer)
     asked = prompts(processor)
     begun = decoder.begin([Question(prompt=p, sampling=Sampling(max_new_tokens=8)) for p in asked])
-    answers = [one[0][0] for one in begun]
+    answers = heard(begun)
     decoder.step()
     decoder.drop([answers[2], answers[0]])
     to_the_end(decoder)

@@ -1,6 +1,7 @@
 """LLaVA in the form of transformers, as it is read."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_a_model_that_is_made_otherwise_is_refused_with_what_is_other(
 def test_a_head_that_is_the_embedding_is_left_out():
     weights = {"language_model.lm_head.weight": torch.zeros(1), "a": torch.zeros(1)}
     tied = text_config(tie_word_embeddings=True)
-    holder = type("Config", (), {"text_config": tied})
+    holder: Any = type("Config", (), {"text_config": tied})
     assert set(head_weight(weights, holder)) == {"a"}
     holder.text_config = text_config()
     assert head_weight(weights, holder) is weights
