@@ -77,6 +77,8 @@ def is_public(address: IPAddress) -> bool:
             return address in NAT64[0]
         if address.is_site_local:
             return False
+        if address.sixtofour is not None:  # public to one Python, private to another
+            return is_public(address.sixtofour)
     is_special = address.is_multicast or address.is_reserved or address.is_unspecified
     return address.is_global and not is_special
 

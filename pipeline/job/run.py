@@ -137,7 +137,8 @@ def run_job(job: Job, console: Console) -> Manifest | None:
             _run_stages(job, layout, chosen, shards, session, console)
             if chosen.hands_over:
                 record.is_handed_over = True
-                console.print(HANDED_OVER.format(root=job.root), highlight=False, markup=False)
+                handed_over = HANDED_OVER.format(root=job.root)
+                console.print(handed_over, highlight=False, markup=False, soft_wrap=True)
                 return None
             if session is not None:
                 console.print(end_retry(layout, session))

@@ -136,7 +136,7 @@ def test_the_words_alone_do_not_tell_what_is_asked_about_a_shape() -> None:
 @pytest.mark.parametrize("name", ["make_instructions", "make_questions"])
 def test_asking_a_script_for_help_rewrites_nothing(name: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))}
-    script = [sys.executable, str(FOLDER / f"{name}.py"), "--help"]
+    script = [sys.executable, "-B", str(FOLDER / f"{name}.py"), "--help"]
     said = subprocess.run(script, check=True, capture_output=True, text=True).stdout
     assert "Rebuilds the" in said
     assert {path: path.stat().st_mtime_ns for path in sorted(FOLDER.rglob("*"))} == before
