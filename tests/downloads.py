@@ -50,6 +50,7 @@ def download(
 class AnswersAtOnce:
     """A route that counts how many requests it answers at once.
 
+    The first is answered at once, since a host that is not known yet gets no second one before.
     Until as many are asked at once as are allowed, an answer waits for the next request as long as
     a slow machine needs to send one; then for a moment, in which one too many would be seen.
     """
@@ -58,14 +59,16 @@ class AnswersAtOnce:
         self._body = body
         self._allowed = allowed
         self._active = 0
+        self._asked = 0
         self.most = 0
 
     async def answer(self, request: Any, writer: asyncio.StreamWriter) -> None:
         """Answers one request."""
         self._active += 1
+        self._asked += 1
         self.most = max(self.most, self._active)
         deadline = time.monotonic() + PATIENCE / 2
-        while self.most < self._allowed and time.monotonic() < deadline:
+        while self._asked > 1 and self.most < self._allowed and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)
         self._active -= 1
