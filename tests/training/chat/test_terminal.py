@@ -1,6 +1,7 @@
 import io
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -143,11 +144,15 @@ def test_what_a_model_says_reaches_the_terminal_without_control_characters(
     assert printed == "a\\x1b[2J\\x1b]0;title\\x07\\u202e:smile: [red]b\n"
 
 
-def press(number: int) -> NoReturn:
-    """Sends a signal, and runs until its handler raises: some Pythons call it a little later."""
-    signal.raise_signal(number)
-    while True:
-        pass
+def press_ctrl_c() -> NoReturn:
+    """Interrupts as a terminal does, also where this process was started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)  # the handler may be called a little later
+        raise AssertionError("nothing was interrupted")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Keyboard:
@@ -163,7 +168,7 @@ class Keyboard:
         assert prompt == "you: "
         typed = next(self._typed, None)
         if isinstance(typed, int):
-            press(typed)
+            press_ctrl_c()
         if typed is None:
             raise EOFError
         return str(typed)
@@ -179,7 +184,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(
 
     def interrupted(decoder: Decoder) -> Any:
         number = next(steps, None)
-        return press(number) if number else step(decoder)
+        return press_ctrl_c() if number else step(decoder)
 
     monkeypatch.setattr(Decoder, "step", interrupted)
     assert run(["chat", model_folder, "--max-new-tokens", "5"]) == 0
