@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from scipy.stats import t
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -52,8 +53,6 @@ PAIRS_PER_STEP = 16
 PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RATE = "1e-3"
 """Highest learning rate of projector and vectors: the paper's for stage 1. Not searched for."""
-BOUNDED_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
-"""Number of seeds to the 0.975 quantile of Student's t."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +338,8 @@ def over_seeds(done: dict[Cell, Any]) -> Iterator[str]:
             key = (cell.arm, cell.wrong, cell.levels, cell.steps, name)
             groups.setdefault(key, []).append(mean)
     for key, means in sorted(groups.items()):
-        if len(means) in BOUNDED_T:
-            half = BOUNDED_T[len(means)] * np.std(means, ddof=1) / len(means) ** 0.5
+        if len(means) > 1:
+            half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5
             arm, wrong, levels, steps, name = key
             yield (
                 f"{arm} wrong {wrong:g} N {levels} steps {steps}: {name} {np.mean(means):+.4f} "

@@ -1,6 +1,7 @@
-"""Beam's services for tests: programs of this machine that run while a block does."""
+"""Beam's services for tests, programs that run while a block does; and curations by them."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,6 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.dataset.progress import ProgressReader
+from schemas.shards import DatasetLayout
+from tests.curations import finish, start_command, write_pairs
 
 PATIENCE_SECONDS = 300.0
 """For a program to begin on a busy machine."""
@@ -46,3 +51,18 @@ def listens(port: int) -> bool:
     """Returns whether somebody answers at a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def curate_elsewhere(
+    flags: list[str], rows: list[tuple[str, str]], beam_flags: list[str], folder: Path, seed: int
+) -> Path:
+    """Returns the dataset of shuffled rows that workers of a portable runner made, not the job."""
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    pairs, root = write_pairs(folder / "input", shuffled), folder / "out"
+    job = start_command([*flags, "--runner", "PortableRunner"], pairs, root, 1, beam_flags)
+    status, said = finish(job)
+    assert status == 0, said
+    workers = {state.process for state in ProgressReader(DatasetLayout(str(root))).read()}
+    assert workers
+    assert job.pid not in workers
+    return root

@@ -1,17 +1,14 @@
 """Beam's runner in Go, a second reading of the same graph, makes the bytes of our own."""
 
 import os
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.progress import ProgressReader
-from schemas.shards import DatasetLayout
-from tests.beam_services import listens, pool_words, running
-from tests.curations import contents, finish, start_command, write_pairs
+from tests.beam_services import curate_elsewhere, listens, pool_words, running
+from tests.curations import contents
 from tests.web_server import unused_port
 
 PRISM = os.environ.get("PRISM") or shutil.which("prism")
@@ -45,12 +42,5 @@ def prism_flags() -> Iterator[list[str]]:
 
 
 def test_prism_makes_the_bytes_of_one_worker(flags, rows, curated, prism_flags, tmp_path: Path):
-    shuffled = random.Random(4).sample(rows, len(rows))
-    pairs, root = write_pairs(tmp_path / "input", shuffled), tmp_path / "out"
-    job = start_command([*flags, "--runner", "PortableRunner"], pairs, root, 1, prism_flags)
-    status, said = finish(job)
-    assert status == 0, said
-    workers = {state.process for state in ProgressReader(DatasetLayout(str(root))).read()}
-    assert workers
-    assert job.pid not in workers
+    root = curate_elsewhere(flags, rows, prism_flags, tmp_path, seed=4)
     assert contents(root) == contents(curated[0])

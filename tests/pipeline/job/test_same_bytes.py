@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.progress import ProgressReader
-from schemas.shards import DatasetLayout
-from tests.beam_services import pool_words, running
+from tests.beam_services import curate_elsewhere, pool_words, running
 from tests.curations import contents, finish, start_command, write_pairs
 from tests.web_server import unused_port
 
@@ -48,13 +46,5 @@ def test_two_workers_and_permuted_rows_make_the_bytes_of_one_worker(
 def test_the_portable_path_makes_the_bytes_of_one_worker(
     flags, rows, curated, portable_flags, tmp_path: Path
 ) -> None:
-    shuffled = random.Random(3).sample(rows, len(rows))
-    pairs, root = write_pairs(tmp_path / "input", shuffled), tmp_path / "out"
-    words = [*flags, "--runner", "PortableRunner"]
-    job = start_command(words, pairs, root, 1, portable_flags)
-    status, said = finish(job)
-    assert status == 0, said
-    workers = {state.process for state in ProgressReader(DatasetLayout(str(root))).read()}
-    assert workers
-    assert job.pid not in workers
+    root = curate_elsewhere(flags, rows, portable_flags, tmp_path, seed=3)
     assert contents(root) == contents(curated[0])
