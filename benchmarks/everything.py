@@ -1,7 +1,8 @@
 """Measures fetching and scoring in one go, stores what was found and makes the docs' tables of it.
 
-    python benchmarks/everything.py            # measures
-    python benchmarks/everything.py --quick    # does every benchmark and experiment run at all?
+    python benchmarks/everything.py                   # measures
+    python benchmarks/everything.py --only web cpu    # measures these, and stores them again
+    python benchmarks/everything.py --quick           # does every benchmark and experiment run?
 
 The figures are stored in `benchmarks/results/`, from which the tables of the docs are made. A run
 on a machine that is busy with other things says so: the load is stored beside the figures.
@@ -15,28 +16,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-MEASURED = (
-    ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
-    ("benchmarks/fetch/run.py", "--part", "latency"),
-    ("benchmarks/fetch/run.py", "--part", "mixed"),
-    ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
-    ("benchmarks/score_memory.py", "--images", "128", "--rounds", "1"),
-)
-"""Scripts that store their figures, at sizes that together take minutes."""
+MEASURED = {
+    "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
+    "latency": ("benchmarks/fetch/run.py", "--part", "latency"),
+    "mixed": ("benchmarks/fetch/run.py", "--part", "mixed"),
+    "web": ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
+    "score_memory": ("benchmarks/score_memory.py", "--images", "128", "--rounds", "1"),
+}
+"""Scripts that store their figures, by the name of the part, at sizes that take minutes in all."""
 
 
 def main() -> None:
     """Runs all of it; ends with the first script that fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="run everything, measure nothing")
+    parser.add_argument(
+        "--only", nargs="+", choices=MEASURED, default=MEASURED, help="parts to measure"
+    )
     options = parser.parse_args()
     began = time.monotonic()
     if options.quick:
         for script in scripts():
             run([script, "--quick"], began)
         return
-    for script, *words in MEASURED:
-        run([script, *words, "--save"], began)
+    for part in options.only:
+        run([*MEASURED[part], "--save"], began)
     run(["benchmarks/tables.py", "--write"], began)
 
 

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from schemas.records import pair_key
 from scoring.clip.scorer import ClipScorer
-from scoring.config import ImageSettings, ScoreConfig
+from scoring.config import ScoreConfig
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 from scoring.levels.edges import assign_levels
 
 mpl.use("Agg")

@@ -9,12 +9,8 @@ from urllib.parse import urlsplit
 from schemas.errors import ConfigError
 from schemas.records import OWN_NAMES
 from schemas.stages import Stage
-from scoring.config import (
-    DeduplicateConfig,
-    ImageSettings,
-    LevelConfig,
-    ScoreConfig,
-)
+from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
+from scoring.images.settings import ImageSettings
 from scoring.signals.names import parse_signals
 
 

@@ -3,14 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pyarrow as pa
 
 from schemas.columns import Column, KeptColumns, arrow_schema
 from schemas.shards import image_member
-
-ImageFormat = Literal["jpg", "png", "webp"]
 
 MORE_IMAGE = pa.struct(
     [

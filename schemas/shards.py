@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from schemas.stages import Stage
+
+ImageFormat = Literal["jpg", "png", "webp"]
 
 STAGE_FILE = re.compile(r"\d{5,}(_stats\.json|\.\w+)|(edges|index)\.json")
 

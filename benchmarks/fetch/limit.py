@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 
-from scoring.config import ImageSettings
 from scoring.images.prepare import (
     decode,
     encode,
@@ -19,6 +18,7 @@ from scoring.images.prepare import (
     scaled_size,
 )
 from scoring.images.scaling import resize_reduced
+from scoring.images.settings import ImageSettings
 
 SETTINGS = ImageSettings(image_size=256)
 

@@ -11,8 +11,8 @@ import time
 import cv2
 import numpy as np
 
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 from tests.color_profiles import P3, SRGB, rgb_profile
 
 ROUNDS, PICTURES = 7, 60

@@ -47,11 +47,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.fetch.limit import limit_part
 from benchmarks.fetch.measure import Run, measured
 from benchmarks.fetch.server import HOSTS, photographs, serve
-from benchmarks.fetch.sides import our_command, run_ours, stored_images, their_command, write_pairs
+from benchmarks.fetch.sides import our_command, stored_images, their_command, write_pairs
 from benchmarks.fetch.web import web_part
 from benchmarks.results import save_result
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
@@ -148,7 +148,7 @@ class Bench:
         shutil.rmtree(root, ignore_errors=True)
         if side == "ours":
             write_pairs(str(root), urls)
-            return measured(our_command(__file__, root, port, processes), root, cores)
+            return measured(our_command(root, port, processes), root, cores)
         table = self.folder / "urls.parquet"
         pq.write_table(pa.table({"url": urls, "caption": ["a photograph"] * len(urls)}), table)
         return measured(their_command(table, root, processes), root, cores)
@@ -258,7 +258,7 @@ def run_part(
         return bench.compare(images, rounds, None, delay_seconds=LATENCY_SECONDS, size=size)
     if part == "web":
         serving = partial(bench.serving, LATENCY_SECONDS, THUMBNAIL, is_web=True)
-        return web_part(serving, bench.folder, __file__, images, rounds)
+        return web_part(serving, bench.folder, images, rounds)
     if part == "cores":
         return cores_part(bench, images, rounds)
     return pixels_part(bench, images)
@@ -275,17 +275,9 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--web", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
-    parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve, arguments.delay, is_web=arguments.web)
-    elif arguments.ours:
-        root, text = arguments.ours
-        values = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(text).items()
-        }
-        run_ours(root, values)
     else:
         print(json.dumps({"machine": {"cores": len(os.sched_getaffinity(0))}}), flush=True)
         with tempfile.TemporaryDirectory(prefix="fetch-benchmark-") as name:

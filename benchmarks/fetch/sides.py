@@ -43,6 +43,10 @@ def write_pairs(root: str, urls: list[str], per_shard: int = PAIRS_PER_SHARD) ->
 
 def run_ours(root: str, settings: dict[str, Any]) -> None:
     """Fetches the shards of a dataset, as one worker of the pipeline does."""
+    from schemas.memory import keep_freed_memory
+
+    keep_freed_memory()  # first of all, as a worker does
+
     from pipeline.config import FetchConfig
     from pipeline.fetch.overlap import ShardsAtOnce
     from pipeline.fetch.shard import fetch_shard
@@ -62,7 +66,7 @@ def run_ours(root: str, settings: dict[str, Any]) -> None:
 
 
 def our_command(
-    script: str, root: Path, port: int, processes: int | None, shards_at_once: int | None = None
+    root: Path, port: int, processes: int | None, shards_at_once: int | None = None
 ) -> list[str]:
     """Returns our command: at our defaults, or with so many decoding processes or shards."""
     settings: dict[str, Any] = {"allow_networks": ["127.0.0.0/8"], "allow_ports": [port]}
@@ -70,7 +74,7 @@ def our_command(
         settings["decode_processes"] = processes
     if shards_at_once is not None:
         settings["shards_at_once"] = shards_at_once
-    return [sys.executable, script, "--ours", str(root), json.dumps(settings)]
+    return [sys.executable, __file__, str(root), json.dumps(settings)]
 
 
 def their_command(urls: Path, output: Path, processes: int | None) -> list[str]:
@@ -98,3 +102,18 @@ def stored_images(tar_paths: list[Path]) -> dict[str, bytes]:
                     image = tar.extractfile(member.name.removesuffix("json") + "jpg")
                     images[values["url"]] = image.read()  # type: ignore[union-attr]
     return images
+
+
+def main() -> None:
+    """Fetches with the settings that are given as JSON; nothing else is imported before."""
+    root, text = sys.argv[1:]
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads(text).items()
+    }
+    run_ours(root, values)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    main()

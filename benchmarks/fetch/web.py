@@ -21,7 +21,6 @@ RULES = 2
 def web_part(
     serving: Callable[[], AbstractContextManager[int]],
     folder: Path,
-    script: str,
     images: int,
     rounds: int,
 ) -> dict[str, Any]:
@@ -29,7 +28,6 @@ def web_part(
 
     Args:
         serving: gives the port of the server.
-        script: the benchmark's, which fetches when it is called so.
     """
     runs: dict[int, list[Run]] = {1: [], FetchConfig().shards_at_once: []}
     with serving() as port:
@@ -39,7 +37,7 @@ def web_part(
                 root = folder / "web"
                 shutil.rmtree(root, ignore_errors=True)
                 write_pairs(str(root), urls, images // SHARDS)
-                command = our_command(script, root, port, None, at_once)
+                command = our_command(root, port, None, at_once)
                 runs[at_once].append(measured(command, root))
     allowed = images / least_seconds(images)
     rates = {

@@ -28,9 +28,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from scoring.config import DeduplicateConfig, ImageSettings
+from scoring.config import DeduplicateConfig
 from scoring.duplicates.looks import Looks
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 
 STAMPS = Path(__file__).parents[2] / "examples" / "corpus" / "images"
 LABELS = Path(__file__).parent / "labels.csv"

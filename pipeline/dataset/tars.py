@@ -121,6 +121,23 @@ def _empty_header() -> bytes:
 EMPTY_HEADER = _empty_header()
 """Of an empty file without a name."""
 
+SIZE, CHECKSUM = slice(124, 135), slice(148, 155)
+"""Where a header says the size, in octal digits, and the sum of its bytes."""
+
+
+def _sum_of_the_rest() -> int:
+    """Returns the sum of a header's bytes but for name and size, its own digits being spaces."""
+    header = bytearray(EMPTY_HEADER)
+    header[SIZE] = b""
+    header[CHECKSUM.start - 11 : CHECKSUM.stop - 11] = b" " * 7
+    return sum(header)
+
+
+REST_SUM = _sum_of_the_rest()
+
+WRITTEN_AT_ONCE = 1024 * 1024
+"""Bytes of members that wait in memory: a write for each would cost more than making it does."""
+
 
 class TarWriter:
     """A tar that depends on nothing but the names and bytes of its members, in their order.
@@ -133,6 +150,8 @@ class TarWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._bytes = file, 0
+        self._waiting: list[bytes | bytearray] = []
+        self._waiting_bytes = 0
 
     def __enter__(self) -> "TarWriter":
         """Returns the writer itself."""
@@ -142,7 +161,8 @@ class TarWriter:
         """Ends the tar as `tarfile` does: with zeros up to a whole record."""
         if kind is None:
             end = self._bytes + END_BYTES
-            self._write(bytes(END_BYTES + -end % tarfile.RECORDSIZE))
+            self._take(bytes(END_BYTES + -end % tarfile.RECORDSIZE))
+            self._write()
 
     def add(self, name: str, content: bytes) -> int:
         """Adds a file; returns where in the tar its content begins.
@@ -150,15 +170,24 @@ class TarWriter:
         Args:
             name: at most 100 ASCII characters.
         """
+        encoded, size = name.encode("ascii"), b"%011o" % len(content)
         header = bytearray(EMPTY_HEADER)
-        header[: len(name)] = name.encode("ascii")
-        header[124:135] = b"%011o" % len(content)
-        header[148:156] = b" " * 8
-        header[148:155] = b"%06o\0" % sum(header)
+        header[: len(encoded)] = encoded
+        header[SIZE] = size
+        header[CHECKSUM] = b"%06o\0" % (REST_SUM + sum(encoded) + sum(size))
         place = self._bytes + len(header)
-        self._write(b"".join((header, content, bytes(-len(content) % BLOCK_BYTES))))
+        self._take(header, content, bytes(-len(content) % BLOCK_BYTES))
+        if self._waiting_bytes >= WRITTEN_AT_ONCE:
+            self._write()
         return place
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._bytes += len(data)
+    def _take(self, *pieces: bytes | bytearray) -> None:
+        taken = sum(map(len, pieces))
+        self._waiting += pieces
+        self._waiting_bytes += taken
+        self._bytes += taken
+
+    def _write(self) -> None:
+        self._file.write(b"".join(self._waiting))
+        self._waiting.clear()
+        self._waiting_bytes = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair
-from scoring.images.blur import Box
+from scoring.images.settings import Box
 
 MOST_BOXES = 10_000
 

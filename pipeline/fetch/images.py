@@ -6,7 +6,6 @@ import logging
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from yarl import URL
 
@@ -15,15 +14,15 @@ from pipeline.dataset.deny import DenyFiles, read_lists
 from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
+from pipeline.fetch.decoding.frames import Handling
 from pipeline.fetch.decoding.pool import DecodedImage
-from pipeline.fetch.decoding.process import Handling
 from pipeline.fetch.hosts.slots import Slot
 from pipeline.fetch.http.proxy import require_proxy
 from pipeline.fetch.http.urls import parse_url
 from pipeline.fetch.image_folders import LocalFiles, StoreFiles
 from pipeline.fetch.img2dataset.engine import PeerOutcome, download_with_img2dataset
 from pipeline.fetch.sharing import SharedTools
-from pipeline.fetch.spool import Outcome, SpooledImage
+from pipeline.fetch.spool import Outcome, Spool, SpooledImage
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair
 
@@ -48,7 +47,7 @@ class ShardFetcher:
         self,
         pairs: list[Pair],
         config: FetchConfig,
-        spool: IO[bytes],
+        spool: Spool,
         progress: ShardProgress,
     ) -> None:
         self._config = config
@@ -175,9 +174,8 @@ class ShardFetcher:
 
     def _spooled(self, image: DecodedImage) -> SpooledImage:
         """Returns where an image waits in the spool."""
-        offset = self._spool.seek(0, 2)
-        self._spool.write(image.encoded)
-        return SpooledImage(offset, len(image.encoded), dataclasses.replace(image, encoded=b""))
+        place = self._spool.add(image.encoded)
+        return SpooledImage(place, len(image.encoded), dataclasses.replace(image, encoded=b""))
 
     async def _download(
         self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool

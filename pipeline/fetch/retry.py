@@ -8,7 +8,6 @@ its command, before it does anything else. So no image that the dataset has is e
 import dataclasses
 import heapq
 import json
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from pipeline.dataset.rejections import count_reasons
 from pipeline.dataset.tars import read_members
 from pipeline.dataset.worktimes import StepTime, timed
 from pipeline.fetch.shard import (
-    SPOOL_MEMORY_BYTES,
     asked_fingerprint,
     fetch_pairs,
     read_kept_fields,
@@ -33,6 +31,7 @@ from pipeline.fetch.shard import (
 from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     Fetched,
+    Spool,
     fetched_sample,
     read_spool,
     shard_stats,
@@ -210,7 +209,7 @@ def _ask_again(
     remove_folder(folder)
     with (
         ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
-        tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
+        Spool() as spool,
     ):
         gained, again = fetch_pairs(pairs, config, fetching, spool, progress, work)
         fingerprint = stats["fingerprint"]

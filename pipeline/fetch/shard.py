@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import IO, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +23,7 @@ from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     KeptPair,
     Outcome,
+    Spool,
     SpooledImage,
     read_spool,
     shard_stats,
@@ -55,9 +55,6 @@ NOT_DECIDING = (
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
 
-SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
-"""What of a shard's finished images waits in memory; more waits in a temporary file."""
-
 
 def fetch_shard(
     layout: DatasetLayout, shard: int, config: FetchConfig, session: FetchSession | None = None
@@ -82,7 +79,7 @@ def fetch_shard(
         pairs = read_pairs(layout, shard)
         with (
             ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
-            tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY_BYTES) as spool,
+            Spool() as spool,
         ):
             kept, rejections = fetch_pairs(pairs, config, session, spool, progress, work)
             samples = read_spool(kept, spool, config.image_format)
@@ -136,7 +133,7 @@ def fetch_pairs(
     pairs: list[Pair],
     config: FetchConfig,
     session: FetchSession | None,
-    spool: IO[bytes],
+    spool: Spool,
     progress: ShardProgress,
     work: StepTime,
 ) -> tuple[list[KeptPair], list[Rejection]]:

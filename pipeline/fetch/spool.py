@@ -1,9 +1,13 @@
 """A fetched shard on disk: its tar and its table in the order of the keys, its statistics."""
 
+import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from io import FileIO
+from types import TracebackType
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -18,10 +22,67 @@ from schemas.records import (
     MORE_IMAGE,
     PAIR_COLUMNS,
     FetchedSample,
-    ImageFormat,
     Pair,
 )
+from schemas.shards import ImageFormat
 from schemas.storage import commit_file
+
+SPOOL_MEMORY_BYTES = 16 * 1024 * 1024
+"""What of a shard's finished images waits in memory; what came before waits in a file."""
+
+
+class Spool:
+    """Finished images of a shard until all are there: the newest in memory, others in a file.
+
+    What is in memory is written at once when it is too much, and read where it lies: a call of the
+    system for every image would cost the thread that asks more than half of what a request does.
+    """
+
+    def __init__(self, memory_bytes: int = SPOOL_MEMORY_BYTES) -> None:
+        self._memory_bytes = memory_bytes
+        self._newest: dict[int, bytes] = {}
+        self._begin = self.size = 0
+        """Where what is in memory begins, and where the next image will."""
+        self._file: FileIO | None = None
+
+    def add(self, data: bytes) -> int:
+        """Takes an image; returns where it waits."""
+        place = self.size
+        self._newest[place] = data
+        self.size += len(data)
+        if self.size - self._begin > self._memory_bytes:
+            self._write()
+        return place
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._file = cast(FileIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+        left = memoryview(b"".join(self._newest.values()))
+        while left:
+            left = left[self._file.write(left) :]
+        self._newest.clear()
+        self._begin = self.size
+
+    def read(self, place: int, length: int) -> bytes:
+        """Returns an image."""
+        if place >= self._begin:
+            return self._newest[place] if length else b""
+        return os.pread(cast(FileIO, self._file).fileno(), length, place)
+
+    def __enter__(self) -> "Spool":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Forgets the images."""
+        self._newest.clear()
+        if self._file is not None:
+            self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +132,12 @@ def write_samples(
 
 
 def read_spool(
-    kept: Iterable[KeptPair], spool: IO[bytes], image_format: ImageFormat
+    kept: Iterable[KeptPair], spool: Spool, image_format: ImageFormat
 ) -> Iterator[Fetched]:
     """Yields the samples of pairs that were fetched, those of one in memory at a time."""
     for pair, spooled in kept:
-        images = []
-        for place in spooled:
-            spool.seek(place.offset)
-            images.append(spool.read(place.length))
-        yield fetched_sample(pair, spooled, image_format), tuple(images)
+        images = tuple(spool.read(place.offset, place.length) for place in spooled)
+        yield fetched_sample(pair, spooled, image_format), images
 
 
 def fetched_sample(

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.images.settings import Box
+
 MARGIN = 0.1
 """By which share of its diagonal a box grows on each side.
 
@@ -14,9 +16,6 @@ Source: Yang et al., A Study of Face Obfuscation in ImageNet (arXiv:2103.06191),
 
 SIGMA = 0.1
 """Standard deviation of the blur, as a share of the longest diagonal; same source."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, from 0 to 1 of the picture's width and height."""
 
 
 def blur_boxes(pixels: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:

@@ -14,13 +14,13 @@ import simplejpeg
 from PIL import Image, PngImagePlugin
 
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
-from scoring.images.blur import Box, blur_boxes
+from scoring.images.blur import blur_boxes
 from scoring.images.color import MAX_PROFILE_BYTES, as_srgb, conversion
 from scoring.images.jpeg import decode_mending, without_junk
 from scoring.images.plain import is_plain
 from scoring.images.png import without_texts
 from scoring.images.scaling import Pixels, resize, resize_reduced, scale_divisor
+from scoring.images.settings import Box, ImageSettings
 from scoring.images.sniff import SNIFFED_BYTES, require_image
 from scoring.images.thumbnails import thumbnail
 from scoring.images.webp import with_true_length

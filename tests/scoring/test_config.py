@@ -1,7 +1,8 @@
 import pytest
 
 from schemas.errors import ConfigError
-from scoring.config import DeduplicateConfig, ImageSettings, LevelConfig, ScoreConfig
+from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
+from scoring.images.settings import ImageSettings
 
 
 @pytest.mark.parametrize(

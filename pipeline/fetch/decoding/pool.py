@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pipeline.dataset.processor_time import count_in, cpu_seconds_of, end_process
-from pipeline.fetch.decoding.process import FRAME, Handling, frame_head, read_frame, start_message
+from pipeline.fetch.decoding.frames import FRAME, Handling, frame_head, read_frame, start_message
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
-from scoring.images.blur import Box
+from scoring.images.settings import Box, ImageSettings
 
 REASONS = {reason.value: reason for reason in RejectReason}
 

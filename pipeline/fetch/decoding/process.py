@@ -8,71 +8,26 @@ header and bytes. The first answer says that it has started.
 import base64
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import resource
 import signal
-import struct
 import sys
 import warnings
-from enum import StrEnum
 from typing import IO, Any
 
 import cv2
 from PIL import Image
 
+from pipeline.fetch.decoding.frames import Handling, read_frame, write_frame
 from schemas.errors import RejectReason, SampleRejected
 from schemas.memory import keep_memory_of_images
-from scoring.config import ImageSettings
 from scoring.images.prepare import PreparedImage, prepare_image
-
-FRAME = struct.Struct(">II")
-"""Length of the header and of the bytes that follow it."""
+from scoring.images.settings import ImageSettings
 
 BASE_MEMORY_BYTES = 4 * 1024**3
 BYTES_PER_PIXEL = 32
 """Decoded RGBA, its copies and an encoder's, generously."""
-
-
-class Handling(StrEnum):
-    """What is done with an image that can be decoded."""
-
-    FETCHED = "fetched"
-    """It is encoded anew: what the web sends may hold anything."""
-    STORED = "stored"
-    """It comes from a dataset and is kept as it is where it fits."""
-    FINAL = "final"
-    """It is kept so in any size: another program has judged and resized it."""
-
-
-def frame_head(header: dict[str, Any], data_bytes: int) -> bytes:
-    """Returns a message up to its bytes, which follow."""
-    text = json.dumps(header).encode()
-    return FRAME.pack(len(text), data_bytes) + text
-
-
-def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
-    """Writes one message."""
-    file.write(frame_head(header, len(data)))
-    file.write(data)
-    file.flush()
-
-
-def read_frame(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    """Returns one message.
-
-    Raises:
-        EOFError: if the other side is gone.
-    """
-    head = file.read(FRAME.size)
-    if len(head) < FRAME.size:
-        raise EOFError
-    header_bytes, data_bytes = FRAME.unpack(head)
-    text, data = file.read(header_bytes), file.read(data_bytes)
-    if len(text) < header_bytes or len(data) < data_bytes:
-        raise EOFError
-    return json.loads(text), data
 
 
 def check_hash(data: bytes, expected_hash: str | None) -> None:
@@ -138,11 +93,6 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
         header, encoded = answer(data, job, settings)
         signal.setitimer(signal.ITIMER_REAL, 0)
         write_frame(answers, header, encoded)
-
-
-def start_message(settings: ImageSettings, timeout_seconds: float) -> dict[str, Any]:
-    """Returns the first message that the process expects."""
-    return {"settings": dataclasses.asdict(settings), "timeout_seconds": timeout_seconds}
 
 
 def main() -> None:

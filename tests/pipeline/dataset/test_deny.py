@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-import tempfile
 from pathlib import Path
 
 import apache_beam as beam
@@ -14,6 +13,7 @@ from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.worktimes import StepTime
 from pipeline.fetch.shard import fetch_pairs, fetch_shard
 from pipeline.fetch.sharing import FetchSession
+from pipeline.fetch.spool import Spool
 from pipeline.read.rows import RAW_SCHEMA, clean_rows
 from schemas.errors import ConfigError, RejectReason
 from schemas.records import Pair, pair_key
@@ -229,7 +229,7 @@ def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(
         layout = DatasetLayout(str(tmp_path / "data"))
         with (
             ShardProgress(layout, Stage.FETCH, 0, 5) as progress,
-            tempfile.TemporaryFile() as spool,
+            Spool() as spool,
         ):
             config, work = FetchConfig(**settings, **more), StepTime(step="fetch")
             return fetch_pairs(pairs, config, None, spool, progress, work)

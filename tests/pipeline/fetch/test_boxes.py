@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.dataset.worktimes import StepTime
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.images import images_of
 from pipeline.fetch.shard import fetch_pairs
+from pipeline.fetch.spool import Spool
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
 from schemas.shards import DatasetLayout
@@ -68,12 +68,12 @@ def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):
         allow_folders=(str(tmp_path),), decode_processes=1, blur_boxes="faces", image_format="png"
     )
     progress = ShardProgress(DatasetLayout(str(tmp_path / "data")), Stage.FETCH, 0, 3)
-    with progress, tempfile.TemporaryFile() as spool:
+    with progress, Spool() as spool:
         kept, rejections = fetch_pairs(pairs, config, None, spool, progress, StepTime(step="fetch"))
         stored = []
         for _, (place,) in kept:
-            spool.seek(place.offset)
-            stored.append(np.asarray(Image.open(io.BytesIO(spool.read(place.length)))))
+            data = spool.read(place.offset, place.length)
+            stored.append(np.asarray(Image.open(io.BytesIO(data))))
     assert [row.reason for row in rejections] == ["bad_boxes"]
     plain, blurred = stored
     assert (plain == pixels).all()

@@ -1,7 +1,6 @@
 """Images of pairs that lie in files, and those that deny-lists name."""
 
 import hashlib
-import io
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ShardProgress
 from pipeline.fetch.images import ShardFetcher, images_of, is_remote
 from pipeline.fetch.sharing import FetchSession
-from pipeline.fetch.spool import SpooledImage
+from pipeline.fetch.spool import Spool, SpooledImage
 from schemas.errors import RejectReason, SampleRejected
 from schemas.records import Pair, json_text, pair_key
 from schemas.shards import DatasetLayout
@@ -58,7 +57,7 @@ def test_a_pair_has_an_image_for_each_url_and_the_hash_is_of_the_first():
 def fetched(pairs, folder, **settings):
     """Returns what became of the images of pairs whose files lie in a folder, and the spool."""
     config = FetchConfig(allow_folders=(str(folder),), decode_processes=1, **settings)
-    spool = io.BytesIO()
+    spool = Spool()
     progress = ShardProgress(DatasetLayout(str(folder / "data")), Stage.FETCH, 0, len(pairs))
     with progress, FetchSession(config) as session:
         fetcher = ShardFetcher(pairs, config, spool, progress)
@@ -79,9 +78,9 @@ def test_images_are_spooled_in_the_order_of_their_pairs_and_failures_stand_besid
     assert missing.reason is RejectReason.FILE_NOT_FOUND
     for found in both:
         assert isinstance(found, SpooledImage)
-        encoded = spool.getvalue()[found.offset :][: found.length]
+        encoded = spool.read(found.offset, found.length)
         assert encoded.startswith(b"\xff\xd8") and encoded.endswith(b"\xff\xd9")
-    assert sum(found.length for found in both) == len(spool.getvalue())
+    assert sum(found.length for found in both) == spool.size
 
 
 def test_denied_pictures_are_left_out_by_their_file_and_by_their_pixels(tmp_path):
@@ -95,12 +94,12 @@ def test_denied_pictures_are_left_out_by_their_file_and_by_their_pixels(tmp_path
     (tmp_path / "denied").write_text(f"{by_file}\n{kept.image.pixel_hash}\n")
     ((first,), (second,)), spool = fetched(pairs, tmp_path, deny_hashes=(str(tmp_path / "denied"),))
     assert (first.reason, second.reason) == (RejectReason.DENIED_HASH,) * 2
-    assert spool.getvalue() == b""
+    assert spool.size == 0
 
 
 def test_an_error_that_is_no_images_fault_ends_the_shard(tmp_path):
-    class FullSpool(io.BytesIO):
-        def write(self, data):
+    class FullSpool(Spool):
+        def add(self, data):
             raise OSError("no space left")
 
     (tmp_path / "a.jpg").write_bytes(picture(0))

@@ -1,9 +1,11 @@
-import io
 import tarfile
+
+import pytest
 
 from pipeline.fetch.decoding.pool import DecodedImage
 from pipeline.fetch.spool import (
     IMAGE_REASONS,
+    Spool,
     SpooledImage,
     fetched_sample,
     read_spool,
@@ -30,9 +32,11 @@ IMAGE = DecodedImage(
 
 
 def test_images_come_out_of_the_spool_pair_by_pair_wherever_they_lie():
-    spool = io.BytesIO(b"bbbaa..c")
-    places = {"a": (3, 2), "b": (0, 3), "c": (7, 1)}
-    spooled = {name: SpooledImage(*place, IMAGE) for name, place in places.items()}
+    images = {"b": b"bbb", "a": b"aa", "c": b"c"}
+    spool = Spool()
+    spooled = {
+        name: SpooledImage(spool.add(data), len(data), IMAGE) for name, data in images.items()
+    }
     pairs = [pair_of(some_sample(number)) for number in range(3)]
     kept = [(pairs[0], (spooled["a"], spooled["c"])), (pairs[1], ()), (pairs[2], (spooled["b"],))]
     found = list(read_spool(kept, spool, "jpg"))
@@ -41,6 +45,16 @@ def test_images_come_out_of_the_spool_pair_by_pair_wherever_they_lie():
     assert (first.width, first.original_height, first.sha256) == (4, 30, "s")
     assert first.more_images is not None and len(first.more_images) == 1
     assert (text.image_format, text.width, text.sha256) == (None, None, None)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 100, 1000, 10_000])
+def test_what_is_too_much_for_memory_is_read_from_a_file(memory_bytes: int) -> None:
+    images = [bytes([number]) * (37 * number % 91) for number in range(100)]
+    with Spool(memory_bytes) as spool:
+        places = [spool.add(image) for image in images]
+        assert spool.size == sum(map(len, images))
+        found = [spool.read(place, len(image)) for place, image in zip(places, images, strict=True)]
+    assert found == images
 
 
 def test_tar_and_table_hold_the_same_samples_and_the_same_bytes_each_time(tmp_path):

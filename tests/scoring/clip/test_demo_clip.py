@@ -31,8 +31,9 @@ from schemas.records import (
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.clip.scorer import ClipScorer
-from scoring.config import DeduplicateConfig, ImageSettings, ScoreConfig
+from scoring.config import DeduplicateConfig, ScoreConfig
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 CORPUS = EXAMPLES / "corpus"

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.looks.run import planted
-from scoring.config import DeduplicateConfig, ImageSettings
+from scoring.config import DeduplicateConfig
 from scoring.duplicates.looks import Looks
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 
 STAMPS = Path(__file__).parents[3] / "examples/corpus/images"
 LIMIT = DeduplicateConfig().look_difference

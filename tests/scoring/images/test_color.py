@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scoring.config import ImageSettings
 from scoring.images.color import MAX_PROFILE_BYTES, conversion
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 from tests.color_profiles import (
     ADOBE,
     P3,

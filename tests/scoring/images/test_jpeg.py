@@ -7,9 +7,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
 from scoring.images.jpeg import SOS, is_complete, is_plain, segments
 from scoring.images.prepare import decode, prepare_image, read_header
+from scoring.images.settings import ImageSettings
 
 EOI = b"\xff\xd9"
 KINDS: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from schemas.errors import SampleRejected
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image, read_header
+from scoring.images.settings import ImageSettings
 
 SETTINGS = ImageSettings(resize_mode="no", image_format="png")
 

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
 from scoring.images.prepare import (
     check_limits,
     hash_pixels,
@@ -16,6 +15,7 @@ from scoring.images.prepare import (
     read_header,
     turn_upright,
 )
+from scoring.images.settings import ImageSettings
 from scoring.images.sniff import sniff
 
 SETTINGS = ImageSettings(image_size=64)

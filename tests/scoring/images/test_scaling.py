@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image, scaled_size
 from scoring.images.scaling import resize_reduced, scale_divisor
+from scoring.images.settings import ImageSettings
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from schemas.errors import SampleRejected
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 from scoring.images.sniff import sniff
 
 SETTINGS = ImageSettings(resize_mode="no", image_format="png")

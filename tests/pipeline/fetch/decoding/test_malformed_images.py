@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
+from scoring.images.settings import ImageSettings
 from tests.curations import CORPUS
 
 SETTINGS = ImageSettings(image_size=32)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.fetch.decoding.pool import DecodedImage, DecoderPool, DecoderStartError, _Decoder
 from schemas.errors import RejectReason, SampleRejected
-from scoring.config import ImageSettings
 from scoring.images.prepare import prepare_image
+from scoring.images.settings import ImageSettings
 
 SETTINGS = ImageSettings(image_size=32)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")

@@ -1,32 +1,12 @@
 import hashlib
-import io
 
 import pytest
 
-from pipeline.fetch.decoding.process import (
-    Handling,
-    answer,
-    check_hash,
-    read_frame,
-    start_message,
-    write_frame,
-)
+from pipeline.fetch.decoding.frames import Handling, start_message
+from pipeline.fetch.decoding.process import answer, check_hash
 from schemas.errors import SampleRejected
-from scoring.config import ImageSettings
+from scoring.images.settings import ImageSettings
 from tests.datasets import jpeg
-
-
-def test_frames_come_back_one_by_one_and_a_cut_one_is_the_end():
-    file = io.BytesIO()
-    frames = [({"a": 1}, b"x" * 1000), ({}, b"")]
-    for header, data in frames:
-        write_frame(file, header, data)
-    whole = file.getvalue()
-    file.seek(0)
-    assert [read_frame(file), read_frame(file)] == frames
-    for length in (0, 4, 9, 500):
-        with pytest.raises(EOFError):
-            read_frame(io.BytesIO(whole[:length]))
 
 
 def test_the_settings_cross_as_they_are():
