@@ -64,7 +64,7 @@ def main() -> None:
     # Threads that spin while they wait steal the core from the thread that they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_products_reproducible()
-    keep_freed_memory()  # one worker is this process
+    keep_freed_memory()  # for who begins here; `pipeline.start` does so first
     # Libraries warn while they are imported, before there is a folder to log to.
     logging.basicConfig(handlers=[logging.NullHandler()])
     signal.signal(signal.SIGTERM, _terminate)

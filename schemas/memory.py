@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
     A model frees its large tensors with every batch and asks for the same again. By default each
     is mapped anew, and the kernel clears its pages: of scoring with RN50 this took two fifths
     (`benchmarks/score_memory.py`). The process keeps what it once needed at most.
-    To be called before the process starts threads.
+    To be called before numpy's and Arrow's import, which start threads: a heap of their own that
+    such a thread has by then is given to others later, and what does not fit there is mapped.
     """
     return _set(KEEPING_ALL)
 

@@ -56,7 +56,7 @@ class Spool:
 
     def _write(self) -> None:
         if self._file is None:
-            self._file = cast(FileIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         left = memoryview(b"".join(self._newest.values()))
         while left:
             left = left[self._file.write(left) :]

@@ -125,6 +125,8 @@ class LocalWorkerHandler(GrpcWorkerHandler):
             self._command,
             env={
                 **os.environ,
+                # What `keep_freed_memory` asks for, before a library's threads have other heaps.
+                "MALLOC_ARENA_MAX": "1",
                 "CONTROL_API_SERVICE_DESCRIPTOR": _as_text(self.control_api_service_descriptor()),
                 "LOGGING_API_SERVICE_DESCRIPTOR": _as_text(self.logging_api_service_descriptor()),
                 "PIPELINE_OPTIONS": json_format.MessageToJson(options),
