@@ -1,6 +1,7 @@
 """Two hosts to train on: network namespaces with names of their own, joined by a bridge."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from tests.warm_commands import WarmProcess, start_warm
 from training.engine.launch import free_port
 
 ROOT = Path(__file__).parents[2]
+OWN_FILES = Path("/etc/netns")
+"""Where a network namespace has its files of /etc. Source: ip-netns(8)."""
 NAMED = 'hostname "$0"; exec "$@"'
 """Gives a process its host's name, as its first word."""
 
@@ -93,12 +96,18 @@ def two_hosts() -> Iterator[Hosts]:
     hosts = None
     try:
         added = [network.add(number) for number in (1, 2)]
-        hosts = Hosts(
-            network, [a for a, _ in added], [words[-1] for _, words in added], free_port()
-        )
+        names = [within[-1] for _, within in added]
+        hosts = Hosts(network, [address for address, _ in added], names, free_port())
+        # torchrun looks its host's own name up; `ip netns exec` puts these over /etc/hosts.
+        known = "".join(f"{address} {within[-1]}\n" for address, within in added)
+        for name in names:
+            (OWN_FILES / name).mkdir(parents=True)
+            (OWN_FILES / name / "hosts").write_text(f"127.0.0.1 localhost\n{known}")
         yield hosts
     finally:
         if hosts is not None:
+            for name in hosts.names:
+                shutil.rmtree(OWN_FILES / name, ignore_errors=True)
             for number in (0, 1):
                 hosts.kill(number)
             for process in hosts.started:

@@ -43,8 +43,9 @@ FIRST_DYNAMIC_PORT = 49152
 """The same where nothing else is known. Source: RFC 6335, section 6."""
 FIRST_PORT = 20000
 """Above those that well-known services take."""
-SECONDS_TO_FOLLOW = 60.0
-"""Time that the others have to end by themselves when one process failed: it may be saving."""
+SECONDS_TO_FOLLOW = 600.0
+"""Time that the others have to end by themselves when one process failed: the first may be writing
+a model. They hear of it (training/engine/watch.py), so that none waits for it in vain."""
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

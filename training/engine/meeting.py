@@ -31,6 +31,8 @@ SHOWN = 6
 """Most differences, and most processes that are missing, that a message names."""
 CONNECT_SECONDS = 20.0
 """Of one attempt to reach the store; between two, a SIGTERM is heard."""
+HEAR_SECONDS = 60.0
+"""For all processes to read why none begins, before the store goes with the first."""
 LOOK_EVERY_SECONDS = 0.1
 
 
@@ -206,7 +208,7 @@ def _end(store: Any, place: Place, verdict: Mapping[str, Any]) -> None:
     It goes only once all have heard, or a while later: the store may go with the first.
     """
     store.add("heard", 1)
-    deadline = time.monotonic() + CONNECT_SECONDS
+    deadline = time.monotonic() + HEAR_SECONDS
     if place.rank == 0:
         while store.add("heard", 0) < store.add("come", 0) and time.monotonic() < deadline:
             time.sleep(LOOK_EVERY_SECONDS)

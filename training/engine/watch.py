@@ -16,8 +16,8 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from schemas.command_line import print_error
 from schemas.errors import ConfigError, PeerLost
 from schemas.terminal import Console
-from training.engine.launch import SECONDS_TO_FOLLOW, is_peer_lost
+from training.engine.launch import is_peer_lost
 from training.engine.place import Place, name_interface
 
 STATUS_FAILED = 1
@@ -33,8 +33,10 @@ SECONDS_TO_HEAR = 5.0
 """Time that this process has to notice the loss of another in its own collective."""
 PROBES = 3
 """That a host leaves unanswered before it counts as lost."""
-HELLO_SECONDS = 10.0
-"""For a new connection to say who it is."""
+HELLO_SECONDS = 60.0
+"""For the rest of a connection's first line, of which the beginning has come."""
+SECONDS_TO_FOLLOW = 60.0
+"""Time that this process has to end by itself when another has failed: often of the same."""
 MOST_BYTES = 1 << 16
 """Of a message."""
 MOST_WORDS = 2000
@@ -79,6 +81,16 @@ class _Peer:
         return line
 
 
+_writing = threading.Lock()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Lets this process write something whole, though others are lost meanwhile."""
+    with _writing:
+        yield
+
+
 def watch_others(
     places: Sequence[Place],
     rank: int,
@@ -113,30 +125,47 @@ def watch_others(
 def _accepted(
     server: socket.socket, places: Sequence[Place], password: str, deadline: float
 ) -> list[_Peer]:
+    """Returns the connections of all other processes.
+
+    None holds up the others: on a busy machine seconds go by between a connection and its first
+    word, and strangers may never say one.
+    """
     found: dict[int, _Peer] = {}
-    while len(found) < len(places) - 1:
-        server.settimeout(max(0.1, deadline - time.monotonic()))
-        try:
-            connection, _ = server.accept()
-        except TimeoutError as error:
-            missing = [str(p) for p in places[1:] if p.rank not in found]
-            raise ConfigError(
-                f"{missing[0]} did not connect to {places[0]} in time: look at what its host "
-                "says, and whether a firewall lets hosts reach each other at all ports"
-            ) from error
-        connection.settimeout(HELLO_SECONDS)
-        peer = _Peer(places[0], connection)
-        try:
-            said = json.loads(peer.readline())
-            is_ours = secrets.compare_digest(str(said["password"]), password)
-            peer.place = places[int(said["rank"])]
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
-            is_ours = False
-        if is_ours:
-            found[peer.place.rank] = peer
-        else:
-            connection.close()
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        while len(found) < len(places) - 1:
+            events = selector.select(max(0.0, deadline - time.monotonic()))
+            if not events:
+                missing = next(place for place in places[1:] if place.rank not in found)
+                raise ConfigError(
+                    f"{missing} did not connect to {places[0]} in time: look at what its host "
+                    "says, and whether a firewall lets hosts reach each other at all ports"
+                )
+            for key, _ in events:
+                if key.data is None:
+                    new = _Peer(places[0], server.accept()[0])
+                    selector.register(new.connection, selectors.EVENT_READ, new)
+                    continue
+                selector.unregister(key.fileobj)
+                if _is_ours(key.data, places, password):
+                    found[key.data.place.rank] = key.data
+                else:
+                    key.data.connection.close()
+        for key in list(selector.get_map().values()):
+            if key.data is not None:
+                key.data.connection.close()
     return list(found.values())
+
+
+def _is_ours(peer: _Peer, places: Sequence[Place], password: str) -> bool:
+    """Returns whether a connection that has spoken is of this run, and notes of which process."""
+    try:
+        peer.connection.settimeout(HELLO_SECONDS)
+        said = json.loads(peer.readline())
+        peer.place = places[int(said["rank"])]
+        return secrets.compare_digest(str(said["password"]), password)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
 
 
 def _connected(
@@ -279,10 +308,11 @@ class Watch:
         seconds = SECONDS_TO_HEAR if fallen["kind"] == "lost" else SECONDS_TO_FOLLOW
         if self._is_taken.wait(seconds) or not self._claim.acquire(blocking=False):
             return
-        if self._speaks:
-            Console(stderr=True).show_cursor()
-            print_error(self._words)
-        os._exit(STATUS_FAILED)
+        with _writing:
+            if self._speaks:
+                Console(stderr=True).show_cursor()
+                print_error(self._words)
+            os._exit(STATUS_FAILED)
 
     def _in_words(self, fallen: Mapping[str, Any]) -> str:
         other = f"process {fallen['rank']} on {fallen['host']}"
