@@ -133,6 +133,9 @@ def end_together(handler: object) -> None:
 def by_first(find: Callable[[], T]) -> T:
     """Returns what a function gives in the first process; all processes call this together.
 
+    So for what is on disk: another host may remember otherwise for up to a minute what network
+    storage held.
+
     Raises:
         ConfigError, DatasetError, StorageError: in all of them, if it does there.
     """

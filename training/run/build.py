@@ -82,7 +82,6 @@ def build(folder: RunFolder) -> Run:
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
         Console(stderr=True).print(f"attention: {attention}", highlight=False)
-    # Another host may remember an older one for a while, as network storage does.
     checkpoint = by_first(lambda: latest_checkpoint(out / "checkpoints"))
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
