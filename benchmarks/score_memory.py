@@ -12,6 +12,7 @@ demo's CLIP, EfficientNet-Lite0 with a text tower, which `examples/assemble_mode
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -19,21 +20,17 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import open_clip
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.results import save_result
 from schemas.memory import keep_freed_memory
+from scoring.clip.scorer import ClipScorer
 from scoring.config import ScoreConfig
-
-if TYPE_CHECKING:
-    import torch
-
-    from scoring.clip.scorer import ClipScorer
-
-# A worker says how it wants its memory before it imports anything that starts threads, or what
-# threads take would not be kept: so torch is imported where it is used.
 
 SIDES = ("as it comes", "kept")
 DEMO = "demo"
@@ -87,7 +84,11 @@ def compare(model: str, rounds: int, images: int, batch_size: int) -> dict[str, 
                     *("--weights", weights, "--images", str(images)),
                     *("--batch-size", str(batch_size)),
                 ]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                # As the local runner starts its workers: before a library starts threads.
+                own = {"MALLOC_ARENA_MAX": "1"} if side == "kept" else {}
+                done = subprocess.run(
+                    command, check=True, capture_output=True, text=True, env={**os.environ, **own}
+                )
                 found[side].append(json.loads(done.stdout.splitlines()[-1]))
     medians: dict[str, Any] = {}
     for side in SIDES:
@@ -111,9 +112,6 @@ def stored_model(model: str, folder: Path) -> tuple[str, str]:
         command = [sys.executable, str(ASSEMBLE), "--out", str(folder), "--only", "demo_clip"]
         subprocess.run(command, check=True, capture_output=True)
         return f"local-dir:{folder}/demo_clip", ""
-    import open_clip
-    import torch
-
     weights = folder / "random.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(model).state_dict(), weights)
@@ -125,11 +123,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     is_kept = options.side == "kept"
     if is_kept:
         keep_freed_memory()
-
-    import torch
-
-    from scoring.clip.scorer import ClipScorer
-
     scorer = ClipScorer(
         ScoreConfig(
             model=options.model,
@@ -151,7 +144,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def _score(scorer: "ClipScorer", pixels: "torch.Tensor", images: int) -> dict[str, float]:
+def _score(scorer: ClipScorer, pixels: torch.Tensor, images: int) -> dict[str, float]:
     scorer._image_features(pixels)
     before = resource.getrusage(resource.RUSAGE_SELF)
     batches = max(1, images // len(pixels))
