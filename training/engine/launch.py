@@ -8,12 +8,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from schemas.command_line import print_error
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.terminal import Console
+
+T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux's prctl(2)."""
@@ -111,6 +115,27 @@ def end_together(handler: object) -> None:
     dist.all_reduce(votes)
     if votes.item() > 0:
         _end_before_first_step()
+
+
+def together(work: Callable[[], T]) -> T:
+    """Returns what this process's own work gives; all processes call it together.
+
+    Raises:
+        ConfigError, DatasetError, StorageError: in all of them, if in one.
+    """
+    import torch.distributed as dist
+
+    failure: Exception | None = None
+    try:
+        result = work()
+    except (ConfigError, DatasetError, StorageError) as error:
+        failure = error
+    failures: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    for found in failures:
+        if found is not None:
+            raise found
+    return result
 
 
 def _end_before_first_step() -> None:
