@@ -234,22 +234,21 @@ def make_shard(folder: str, rows: int, number: int) -> ShardEntry:
     hashes = in_hex(numbers * np.uint64(0x9E3779B97F4A7C15))
     keys[:, 16:24] = hashes[:, :8]
     rng = np.random.default_rng(number)
-    said = WORDS[rng.integers(0, len(WORDS), (count, 6))].tolist()
+    said = WORDS[rng.integers(0, len(WORDS), (count // 10 + 1, 6))].tolist()
+    captions = pa.array([" ".join(words) for words in said])
     columns: dict[str, Any] = {
         "key": texts(keys),
-        "url": [f"https://images.example/{n}.jpg" for n in numbers.tolist()],
-        "caption": [" ".join(words) for words in said],
+        "url": texts(keys),
+        "caption": captions.take(pa.array(rng.integers(0, len(said), count))),
         "pixel_hash": texts(hashes),
-        "alignment_level": rng.integers(1, 9, count),
-        "image_offset": np.arange(count) * 50_000,
-        "image_bytes": rng.integers(40_000, 49_000, count),
-        "source": ["made up"] * count,
+        "alignment_level": pa.array(rng.integers(1, 9, count), pa.int8()),
+        "image_offset": pa.array(np.arange(count) * 50_000),
+        "image_bytes": pa.array(rng.integers(40_000, 49_000, count)),
+        "source": pa.repeat("made up", count),
     }
     table = pa.table(
         {
-            field.name: pa.array(columns[field.name], field.type)
-            if field.name in columns
-            else pa.nulls(count, field.type)
+            field.name: columns.get(field.name, pa.nulls(count, field.type))
             for field in TRAIN_SCHEMA
         },
         schema=TRAIN_SCHEMA,

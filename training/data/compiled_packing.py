@@ -3,6 +3,8 @@
 Only those who have many samples import this: it loads a compiler, and the first call compiles.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -84,7 +86,7 @@ def _take_best_subset(
 
 
 @njit(nogil=True)
-def _add(size: int, reachable: np.ndarray, new: int, words: int) -> None:
+def _add(size: Any, reachable: np.ndarray, new: Any, words: Any) -> None:
     """Writes a row of words: the one before it, or that moved up by so many bits.
 
     Indices without a sign let the compiler make vectors of the loops.
@@ -105,6 +107,6 @@ def _add(size: int, reachable: np.ndarray, new: int, words: int) -> None:
 
 
 @njit(nogil=True)
-def _has(reachable: np.ndarray, row: int, total: int) -> bool:
+def _has(reachable: np.ndarray, row: Any, total: int) -> Any:
     word = reachable[row + np.uintp(total // 64)]
     return (word >> np.uint64(total % 64)) & np.uint64(1) == np.uint64(1)

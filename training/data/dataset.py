@@ -127,7 +127,7 @@ class TrainDataset:
 
     def folder_of(self, samples: Any) -> np.ndarray:
         """Returns which folder samples are from, of the shape of their numbers."""
-        return np.searchsorted(self._ends, samples, side="right")
+        return np.asarray(np.searchsorted(self._ends, samples, side="right"))
 
     def first_by_key(self, is_wanted: np.ndarray) -> Iterator[int]:
         """Yields the samples that are wanted in the order of their keys.

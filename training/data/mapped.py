@@ -184,11 +184,11 @@ def _check_room(folder: Path, num_bytes: int, remedy: str) -> str:
     """Returns what room will be taken, in words.
 
     Raises:
-        ConfigError: if there is not so much.
+        ConfigError: if it is worth a word and there is not so much.
     """
     free = shutil.disk_usage(folder).free
     words = f"about {num_bytes / 1e9:,.1f} GB in {folder}, where {free / 1e9:,.1f} GB are free"
-    if num_bytes > free:
+    if num_bytes > max(free, SAID_BYTES):
         raise ConfigError(f"the rows of the data need {words}: make room, or {remedy}")
     return words
 
@@ -203,7 +203,7 @@ def _sizes(folder: Path) -> dict[str, int] | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    sizes = _sizes(folder)
+    sizes = _sizes(folder) or {}
     try:
         return bool(sizes) and all((folder / n).stat().st_size == s for n, s in sizes.items())
     except OSError:

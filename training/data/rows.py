@@ -9,7 +9,9 @@ which a sample is held out) stands beside them as arrays.
 
 import io
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,8 @@ import pyarrow.compute as pc
 
 from schemas.columns import read_table
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest
-from schemas.progress import shown
+from schemas.manifest import Manifest, ShardEntry
+from schemas.progress import is_first_process, shown
 from schemas.records import TRAIN_SCHEMA, hash_share
 from schemas.shards import DatasetLayout
 from schemas.storage import read_bytes
@@ -40,6 +42,8 @@ BATCH_BYTES = 2**16
 RECENT_BATCHES = 64
 """That a process keeps uncompressed."""
 WRITTEN_AT_ONCE = 2**20
+READ_AHEAD = 4
+"""Shards that are read while another is copied."""
 FILE, STARTS, LEVELS, SHARES, FACTS = "rows.arrow", "starts", "levels", "shares", "facts.json"
 
 
@@ -115,21 +119,17 @@ def write_rows(layout: DatasetLayout, manifest: Manifest, folder: Path) -> None:
     """
     starts, previous, longest = [0], None, 0
     is_by_key = True
-    is_shown = sum(entry.samples for entry in manifest.shards) >= HELD_ROWS
-    shards = shown(
-        "copying rows",
-        enumerate(manifest.shards),
-        len(manifest.shards),
-        unit="shard",
-        is_active=is_shown,
-    )
+    is_long = sum(entry.samples for entry in manifest.shards) >= HELD_ROWS
+    is_active = is_long and is_first_process()
+    tables = _read_ahead(layout, manifest.shards)
+    total = len(manifest.shards)
     with (
         (folder / LEVELS).open("wb") as levels,
         (folder / SHARES).open("wb") as shares,
         _writer(folder / FILE) as writer,
     ):
-        for number, entry in shards:
-            table = _read_rows(layout, int(entry.name), entry.samples)
+        shards = shown("copying rows", tables, total, unit="shard", is_active=is_active)
+        for number, table in enumerate(shards):
             levels.write(_levels(table).data)
             shares.write(_shares(table).data)
             keys = table.column("key").combine_chunks()
@@ -149,13 +149,28 @@ def write_rows(layout: DatasetLayout, manifest: Manifest, folder: Path) -> None:
 def _writer(path: Path) -> Iterator[pa.ipc.RecordBatchFileWriter]:
     fields = [TRAIN_SCHEMA.field(name).remove_metadata() for name in COLUMNS]
     fields += [pa.field(HASHES, pa.list_(pa.string())), pa.field("shard", pa.int32())]
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+    options = pa.ipc.IpcWriteOptions(
+        compression=pa.Codec("zstd", compression_level=1),
+        use_threads=False,  # for batches as small as these it costs more than it saves
+    )
     with (
         pa.OSFile(str(path), "wb") as raw,
         pa.BufferedOutputStream(raw, WRITTEN_AT_ONCE) as file,
         pa.ipc.new_file(file, pa.schema(fields), options=options) as writer,
     ):
         yield writer
+
+
+def _read_ahead(layout: DatasetLayout, shards: Sequence[ShardEntry]) -> Iterator[pa.Table]:
+    """Yields the rows of shards, some of which are read meanwhile."""
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        coming: deque[Future[pa.Table]] = deque()
+        for shard in shards:
+            coming.append(pool.submit(_read_rows, layout, int(shard.name), shard.samples))
+            if len(coming) > READ_AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:

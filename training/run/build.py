@@ -55,8 +55,7 @@ def build(folder: RunFolder) -> Run:
     folder.check()
     check_wandb(config.wandb_project)
     torch.manual_seed(config.seed)
-    kept = folder.rows
-    dataset = together(lambda: TrainDataset(data, kept))
+    dataset = together(lambda: TrainDataset(data, folder.rows))
     dataset.check_levels(config.model.num_levels)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
@@ -67,11 +66,10 @@ def build(folder: RunFolder) -> Run:
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
     held_out = dataset.is_held_out(ratio)
-    identity = _plan_identity(config, dataset, encoder)
-    plan = together(lambda: _training_plan(config, dataset, lengths, held_out, identity))
+    plan = together(lambda: _training_plan(config, dataset, lengths, held_out, encoder))
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
     if is_first and not config.data.rows_folder:
-        kept.remove_others()
+        dataset.kept.remove_others()
     is_allowed = ~held_out & (lengths.tokens > 0)
     first = samples_of_start(config, dataset, is_allowed) if init is None else []
     store = _filled_store(parts, config, out, dataset, plan, first, validation)
@@ -123,7 +121,7 @@ def _training_plan(
     dataset: TrainDataset,
     lengths: MeasuredLengths,
     held_out: np.ndarray,
-    identity: str,
+    encoder: Encoder,
 ) -> TrainingPlan:
     """Returns which samples share a sequence at which step.
 
@@ -140,7 +138,7 @@ def _training_plan(
         max_steps=config.max_steps,
         curriculum=_curriculum(config, dataset),
         kept=dataset.kept,
-        identity=identity,
+        identity=_plan_identity(config, dataset, encoder),
     )
     if plan.num_steps == 0:
         raise ConfigError(
@@ -348,8 +346,8 @@ def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encod
 def _plan_identity(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:
     """Returns a hash of all that the plan of an epoch may follow from, beside seed and epoch."""
     made_of = [*dataset.fingerprints, encoder.identity(), config.model.num_levels, config.epochs]
-    free = {"workers": 0, "rows_folder": "", "on_corrupt": "error", "sequences_per_device": 1}
-    return digest_of(*made_of, replace(config.data, **free))
+    data = replace(config.data, workers=0, rows_folder="", on_corrupt="error")
+    return digest_of(*made_of, replace(data, sequences_per_device=1))
 
 
 def _check_checkpoint(checkpoint: Path | None, fingerprint: str, folder: RunFolder) -> int:
