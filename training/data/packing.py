@@ -12,8 +12,8 @@ import numpy as np
 Packed = tuple[int, ...]
 """The samples of one packed sequence, as numbers of rows in the dataset."""
 COMPILED_FROM = 200_000
-"""Samples from which compiling takes less time than it saves (benchmarks/rows.py: about 4 s, and
-10 us a sample)."""
+"""Samples from which compiling, about two seconds of a core, takes less time than it saves: about
+ten microseconds a sample."""
 
 
 def pack(samples: Sequence[int], lengths: np.ndarray, capacity: int, window: int) -> list[Packed]:
