@@ -4,7 +4,7 @@ Torch, Beam and what they bring take a command several seconds of a core to impo
 start dozens: to kill them, to let them end by themselves, two at once. A forked one is as real,
 with a process group, an environment and an output of its own; only the start of Python is left out.
 What is forked has imported and done nothing else, and has no threads but one of Arrow's allocator,
-which knows of forks.
+which knows of forks. Its own processes of Python are forked likewise (`tests/warm_children.py`).
 
     test  -- words, environment, two pipes -->  this module as a program, with all imported
       ^                                           |- fork -> keeper -- fork -> the command
@@ -27,6 +27,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.warm_children import fork_ranks, fork_workers, threads
 
 PRELOADED = {
     "pipeline.cli": ("pipeline.job.run", "pipeline.deduplicate.transform", "scoring.clip.scorer"),
@@ -52,6 +54,23 @@ class WarmProcess:
             self.returncode = int(self._status.readline())
             self._status.close()
         return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Returns the exit status once the command has ended."""
+        if self.poll() is None:
+            self._wait_for(self._status, time.monotonic() + (timeout or float("inf")))
+        status = self.poll()
+        assert status is not None
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to the command alone, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends the command alone, at once."""
+        self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Returns what the command said, standard error with it, once it has ended."""
@@ -80,11 +99,28 @@ def _has_news(file: IO[bytes], seconds: float | None) -> bool:
     return bool(poll.poll(None if seconds is None else 1000 * seconds))
 
 
-def start_warm(module: str, words: Sequence[str], environment: Mapping[str, str]) -> WarmProcess:
-    """Returns the running `main` of a module with these words, in a process group of its own."""
+def start_warm(
+    module: str,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    first: str = "",
+    workers: int = 0,
+) -> WarmProcess:
+    """Returns the running `main` of a module with these words, in a process group of its own.
+
+    Args:
+        first: code that is run in the command's process before it begins.
+        workers: how many of the worker processes that a curation starts are forked.
+    """
     output, said = os.pipe()
     status, told = os.pipe()
-    request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
+    request = {
+        "words": list(words),
+        "environment": dict(environment),
+        "folder": str(Path.cwd()),
+        "first": first,
+        "workers": workers,
+    }
     socket.send_fds(_warm_process(module), [json.dumps(request).encode()], [said, told])
     os.close(said)
     os.close(told)
@@ -135,17 +171,15 @@ def serve(module: str, line: socket.socket) -> Any:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             line.close()
-            _keep(*pipes, **json.loads(request))
+            asked = json.loads(request)
+            first, workers = asked.pop("first"), asked.pop("workers")
+            _keep(*pipes, **asked)
+            fork_workers(workers)
+            fork_ranks()
+            exec(first, {})
             return command.main
         for pipe in pipes:
             os.close(pipe)
-
-
-def threads() -> list[str]:
-    """Returns the names of this process's threads but for the first, and for the allocator's."""
-    tasks = Path("/proc/self/task").iterdir()
-    names = [(task / "comm").read_text().strip() for task in tasks if task.name != str(os.getpid())]
-    return [name for name in names if name != "jemalloc_bg_thd"]
 
 
 def _keep(said: int, told: int, words: list[str], environment: dict[str, str], folder: str) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.curations import kill
-from tests.training.ranks import run_ranks, start_ranks
-from tests.training.test_train import command_line, logged, own_environment, stage_2
+from tests.training.ranks import run_ranks, start_ranks, start_run
+from tests.training.test_train import command_line, logged, stage_2
+from tests.warm_commands import WarmProcess
 from training.config import LoraConfig
 from training.train import train
+
+EPOCHS = 10
+"""Of three or four steps each: two kills have room between the first checkpoint and the end."""
 
 
 def run_until(words: list[str], processes: int, out: Path, steps: int) -> None:
@@ -47,11 +51,11 @@ def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
     rank: int,
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    config = replace(stage_2(tiny_parts, epochs=20), lora=LoraConfig(rank=rank))
+    config = replace(stage_2(tiny_parts, epochs=EPOCHS), lora=LoraConfig(rank=rank))
     assert train(config, [conversation_dataset], str(whole))
     words = command_line(tiny_parts, "pretrain", conversation_dataset, killed)
     words += ["--parallel.zero-stage", str(zero_stage), "--data.form", "conversation"]
-    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "20"]
+    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", str(EPOCHS)]
     words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", str(rank)]
     words += ["--save-every-steps", "3"]
     run_until(words, 2, killed, 5)
@@ -78,17 +82,16 @@ def test_processes_whose_launcher_is_killed_save_and_end(
 
 
 @contextmanager
-def at_work(words: list[str], out: Path) -> Iterator[subprocess.Popen[bytes]]:
+def at_work(words: list[str], out: Path) -> Iterator[WarmProcess]:
     """The command in a process group of its own, some steps into its run; killed at the end."""
-    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
-        try:
-            wait_for(
-                lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2
-            )
-            yield run
-        finally:
-            if is_at_work(run.pid):
-                os.killpg(run.pid, signal.SIGKILL)
+    run = start_run(words)
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2)
+        yield run
+    finally:
+        if is_at_work(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
