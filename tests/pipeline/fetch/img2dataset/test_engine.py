@@ -3,9 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, REJECTION_SCHEMA, Pair,
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, open_read
+from tests.peer_downloads import download_all
 from tests.web_server import ALLOWED_HOST, WebServer, unused_port
 
 R = RejectReason
@@ -95,15 +93,6 @@ def stored_images(tar_path: str | Path, image_format: str = "jpg") -> dict[str, 
 
 QUALITIES = {"jpg": 95, "png": 6, "webp": 95}
 
-DOWNLOADS = """
-import json, sys
-from img2dataset import download
-
-if __name__ == "__main__":
-    for settings in json.loads(sys.argv[1]):
-        download(**settings)
-"""
-
 
 def serve_pictures(server: WebServer) -> list[str]:
     return [server.serve(f"/{seed}.jpg", picture(seed)) for seed in range(8)]
@@ -132,10 +121,7 @@ def theirs(running_web_server: WebServer, tmp_path_factory: pytest.TempPathFacto
         }
         for image_format, quality in QUALITIES.items()
     ]
-    (folder / "downloads.py").write_text(DOWNLOADS)
-    command = [sys.executable, str(folder / "downloads.py"), json.dumps(asked)]
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    download_all(asked)
     return folder
 
 
