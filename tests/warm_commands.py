@@ -4,7 +4,7 @@ Torch, Beam and what they bring take a command several seconds of a core to impo
 start dozens: to kill them, to let them end by themselves, two at once. A forked one is as real,
 with a process group, an environment and an output of its own; only the start of Python is left out.
 What is forked has imported and done nothing else, and has no threads but one of Arrow's allocator,
-which knows of forks. Its own processes of Python are forked likewise (`tests/warm_children.py`).
+which knows of forks. The workers of a curation are forked likewise (`tests/warm_workers.py`).
 
     test  -- words, environment, two pipes -->  this module as a program, with all imported
       ^                                           |- fork -> keeper -- fork -> the command
@@ -12,6 +12,7 @@ which knows of forks. Its own processes of Python are forked likewise (`tests/wa
 """
 
 import atexit
+import ctypes
 import functools
 import gc
 import importlib
@@ -28,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.warm_children import fork_ranks, fork_workers, threads
+from tests.warm_workers import fork_workers
 
 PRELOADED = {
     "pipeline.cli": ("pipeline.job.run", "pipeline.deduplicate.transform", "scoring.clip.scorer"),
@@ -36,6 +37,8 @@ PRELOADED = {
 }
 """Modules with the `main` of a command, and what such a command imports as it begins to work."""
 
+CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
+"""Source: Linux's sched.h."""
 SECONDS_TO_START = 300.0
 """To import everything on a machine with much else to do."""
 
@@ -54,23 +57,6 @@ class WarmProcess:
             self.returncode = int(self._status.readline())
             self._status.close()
         return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Returns the exit status once the command has ended."""
-        if self.poll() is None:
-            self._wait_for(self._status, time.monotonic() + (timeout or float("inf")))
-        status = self.poll()
-        assert status is not None
-        return status
-
-    def send_signal(self, number: int) -> None:
-        """Sends a signal to the command alone, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Ends the command alone, at once."""
-        self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Returns what the command said, standard error with it, once it has ended."""
@@ -103,24 +89,23 @@ def start_warm(
     module: str,
     words: Sequence[str],
     environment: Mapping[str, str],
-    first: str = "",
+    host: str = "",
     workers: int = 0,
 ) -> WarmProcess:
     """Returns the running `main` of a module with these words, in a process group of its own.
 
     Args:
-        first: code that is run in the command's process before it begins.
+        host: network namespace that it runs in, also its host's name.
         workers: how many of the worker processes that a curation starts are forked.
     """
     output, said = os.pipe()
     status, told = os.pipe()
-    request = {
+    request: dict[str, Any] = {
         "words": list(words),
         "environment": dict(environment),
         "folder": str(Path.cwd()),
-        "first": first,
-        "workers": workers,
     }
+    request |= {"host": host, "workers": workers}
     socket.send_fds(_warm_process(module), [json.dumps(request).encode()], [said, told])
     os.close(said)
     os.close(told)
@@ -172,17 +157,24 @@ def serve(module: str, line: socket.socket) -> Any:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             line.close()
             asked = json.loads(request)
-            first, workers = asked.pop("first"), asked.pop("workers")
+            workers = asked.pop("workers")
             _keep(*pipes, **asked)
             fork_workers(workers)
-            fork_ranks()
-            exec(first, {})
             return command.main
         for pipe in pipes:
             os.close(pipe)
 
 
-def _keep(said: int, told: int, words: list[str], environment: dict[str, str], folder: str) -> None:
+def threads() -> list[str]:
+    """Returns the names of this process's threads but for the first, and for the allocator's."""
+    tasks = Path("/proc/self/task").iterdir()
+    names = [(task / "comm").read_text().strip() for task in tasks if task.name != str(os.getpid())]
+    return [name for name in names if name != "jemalloc_bg_thd"]
+
+
+def _keep(
+    said: int, told: int, words: list[str], environment: dict[str, str], folder: str, host: str
+) -> None:
     """Forks the command, in whose process it returns; waits for its end and tells the status."""
     if (pid := os.fork()) != 0:
         os.close(said)
@@ -191,6 +183,8 @@ def _keep(said: int, told: int, words: list[str], environment: dict[str, str], f
         os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
         os._exit(0)
     os.close(told)
+    if host:
+        _enter(host)
     os.setsid()
     for standard in (1, 2):
         os.dup2(said, standard)
@@ -200,6 +194,15 @@ def _keep(said: int, told: int, words: list[str], environment: dict[str, str], f
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = words
+
+
+def _enter(host: str) -> None:
+    """Puts this process into a network namespace and gives it a host name of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/run/netns/{host}").open() as place:
+        if libc.setns(place.fileno(), CLONE_NEWNET) or libc.unshare(CLONE_NEWUTS):
+            raise OSError(ctypes.get_errno(), f"{host} cannot be entered")
+    socket.sethostname(host)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,15 @@ def own_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in places}
 
 
-def start_run(words: Sequence[str], first: str = "", **environment: str) -> WarmProcess:
-    """Returns a running command line; the training processes that it starts are forked too.
-
-    Args:
-        first: code that is run in its process before it begins.
-    """
-    assert list(words[: len(COMMAND)]) == COMMAND
-    own = {**own_environment(), **environment}
-    return start_warm("training.cli", words[len(COMMAND) :], own, first)
-
-
-def start_ranks(words: Sequence[str], processes: int, first: str = "") -> list[WarmProcess]:
+def start_ranks(words: Sequence[str], processes: int) -> list[WarmProcess]:
     """Returns the running processes of a command line, each in a process group of its own."""
+    assert list(words[: len(COMMAND)]) == COMMAND
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     places |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     ranks = []
     for rank in map(str, range(processes)):
-        ranks.append(start_run(words, first, **places, RANK=rank, LOCAL_RANK=rank))
+        environment = {**own_environment(), **places, "RANK": rank, "LOCAL_RANK": rank}
+        ranks.append(start_warm("training.cli", words[len(COMMAND) :], environment))
     return ranks
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.curations import kill
-from tests.training.ranks import run_ranks, start_ranks, start_run
-from tests.training.test_train import command_line, logged, stage_2
-from tests.warm_commands import WarmProcess
+from tests.training.ranks import run_ranks, start_ranks
+from tests.training.test_train import command_line, logged, own_environment, stage_2
 from training.config import LoraConfig
 from training.train import train
 
@@ -82,16 +81,17 @@ def test_processes_whose_launcher_is_killed_save_and_end(
 
 
 @contextmanager
-def at_work(words: list[str], out: Path) -> Iterator[WarmProcess]:
+def at_work(words: list[str], out: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command in a process group of its own, some steps into its run; killed at the end."""
-    run = start_run(words)
-    try:
-        wait_for(lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2)
-        yield run
-    finally:
-        if is_at_work(run.pid):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+    with subprocess.Popen(words, env=own_environment(), start_new_session=True) as run:
+        try:
+            wait_for(
+                lambda: (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2
+            )
+            yield run
+        finally:
+            if is_at_work(run.pid):
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch._dynamo.utils import counters
 
 from schemas.errors import ConfigError
 from tests.training.conftest import conversation_samples, write_dataset
-from tests.training.ranks import COMMAND, run_ranks, start_run
+from tests.training.ranks import COMMAND, own_environment, run_ranks
 from training.config import DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from training.model.packing.attention import BY_SAMPLE
 from training.parts import assemble, set_attention
@@ -375,47 +376,31 @@ def test_sigterm_saves_and_ends_with_143(
     out = tmp_path / "run"
     words = command_line(tiny_parts, "pretrain", caption_dataset, out)
     words += ["--epochs", "500", "--processes", str(processes)]
-    run = start_run(words)
-    give_up_at = time.monotonic() + 240
-    while time.monotonic() < give_up_at and run.poll() is None:
-        if (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2:
-            break
-        time.sleep(0.1)
-    run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=240)
-    assert run.returncode == 143, said
+    with subprocess.Popen(words, env=own_environment()) as run:
+        give_up_at = time.monotonic() + 240
+        while time.monotonic() < give_up_at and run.poll() is None:
+            if (out / "metrics.jsonl").exists() and len(logged(out, "train/loss")) > 2:
+                break
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=240) == 143
     step = int((out / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
     assert step == len(logged(out, "train/loss"))
     assert not (out / "model").exists()
 
 
-BUILDS_FOR_EVER = """
-import pathlib, time
-import training.run.build
-
-def build(**parts):
-    pathlib.Path("building").touch()
-    time.sleep(3600)
-
-training.run.build.Run = build
-"""
-
-
 @pytest.mark.slow
 def test_sigterm_before_the_first_step_ends_with_143(
-    tiny_parts: dict[str, str],
-    caption_dataset: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.chdir(tmp_path)
-    run = start_run(command_line(tiny_parts, "pretrain", caption_dataset, out), BUILDS_FOR_EVER)
-    give_up_at = time.monotonic() + 240
-    while not (tmp_path / "building").exists() and time.monotonic() < give_up_at:
-        time.sleep(0.02)
-    run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=240)
-    assert run.returncode == 143
+    words = [*command_line(tiny_parts, "pretrain", caption_dataset, out), "--epochs", "500"]
+    with subprocess.Popen(words, env=own_environment(), stderr=subprocess.PIPE, text=True) as run:
+        give_up_at = time.monotonic() + 240
+        while not (out / ".lock").exists() and time.monotonic() < give_up_at:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=240)
+        assert run.returncode == 143
     assert "stopped by SIGTERM before the first step" in said
     assert not (out / "checkpoints").exists()

@@ -1,10 +1,9 @@
-"""What a command of the tests forks where it would start Python: its workers and its ranks.
+"""Workers of a curation that is a command of the tests, forked where the job would start Python.
 
-They are processes as real as started ones, children of the command with an environment and an end
-of their own; what they would import is imported already.
+They are processes as real as started ones, children of the job with an environment and an end of
+their own; what they would import is imported already.
 """
 
-import gc
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -98,31 +96,6 @@ def _work_when_told(heard: int) -> NoReturn:
     _run(work, **json.loads(request))
 
 
-def fork_ranks() -> None:
-    """Lets the launcher of several training processes fork them."""
-    launcher: Any = sys.modules.get("training.engine.launch")
-    if launcher is None:
-        return
-
-    def start(
-        command: Sequence[str], env: Mapping[str, str], preexec_fn: Callable[[], None]
-    ) -> subprocess.Popen[bytes]:
-        assert threads() == []
-
-        def train() -> None:
-            os.closerange(3, 1 << 16)  # one of them tells that the process has started
-            preexec_fn()
-            gc.enable()
-            from training.cli import main
-
-            _run(main, list(command), env)
-
-        # Never comes to an end, so that no other program takes its place.
-        return subprocess.Popen(command, preexec_fn=train)
-
-    launcher.subprocess = SimpleNamespace(Popen=start)
-
-
 def _run(main: Callable[[], Any], words: list[str], environment: Mapping[str, str]) -> NoReturn:
     """Runs what `python -m MODULE WORDS` would, and ends as it would."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -142,10 +115,3 @@ def _run(main: Callable[[], Any], words: list[str], environment: Mapping[str, st
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def threads() -> list[str]:
-    """Returns the names of this process's threads but for the first, and for the allocator's."""
-    tasks = Path("/proc/self/task").iterdir()
-    names = [(task / "comm").read_text().strip() for task in tasks if task.name != str(os.getpid())]
-    return [name for name in names if name != "jemalloc_bg_thd"]
