@@ -20,43 +20,24 @@ if not os.environ.get("ALIGNGPT_CLUSTER_TEST"):
     pytest.skip("takes minutes: make cluster-test runs it", allow_module_level=True)
 
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from pipeline.dataset.progress import ProgressReader, ShardState
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from tests.curations import CORPUS, contents, finish, kill, start_words
 from tests.ray_cluster import RayCluster, has_namespaces
+from tests.stores import FaultyStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PICTURES = 96
 
 
-class Store:
-    """The S3 server, reached by the nodes at the head's address."""
-
-    def __init__(self, address: str) -> None:
-        self._server = ThreadedMotoServer(address, 0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.environment = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-
-    def stop(self) -> None:
-        """Ends the server."""
-        self._server.stop()
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[RayCluster]:
     """A head without CPUs, and two nodes, whose environment knows where the store is."""
     cluster = RayCluster(tmp_path_factory.mktemp("ray"), {}, in_namespaces=has_namespaces())
-    store = Store(cluster.network.head)
+    store = FaultyStore(cluster.network.head)
     try:
         os.environ.update(store.environment)
         cluster.environment.update(store.environment)
