@@ -23,9 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -37,11 +35,8 @@ import s3fs
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.job_end import tiny_model
-from pipeline.dataset.progress import ProgressReader, ShardState
-from schemas.shards import DatasetLayout
-from schemas.storage import walk_files
-from tests.cluster_corpus import BUCKET, dataset_words, made_on_store, put_corpus
-from tests.curations import COMMAND, kill
+from tests.cluster_corpus import BUCKET, made_on_store, put_corpus, words_for
+from tests.curations import COMMAND
 from tests.ray_cluster import RayCluster, has_namespaces
 from tests.stores import FaultyStore
 
@@ -50,8 +45,10 @@ LONGEST_PAUSE_SECONDS = 8.0
 """From a job's beginning, or from one event, to the next."""
 WEATHER_SECONDS = 10.0
 CUT_SECONDS = 30.0
-GIVES_UP_SECONDS = 900.0
-"""Without any progress, after which the soak fails."""
+BACK_SECONDS = 5.0
+"""That a node is on the network again: its workers could write now, if they were let."""
+DATASET_SECONDS = 1800.0
+"""For one dataset, with all that happens to it, after which the soak fails."""
 
 
 @dataclass
@@ -64,11 +61,9 @@ class Soak:
     chance: random.Random
     log: Path
     started: float = field(default_factory=time.monotonic)
-    happened: Counter[str] = field(default_factory=Counter)
     nodes: list[int] = field(default_factory=list)
     out: str = ""
     driver: subprocess.Popen[bytes] | None = None
-    failures: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """Prints a line with the time, and writes it to the log."""
@@ -87,12 +82,6 @@ class Soak:
                 command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-    def states(self) -> list[ShardState]:
-        """Returns what is known of the shards, while the store tells; nothing before it can."""
-        with suppress(Exception):  # noqa: BLE001 - a store that refuses, by this soak's own doing
-            return ProgressReader(DatasetLayout(self.out)).read()
-        return []
-
     def workers(self) -> list[psutil.Process]:
         """Returns the workers on the nodes, by their numbers."""
         found = []
@@ -107,8 +96,6 @@ class Soak:
         with suppress(psutil.Error):
             return any(parent.pid in nodes for parent in process.parents())
         return False
-
-    # What can happen.
 
     def kill_worker(self) -> str | None:
         """Kills a worker."""
@@ -153,26 +140,19 @@ class Soak:
 
     def cut_network(self) -> str | None:
         """Takes a node off the network for a while."""
-        if not self.cluster.network.has_namespaces:
-            return None
         number = self.chance.choice(self.nodes)
         self.cluster.network.cut(number)
         time.sleep(CUT_SECONDS)
         self.cluster.network.mend(number)
-        if self.cluster.processes[number].poll() is not None or not self._is_alive(number):
-            self.cluster.kill_node(number)
-            self.nodes.remove(number)
-            self.nodes.append(self.cluster.add_node(CPUS))
-        return f"node {number} was off the network for {CUT_SECONDS:.0f} s"
-
-    def _is_alive(self, number: int) -> bool:
-        """Returns whether the head still counts on a node: one that was away for long, it drops."""
-        words = [str(Path(sys.executable).parent / "ray"), "list", "nodes"]
-        del words
-        with suppress(psutil.Error):
-            node = psutil.Process(self.cluster.processes[number].pid)
-            return any("raylet" in one.name() for one in node.children(recursive=True))
-        return False
+        time.sleep(BACK_SECONDS)
+        # The head counts on it no more: it has to come back as a new one.
+        self.cluster.kill_node(number)
+        self.nodes.remove(number)
+        self.nodes.append(self.cluster.add_node(CPUS))
+        return (
+            f"node {number} was off the network for {CUT_SECONDS:.0f} s and on it again, then "
+            f"node {self.nodes[-1]} took its place"
+        )
 
     def stop_worker_over_drivers(self) -> str | None:
         """Stops a worker, kills its driver, and lets it go on when the next one is at work."""
@@ -195,3 +175,129 @@ class Soak:
         with suppress(psutil.NoSuchProcess):
             victim.resume()
         return f"worker {victim.pid} was stopped, and went on beside the next driver's workers"
+
+    @property
+    def events(self) -> list[Callable[[], str | None]]:
+        """What can happen; each says what it did, or nothing where there was nobody to do it to."""
+        on_any = [
+            self.kill_worker,
+            self.kill_node,
+            self.kill_driver,
+            self.refuse,
+            self.be_slow,
+            self.stop_worker_over_drivers,
+        ]
+        return [*on_any, *([self.cut_network] if self.cluster.network.has_namespaces else [])]
+
+    def plan(self, count: int) -> list[Callable[[], str | None]]:
+        """Returns so many events, each kind as often as the others, in an order of chance."""
+        kinds = self.events
+        planned = [kinds[number % len(kinds)] for number in range(count)]
+        self.chance.shuffle(planned)
+        return planned
+
+    def make_dataset(self, number: int, planned: list[Callable[[], str | None]]) -> None:
+        """Makes a dataset, and lets happen to it what is planned while it is under way.
+
+        Raises:
+            SystemExit: if a job gives up, or does not end.
+        """
+        self.out = f"s3://{BUCKET}/soak-{number}"
+        self.say(f"dataset {number} begins")
+        self.start_driver()
+        begun = time.monotonic()
+        next_at = begun + self.chance.uniform(0, LONGEST_PAUSE_SECONDS)
+        while self._is_under_way():
+            if planned and time.monotonic() >= next_at:
+                told = planned[0]()
+                if told is not None:
+                    planned.pop(0)
+                    self.say(told)
+                next_at = time.monotonic() + self.chance.uniform(0, LONGEST_PAUSE_SECONDS)
+            if time.monotonic() - begun > DATASET_SECONDS:
+                sys.exit(f"dataset {number} is not done after {DATASET_SECONDS:.0f} s")
+            time.sleep(0.2)
+        self.say(f"dataset {number} is done after {time.monotonic() - begun:.0f} s")
+
+    def _is_under_way(self) -> bool:
+        """Returns whether the driver is at work.
+
+        Raises:
+            SystemExit: if it gave up.
+        """
+        assert self.driver is not None
+        status = self.driver.poll()
+        if status not in (None, 0):
+            said = self.log.with_suffix(".drivers").read_text(errors="replace")
+            sys.exit(f"the driver ended with status {status}:\n{said[-3000:]}")
+        return status is None
+
+    def faults_of(self, number: int, alone: dict[str, str]) -> list[str]:
+        """Returns what is not as it should be with a dataset that is done."""
+        made = made_on_store(f"soak-{number}")
+        names = alone.keys() | made.keys()
+        faults = [name for name in sorted(names) if alone.get(name) != made.get(name)]
+        faults += [f"half sent: {name}" for name in self.store.half_sent(BUCKET)]
+        store = s3fs.S3FileSystem(use_listings_cache=False)
+        left = store.find(f"{BUCKET}/soak-{number}/_run/deduplicate")
+        return [*faults, *(f"left behind: {name}" for name in left)]
+
+
+def make_alone(words: list[str]) -> dict[str, str]:
+    """Returns the bytes that one machine makes."""
+    command = [str(COMMAND), "curate", *words, "--out", f"s3://{BUCKET}/alone"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return made_on_store("alone")
+
+
+def begin(options: argparse.Namespace, stack: ExitStack) -> Soak:
+    """Returns the soak with its cluster and its store, which a stack ends."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    cluster = RayCluster(folder, {}, in_namespaces=has_namespaces())
+    stack.callback(cluster.stop)
+    store = FaultyStore(cluster.network.head, options.seed)
+    stack.callback(store.stop)
+    os.environ.update(store.environment)
+    cluster.environment.update(store.environment)
+    nodes = [cluster.add_node(CPUS) for _ in range(NODES)]
+    put_corpus()
+    options.log.unlink(missing_ok=True)
+    options.log.with_suffix(".drivers").unlink(missing_ok=True)
+    words = words_for(tiny_model(folder))
+    return Soak(cluster, store, words, random.Random(options.seed), options.log, nodes=nodes)
+
+
+def main() -> None:
+    """Soaks a cluster, and ends with the verdict."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--events", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path, default=Path("cluster_soak.log"))
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        soak = begin(options, stack)
+        networks = (
+            "in network namespaces"
+            if soak.cluster.network.has_namespaces
+            else ("on one network, which is not cut")
+        )
+        soak.say(f"{NODES} nodes of {CPUS} CPUs {networks}, seed {options.seed}")
+        alone = make_alone(soak.words)
+        soak.say("one machine has made the dataset")
+        planned, number, faults = soak.plan(options.events), 0, []
+        stack.callback(lambda: soak.driver and soak.driver.kill())
+        while planned or number == 0:
+            number += 1
+            soak.make_dataset(number, planned)
+            faults += [f"dataset {number}: {fault}" for fault in soak.faults_of(number, alone)]
+        soak.say(
+            f"{options.events} events, {number} datasets of {len(alone)} files: "
+            + ("; ".join(faults) or "all are those of one machine, and nothing is half written")
+        )
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

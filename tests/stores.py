@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import boto3
+import s3fs
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -33,9 +33,7 @@ class FaultyStore:
 
     def __init__(self, address: str, seed: int = 0) -> None:
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server(
-            address, 0, self._answer, threaded=True, request_handler=Quiet
-        )
+        self._server = make_server(address, 0, self._answer, threaded=True, request_handler=Quiet)
         self._chance = random.Random(seed)
         self.refused_ratio = 0.0
         """Share of the requests that are answered by 503."""
@@ -68,18 +66,9 @@ class FaultyStore:
 
     def half_sent(self, bucket: str) -> list[str]:
         """Returns the names of uploads of several parts that were begun and not ended."""
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
-            aws_access_key_id="nobody",
-            aws_secret_access_key="nothing",
-            region_name="us-east-1",
-        )
-        try:
-            found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-            return [upload["Key"] for upload in found]
-        finally:
-            client.close()
+        store = s3fs.S3FileSystem(use_listings_cache=False)
+        found = store.call_s3("list_multipart_uploads", Bucket=bucket).get("Uploads", [])
+        return [upload["Key"] for upload in found]
 
     def stop(self) -> None:
         """Ends the server."""
