@@ -13,6 +13,7 @@ brought all of them to work.
 import argparse
 import io
 import json
+import logging
 import os
 import random
 import statistics
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--static", action="store_true", help="local: divided beforehand")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)
     with ExitStack() as stack:
         if options.runner == "ray":
             start_ray(options, stack)

@@ -82,6 +82,12 @@ class Soak:
                 command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
             )
 
+    def end_driver(self) -> None:
+        """Kills the driver, if one is at work, with all that it started."""
+        if self.driver is not None and self.driver.poll() is None:
+            os.killpg(self.driver.pid, signal.SIGKILL)
+            self.driver.wait()
+
     def workers(self) -> list[psutil.Process]:
         """Returns the workers on the nodes, by their numbers."""
         found = []
@@ -117,9 +123,7 @@ class Soak:
 
     def kill_driver(self) -> str | None:
         """Kills the driver, and starts the next one."""
-        assert self.driver is not None
-        os.killpg(self.driver.pid, signal.SIGKILL)
-        self.driver.wait()
+        self.end_driver()
         self.start_driver()
         return "the driver was killed, and started again"
 
@@ -160,14 +164,12 @@ class Soak:
         if not workers:
             return None
         victim = self.chance.choice(workers)
-        assert self.driver is not None
         with suppress(psutil.NoSuchProcess):
             victim.suspend()
-        os.killpg(self.driver.pid, signal.SIGKILL)
-        self.driver.wait()
+        self.end_driver()
         self.start_driver()
         known = {worker.pid for worker in workers}
-        while self.driver.poll() is None and not any(
+        while self._is_under_way() and not any(
             worker.pid not in known for worker in self.workers()
         ):
             time.sleep(0.2)
@@ -287,7 +289,7 @@ def main() -> None:
         alone = make_alone(soak.words)
         soak.say("one machine has made the dataset")
         planned, number, faults = soak.plan(options.events), 0, []
-        stack.callback(lambda: soak.driver and soak.driver.kill())
+        stack.callback(soak.end_driver)
         while planned or number == 0:
             number += 1
             soak.make_dataset(number, planned)

@@ -8,6 +8,7 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.commits import taking_at_once
 from pipeline.dataset.deny import DenyFiles
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.retry import RetrySession, finish_move, retry_shard
@@ -39,11 +40,12 @@ class FetchShards(beam.PTransform):
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the numbers of the fetched shards."""
-        if self._retry is None:
-            fetch = _FetchShard(self._layout, self._config, self._denied)
-            return shards | "FetchShard" >> beam.ParDo(fetch)
-        retry = _RetryShard(self._layout, self._config, self._denied, self._retry)
-        return shards | "RetryShard" >> beam.ParDo(retry)
+        with taking_at_once(self._config.shards_at_once):
+            if self._retry is None:
+                fetch = _FetchShard(self._layout, self._config, self._denied)
+                return shards | "FetchShard" >> beam.ParDo(fetch)
+            retry = _RetryShard(self._layout, self._config, self._denied, self._retry)
+            return shards | "RetryShard" >> beam.ParDo(retry)
 
 
 class _FetchShard(beam.DoFn):

@@ -25,6 +25,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import (
 )
 from apache_beam.utils import thread_pool_executor
 
+from pipeline.dataset.commits import AT_ONCE
 from pipeline.job.watch import Worker
 
 PIECES_PER_WORKER = 64
@@ -77,9 +78,10 @@ class QueuedBundles(ParallelBundleManager):
     ) -> Any:
         """Returns the merged results of all parts, and how they were split."""
         handlers = self.bundle_context_manager.worker_handlers
+        stage = self.bundle_context_manager.stage
         # Keys of a step with state are not to be apart: one worker does all of it.
-        is_whole = self.bundle_context_manager.stage.is_stateful()
-        parts = list(parts_of(inputs, 1 if is_whole else len(handlers)))
+        workers = 1 if stage.is_stateful() else len(handlers)
+        parts = list(parts_of(inputs, workers, at_once_of(stage)))
         waiting: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
         for number_and_part in enumerate(parts):
             waiting.put(number_and_part)
@@ -139,27 +141,40 @@ class _Countdown:
             self._has_failed = self._has_failed or kind is not None
 
 
-def parts_of(inputs: Mapping[str, Any], workers: int) -> Iterator[dict[str, Any]]:
+def at_once_of(stage: Any) -> int:
+    """Returns how many elements a worker takes on at the same time in a stage of Beam's."""
+    told = (transform.annotations.get(AT_ONCE) for transform in stage.transforms)
+    return max((int(count) for count in told if count), default=1)
+
+
+def parts_of(inputs: Mapping[str, Any], workers: int, at_once: int = 1) -> Iterator[dict[str, Any]]:
     """Yields parts of a step's inputs, the largest first; a single empty one if nothing is in it.
 
     Args:
         inputs: by name, a buffer of Beam's that can be cut into pieces; of one worker, all is one
             part.
+        at_once: elements that a worker takes on at the same time.
     """
     count = 1 if workers == 1 else workers * PIECES_PER_WORKER
     cut = {name: buffer.partition(count) for name, buffer in inputs.items()}
     pieces = [{name: found[at] for name, found in cut.items()} for at in range(count)]
     filled = [piece for piece in pieces if any(any(part) for part in piece.values())]
     left = iter(filled or pieces[:1])
-    for size in part_sizes(max(1, len(filled)), workers):
+    for size in part_sizes(max(1, len(filled)), workers, at_once):
         part = list(itertools.islice(left, size))
         yield {name: [*itertools.chain(*(piece[name] for piece in part))] for name in inputs}
 
 
-def part_sizes(pieces: int, workers: int) -> Iterator[int]:
-    """Yields of how many pieces each part is."""
+def part_sizes(pieces: int, workers: int, at_once: int = 1) -> Iterator[int]:
+    """Yields of how many pieces each part is.
+
+    Args:
+        at_once: pieces that a part has at least, while there are as many for each worker.
+    """
     while pieces:
-        size = pieces if workers == 1 else max(1, pieces // (SHARE_OF_REST * workers))
+        share = -(-pieces // workers)
+        floor = share if workers == 1 else min(at_once, share)
+        size = max(1, pieces // (SHARE_OF_REST * workers), floor)
         yield size
         pieces -= size
 

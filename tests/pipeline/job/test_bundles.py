@@ -1,14 +1,23 @@
 """How a step's input is cut into parts for workers that take them from a queue."""
 
 import itertools
+from types import SimpleNamespace
 
+import apache_beam as beam
 import pytest
 from apache_beam.coders.coders import FastPrimitivesCoder
 from apache_beam.runners.portability.fn_api_runner.execution import ListBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.job.bundles import PIECES_PER_WORKER, has_come_to_work, part_sizes, parts_of
+from pipeline.dataset.commits import taking_at_once
+from pipeline.job.bundles import (
+    PIECES_PER_WORKER,
+    at_once_of,
+    has_come_to_work,
+    part_sizes,
+    parts_of,
+)
 from pipeline.job.watch import Worker
 
 CODER = FastPrimitivesCoder()
@@ -38,6 +47,27 @@ def test_parts_get_smaller_and_are_all_of_the_input(pieces, workers):
     assert sizes == sorted(sizes, reverse=True)
     if workers > 1 and pieces >= workers:
         assert sizes[-workers:] == [1] * workers
+
+
+def test_parts_are_not_smaller_than_what_a_worker_takes_at_once():
+    assert list(part_sizes(10, 2, at_once=4)) == [4, 3, 2, 1]
+    sizes = list(part_sizes(200, 8, at_once=4))
+    assert sum(sizes) == 200
+    left = [200 - sum(sizes[:number]) for number in range(len(sizes))]
+    assert all(size >= 4 for size, rest in zip(sizes, left, strict=True) if rest >= 4 * 8)
+
+
+def test_a_step_of_the_graph_tells_how_many_elements_it_takes_at_once():
+    pipeline = beam.Pipeline()
+    numbers = pipeline | beam.Create([1])
+    with taking_at_once(4):
+        _ = numbers | "Several" >> beam.Map(str)
+    _ = numbers | "One" >> beam.Map(str)
+    told = {
+        transform.unique_name: at_once_of(SimpleNamespace(transforms=[transform]))
+        for transform in pipeline.to_runner_api().components.transforms.values()
+    }
+    assert (told["Several"], told["One"]) == (4, 1)
 
 
 @pytest.mark.parametrize(("count", "workers"), [(0, 4), (1, 4), (7, 4), (1000, 4), (1000, 1)])
