@@ -4,10 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
-
-from apache_beam.pipeline import transform_annotations
 
 from schemas.columns import SCHEMA_VERSION
 from schemas.stages import Stage
@@ -50,16 +47,10 @@ def is_committed(marker: str, fingerprint: str) -> bool:
 
 
 AT_ONCE = "aligngpt:elements_at_once"
-"""Annotation of a step of the graph: how many elements a worker takes on at the same time."""
+"""Annotation of a step of the graph: how many elements a worker takes on at the same time.
 
-
-def taking_at_once(count: int) -> AbstractContextManager[None]:
-    """Returns a block whose steps of the graph tell runners how many elements they take at once.
-
-    A runner of ours gives such a step no smaller parts, so that a worker is not left with one.
-    """
-    taking: AbstractContextManager[None] = transform_annotations(**{AT_ONCE: str(count)})
-    return taking
+A runner of ours gives such a step no smaller parts, so that a worker is not left with one.
+"""
 
 
 def on_accelerator(step: Any, config: ScoreConfig | DeduplicateConfig) -> Any:

@@ -5,7 +5,9 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -35,7 +37,14 @@ NUMBERS = {stage: stage.number for stage in Stage}
 ShardId = tuple[Stage, int]
 
 STEP_FILE = re.compile(r"([a-z0-9-]+\.(?=.*\.done))?[a-z]+-[a-z]*\.(plan|done)")
-"""Names of the files that tell of steps: one for its plan, one for each piece that is done."""
+"""Names of the files that tell of steps: one for the plan, one of each process for what it did."""
+
+
+_PROCESS = uuid.uuid4().hex
+"""With its number, what tells this process from those of other hosts."""
+_ended: dict[tuple[str, str], set[str]] = {}
+"""Of each folder, file of this process to the pieces of a step that it has ended."""
+_ended_lock = threading.Lock()
 
 
 class WorkAbandoned(Exception):
@@ -119,9 +128,16 @@ def begin_step(layout: DatasetLayout, stage: Stage, step: str, total: int) -> No
 
 
 def end_piece(layout: DatasetLayout, stage: Stage, step: str, piece: str | int) -> None:
-    """Announces that a piece of a step is done."""
-    with suppress(StorageError):
-        commit_text(f"{_progress_folder(layout)}/{piece}.{stage.value}-{step}.done", "")
+    """Announces that a piece of a step is done.
+
+    Each process counts its pieces in a file of its own: a file for each piece would be millions.
+    """
+    with _ended_lock:
+        name = f"{_progress_folder(layout)}/{_PROCESS}-{os.getpid()}.{stage.value}-{step}.done"
+        pieces = _ended.setdefault((layout.root, name), set())
+        pieces.add(str(piece))
+        with suppress(StorageError):
+            commit_text(name, str(len(pieces)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +233,11 @@ class ProgressReader:
     def read_steps(self) -> list[StepState]:
         """Returns how far each step is that was announced, by stage."""
         files = _step_files(self._folder)
-        done = Counter(path.rsplit(".", 2)[-2] for path in files if path.endswith(".done"))
+        ended = [path for path in files if path.endswith(".done")]
+        done: Counter[str] = Counter()
+        for path, count in zip(ended, read_many(ended), strict=True):
+            # Files of before were empty, and of one piece each.
+            done[path.rsplit(".", 2)[-2]] += int(count or 1)
         steps = []
         for path in files:
             name, _, kind = path.rsplit("/", 1)[-1].rpartition(".")
@@ -277,6 +297,9 @@ def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
     reader = ProgressReader(layout)
     states = reader.read()
     files = reader.read_files()
+    with _ended_lock:
+        for place in [place for place in _ended if place[0] == layout.root]:
+            del _ended[place]
     unfinished = [state for state in states if state.state != "done"]
     done = [path for path, state in files if state.state == "done"]
     # What is listed as finished and was begun anew must not seem to be finished again.

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import apache_beam as beam
 import pytest
 from apache_beam.coders.coders import FastPrimitivesCoder
+from apache_beam.pipeline import transform_annotations
 from apache_beam.runners.portability.fn_api_runner.execution import ListBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.commits import taking_at_once
+from pipeline.dataset.commits import AT_ONCE
 from pipeline.job.bundles import (
     PIECES_PER_WORKER,
     at_once_of,
@@ -60,7 +61,7 @@ def test_parts_are_not_smaller_than_what_a_worker_takes_at_once():
 def test_a_step_of_the_graph_tells_how_many_elements_it_takes_at_once():
     pipeline = beam.Pipeline()
     numbers = pipeline | beam.Create([1])
-    with taking_at_once(4):
+    with transform_annotations(**{AT_ONCE: "4"}):
         _ = numbers | "Several" >> beam.Map(str)
     _ = numbers | "One" >> beam.Map(str)
     told = {
