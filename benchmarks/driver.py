@@ -141,8 +141,6 @@ class Enlarged:
                 path.unlink()
             elif path.name.endswith("-00000.json"):
                 self._write_progress(path)
-            elif path.name.startswith("0."):
-                self._link(path, "0.", "{}.")
         self._change_marker()
         record = read_record(self.layout)
         assert record is not None
@@ -283,8 +281,7 @@ def counting(kind: Any, counts: Counter[tuple[str, str]]) -> Iterator[None]:
         def call(*given: Any, **named: Any) -> Any:
             if getattr(within, "is_called", False):
                 return method(*given, **named)
-            is_main = threading.current_thread() is threading.main_thread()
-            counts["driver" if is_main else "graph", name.strip("_")] += 1
+            counts[caller(), name.strip("_")] += 1
             within.is_called = True
             try:
                 return method(*given, **named)
@@ -303,11 +300,25 @@ def counting(kind: Any, counts: Counter[tuple[str, str]]) -> Iterator[None]:
             setattr(kind, name, method)
 
 
+CALLERS = ("driver, one by one", "driver, 32 at a time", "graph")
+
+
+def caller() -> str:
+    """Returns who calls a store, by the thread: all of a job runs in this process."""
+    thread = threading.current_thread()
+    if thread is threading.main_thread():
+        return CALLERS[0]
+    return CALLERS[1] if thread.name.startswith("store") else CALLERS[2]
+
+
 def print_requests() -> None:
-    """Prints how many calls to the store each shard adds."""
-    small, large = 20, 60
+    """Prints how many calls to the store each shard adds.
+
+    Of fewer shards than 64, the report's control reads all.
+    """
+    small, large = 80, 160
     fewer, more = count_requests(small), count_requests(large)
-    for who in ("driver", "graph"):
+    for who in CALLERS:
         added = {
             name: (more[who, name] - fewer[who, name]) / (large - small)
             for place, name in sorted(more)

@@ -41,6 +41,9 @@ LOOK_SECONDS = 0.05
 class Handler(Protocol):
     """The runner's side of one worker."""
 
+    def is_there(self) -> bool:
+        """Returns whether there is a worker at all."""
+
     def has_come(self) -> bool:
         """Returns whether the worker has come to work; raises if it never will."""
 
@@ -58,6 +61,7 @@ def has_come_to_work(worker: Worker) -> bool:
 
 def queued_bundles(manager: Any, progress_frequency: float | None) -> "QueuedBundles":
     """Returns what divides a step's input among the workers of Beam's manager of its bundles."""
+    manager._worker_handlers = [one for one in manager.worker_handlers if one.is_there()]
     tokens = FnApiRunner.get_cache_token_generator(static=False)
     return QueuedBundles(manager, progress_frequency, cache_token_generator=tokens)
 

@@ -136,6 +136,10 @@ class LocalWorkerHandler(GrpcWorkerHandler):
         self._worker = Worker(process, ControlLine(self.control_conn))
         self._watch.add(self._worker)
 
+    def is_there(self) -> bool:
+        """Returns whether there is a worker: each was started."""
+        return True
+
     def has_come(self) -> bool:
         """Returns whether the worker has come to work.
 

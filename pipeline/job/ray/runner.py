@@ -131,6 +131,10 @@ class RayWorkerHandler(ExternalWorkerHandler):
         self.worker = RayWorker(process, ControlLine(self.control_conn))
         self._crew.watch.add(self.worker)
 
+    def is_there(self) -> bool:
+        """Returns whether there is a worker: beyond those that have room nobody was asked for."""
+        return self.worker is not None
+
     def has_come(self) -> bool:
         """Returns whether the worker has come to work.
 
@@ -227,7 +231,6 @@ class RayRunner(FnApiRunner):
 
     def _get_bundle_manager(self, manager: Any) -> Any:
         """Returns what divides a step's input among the workers that there are."""
-        manager._worker_handlers = [one for one in manager.worker_handlers if one.worker]
         return queued_bundles(manager, self._progress_frequency)
 
 
