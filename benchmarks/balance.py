@@ -38,24 +38,22 @@ from pipeline.job.watched import run_watched
 from schemas.shards import DatasetLayout
 from schemas.terminal import Console
 
-SECONDS = 0.25
-"""Of an ordinary shard."""
-
 KINDS: dict[str, Callable[[random.Random, int], list[float]]] = {
-    "all alike": lambda chance, count: [SECONDS] * count,
+    "all alike": lambda chance, count: [1.0] * count,
     "within a factor of three": lambda chance, count: [
-        SECONDS * chance.uniform(0.5, 1.5) for _ in range(count)
+        chance.uniform(0.5, 1.5) for _ in range(count)
     ],
     "a slow host in every tenth, four times as long": lambda chance, count: [
-        SECONDS * (4 if number % 10 == 3 else 1) for number in range(count)
+        4.0 if number % 10 == 3 else 1.0 for number in range(count)
     ],
     "one huge shard, ten times as long": lambda chance, count: with_huge(chance, count),
 }
+"""Kinds of work to what each shard takes, an ordinary one 1."""
 
 
 def with_huge(chance: random.Random, count: int) -> list[float]:
-    """Returns the seconds of ordinary shards, and of one that is huge, anywhere among them."""
-    seconds = [SECONDS] * count
+    """Returns what ordinary shards take, and one that is huge, anywhere among them."""
+    seconds = [1.0] * count
     seconds[chance.randrange(count)] *= 10
     return seconds
 
@@ -149,6 +147,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of an ordinary shard")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--static", action="store_true", help="local: divided beforehand")
     options = parser.parse_args()
@@ -159,7 +158,8 @@ def main() -> None:
         for kind in options.kinds:
             over = []
             for round_ in range(options.rounds):
-                seconds = KINDS[kind](random.Random(round_), options.shards)
+                parts = KINDS[kind](random.Random(round_), options.shards)
+                seconds = [options.seconds * part for part in parts]
                 ideal = max(sum(seconds) / options.workers, max(seconds))
                 with tempfile.TemporaryDirectory() as folder:
                     took = run(chosen_runner(options, folder), seconds, options.workers)
