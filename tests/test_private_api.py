@@ -39,10 +39,10 @@ USES = [
     *(
         ("apache-beam", "apache_beam.runners.portability.fn_api_runner.fn_runner", name, at)
         for name, at in (
-            ("ParallelBundleManager", "pipeline/job/ray/runner.py"),
-            ("BundleManager", "pipeline/job/ray/runner.py"),
+            ("ParallelBundleManager", "pipeline/job/bundles.py"),
+            ("BundleManager", "pipeline/job/bundles.py"),
             ("FnApiRunner._get_bundle_manager", None),
-            ("FnApiRunner.get_cache_token_generator", "pipeline/job/ray/runner.py"),
+            ("FnApiRunner.get_cache_token_generator", "pipeline/job/bundles.py"),
         )
     ),
     (
