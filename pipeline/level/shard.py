@@ -7,12 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dataset.commits import is_committed, stage_fingerprint
-from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
-from pipeline.dataset.key_hashes import key_hashes
-from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
-from pipeline.dataset.rejections import rejection, write_rejections
-from pipeline.dataset.worktimes import timed
-from pipeline.level.edges import (
+from pipeline.dataset.edges import (
     ALL_SOURCES,
     LevelTally,
     SavedEdges,
@@ -20,6 +15,11 @@ from pipeline.level.edges import (
     read_old_edges,
     save_edges,
 )
+from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
+from pipeline.dataset.key_hashes import key_hashes
+from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
+from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.level.ranks import RankPlan, read_values
 from pipeline.level.signals import level_settings, may_stay, signal_fingerprint, signal_rows
 from schemas.columns import read_table, write_table

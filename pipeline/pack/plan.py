@@ -1,7 +1,7 @@
 """Which rows of which shards make each train shard."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
 
@@ -30,6 +30,8 @@ class TrainShardPlan:
     has_levels: bool
     signals: tuple[str, ...] = ()
     """Columns of signals that the scored shards have."""
+    is_recaptioned: bool = False
+    """Whether captions, scores and levels are those of the recaption stage."""
 
     @property
     def samples(self) -> int:
@@ -38,7 +40,11 @@ class TrainShardPlan:
 
 
 def plan_train_shards(
-    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+    layout: DatasetLayout,
+    shards: Iterable[int],
+    config: PackConfig,
+    has_levels: bool,
+    is_recaptioned: bool = False,
 ) -> list[TrainShardPlan]:
     """Returns what each train shard is made of: all rows, in the order of shards and keys."""
     room, number = config.samples_per_shard, 0
@@ -46,25 +52,21 @@ def plan_train_shards(
     pieces: list[Piece] = []
     ordered = sorted(shards)
     signals = _signals_of(layout, ordered[0]) if has_levels and ordered else ()
+    kind = TrainShardPlan(
+        shard=0, pieces=(), has_levels=has_levels, signals=signals, is_recaptioned=is_recaptioned
+    )
     for shard in ordered:
-        start, rows = 0, _count_rows(_rows_path(layout, shard, has_levels))
+        start, rows = 0, _count_rows(rows_path(layout, shard, kind))
         while start < rows:
             stop = min(rows, start + room)
             pieces.append(Piece(shard, start, stop))
             room -= stop - start
             start = stop
             if room == 0:
-                plans.append(_plan(number, pieces, has_levels, signals))
+                plans.append(replace(kind, shard=number, pieces=tuple(pieces)))
                 room, number, pieces = config.samples_per_shard, number + 1, []
-    return [*plans, _plan(number, pieces, has_levels, signals)] if pieces else plans
-
-
-def _plan(
-    number: int, pieces: Sequence[Piece], has_levels: bool, signals: tuple[str, ...]
-) -> TrainShardPlan:
-    return TrainShardPlan(
-        shard=number, pieces=tuple(pieces), has_levels=has_levels, signals=signals
-    )
+    last = replace(kind, shard=number, pieces=tuple(pieces))
+    return [*plans, last] if pieces else plans
 
 
 def _signals_of(layout: DatasetLayout, shard: int) -> tuple[str, ...]:
@@ -76,8 +78,11 @@ def _signals_of(layout: DatasetLayout, shard: int) -> tuple[str, ...]:
         return tuple(field.name for field in signal_fields(pq.read_schema(file)))
 
 
-def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:
-    return layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
+def rows_path(layout: DatasetLayout, shard: int, plan: TrainShardPlan) -> str:
+    """Returns the path of the table whose rows are packed."""
+    if plan.is_recaptioned:
+        return layout.recaptioned(shard)
+    return layout.levelled(shard) if plan.has_levels else layout.fetched(shard, "parquet")
 
 
 def _count_rows(path: str) -> int:

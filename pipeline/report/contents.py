@@ -88,6 +88,8 @@ class Contents:
     examples: dict[int | None, list[Example]] = field(default_factory=dict)
     """Of each level, or of None where there are no levels: those with the smallest keys, which
     is a random choice that is always the same. In the order of their scores."""
+    recaptioned: list[Example] = field(default_factory=list)
+    """Of samples that a model wrote a caption for, chosen likewise."""
 
 
 SIZE_EDGES = (64, 128, 192, 256, 320, 384, 512, 768, 1024)

@@ -36,6 +36,7 @@ from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_conten
 from pipeline.report.control import Control, read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
+from pipeline.report.recaption import moves_of, read_recaptions, recaption_cards, recaption_line
 from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
@@ -137,8 +138,9 @@ def _read_all(
     def each(step: str) -> Callable[[Sequence[str]], Iterator[str]]:
         return partial(_timed_each, layout, step, counts[0].rows_in)
 
-    tables = each("report")(stage_tables(layout, Stage.PACK))
-    contents = read_contents(tables, num_levels, wanted)
+    packed = stage_tables(layout, Stage.PACK)
+    contents = read_contents(each("report")(packed), num_levels, wanted)
+    recaption, contents.recaptioned = read_recaptions(packed)
     control = read_control(layout, each("control")) if Stage.SCORE.value in stages else None
     manifest = Manifest(
         aligngpt_version=program_version(),
@@ -153,14 +155,15 @@ def _read_all(
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
         score_control=None if control is None else summary(control, [*contents.levels.values()]),
-        signals=read_signals(stage_tables(layout, Stage.PACK)),
+        signals=read_signals(packed),
+        recaption=recaption,
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
         parents=[] if derivation is None else list(derivation.parents),
         where=None if derivation is None else derivation.where,
         samples_per_shard=config.pack.samples_per_shard,
-        shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
+        shards=[_shard_entry(path) for path in packed],
     )
     return manifest, contents, control
 
@@ -218,6 +221,7 @@ def render_report(
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
+        recaption=_recaption(manifest, contents),
         drift=drift_rows(manifest.level_drift),
         sizes=contents.sizes,
         texts_alone=contents.texts_alone,
@@ -229,6 +233,18 @@ def render_report(
         tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
         config=json.dumps(manifest.config, indent=2),
     )
+
+
+def _recaption(manifest: Manifest, contents: Contents) -> dict[str, Any] | None:
+    """Returns what the page shows of captions by a model; None where there are none."""
+    found = manifest.recaption
+    if found is None:
+        return None
+    return {
+        "line": recaption_line(found),
+        "moves": moves_of(found, max([0, *contents.levels])),
+        "cards": recaption_cards(contents.recaptioned, _thumbnail),
+    }
 
 
 def _score_figure(contents: Contents, control: Control | None) -> Markup | None:
