@@ -411,8 +411,11 @@ def main() -> None:
     parser.add_argument(
         "--small-language", action="store_true", help="a new small language model, which learns"
     )
+    parser.add_argument("--write-docs", action="store_true", help="write the page and its picture")
     parser.add_argument("--report", action="store_true", help="show what is done, run nothing")
     options = parser.parse_args()
+    if options.report and not options.out.is_dir():
+        parser.error(f"--out {options.out} is not there: run the cells first, without --report")
     if not options.report:
         if options.models is None:
             parser.error("--models is missing: python examples/assemble_models.py --out FOLDER")
@@ -427,7 +430,11 @@ def main() -> None:
             for wrong in options.wrong:
                 for arm in options.arms:
                     run(Cell(arm, wrong, options.levels, options.steps, seed), options, train_set)
-    report(options.out)
+    rows = report(options.out)
+    if options.write_docs:
+        from experiments.levels_matter_page import write_docs
+
+        write_docs(options.out, rows, options.small_language)
 
 
 if __name__ == "__main__":
