@@ -36,12 +36,16 @@ def found_in(rows: Sequence[dict[str, Any]]) -> Found:
 
 
 def summed(by_seed: dict[int, tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Returns mean and 95 % interval: over the seeds if there are several, else over pictures."""
-    if len(by_seed) == 1:
-        return next(iter(by_seed.values()))
+    """Returns mean and 95 % interval: over the seeds if there are three or more.
+
+    Of one seed the interval is that over pictures, of two it holds those of both.
+    """
     means = [mean for mean, _, _ in by_seed.values()]
-    half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5
     mean = float(np.mean(means))
+    if len(means) < 3:
+        lows, highs = zip(*((low, high) for _, low, high in by_seed.values()), strict=True)
+        return mean, min(lows), max(highs)
+    half = float(t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5)
     return mean, mean - half, mean + half
 
 
@@ -157,10 +161,11 @@ of {train:,} training pictures has a level, as many of each, and the share of wr
 from the worst level to the best, of which none are wrong. What the frozen tower gives is stored,
 pooled to 2 x 2. {language} Steps are of about 16 pairs. All is measured on {pictures} held-out
 pictures with right captions; the measures were fixed before any run, and every cell that was run
-stands in the table. An interval is a bootstrap over the pictures where there is one seed,
-Student's t over the seeds where there are several; the dots of the picture are the seeds. The
-last column is the power computation: of how many pictures the first seed's interval would leave
-out 0, since it falls with the root of their number.
+stands in the table. An interval is a bootstrap over the pictures where there is one seed, holds
+both such intervals where there are two, and is Student's t over the seeds where there are more;
+the dots of the picture are the seeds. The last column is the power computation: of how many
+pictures the first seed's interval would leave out 0, since it falls with the root of their
+number.
 
 The setting is small, and so is what it shows: two dozen captions, levels that are told apart by
 nothing but the share of wrong captions, a share of wrong captions at the worst levels as no

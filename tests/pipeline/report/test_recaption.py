@@ -15,6 +15,7 @@ from pipeline.report.recaption import (
 from schemas.columns import KEPT_FIELD, RECAPTION_FIELD, with_kept, write_table
 from schemas.records import LEVELLED_SCHEMA, RECAPTIONED_SCHEMA, TRAIN_SCHEMA
 
+TEXT = {"caption": "a picture", "source": "pairs.tsv"}
 MADE = {"model": "me/writer", "prompt": "What is it?"}
 
 
@@ -35,6 +36,7 @@ def train_table(path, rows):
 
 def asked(number, before, now, is_taken, refused=None):
     return {
+        **TEXT,
         "key": f"{number:032x}",
         "clip_score": 0.5 if is_taken else 0.25,
         "alignment_level": now,
@@ -48,8 +50,8 @@ def asked(number, before, now, is_taken, refused=None):
 @pytest.fixture
 def tables(tmp_path):
     others = [
-        {"key": f"{100 + level:032x}", "clip_score": 0.75, "alignment_level": level}
-        for level in (2, 3, 3)
+        {**TEXT, "key": f"{100 + place:032x}", "clip_score": 0.75, "alignment_level": level}
+        for place, level in enumerate((2, 3, 3))
     ]
     first = [asked(1, 1, 3, True), asked(2, 1, 1, False, "empty"), *others]
     second = [asked(number, 1, 2, True) for number in range(10, 30)]
