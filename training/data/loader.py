@@ -245,7 +245,7 @@ def _hear_sigterm_of_parent_only(worker: int) -> None:
     The main process then finishes its step and saves. Where it ends without ending its workers
     first, Python sends them SIGTERM from there and waits for them: that one they obey.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
     threading.Thread(target=_end_by_parent, daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 """Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measu
 from training.data.loader import PackedRows, Rows, TrainingPlan
 from training.data.plan import Curriculum
 from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
-from training.engine.launch import EarlySigterm, end_together
+from training.engine.launch import EarlySigterm, by_first, end_together
 from training.engine.start import start_engine
 from training.evaluation.control import exchanged_samples
 from training.evaluation.validation import VALIDATION_WINDOW, Validation, validation_order
@@ -81,7 +82,7 @@ def build(folder: RunFolder) -> Run:
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
         Console(stderr=True).print(f"attention: {attention}", highlight=False)
-    checkpoint = latest_checkpoint(out / "checkpoints")
+    checkpoint = by_first(lambda: latest_checkpoint(out / "checkpoints"))
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
     engine = _engine_at(config, parts.model, checkpoint, first_step)
@@ -198,10 +199,14 @@ class _AskedToStop(Exception):
 def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> MeasuredLengths:
     """Returns the lengths; the first process measures them, the others then read them.
 
+    Where they cannot, because a host has a copy of the data or must not write to it, the first
+    process of that host measures them, too.
+
     Raises:
         ConfigError, DatasetError: in all processes, if the samples are not to be trained on.
         SystemExit: in all processes, if one was asked to stop.
     """
+    is_of_host = os.environ["LOCAL_RANK"] == "0"
     progress = show_progress("tokenising", is_active=is_first)
     handler = signal.getsignal(signal.SIGTERM)
 
@@ -211,17 +216,21 @@ def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> Measure
                 raise _AskedToStop
             yield number
 
-    outcome: list[Exception | None] = [None]
-    if is_first:
+    # The others of a host would each measure all over again where it has the data to itself.
+    measured = None
+    for is_due in (is_first, is_of_host and not is_first):
+        failure = None
         try:
-            measured = measure_lengths(dataset, encoder, until_asked)
+            measured = measure_lengths(dataset, encoder, until_asked) if is_due else measured
         except (ConfigError, DatasetError, _AskedToStop) as error:
-            outcome = [error]
-    dist.broadcast_object_list(outcome, src=0)
-    end_together(handler)
-    if outcome[0] is not None:
-        raise outcome[0]
-    return measured if is_first else measure_lengths(dataset, encoder, progress)
+            failure = error
+        failures: list[Exception | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+        end_together(handler)
+        for found in failures:
+            if found is not None:
+                raise found
+    return measured or measure_lengths(dataset, encoder, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
