@@ -208,7 +208,7 @@ def write_docs(out: Path, rows: Sequence[dict[str, Any]], is_small: bool) -> Non
         ),
         "Written by",
         "",
-        f"    python experiments/levels_matter.py --out {out.name}{flag} --report --write-docs",
+        f"    python experiments/levels_matter.py --out runs/levels{flag} --report --write-docs",
         "",
     ]
     (DOCS / "levels_matter.md").write_text("\n".join(page), encoding="utf-8")
