@@ -114,6 +114,9 @@ class DataConfig:
     the room that it takes is said before."""
     vision_features_folder: str = ""
     """Folder of stored features, for several runs; empty: OUT/vision_features."""
+    rows_folder: str = ""
+    """Folder of a copy of the data's rows and of plans, mapped by all processes of a machine, for
+    several runs; empty: OUT/rows from 100,000 samples on, removed when the run is finished."""
     workers: int = 2
     """Processes that decode and tokenise for each device; 0 does it in the loop."""
     on_corrupt: OnCorrupt = "error"

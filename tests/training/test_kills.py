@@ -54,6 +54,8 @@ def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
     words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "20"]
     words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", str(rank)]
     words += ["--save-every-steps", "3"]
+    if rank == 0:  # rows and plans mapped from files that all processes share
+        words += ["--data.rows-folder", str(tmp_path / "rows")]
     run_until(words, 2, killed, 5)
     run_until(words, 1, killed, len(logged(whole, "train/loss")) // 3)
     run_ranks(words, 2)

@@ -130,6 +130,27 @@ def end_together(handler: object) -> None:
         end_before_first_step()
 
 
+def together(work: Callable[[], T]) -> T:
+    """Returns what this process's own work gives; all processes call it together.
+
+    Raises:
+        ConfigError, DatasetError, StorageError: in all of them, if in one.
+    """
+    import torch.distributed as dist
+
+    failure: Exception | None = None
+    try:
+        result = work()
+    except (ConfigError, DatasetError, StorageError) as error:
+        failure = error
+    failures: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    for found in failures:
+        if found is not None:
+            raise found
+    return result
+
+
 def by_first(find: Callable[[], T]) -> T:
     """Returns what a function gives in the first process; all processes call this together.
 

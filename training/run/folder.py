@@ -16,6 +16,7 @@ from schemas.errors import ConfigError, StorageError
 from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
+from training.data.mapped import MappedFolders
 from training.engine.launch import by_first
 
 FREE_TO_CHANGE = (
@@ -27,6 +28,7 @@ FREE_TO_CHANGE = (
     "keep_checkpoints",
     "keep_checkpoint_every_hours",
     "data.workers",
+    "data.rows_folder",
     "data.on_corrupt",
     "data.sequences_per_device",
     "precision_reason",
@@ -167,6 +169,13 @@ class RunFolder:
                 f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
 
+    @property
+    def rows(self) -> MappedFolders:
+        """Where rows of the data and plans are kept: of small datasets only if asked for."""
+        if self.config.data.rows_folder:
+            return MappedFolders(Path(self.config.data.rows_folder), held_rows=0)
+        return MappedFolders(self.out / "rows")
+
     def holds_weights(self) -> bool:
         """Returns whether there is anything that another configuration could spoil."""
         return (self.out / "checkpoints" / "latest").exists() or (self.out / "model").exists()
@@ -232,9 +241,11 @@ class RunFolder:
         return True
 
     def finish(self) -> None:
-        """Notes that the run is finished, and from what."""
+        """Notes that the run is finished, and from what; its copy of the rows goes."""
         text = json.dumps(self._sources(), indent=2) + "\n"
         commit_text(str(self.out / "finished.json"), text)
+        if not self.config.data.rows_folder:
+            self.rows.remove()
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}

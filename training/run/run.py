@@ -133,11 +133,11 @@ class Run:
         data = self.config.data
         batches = load_batches(
             self._rows,
-            [
+            (
                 rows
                 for step in self.plan.steps_from(self.first_step)
                 for rows in step.share(self.process, self.processes, data.sequences_per_device)
-            ],
+            ),
             workers=data.workers,
             pin_memory=self.engine.device.type == "cuda",
         )

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -241,14 +242,17 @@ class _Prepare:
 
 
 def samples_of_start(
-    config: TrainConfig, dataset: TrainDataset, allowed: Sequence[int]
+    config: TrainConfig, dataset: TrainDataset, is_allowed: np.ndarray
 ) -> list[int]:
     """Returns the samples that the projector's start is computed from, of those allowed.
 
     They have one picture each, and are the first by their keys, whatever the plan takes of them.
+
+    Args:
+        is_allowed: (samples,) of each.
     """
     most = PAIRS_OF_START.get(config.model.projector_start, 0)
-    by_key = sorted(allowed, key=lambda sample: dataset.keys[sample])
+    by_key = dataset.first_by_key(is_allowed)
     one_picture = (sample for sample in by_key if dataset[sample].num_images == 1)
     return list(islice(one_picture, most))
 
