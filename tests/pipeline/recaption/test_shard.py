@@ -64,7 +64,7 @@ def test_a_level_follows_the_score_by_the_edges_as_they_were_cut(recaptioned):
     edges = json.loads((recaptioned.root / "levelled" / "edges.json").read_text())
     (group,) = edges["groups"]
     starts = [edge["clip_score"] for edge in group["edges"]]
-    moved = Counter()
+    moved: Counter[tuple[int, int]] = Counter()
     for row in rows_of(recaptioned.root):
         if row["is_recaptioned"]:
             level = 1 + int(np.searchsorted(starts, row["clip_score"], side="right"))
