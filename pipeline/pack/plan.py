@@ -46,17 +46,33 @@ def plan_train_shards(
     has_levels: bool,
     is_recaptioned: bool = False,
 ) -> list[TrainShardPlan]:
-    """Returns what each train shard is made of: all rows, in the order of shards and keys."""
+    """Returns what each train shard is made of, reading how many rows each shard has."""
+    counts = [count_rows(shard, layout, has_levels) for shard in shards]
+    return plan_from_counts(layout, counts, config, has_levels, is_recaptioned)
+
+
+def plan_from_counts(
+    layout: DatasetLayout,
+    counts: Iterable[tuple[int, int]],
+    config: PackConfig,
+    has_levels: bool,
+    is_recaptioned: bool = False,
+) -> list[TrainShardPlan]:
+    """Returns what each train shard is made of: all rows, in the order of shards and keys.
+
+    Args:
+        counts: each shard with its rows.
+    """
     room, number = config.samples_per_shard, 0
     plans: list[TrainShardPlan] = []
     pieces: list[Piece] = []
-    ordered = sorted(shards)
-    signals = _signals_of(layout, ordered[0]) if has_levels and ordered else ()
+    ordered = sorted(counts)
+    signals = _signals_of(layout, ordered[0][0]) if has_levels and ordered else ()
     kind = TrainShardPlan(
         shard=0, pieces=(), has_levels=has_levels, signals=signals, is_recaptioned=is_recaptioned
     )
-    for shard in ordered:
-        start, rows = 0, _count_rows(rows_path(layout, shard, kind))
+    for shard, rows in ordered:
+        start = 0
         while start < rows:
             stop = min(rows, start + room)
             pieces.append(Piece(shard, start, stop))
@@ -85,9 +101,15 @@ def rows_path(layout: DatasetLayout, shard: int, plan: TrainShardPlan) -> str:
     return layout.levelled(shard) if plan.has_levels else layout.fetched(shard, "parquet")
 
 
-def _count_rows(path: str) -> int:
+def count_rows(shard: int, layout: DatasetLayout, has_levels: bool) -> tuple[int, int]:
+    """Returns a shard with the number of its rows that are to be packed.
+
+    Raises:
+        DatasetError: if the stage before has not made them.
+    """
+    path = layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
     try:
         with open_read(path) as file:
-            return int(pq.read_metadata(file).num_rows)
+            return shard, int(pq.read_metadata(file).num_rows)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing: run the stage that makes it first") from error

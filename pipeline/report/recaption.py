@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from pipeline.report.contents import Example
+from pipeline.report.contents import Contents, Example
 from schemas.columns import RECAPTION_FIELD, check_schema, recaption_fields
 from schemas.manifest import RecaptionSummary
 from schemas.records import TRAIN_SCHEMA
@@ -107,6 +107,19 @@ def recaption_cards(
 ) -> list[dict[str, Any]]:
     """Returns what the cards of pairs before and after show."""
     return [{**example.row, "thumbnail": thumbnail(example)} for example in examples]
+
+
+def recaption_page(
+    found: RecaptionSummary | None, contents: Contents, thumbnail: Callable[[Example], str | None]
+) -> dict[str, Any] | None:
+    """Returns what the report shows of captions by a model; None where there are none."""
+    if found is None:
+        return None
+    return {
+        "line": recaption_line(found),
+        "moves": moves_of(found, max([0, *contents.levels])),
+        "cards": recaption_cards(contents.recaptioned, thumbnail),
+    }
 
 
 def moves_of(found: RecaptionSummary, num_levels: int) -> list[dict[str, Any]]:

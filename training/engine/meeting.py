@@ -57,7 +57,7 @@ def joined(facts: Callable[[], Mapping[str, Any]], parallel: ParallelConfig) -> 
         return
     place = Place.here()
     deadline = time.monotonic() + parallel.join_seconds
-    with at_work(f"waiting for the other {processes - 1} processes"):
+    with at_work(f"waiting for all {processes} processes of the run"):
         store = open_store(place, parallel.join_seconds)
         said = _said(place, facts, store)
         watch = _meet(store, place, said, deadline, parallel)

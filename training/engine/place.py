@@ -4,7 +4,6 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -95,14 +94,21 @@ def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def name_interface(places: Sequence[Place], master: str, port: int) -> None:
+def name_interface(own: str) -> None:
     """Tells gloo which network reaches the other hosts, unless the user did.
 
     It takes the one of the host's own name, which many systems resolve to 127.0.1.1.
+
+    Args:
+        own: this host's address there; empty without other hosts.
     """
-    if len({place.node for place in places}) == 1:
-        return
-    own = _own_address(master, port)
     for name, addresses in psutil.net_if_addrs().items():
-        if own in {one.address.split("%")[0] for one in addresses} and not _is_loopback(own):
+        if own and own in {one.address.split("%")[0] for one in addresses}:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def address_of(connection: socket.socket) -> str:
+    """Returns this host's address on the way that a connection takes."""
+    address = ipaddress.ip_address(connection.getsockname()[0].split("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

@@ -26,7 +26,7 @@ from schemas.command_line import print_error
 from schemas.errors import ConfigError, PeerLost
 from schemas.terminal import Console
 from training.engine.launch import is_peer_lost
-from training.engine.place import Place, name_interface
+from training.engine.place import Place, address_of, name_interface
 
 STATUS_FAILED = 1
 SECONDS_TO_HEAR = 5.0
@@ -110,13 +110,16 @@ def watch_others(
         ConfigError: if they are not.
     """
     address, port, password = told
-    name_interface(places, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if server is not None:
         peers = _accepted(server, places, password, deadline)
+        ways = [peer.connection for peer in peers if peer.place.node > 0]
+        own = address_of(ways[0]) if ways else ""
         for peer in peers:
-            peer.send({"kind": "begin"})
+            peer.send({"kind": "begin", "address": own})
     else:
-        peers = [_connected(places, rank, address, port, password, deadline)]
+        peer, told_own = _connected(places, rank, address, port, password, deadline)
+        peers, own = [peer], address_of(peer.connection) if places[rank].node > 0 else told_own
+    name_interface(own)
     for peer in peers:
         _keep_alive(peer.connection, lost_after_seconds)
     return Watch(places[rank], peers, lost_after_seconds)
@@ -170,19 +173,20 @@ def _is_ours(peer: _Peer, places: Sequence[Place], password: str) -> bool:
 
 def _connected(
     places: Sequence[Place], rank: int, address: str, port: int, password: str, deadline: float
-) -> _Peer:
+) -> tuple[_Peer, str]:
+    """Returns the connection to the first process, and its host's address among the hosts."""
     try:
         connection = socket.create_connection((address, port), max(1, deadline - time.monotonic()))
         peer = _Peer(places[0], connection)
         peer.send({"password": password, "rank": rank})
         connection.settimeout(max(1.0, deadline - time.monotonic()))
-        peer.readline()
+        own = str(json.loads(peer.readline())["address"])
     except OSError as error:
         raise ConfigError(
             f"{places[rank]} cannot reach {places[0]} at {address}:{port} ({error}): hosts must "
             "reach each other at all ports; is there a firewall between them?"
         ) from error
-    return peer
+    return peer, own
 
 
 def _keep_alive(connection: socket.socket, seconds: float) -> None:

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from schemas.errors import ConfigError
-from training.engine.place import Place, listen, name_interface
+from training.engine.place import Place, address_of, listen, name_interface
 
 
 def test_half_a_place_is_refused_by_the_names_that_it_lacks(
@@ -42,10 +42,24 @@ def test_an_address_that_others_know_is_the_one_they_are_told() -> None:
         assert address == own[0]
 
 
-def test_gloo_keeps_its_own_network_where_all_processes_are_on_one_host(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("own", "users", "expected"),
+    [("127.0.0.1", None, "lo"), ("127.0.0.1", "eth7", "eth7"), ("", None, None)],
+)
+def test_gloo_takes_the_network_that_reaches_the_others_unless_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, own: str, users: str | None, expected: str | None
 ) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    places = [Place(rank=r, processes=2, local_rank=r, host="a") for r in range(2)]
-    name_interface(places, "127.0.0.1", 1)
-    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", users or "to be put back")
+    if users is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    name_interface(own)
+    assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6 beside IPv4")
+def test_an_address_is_the_same_on_a_server_of_both_protocols() -> None:
+    server = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    with server, socket.create_connection(("127.0.0.1", server.getsockname()[1])) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            assert address_of(accepted) == address_of(client) == "127.0.0.1"
