@@ -37,7 +37,6 @@ from schemas.stages import Stage
 from schemas.storage import (
     commit_text,
     committed_fingerprint,
-    exists,
     open_read,
     read_json,
     remove,
@@ -47,6 +46,7 @@ NOT_DECIDING = (
     "connections",
     "connections_per_host",
     "requests_per_second_per_host",
+    "sharing_workers",
     "max_buffered_bytes",
     "decode_processes",
     "shards_at_once",
@@ -114,9 +114,10 @@ def asked_fingerprint(marker: str) -> str | None:
     What a retry gains gives the shard a new fingerprint, by which later stages see the change;
     the first one is kept beside it, by which the fetch stage knows that nothing is left to do.
     """
-    if not exists(marker):
+    try:
+        values = read_json(marker)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    values = read_json(marker)
     return str(values.get("asked_fingerprint", values["fingerprint"]))
 
 
@@ -145,7 +146,7 @@ def fetch_pairs(
     Both stand in the order of the pairs. Of several images, the first that fails is the reason.
 
     Args:
-        work: is told what was downloaded, and what starting took.
+        work: is told what was downloaded, what starting took, and what rows took in the middle.
     """
     fetcher = ShardFetcher(pairs, config, spool, progress)
     kept: list[KeptPair] = []
@@ -153,8 +154,10 @@ def fetch_pairs(
     with ExitStack() as own, rare_garbage_collection():
         session = session or own.enter_context(FetchSession(config))
         found = session.run(fetcher.run)
-        start = session.take_start()
+        start, flow = session.take_pace()
     work.first_seconds, work.first_cpu_seconds = start.seconds, start.cpu_seconds
+    work.flow_rows, work.flow_seconds = flow.rows, flow.seconds
+    work.flow_cpu_seconds = flow.cpu_seconds
     work.bytes = progress.downloaded_bytes
     for pair, outcomes in zip(pairs, found, strict=True):
         failed = first_failure(outcomes)

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from pipeline.job.local_workers import LocalWorkers
+from pipeline.job.local_workers import LocalRunner, LocalWorkers
 from pipeline.job.ray.options import RayOptions
 from pipeline.job.watch import WorkerWatch
 from schemas.errors import ConfigError
@@ -56,6 +56,13 @@ PASSED_ON = (
     "SparkRunner",
 )
 """Runners that get the graph and the Beam flags as they are."""
+
+UNSHARED_HOSTS = (
+    "the runner does not tell how many workers there will be, so that each asks a host as much as "
+    "fetch.connections_per_host and its crawl delay allow: give the most that fetch at once by "
+    "--fetch.sharing-workers, and they share it (on Dataflow --max_num_workers times the vCPUs of "
+    "a worker)"
+)
 
 WITH_OWN_FLAGS = frozenset(PASSED_ON) - {DATAFLOW}
 """Runners whose job server may know flags that Beam does not."""
@@ -162,7 +169,7 @@ def choose_runner(
     watch = WorkerWatch()
     return ChosenRunner(
         name=LOCAL,
-        runner=FnApiRunner(
+        runner=LocalRunner(
             default_environment=LocalWorkers.watched(_worker_command(layout), watch)
         ),
         options=options,

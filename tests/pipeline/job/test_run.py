@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.config import CurationConfig, FetchConfig
 from pipeline.dataset.ownership import read_record
-from pipeline.job.run import Job, check_stages, with_checked_inputs, with_shared_cores
+from pipeline.job.run import (
+    Job,
+    check_stages,
+    with_checked_inputs,
+    with_shared_cores,
+    with_shared_hosts,
+)
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -28,11 +34,21 @@ def test_workers_on_this_machine_share_its_cores_unless_told_otherwise(monkeypat
     assert with_shared_cores(told, workers) == told
 
 
+@pytest.mark.parametrize(
+    ("runner", "told", "workers"),
+    [("local", 0, 6), ("ray", 0, 6), ("DataflowRunner", 0, 0), ("DataflowRunner", 9, 9)],
+)
+def test_workers_share_a_host_where_it_is_known_how_many_there_are(runner, told, workers):
+    config = CurationConfig(fetch=FetchConfig(sharing_workers=told))
+    assert with_shared_hosts(config, runner, 6).fetch.sharing_workers == workers
+
+
 @pytest.fixture
 def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(Stage.READ, Stage.LEVEL), (Stage.LEVEL,)])
 def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_it_starts(
     layout, tmp_path, stages
@@ -53,6 +69,7 @@ def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_
     check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_handed_over_leaves_its_folders_to_the_job_that_runs_it(tmp_path):
     """The job is begun by one process and reported by another, as with a flex template."""
     pairs = write_pairs(tmp_path / "in", [("http://a.example/x.png", "a picture")])
