@@ -38,8 +38,8 @@ class Spool:
     system for every image would cost the thread that asks more than half of what a request does.
     """
 
-    def __init__(self, memory_bytes: int = SPOOL_MEMORY_BYTES) -> None:
-        self._memory_bytes = memory_bytes
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        self._memory_bytes = SPOOL_MEMORY_BYTES if memory_bytes is None else memory_bytes
         self._newest: dict[int, bytes] = {}
         self._begin = self.size = 0
         """Where what is in memory begins, and where the next image will."""

@@ -153,7 +153,7 @@ def test_a_full_disk_of_temporary_files_is_named_with_the_remedy(
 ) -> None:
     disk = new_disk(tmp_path / "temporary", 4)
     monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
-    monkeypatch.setattr("pipeline.fetch.shard.SPOOL_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("pipeline.fetch.spool.SPOOL_MEMORY_BYTES", 1000)
     with pytest.raises(JobFailed, match=r"in stage fetch .* set TMPDIR to another folder"):
         curate(config, pairs, tmp_path / "out")
 
