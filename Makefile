@@ -23,7 +23,7 @@ export NO_ALBUMENTATIONS_UPDATE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test suite test-fast cluster-test image check lint types curate fetch score deduplicate level pack report \
+.PHONY: help setup demo test suite test-fast cluster-test cluster-soak hosts-test image check lint types curate fetch score deduplicate level pack report \
         pretrain finetune chat serve inspect bench docs lock clean
 
 help: ## List the targets
@@ -60,6 +60,12 @@ test-fast: $(READY) ## Run the tests that are not marked slow: for one's next ed
 
 cluster-test: $(READY) ## Curate on a Ray cluster of this machine, with an S3 server as its store
 	ALIGNGPT_CLUSTER_TEST=1 $(BIN)/pytest --numprocesses 0 tests/pipeline/job/ray/test_whole_cluster.py $(ARGS)
+
+cluster-soak: $(READY) ## Let 20 things happen to a Ray cluster, and compare what it makes: ARGS='--seed 7'
+	$(BIN)/python benchmarks/cluster_soak.py $(ARGS)
+
+hosts-test: $(READY) ## Train over two hosts made on this machine (as root): launchers, losses, cuts
+	ALIGNGPT_HOSTS_TEST=1 $(BIN)/pytest --numprocesses 0 --log-cli-level INFO tests/training/test_hosts.py tests/training/test_whole_hosts.py $(ARGS)
 
 image: ## Build the image that curates (VARIANT=gpu, TAG=NAME, MODEL=ViT-L-14:openai to bake one in)
 	docker build --file docker/Dockerfile.curate --tag $(or $(strip $(TAG)),aligngpt-curate) \

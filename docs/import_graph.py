@@ -11,6 +11,7 @@ step of the curation, or read what the steps left.
 
 import argparse
 import ast
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,20 +54,26 @@ def modules_of(folder: str) -> dict[str, Path]:
     return {name: path for name, path in names.items() if not name.endswith("__init__")}
 
 
+@functools.cache
+def imported_modules(path: Path) -> frozenset[str]:
+    """Returns the modules that a file imports, anywhere in it, and the names taken from them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
+
+
 def imports_of(folder: str) -> dict[str, set[str]]:
     """Returns each module below a folder with those of the same folder that it imports."""
     modules = modules_of(folder)
-    graph: dict[str, set[str]] = {}
-    for name, path in modules.items():
-        named: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                named.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                named.add(node.module)
-                named.update(f"{node.module}.{alias.name}" for alias in node.names)
-        graph[name] = (named & modules.keys()) - {name}
-    return graph
+    return {
+        name: set(imported_modules(path) & modules.keys()) - {name}
+        for name, path in modules.items()
+    }
 
 
 def room_of(module: str, folder: str) -> str:

@@ -86,7 +86,7 @@ class Kind:
 def paired_questions(dataset: TrainDataset) -> list[Question]:
     """Returns the single questions for a word about one picture, in the order of their keys."""
     found = []
-    for index in sorted(range(len(dataset)), key=lambda number: dataset.keys[number]):
+    for index in dataset.by_key.tolist():
         sample = dataset[index]
         turns = json.loads(sample.conversations or "[]")
         if sample.num_images == 1 and len(turns) == 2 and SHORT in turns[0]["value"]:
@@ -119,7 +119,7 @@ def words_found(
     other: dict[str, SampleResult],
 ) -> Difference:
     """Returns how questions for one word are answered."""
-    keys = [dataset.keys[question.index] for question in asked]
+    keys = [dataset[question.index].key for question in asked]
     scores = [np.array([float(r[key].is_exact) for key in keys]) for r in (right, other)]
     return score_difference(scores[0], scores[1])
 
@@ -230,7 +230,8 @@ def main() -> None:
         "yes_no": Kind(yes_no_found(arguments.yes_no), majority(yes_no)),
     }
     pairs = TrainDataset([arguments.pairs])
-    groups = candidate_groups(pairs, set(pairs.keys), parts.processor.tokenizer)
+    keys = {pairs[index].key for index in range(len(pairs))}
+    groups = candidate_groups(pairs, keys, parts.processor.tokenizer)
     found = measured(score_groups(parts, pairs, groups, "conversation", None))
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = {name: asdict(kind) for name, kind in kinds.items()}

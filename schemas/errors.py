@@ -109,3 +109,7 @@ class StorageError(Exception):
 
 class LossNotFinite(Exception):
     """The loss or its gradient became infinite or NaN; the message names the step's samples."""
+
+
+class PeerLost(Exception):
+    """Another process of this run is gone; the message says which, and what to do."""

@@ -18,6 +18,7 @@ from fsspec.core import url_to_fs
 
 from schemas.columns import file_metadata
 from schemas.errors import StorageError
+from schemas.local_folders import local_files, local_sizes
 from schemas.shards import is_stage_file
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -32,7 +33,8 @@ def check_before_changes(check: Callable[[], None]) -> None:
     _CHECKS.append(check)
 
 
-def _check() -> None:
+def run_checks() -> None:
+    """Does what this process is to do before a change."""
     for check in _CHECKS:
         check()
 
@@ -60,7 +62,7 @@ def commit_file(path: str) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _check()
+            run_checks()
             aside.replace(target)
     finally:
         with suppress(OSError):  # a disk that takes no writes does not let go of a name either
@@ -80,7 +82,7 @@ def commit_remote(path: str) -> Iterator[IO[bytes]]:
         writing = explaining_writes(f"{local}, on its way to {path}", Path(folder))
         with writing, local.open("wb") as file:
             yield file
-        _check()
+        run_checks()
         try:
             with reaching_store(path):
                 filesystem.put_file(str(local), name)
@@ -250,6 +252,8 @@ def file_system(path: str) -> tuple[AbstractFileSystem, str]:
 
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
+    if is_local(path):
+        return os.path.exists(local_path(path))  # noqa: PTH110 (asked for each of many shards)
     filesystem, name = file_system(path)
     with reaching_store(path):
         return bool(filesystem.exists(name))
@@ -262,7 +266,10 @@ def is_folder(path: str) -> bool:
 
 def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
-    _check()
+    run_checks()
+    if is_local(path):
+        Path(local_path(path)).unlink(missing_ok=True)
+        return
     filesystem, name = file_system(path)
     with reaching_store(path):
         if filesystem.exists(name):
@@ -273,7 +280,7 @@ def move_file(source: str, target: str) -> None:
     """Puts a file in another's place; does nothing if it is gone, having been moved before."""
     if not exists(source):
         return
-    _check()
+    run_checks()
     if is_local(source) and is_local(target):
         Path(local_path(source)).replace(local_path(target))
         return
@@ -284,7 +291,7 @@ def move_file(source: str, target: str) -> None:
 
 def remove_folder(folder: str) -> None:
     """Removes a folder with all that is in it, if there is one."""
-    _check()
+    run_checks()
     filesystem, name = file_system(folder)
     with reaching_store(folder):
         if filesystem.exists(name):
@@ -293,11 +300,15 @@ def remove_folder(folder: str) -> None:
 
 def list_files(folder: str, suffix: str = "") -> list[str]:
     """Returns the paths of the visible files straight below `folder`, sorted; [] if none."""
+    if is_local(folder):
+        return local_files(local_path(folder), folder.rstrip("/"), suffix)
     return [path for path in sorted(file_sizes(folder)) if path.endswith(suffix)]
 
 
 def file_sizes(folder: str) -> dict[str, int]:
     """Returns path to size, in bytes, of the visible files straight below `folder`."""
+    if is_local(folder):
+        return local_sizes(local_path(folder), folder.rstrip("/"))
     filesystem, name = file_system(folder)
     with reaching_store(folder):
         if not filesystem.exists(name):
@@ -347,12 +358,14 @@ def stage_files(folder: str) -> list[str]:
 
 def committed_fingerprint(path: str) -> str | None:
     """Returns the fingerprint stored in a committed Parquet or JSON file; None if none stands."""
-    if not exists(path):
+    # One request of a store less than asking first whether the file is there.
+    try:
+        if not path.endswith(".parquet"):
+            return read_json(path).get("fingerprint")
+        with open_read(path) as file:
+            return file_metadata(pq.read_schema(file)).get("fingerprint")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if not path.endswith(".parquet"):
-        return read_json(path).get("fingerprint")
-    with open_read(path) as file:
-        return file_metadata(pq.read_schema(file)).get("fingerprint")
 
 
 def is_local(path: str) -> bool:

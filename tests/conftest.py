@@ -41,20 +41,23 @@ settings.load_profile("untimed")
 
 
 LONGEST = (
-    "training/test_kills.py",
-    "pipeline/job/test_kills.py",
     "pipeline/job/test_object_store.py",
+    "pipeline/job/test_kills.py",
     "training/test_train.py",
+    "training/test_kills.py",
     "examples/test_assemble_models.py",
-    "training/test_exits.py",
     "pipeline/job/test_retry_job.py",
     "pipeline/job/test_disk.py",
     "pipeline/fetch/img2dataset/test_engine.py",
-    "pipeline/read/test_shard_input.py",
-    "pipeline/job/test_same_bytes.py",
-    "training/model/test_real_parts.py",
+    "training/test_exits.py",
     "training/model/packing/test_attention.py",
+    "test_docs.py",
+    "pipeline/job/test_same_bytes.py",
+    "pipeline/read/test_shard_input.py",
+    "training/model/test_real_parts.py",
+    "pipeline/test_curate.py",
     "pipeline/fetch/test_retry.py",
+    "training/engine/test_launchers.py",
 )
 """The files that take longer than half a minute on two cores, the longest first."""
 

@@ -1,8 +1,10 @@
 """What is private to a library is used in one place, in versions that it was seen in."""
 
 import ast
+import functools
 import importlib
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,10 +39,10 @@ USES = [
     *(
         ("apache-beam", "apache_beam.runners.portability.fn_api_runner.fn_runner", name, at)
         for name, at in (
-            ("ParallelBundleManager", "pipeline/job/ray/runner.py"),
-            ("BundleManager", "pipeline/job/ray/runner.py"),
+            ("ParallelBundleManager", "pipeline/job/bundles.py"),
+            ("BundleManager", "pipeline/job/bundles.py"),
             ("FnApiRunner._get_bundle_manager", None),
-            ("FnApiRunner.get_cache_token_generator", "pipeline/job/ray/runner.py"),
+            ("FnApiRunner.get_cache_token_generator", "pipeline/job/bundles.py"),
         )
     ),
     (
@@ -68,6 +70,12 @@ USES = [
         "apache-beam",
         "apache_beam.transforms.core",
         "get_function_args_defaults",
+        "pipeline/job/inspection.py",
+    ),
+    (
+        "apache-beam",
+        "apache_beam.transforms.userstate",
+        "get_dofn_specs",
         "pipeline/job/inspection.py",
     ),
     ("apache-beam", "apache_beam.transforms.environments", "Environment.register_urn", None),
@@ -152,17 +160,26 @@ def test_what_is_private_to_a_library_is_still_there(
         found = getattr(found, part)
 
 
-def names_in(path: Path) -> set[str]:
-    """Returns every name and attribute that a module uses or imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@functools.cache
+def names_in_modules() -> dict[str, set[str]]:
+    """Returns every name and attribute that each of our modules uses or imports."""
+    found: dict[str, set[str]] = {}
+    for path, node in nodes_of_modules():
+        names = found.setdefault(path, set())
         if isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.Attribute):
             names.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
             names.update(alias.name for alias in node.names)
-    return names
+    return found
+
+
+def nodes_of_modules() -> Iterator[tuple[str, ast.AST]]:
+    """Yields every node of our modules with the module's path."""
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            yield str(path.relative_to(ROOT)), node
 
 
 @pytest.mark.parametrize(("package", "module", "name", "at"), [use for use in USES if use[3]])
@@ -170,8 +187,7 @@ def test_each_private_use_stands_in_one_place(
     package: str, module: str, name: str, at: str
 ) -> None:
     last = name.rsplit(".", 1)[-1]
-    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    users = [str(path.relative_to(ROOT)) for path in paths if last in names_in(path)]
+    users = [path for path, names in names_in_modules().items() if last in names]
     assert users == [at]
 
 
@@ -186,14 +202,19 @@ OWN_ATTRIBUTES = {
 """Private attributes that are read or set on a library's objects, and in how many modules."""
 
 
+@functools.cache
+def users_of_attributes() -> dict[str, set[str]]:
+    """Returns which modules read or set an attribute of an object other than themselves."""
+    users: dict[str, set[str]] = {}
+    for path, node in nodes_of_modules():
+        if isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and node.value.id == "self"
+        ):
+            users.setdefault(node.attr, set()).add(path)
+    return users
+
+
 @pytest.mark.parametrize(("name", "count"), OWN_ATTRIBUTES.items())
 def test_private_attributes_of_libraries_do_not_spread(name: str, count: int) -> None:
-    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    users = {
-        str(path.relative_to(ROOT))
-        for path in paths
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == name
-        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
-    }
+    users = users_of_attributes().get(name, set())
     assert 0 < len(users) <= count, users

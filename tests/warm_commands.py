@@ -12,6 +12,7 @@ which knows of forks.
 """
 
 import atexit
+import ctypes
 import functools
 import gc
 import importlib
@@ -34,6 +35,8 @@ PRELOADED = {
 }
 """Modules with the `main` of a command, and what such a command imports as it begins to work."""
 
+CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
+"""Source: Linux's sched.h."""
 SECONDS_TO_START = 300.0
 """To import everything on a machine with much else to do."""
 
@@ -80,11 +83,18 @@ def _has_news(file: IO[bytes], seconds: float | None) -> bool:
     return bool(poll.poll(None if seconds is None else 1000 * seconds))
 
 
-def start_warm(module: str, words: Sequence[str], environment: Mapping[str, str]) -> WarmProcess:
-    """Returns the running `main` of a module with these words, in a process group of its own."""
+def start_warm(
+    module: str, words: Sequence[str], environment: Mapping[str, str], host: str = ""
+) -> WarmProcess:
+    """Returns the running `main` of a module with these words, in a process group of its own.
+
+    Args:
+        host: network namespace that it runs in, also its host's name.
+    """
     output, said = os.pipe()
     status, told = os.pipe()
     request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
+    request["host"] = host
     socket.send_fds(_warm_process(module), [json.dumps(request).encode()], [said, told])
     os.close(said)
     os.close(told)
@@ -148,7 +158,9 @@ def threads() -> list[str]:
     return [name for name in names if name != "jemalloc_bg_thd"]
 
 
-def _keep(said: int, told: int, words: list[str], environment: dict[str, str], folder: str) -> None:
+def _keep(
+    said: int, told: int, words: list[str], environment: dict[str, str], folder: str, host: str
+) -> None:
     """Forks the command, in whose process it returns; waits for its end and tells the status."""
     if (pid := os.fork()) != 0:
         os.close(said)
@@ -157,6 +169,8 @@ def _keep(said: int, told: int, words: list[str], environment: dict[str, str], f
         os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
         os._exit(0)
     os.close(told)
+    if host:
+        _enter(host)
     os.setsid()
     for standard in (1, 2):
         os.dup2(said, standard)
@@ -166,6 +180,15 @@ def _keep(said: int, told: int, words: list[str], environment: dict[str, str], f
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = words
+
+
+def _enter(host: str) -> None:
+    """Puts this process into a network namespace and gives it a host name of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/run/netns/{host}").open() as place:
+        if libc.setns(place.fileno(), CLONE_NEWNET) or libc.unshare(CLONE_NEWUTS):
+            raise OSError(ctypes.get_errno(), f"{host} cannot be entered")
+    socket.sethostname(host)
 
 
 if __name__ == "__main__":

@@ -81,9 +81,15 @@ class WebServer:
 
         async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
             writer.write(start)
-            await asyncio.sleep(3600)
+            while self._routes.get(path) is handler:
+                await asyncio.sleep(0.1)
+            writer.close()
 
         return self.route(path, handler)
+
+    def hang_up(self, path: str) -> None:
+        """Ends what hangs on a path, unanswered; from now on nothing is there."""
+        del self._routes[path]
 
     def endless(self, path: str, start: bytes, chunk: bytes) -> str:
         """Answers a path with a body that never ends; returns its URL."""

@@ -1,7 +1,6 @@
 """The command `aligngpt-train`."""
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,19 @@ from rich.table import Table
 from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.disk import is_out_of_room
-from schemas.errors import ConfigError, DatasetError, LossNotFinite, StorageError
+from schemas.errors import ConfigError, DatasetError, LossNotFinite, PeerLost, StorageError
 from schemas.memory import keep_freed_memory, large_imports
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
 from training.chat.commands import Chat
 from training.config import AlignmentMode, PublishedForm, TrainConfig
-from training.engine.launch import STATUS_TERMINATED, EarlySigterm, is_peer_lost, launch
+from training.engine.launch import (
+    STATUS_TERMINATED,
+    EarlySigterm,
+    hearing,
+    is_peer_lost,
+    launch,
+)
 from training.evaluation.commands import EVALUATION_COMMANDS, Compare, Evaluate, Score
 from training.recipes import FINETUNE_RECIPES, PRETRAIN_RECIPES, finetune_7b, pretrain_7b
 from training.serve.commands import Serve
@@ -140,7 +145,7 @@ def run(arguments: Sequence[str]) -> int:
     except (ConfigError, DatasetError) as error:
         print_error(str(error))
         return STATUS_REFUSED
-    except (LossNotFinite, StorageError) as error:
+    except (LossNotFinite, PeerLost, StorageError) as error:
         print_error(str(error))
         return STATUS_FAILED
     except (OSError, RuntimeError) as error:
@@ -215,11 +220,8 @@ def execute(command: Command, arguments: Sequence[str]) -> int:
     if isinstance(command, Pretrain | Finetune) and command.processes > 1 and not is_launched:
         return launch(command.processes, arguments)
     if isinstance(command, Pretrain | Finetune):
-        old_handler = signal.signal(signal.SIGTERM, EarlySigterm())
-        try:
+        with hearing(EarlySigterm()):
             return train_stage(command)
-        finally:
-            signal.signal(signal.SIGTERM, old_handler)
     if isinstance(command, Score | Compare) or (isinstance(command, Evaluate) and command.list):
         from training.evaluation.faces import show
 

@@ -20,6 +20,8 @@ LevelCurriculum = Literal["none", "low_first", "low_left_out"]
 Control = Literal["none", "exchanged"]
 OnCorrupt = Literal["error", "skip"]
 
+MOST_SECONDS = 86_400
+"""That processes wait for each other, or for a host that does not answer."""
 STAGE_1 = ("projector", "level_vectors")
 STAGE_2 = ("projector", "gate", "language_model")
 """What learns in each stage; the vision tower never does.
@@ -112,6 +114,9 @@ class DataConfig:
     the room that it takes is said before."""
     vision_features_folder: str = ""
     """Folder of stored features, for several runs; empty: OUT/vision_features."""
+    rows_folder: str = ""
+    """Folder of a copy of the data's rows and of plans, mapped by all processes of a machine, for
+    several runs; empty: OUT/rows from 100,000 samples on, removed when the run is finished."""
     workers: int = 2
     """Processes that decode and tokenise for each device; 0 does it in the loop."""
     on_corrupt: OnCorrupt = "error"
@@ -213,6 +218,11 @@ class ParallelConfig:
     compile_blocks: bool = False
     """Whether torch.compile makes kernels for the language model's blocks: the first steps take
     minutes, the others less time. On a CPU it needs a C++ compiler."""
+    join_seconds: float = 1800.0
+    """How long processes wait for each other at the start: hosts may come up minutes apart."""
+    lost_after_seconds: float = 180.0
+    """After how long without an answer a host counts as lost, and the others end. A cut of the
+    network that is shorter is waited out."""
 
     def __post_init__(self) -> None:
         if self.precision == "bf16" and self.zero_stage == 0:
@@ -225,6 +235,11 @@ class ParallelConfig:
             raise ConfigError("parallel.offload all needs parallel.zero_stage 3")
         if self.offload != "none" and self.zero_stage == 0:
             raise ConfigError("parallel.offload needs parallel.zero_stage 1, 2 or 3")
+        for name in ("join_seconds", "lost_after_seconds"):
+            if not 1 <= getattr(self, name) <= MOST_SECONDS:
+                raise ConfigError(
+                    f"parallel.{name} must be in 1..{MOST_SECONDS:,}, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

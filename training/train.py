@@ -11,6 +11,7 @@ from pathlib import Path
 from training.config import TrainConfig
 from training.data.loader import PlannedStep
 from training.engine.deepspeed import start_distributed, torchs_own_linear_after
+from training.engine.meeting import joined
 from training.loss import batch_loss
 from training.run.build import build
 from training.run.folder import RunFolder
@@ -27,21 +28,27 @@ def train(config: TrainConfig, data: Sequence[str], out: str, init: str | None =
         init: model folder to start from; None builds one from `config.model`.
     """
     folder = RunFolder(out=Path(out), config=config, data=tuple(data), init=init)
-    if folder.is_finished():
-        folder.check()
-        return True
-    folder.check_place()
-    start_distributed()
-    folder = with_settled_precision(folder)
-    with folder.locked(), torchs_own_linear_after(), build(folder) as run:
-        if run.first_step == 0:
-            run.validate(0)
-        for _ in take_steps(run):
-            if run.is_stopping:
-                return False
-        run.validate(run.plan.num_steps)
-        run.look_at_levels()
-        run.save_model()
+    with joined(folder.facts, config.parallel):
+        if folder.is_finished():
+            folder.check()
+            return True
+        folder.check_place()
+        start_distributed()
+        folder = with_settled_precision(folder)
+        with folder.locked(), torchs_own_linear_after(), build(folder) as run:
+            return through(run)
+
+
+def through(run: Run) -> bool:
+    """Returns whether a run is complete, once it is or was stopped."""
+    if run.first_step == 0:
+        run.validate(0)
+    for _ in take_steps(run):
+        if run.is_stopping:
+            return False
+    run.validate(run.plan.num_steps)
+    run.look_at_levels()
+    run.save_model()
     return True
 
 

@@ -279,8 +279,8 @@ def held_out_loss(parts: Assembled, folder: Path) -> float:
     config = DataConfig(form="conversation", tokens_per_sequence=TOKENS)
     encoder = parts.encoder(config)
     lengths = measure_lengths(dataset, encoder, show_progress("", is_active=False))
-    by_key = sorted(range(len(dataset)), key=lambda number: dataset.keys[number])
-    order = validation_order(by_key[:VALIDATION_SAMPLES], lengths, TOKENS)
+    first = dataset.by_key[:VALIDATION_SAMPLES].tolist()
+    order = validation_order(first, lengths, TOKENS)
     model: Any = parts.model
     return validation_loss(model, parts.rows(dataset, encoder), order, NUM_LEVELS).loss
 

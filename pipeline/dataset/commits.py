@@ -46,6 +46,13 @@ def is_committed(marker: str, fingerprint: str) -> bool:
     return committed_fingerprint(marker) == fingerprint
 
 
+AT_ONCE = "aligngpt:elements_at_once"
+"""Annotation of a step of the graph: how many elements a worker takes on at the same time.
+
+A runner of ours gives such a step no smaller parts, so that a worker is not left with one.
+"""
+
+
 def on_accelerator(step: Any, config: ScoreConfig | DeduplicateConfig) -> Any:
     """Returns a step of the graph, asking for workers with a GPU where it must have one."""
     if config.device == "cuda":

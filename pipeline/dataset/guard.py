@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.dataset.ownership import (
     record_path,
     stage_folders,
 )
-from pipeline.dataset.progress import ProgressReader, progress_path
+from pipeline.dataset.progress import forget_stages
 from pipeline.dataset.worktimes import REPORT, forget_times
 from schemas.columns import SCHEMA_VERSION
 from schemas.errors import ConfigError, DatasetError
@@ -317,11 +318,11 @@ def remove_leftovers(layout: DatasetLayout) -> None:
     if not is_local(layout.root):
         return
     root = Path(local_path(layout.root))
-    for path in root.rglob(".*.tmp"):
-        found = LEFTOVER.fullmatch(path.name)
-        folder = path.parent.relative_to(root).as_posix()
-        if found and _is_written(found[1], folder):
-            path.unlink(missing_ok=True)
+    for place, _, names in os.walk(root):
+        for name in names:
+            found = LEFTOVER.fullmatch(name) if name.endswith(".tmp") else None
+            if found and _is_written(found[1], Path(place).relative_to(root).as_posix()):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def _is_written(name: str, folder: str) -> bool:
@@ -348,6 +349,4 @@ def remove_outputs(layout: DatasetLayout, first: Stage, record: FolderRecord) ->
             remove(path)
             record.forget(path)
     forget_times(layout, (*first.onward, REPORT))
-    for state in ProgressReader(layout).read():
-        if state.stage in first.onward:
-            remove(progress_path(layout, state.stage, state.shard))
+    forget_stages(layout, first.onward)

@@ -3,9 +3,9 @@
 `_run/files.json` is the record. It is written twice in a job, never once for each file: before any
 work it lists what stands there and is ours, and names the folders that the job may write to as
 open; when all is done it lists what came to be, and nothing is open. What a killed job left in an
-open folder is known by the traces that its workers wrote before they began (`_run/progress`, the
-number of shards in `_run/read`), or else by what the file says of itself. Whatever else bears the
-name of a shard is somebody's own: no job begins where it stands.
+open folder is known by the traces that its workers wrote before they began (`_run/progress`,
+`_run/finished.parquet`, the number of shards in `_run/read`), or else by what the file says of
+itself. Whatever else bears the name of a shard is somebody's own: no job begins where it stands.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.finished import finished_shards
 from pipeline.dataset.progress import STEP_FILE
 from pipeline.dataset.worktimes import TIMES_FILE
 from schemas.columns import RECORD_FIELD, VERSION_FIELD
@@ -276,6 +277,8 @@ def read_traces(layout: DatasetLayout) -> Traces:
         found = TRACE.fullmatch(path.rsplit("/", 1)[-1])
         if found and found[1] != Stage.READ.value and found[1] in list(Stage):
             traces[Stage(found[1])].add(int(found[2]))
+    for stage, shard in finished_shards(layout):
+        traces[Stage(stage)].add(shard)
     markers = [path for path in (f"{layout.run}/read.json",) if exists(path)]
     for folder in list_files(f"{layout.run}/read"):
         markers += [path for path in list_files(folder) if path.endswith("/shards.json")]

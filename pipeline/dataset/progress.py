@@ -4,14 +4,21 @@ import json
 import os
 import re
 import socket
+import sys
+import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from pipeline.dataset.finished import FIELDS, read_finished, write_finished
 from schemas.errors import StorageError
+from schemas.many_files import read_many, remove_many
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import (
@@ -20,12 +27,24 @@ from schemas.storage import (
     list_files,
     local_path,
     read_bytes,
-    read_json,
-    remove,
 )
 
+JOINED_FILES = 1_000
+"""Progress files of finished shards from which on they are joined into one."""
+
+NUMBERS = {stage: stage.number for stage in Stage}
+
+ShardId = tuple[Stage, int]
+
 STEP_FILE = re.compile(r"([a-z0-9-]+\.(?=.*\.done))?[a-z]+-[a-z]*\.(plan|done)")
-"""Names of the files that tell of steps: one for its plan, one for each piece that is done."""
+"""Names of the files that tell of steps: one for the plan, one of each process for what it did."""
+
+
+_PROCESS = uuid.uuid4().hex
+"""With its number, what tells this process from those of other hosts."""
+_ended: dict[tuple[str, str], set[str]] = {}
+"""Of each folder, file of this process to the pieces of a step that it has ended."""
+_ended_lock = threading.Lock()
 
 
 class WorkAbandoned(Exception):
@@ -109,9 +128,16 @@ def begin_step(layout: DatasetLayout, stage: Stage, step: str, total: int) -> No
 
 
 def end_piece(layout: DatasetLayout, stage: Stage, step: str, piece: str | int) -> None:
-    """Announces that a piece of a step is done."""
-    with suppress(StorageError):
-        commit_text(f"{_progress_folder(layout)}/{piece}.{stage.value}-{step}.done", "")
+    """Announces that a piece of a step is done.
+
+    Each process counts its pieces in a file of its own: a file for each piece would be millions.
+    """
+    with _ended_lock:
+        name = f"{_progress_folder(layout)}/{_PROCESS}-{os.getpid()}.{stage.value}-{step}.done"
+        pieces = _ended.setdefault((layout.root, name), set())
+        pieces.add(str(piece))
+        with suppress(StorageError):
+            commit_text(name, str(len(pieces)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,24 +196,48 @@ class ProgressReader:
     """Reads the progress files of a folder again and again, each only when it may have changed."""
 
     def __init__(self, layout: DatasetLayout) -> None:
-        self._folder = _progress_folder(layout)
+        self._layout, self._folder = layout, _progress_folder(layout)
         self._known: dict[str, tuple[int, ShardState]] = {}
+        self._finished: dict[ShardId, ShardState] | None = None
 
     def read(self) -> list[ShardState]:
-        """Returns the state of every shard that any stage has begun, by stage and shard."""
+        """Returns the state of every shard that any stage has begun, by stage and shard.
+
+        Raises:
+            DatasetError: if the list of finished shards is damaged.
+        """
+        states = {**self.finished, **{_id_of(state): state for _, state in self.read_files()}}
+        return sorted(states.values(), key=_by_stage_and_shard)
+
+    @property
+    def finished(self) -> dict[ShardId, ShardState]:
+        """What earlier attempts have finished and joined into one file."""
+        if self._finished is None:
+            rows = map(_state_of, read_finished(self._layout))
+            self._finished = {_id_of(state): state for state in rows}
+        return self._finished
+
+    def read_files(self) -> list[tuple[str, ShardState]]:
+        """Returns path and content of each progress file."""
+        new: dict[str, int] = {}
         for path in list_files(self._folder, ".json"):
             version = _version(path)
             known = self._known.get(path)
             if known is None or version != known[0] or (version == 0 and known[1].state != "done"):
-                state = _read_state(path)
-                if state is not None:
-                    self._known[path] = (version, state)
-        return [state for _, state in sorted(self._known.values(), key=_by_stage_and_shard)]
+                new[path] = version
+        for (path, version), content in zip(new.items(), read_many(list(new)), strict=True):
+            if content is not None:
+                self._known[path] = (version, _state_of(json.loads(content)))
+        return [(path, state) for path, (_, state) in self._known.items()]
 
     def read_steps(self) -> list[StepState]:
         """Returns how far each step is that was announced, by stage."""
         files = _step_files(self._folder)
-        done = Counter(path.rsplit(".", 2)[-2] for path in files if path.endswith(".done"))
+        ended = [path for path in files if path.endswith(".done")]
+        done: Counter[str] = Counter()
+        for path, count in zip(ended, read_many(ended), strict=True):
+            # Files of before were empty, and of one piece each.
+            done[path.rsplit(".", 2)[-2]] += int(count or 1)
         steps = []
         for path in files:
             name, _, kind = path.rsplit("/", 1)[-1].rpartition(".")
@@ -205,12 +255,15 @@ def _progress_folder(layout: DatasetLayout) -> str:
 
 
 def _step_files(folder: str) -> list[str]:
-    paths = [path for suffix in (".plan", ".done") for path in list_files(folder, suffix)]
-    return [path for path in paths if STEP_FILE.fullmatch(path.rsplit("/", 1)[-1])]
+    return [path for path in list_files(folder) if STEP_FILE.fullmatch(path.rsplit("/", 1)[-1])]
 
 
-def _by_stage_and_shard(item: tuple[int, ShardState]) -> tuple[int, int]:
-    return item[1].stage.number, item[1].shard
+def _by_stage_and_shard(state: ShardState) -> tuple[int, int]:
+    return NUMBERS[state.stage], state.shard
+
+
+def _id_of(state: ShardState) -> ShardId:
+    return state.stage, state.shard
 
 
 def _version(path: str) -> int:
@@ -223,26 +276,55 @@ def _version(path: str) -> int:
         return 0
 
 
-def _read_state(path: str) -> ShardState | None:
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        return None
-    error = values.pop("error", None)
-    return ShardState(
-        **{**values, "stage": Stage(values["stage"])},
-        error=None if error is None else WorkError(**error),
-    )
+def _state_of(values: dict[str, Any]) -> ShardState:
+    """Returns what a progress file says, from its object."""
+    error = values.get("error")
+    told = {
+        "state": "done",
+        **values,
+        "stage": Stage(values["stage"]),
+        "host": sys.intern(values["host"]),
+        "error": None if error is None else WorkError(**error),
+    }
+    return ShardState(**told)
 
 
 def forget_unfinished(layout: DatasetLayout) -> list[ShardState]:
-    """Removes the progress of shards that were not finished; returns what it said of them."""
-    unfinished = [state for state in ProgressReader(layout).read() if state.state != "done"]
-    for state in unfinished:
-        remove(progress_path(layout, state.stage, state.shard))
-    for path in _step_files(_progress_folder(layout)):
-        remove(path)
+    """Removes the progress of shards that were not finished; returns what it said of them.
+
+    Nobody works on the folder meanwhile. Where many are finished, their progress is joined.
+    """
+    reader = ProgressReader(layout)
+    states = reader.read()
+    files = reader.read_files()
+    with _ended_lock:
+        for place in [place for place in _ended if place[0] == layout.root]:
+            del _ended[place]
+    unfinished = [state for state in states if state.state != "done"]
+    done = [path for path, state in files if state.state == "done"]
+    # What is listed as finished and was begun anew must not seem to be finished again.
+    if len(done) >= JOINED_FILES or any(_id_of(state) in reader.finished for state in unfinished):
+        _list_finished(layout, states)
+        remove_many(done)
+    remove_many([path for path, state in files if state.state != "done"])
+    remove_many(_step_files(_progress_folder(layout)))
     return unfinished
+
+
+def forget_stages(layout: DatasetLayout, stages: Collection[Stage]) -> None:
+    """Removes the progress of all shards of some stages."""
+    reader = ProgressReader(layout)
+    if any(stage in stages for stage, _ in reader.finished):
+        left = [state for state in reader.finished.values() if state.stage not in stages]
+        _list_finished(layout, left)
+    remove_many([path for path, state in reader.read_files() if state.stage in stages])
+
+
+def _list_finished(layout: DatasetLayout, states: Iterable[ShardState]) -> None:
+    done = (state for state in states if state.state == "done")
+    write_finished(
+        layout, ({name: getattr(state, name) for name in FIELDS.names} for state in done)
+    )
 
 
 def progress_path(layout: DatasetLayout, stage: Stage, shard: int) -> str:

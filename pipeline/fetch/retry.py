@@ -40,6 +40,7 @@ from pipeline.fetch.spool import (
 )
 from schemas.columns import read_table, records_from_table, table_from_records, write_table
 from schemas.errors import ConfigError, DatasetError, RejectReason
+from schemas.many_files import read_many
 from schemas.records import FETCHED_SCHEMA, REJECTION_SCHEMA, FetchedSample, Rejection
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -144,8 +145,8 @@ def begin_retry(layout: DatasetLayout, reasons: tuple[str, ...]) -> RetrySession
 def end_retry(layout: DatasetLayout, session: RetrySession) -> str:
     """Closes a session; returns what came of it, in words."""
     asked = gained = 0
-    for path in list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker):
-        retry = read_json(path).get("retry")
+    for content in read_many(list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker)):
+        retry = json.loads(content or b"{}").get("retry")
         if retry is not None and retry["token"] == session.token:
             asked, gained = asked + retry["asked"], gained + retry["gained"]
     remove(_session_path(layout))

@@ -37,7 +37,6 @@ from schemas.stages import Stage
 from schemas.storage import (
     commit_text,
     committed_fingerprint,
-    exists,
     open_read,
     read_json,
     remove,
@@ -114,9 +113,10 @@ def asked_fingerprint(marker: str) -> str | None:
     What a retry gains gives the shard a new fingerprint, by which later stages see the change;
     the first one is kept beside it, by which the fetch stage knows that nothing is left to do.
     """
-    if not exists(marker):
+    try:
+        values = read_json(marker)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    values = read_json(marker)
     return str(values.get("asked_fingerprint", values["fingerprint"]))
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 import apache_beam as beam
+from apache_beam.pipeline import transform_annotations
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import FetchConfig
+from pipeline.dataset.commits import AT_ONCE
 from pipeline.dataset.deny import DenyFiles
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.retry import RetrySession, finish_move, retry_shard
@@ -39,11 +41,12 @@ class FetchShards(beam.PTransform):
 
     def expand(self, shards: beam.PCollection[int]) -> beam.PCollection[int]:
         """Returns the numbers of the fetched shards."""
-        if self._retry is None:
-            fetch = _FetchShard(self._layout, self._config, self._denied)
-            return shards | "FetchShard" >> beam.ParDo(fetch)
-        retry = _RetryShard(self._layout, self._config, self._denied, self._retry)
-        return shards | "RetryShard" >> beam.ParDo(retry)
+        with transform_annotations(**{AT_ONCE: str(self._config.shards_at_once)}):
+            if self._retry is None:
+                fetch = _FetchShard(self._layout, self._config, self._denied)
+                return shards | "FetchShard" >> beam.ParDo(fetch)
+            retry = _RetryShard(self._layout, self._config, self._denied, self._retry)
+            return shards | "RetryShard" >> beam.ParDo(retry)
 
 
 class _FetchShard(beam.DoFn):

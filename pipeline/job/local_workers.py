@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from apache_beam.portability.api import beam_fn_api_pb2, endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
     ControlConnection,
     GrpcWorkerHandler,
@@ -23,6 +24,7 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 from google.protobuf import json_format, text_format
 
+from pipeline.job.bundles import QueuedBundles, has_come_to_work, queued_bundles
 from pipeline.job.watch import Worker, WorkerWatch
 
 URN = "aligngpt:environment:local_worker:v1"
@@ -134,6 +136,18 @@ class LocalWorkerHandler(GrpcWorkerHandler):
         self._worker = Worker(process, ControlLine(self.control_conn))
         self._watch.add(self._worker)
 
+    def is_there(self) -> bool:
+        """Returns whether there is a worker: each was started."""
+        return True
+
+    def has_come(self) -> bool:
+        """Returns whether the worker has come to work.
+
+        Raises:
+            RuntimeError: if it was ended, so that it never will.
+        """
+        return has_come_to_work(self._worker)
+
     def close(self) -> None:
         """Tells the worker to end. Beam closes its workers one after another: none is waited for.
 
@@ -148,6 +162,13 @@ class LocalWorkerHandler(GrpcWorkerHandler):
 
     def stop_worker(self) -> None:
         """Leaves the process to end by itself; the watchdog ends it if it does not."""
+
+
+class LocalRunner(FnApiRunner):
+    """Beam's local runner, with workers that take the parts of a step from a queue."""
+
+    def _get_bundle_manager(self, manager: Any) -> QueuedBundles:
+        return queued_bundles(manager, self._progress_frequency)
 
 
 def _as_text(address: endpoints_pb2.ApiServiceDescriptor) -> str:

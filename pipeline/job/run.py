@@ -118,7 +118,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
     ):
         if left_behind is not None:
             console.print(f"An earlier job ended early ({left_behind}); going on where it was.")
-        for state in forget_unfinished(layout):
+        with at_work("looking at what is done"):
+            unfinished = forget_unfinished(layout)
+        for state in unfinished:
             console.print(f"  it had not finished {place_of(state)}")
         remove_leftovers(layout)
         begin_times(layout)

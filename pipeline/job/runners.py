@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from pipeline.job.local_workers import LocalWorkers
+from pipeline.job.local_workers import LocalRunner, LocalWorkers
 from pipeline.job.ray.options import RayOptions
 from pipeline.job.watch import WorkerWatch
 from schemas.errors import ConfigError
@@ -162,7 +162,7 @@ def choose_runner(
     watch = WorkerWatch()
     return ChosenRunner(
         name=LOCAL,
-        runner=FnApiRunner(
+        runner=LocalRunner(
             default_environment=LocalWorkers.watched(_worker_command(layout), watch)
         ),
         options=options,

@@ -40,14 +40,26 @@ class TrainShardPlan:
 def plan_train_shards(
     layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
 ) -> list[TrainShardPlan]:
-    """Returns what each train shard is made of: all rows, in the order of shards and keys."""
+    """Returns what each train shard is made of, reading how many rows each shard has."""
+    counts = [count_rows(shard, layout, has_levels) for shard in shards]
+    return plan_from_counts(layout, counts, config, has_levels)
+
+
+def plan_from_counts(
+    layout: DatasetLayout, counts: Iterable[tuple[int, int]], config: PackConfig, has_levels: bool
+) -> list[TrainShardPlan]:
+    """Returns what each train shard is made of: all rows, in the order of shards and keys.
+
+    Args:
+        counts: each shard with its rows.
+    """
     room, number = config.samples_per_shard, 0
     plans: list[TrainShardPlan] = []
     pieces: list[Piece] = []
-    ordered = sorted(shards)
-    signals = _signals_of(layout, ordered[0]) if has_levels and ordered else ()
-    for shard in ordered:
-        start, rows = 0, _count_rows(_rows_path(layout, shard, has_levels))
+    ordered = sorted(counts)
+    signals = _signals_of(layout, ordered[0][0]) if has_levels and ordered else ()
+    for shard, rows in ordered:
+        start = 0
         while start < rows:
             stop = min(rows, start + room)
             pieces.append(Piece(shard, start, stop))
@@ -80,9 +92,15 @@ def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:
     return layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
 
 
-def _count_rows(path: str) -> int:
+def count_rows(shard: int, layout: DatasetLayout, has_levels: bool) -> tuple[int, int]:
+    """Returns a shard with the number of its rows that are to be packed.
+
+    Raises:
+        DatasetError: if the stage before has not made them.
+    """
+    path = _rows_path(layout, shard, has_levels)
     try:
         with open_read(path) as file:
-            return int(pq.read_metadata(file).num_rows)
+            return shard, int(pq.read_metadata(file).num_rows)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing: run the stage that makes it first") from error

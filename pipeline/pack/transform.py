@@ -12,7 +12,7 @@ from pipeline.config import PackConfig
 from pipeline.dataset.progress import begin_step
 from pipeline.dataset.train_shards import write_index
 from pipeline.dataset.worktimes import timed
-from pipeline.pack.plan import TrainShardPlan, plan_train_shards
+from pipeline.pack.plan import TrainShardPlan, count_rows, plan_from_counts
 from pipeline.pack.shard import pack_shard
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -29,12 +29,14 @@ class PackShards(beam.PTransform):
         """Waits for all shards, since the plan is made from their counts, and packs."""
         layout, config, has_levels = self._layout, self._config, self._has_levels
         one = shards.pipeline | beam.Create([None])
+        # Counted where they lie, by all workers: one would take an hour for all on a store.
+        counts = shards | "Count" >> beam.Map(count_rows, layout, has_levels)
         packed = (
             one
             | "Plan"
             >> beam.FlatMap(
-                lambda _, all_shards: announced_plans(layout, all_shards, config, has_levels),
-                beam.pvalue.AsIter(shards),
+                lambda _, counted: announced_plans(layout, counted, config, has_levels),
+                beam.pvalue.AsIter(counts),
             )
             | "SpreadPlans" >> beam.Reshuffle()
             | "PackShard" >> beam.Map(lambda plan: pack_shard(layout, plan, config))
@@ -50,11 +52,11 @@ class PackShards(beam.PTransform):
 
 
 def announced_plans(
-    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+    layout: DatasetLayout, counts: Iterable[tuple[int, int]], config: PackConfig, has_levels: bool
 ) -> list[TrainShardPlan]:
     """Returns the plans of all train shards, for all to see how much there is to pack."""
     with timed(layout, Stage.PACK, "plan") as work:
-        plans = plan_train_shards(layout, shards, config, has_levels)
+        plans = plan_from_counts(layout, counts, config, has_levels)
         work.rows = sum(plan.samples for plan in plans)
     begin_step(layout, Stage.PACK, "", work.rows)
     return plans

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from schemas.columns import read_table
 from schemas.errors import DatasetError, RejectReason
 from schemas.manifest import StageCounts
+from schemas.many_files import map_files
 from schemas.records import REJECTION_SCHEMA, SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -29,7 +30,7 @@ def count_stages(layout: DatasetLayout) -> dict[str, StageCounts]:
     stages: dict[str, StageCounts] = {}
     for stage in Stage:
         tables = stage_tables(layout, stage)
-        kept = sum(_count_rows(path) for path in tables)
+        kept = sum(map_files(_count_rows, tables))
         rejected = count_rejections(layout, stage)
         if tables or rejected:
             rows_in = kept + sum(rejected.values())
@@ -40,22 +41,14 @@ def count_stages(layout: DatasetLayout) -> dict[str, StageCounts]:
 def count_rejections(layout: DatasetLayout, stage: Stage) -> dict[str, int]:
     """Returns how many rows a stage rejected for each reason, in the order of the reasons."""
     found: Counter[str] = Counter()
-    for path in list_files(layout.rejected_folder(stage), ".parquet"):
-        with open_read(path) as file:
-            reasons = read_table(file, REJECTION_SCHEMA, columns=["reason"])["reason"]
-        for count in pc.value_counts(reasons).to_pylist():
-            found[count["values"]] += count["counts"]
+    for counts in map_files(_count_reasons, list_files(layout.rejected_folder(stage), ".parquet")):
+        found.update(counts)
     return {reason.value: found[reason.value] for reason in RejectReason if found[reason.value]}
 
 
 def count_truncated_captions(layout: DatasetLayout) -> int:
     """Returns how many scored captions were longer than the model's context."""
-    total = 0
-    for path in stage_tables(layout, Stage.SCORE):
-        with open_read(path) as file:
-            table = read_table(file, SCORED_SCHEMA, columns=["is_caption_truncated"])
-        total += pc.sum(table["is_caption_truncated"]).as_py() or 0
-    return total
+    return sum(map_files(_count_truncated, stage_tables(layout, Stage.SCORE)))
 
 
 def total_rejections(stages: Sequence[StageCounts]) -> dict[str, int]:
@@ -81,3 +74,16 @@ def check_balance(layout: DatasetLayout, stages: dict[str, StageCounts]) -> None
 def _count_rows(path: str) -> int:
     with open_read(path) as file:
         return int(pq.read_metadata(file).num_rows)
+
+
+def _count_reasons(path: str) -> dict[str, int]:
+    with open_read(path) as file:
+        reasons = read_table(file, REJECTION_SCHEMA, columns=["reason"])["reason"]
+    counts = pc.value_counts(reasons).to_pylist()
+    return {count["values"]: count["counts"] for count in counts}
+
+
+def _count_truncated(path: str) -> int:
+    with open_read(path) as file:
+        table = read_table(file, SCORED_SCHEMA, columns=["is_caption_truncated"])
+    return pc.sum(table["is_caption_truncated"]).as_py() or 0

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from schemas.columns import check_schema
+from schemas.many_files import map_files
 from schemas.records import TRAIN_SCHEMA
-from schemas.storage import open_read
+from schemas.storage import is_local, open_read
 
 SCORE_CELLS = 2000
 """Cells of the histogram of scores over [-1, 1]."""
@@ -90,6 +91,9 @@ class Contents:
     is a random choice that is always the same. In the order of their scores."""
 
 
+Heaps = dict[int | None, list[tuple[int, int, Example]]]
+"""Of each level, examples behind their key, negative, and their row among all."""
+
 SIZE_EDGES = (64, 128, 192, 256, 320, 384, 512, 768, 1024)
 
 
@@ -104,23 +108,30 @@ def read_contents(paths: Iterable[str], num_levels: int | None, per_level: int) 
     if num_levels is not None:
         contents.levels = {level: LevelContents(level) for level in range(1, num_levels + 1)}
     size_counts = np.zeros(len(SIZE_EDGES) + 1, np.int64)
-    heaps: dict[int | None, list[tuple[int, Example]]] = {}
-    for path in paths:
-        for table in _tables(path):
-            contents.samples += table.num_rows
+    heaps: Heaps = {}
+    for path, tables in map_files(_tables, paths):
+        for table in tables:
             _count_scores(contents, table)
             size_counts += _count_sizes(contents, table)
-            _keep_examples(heaps, path, table, per_level)
+            _keep_examples(heaps, path, table, per_level, contents.samples)
+            contents.samples += table.num_rows
     contents.sizes = _named_sizes(size_counts)
     for level in sorted(heaps, key=lambda level: level or 0):
-        examples = [example for _, example in sorted(heaps[level], key=lambda item: -item[0])]
+        found = sorted(heaps[level], key=lambda item: (-item[0], item[1]))
+        examples = [example for _, _, example in found]
         examples.sort(key=lambda example: example.row["clip_score"] or 0.0)
         contents.examples[level] = examples
     contents.levels = dict(sorted(contents.levels.items()))
     return contents
 
 
-def _tables(path: str) -> Iterator[pa.Table]:
+def _tables(path: str) -> tuple[str, Iterable[pa.Table]]:
+    """Returns a path with the tables in it, read whole from a store and as it comes from a disk."""
+    tables = _read_tables(path)
+    return path, tables if is_local(path) else list(tables)
+
+
+def _read_tables(path: str) -> Iterator[pa.Table]:
     with open_read(path) as file:
         parquet = pq.ParquetFile(file)
         check_schema(parquet.schema_arrow, TRAIN_SCHEMA, path)
@@ -156,15 +167,17 @@ def _named_sizes(counts: NDArray[np.int64]) -> list[tuple[str, int]]:
     return [(name, int(count)) for name, count in zip(names, counts, strict=True) if count]
 
 
-def _keep_examples(
-    heaps: dict[int | None, list[tuple[int, Example]]], path: str, table: pa.Table, wanted: int
-) -> None:
+def _keep_examples(heaps: Heaps, path: str, table: pa.Table, wanted: int, first_row: int) -> None:
     keys = table["key"].to_pylist()
     levels = table["alignment_level"].to_pylist()
     for row, (key, level) in enumerate(zip(keys, levels, strict=True)):
         heap = heaps.setdefault(level, [])
         number = -int(key, 16)
+        if len(heap) >= wanted and not (heap and number > heap[0][0]):
+            continue
+        # Datasets that were joined may hold a key twice: the row's number tells which is which.
+        item = (number, first_row + row, Example(path, table.slice(row, 1).to_pylist()[0]))
         if len(heap) < wanted:
-            heapq.heappush(heap, (number, Example(path, table.slice(row, 1).to_pylist()[0])))
-        elif heap and number > heap[0][0]:
-            heapq.heapreplace(heap, (number, Example(path, table.slice(row, 1).to_pylist()[0])))
+            heapq.heappush(heap, item)
+        else:
+            heapq.heapreplace(heap, item)

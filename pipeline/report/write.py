@@ -40,15 +40,18 @@ from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
 from schemas.manifest import Manifest, ShardEntry, StageCounts
+from schemas.many_files import map_files, read_many
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import commit_text, list_files, open_read, read_json
+from schemas.storage import commit_text, list_files, open_read
 from schemas.terminal import shown
 from schemas.versions import installed_versions, program_version
 
 EXAMPLES_PER_LEVEL = 8
 EXAMPLES_WITHOUT_LEVELS = 24
 THUMBNAIL_PIXELS = 176
+TIMED_PIECES = 512
+"""Most pieces that a step of the report is timed by."""
 
 RETRYABLE = frozenset(reason.value for reason in RejectReason if reason.is_retryable)
 
@@ -117,11 +120,17 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
 def _timed_each(
     layout: DatasetLayout, step: str, rows: int, tables: Sequence[str]
 ) -> Iterator[str]:
-    """Yields the tables and times what is done with each, to which belongs its share of rows."""
-    for number, table in enumerate(tables):
+    """Yields the tables and times what is done with each, to which belongs its share of rows.
+
+    Of very many, several are a piece: each piece is written down, which is a request to a store.
+    """
+    size = -(-len(tables) // TIMED_PIECES) or 1
+    for begin in range(0, len(tables), size):
+        some = tables[begin : begin + size]
         with timed(layout, REPORT, step) as work:
-            yield table
-            work.rows = rows * (number + 1) // len(tables) - rows * number // len(tables)
+            yield from some
+            end = begin + len(some)
+            work.rows = rows * end // len(tables) - rows * begin // len(tables)
 
 
 def _read_all(
@@ -160,7 +169,7 @@ def _read_all(
         parents=[] if derivation is None else list(derivation.parents),
         where=None if derivation is None else derivation.where,
         samples_per_shard=config.pack.samples_per_shard,
-        shards=[_shard_entry(path) for path in stage_tables(layout, Stage.PACK)],
+        shards=[*map_files(_shard_entry, stage_tables(layout, Stage.PACK))],
     )
     return manifest, contents, control
 
@@ -324,8 +333,11 @@ def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
     }
     spans: dict[str, list[tuple[float, float]]] = {}
     pairs = 0
-    for path in list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker):
-        stats = read_json(path)
+    paths = list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker)
+    for path, content in zip(paths, read_many(paths), strict=True):
+        if content is None:
+            continue
+        stats = json.loads(content)
         shard = path.rsplit("/", 1)[-1].removesuffix(Stage.FETCH.marker)
         begin = stats.get("start_time")
         worker = path if begin is None else worker_of.get(shard, "")

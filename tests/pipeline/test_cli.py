@@ -42,6 +42,7 @@ def test_help_needs_neither_beam_nor_torch():
     assert done.stderr == "set()\n"
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_torch_only_if_it_scores_or_searches(tmp_path):
     (tmp_path / "pairs.tsv").write_text("url\tcaption\nhttp://127.0.0.1:9/a.png\ta picture\n")
     program = (

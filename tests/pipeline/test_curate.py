@@ -44,6 +44,7 @@ def test_every_row_in_is_one_sample_or_one_rejection(curated, rows):
     assert rejected == sum(manifest.rejected.values())
 
 
+@pytest.mark.slow
 def test_a_job_that_keeps_nothing_says_which_stage_rejected_all_and_why(site, config, tmp_path):
     pairs = write_pairs(tmp_path / "input", [(site.url("/gone.png"), "gone")] * 3)
     closed = dataclasses.replace(config, fetch=dataclasses.replace(config.fetch, allow_ports=()))
@@ -120,6 +121,7 @@ def test_scores_of_a_model_that_knows_nothing_are_called_so(curated):
     assert f"another caption {control.beats_ratio:.3f}" in " ".join(inspected.getvalue().split())
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_not_done_again(config, pairs, curated):
     root, manifest, _ = curated
     files = [path for path in root.glob("*/**/*.*") if "_run" not in path.parts]
@@ -131,6 +133,7 @@ def test_a_finished_job_is_not_done_again(config, pairs, curated):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_does_not_show(config, rows, curated, tmp_path):
     shuffled = rows.copy()
     random.Random(1).shuffle(shuffled)
@@ -138,6 +141,7 @@ def test_the_order_of_the_rows_does_not_show(config, rows, curated, tmp_path):
     assert contents(tmp_path / "out") == contents(curated[0])
 
 
+@pytest.mark.slow
 def test_stages_alone_make_what_the_whole_graph_makes(config, pairs, curated, tmp_path):
     for stage in Stage:
         curate(config, pairs, tmp_path, stages=(stage,))
@@ -186,6 +190,7 @@ def test_a_search_on_a_gpu_that_is_not_there_stops_the_job_before_it_fetches(
     assert not (tmp_path / "pairs").exists()
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_redo_makes_room_for_it(
     config, pairs, curated, tmp_path
 ):
@@ -201,6 +206,7 @@ def test_another_configuration_is_refused_and_redo_makes_room_for_it(
     verify_dataset(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_other_rows_are_refused_and_nothing_is_changed(config, rows, curated, tmp_path):
     root = curated[0]
     before = contents(root)
@@ -215,6 +221,7 @@ def test_a_model_that_is_not_there_is_a_configuration_error(config, pairs, tmp_p
         curate(dataclasses.replace(config, score=nowhere), pairs, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_verify_finds_a_flipped_bit(config, pairs, tmp_path):
     curate(config, pairs, tmp_path)
     assert verify_dataset(str(tmp_path)).samples > 30
@@ -226,6 +233,7 @@ def test_verify_finds_a_flipped_bit(config, pairs, tmp_path):
         verify_dataset(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_instruction_samples_are_packed_unscored(tmp_path):
     bundled = json.loads((INSTRUCTIONS / "instructions.json").read_text())
     samples = [*bundled[:17], *bundled[-3:]]  # the last ones have two pictures

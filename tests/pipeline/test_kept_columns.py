@@ -17,6 +17,8 @@ from pipeline.report.verify import verify_dataset
 from schemas.columns import kept_fields
 from tests.curations import curate, quiet_console
 
+pytestmark = pytest.mark.slow
+
 KEPT = {
     "uid": pa.array(["a", "b", None, "d"]),
     "similarity": pa.array([0.25, None, 0.75, 1.0], pa.float32()),

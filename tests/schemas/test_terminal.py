@@ -82,6 +82,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["before", "meanwhile"])
 def test_a_closed_output_neither_raises_nor_ends_the_work(closed: str) -> None:
     redirect = ">&-" if closed == "before" else "| head -1"

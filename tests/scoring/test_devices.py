@@ -78,6 +78,7 @@ def test_each_process_takes_a_gpu_of_its_own_and_leaves_it_when_it_ends(gpus, cl
     assert claiming(3)[1] == ["cuda:1", "cuda:1"]
 
 
+@pytest.mark.slow
 def test_a_process_for_which_no_gpu_is_left_shares_one(gpus, claiming):
     gpus(1)
     assert devices.claim_device("cuda") == torch.device("cuda", 0)

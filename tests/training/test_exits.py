@@ -139,5 +139,6 @@ def test_the_death_of_another_process_is_one_line(
     assert "Traceback (most recent call last):" not in lines
     assert [line for line in lines if "was ended by SIGKILL" in line]
     [line] = [line for line in lines if line.startswith("error: process 0")]
-    assert "another process of this run died" in line
+    assert "process 1 on" in line
+    assert "is lost (it was killed)" in line
     assert len([line for line in lines if "gloo" in line]) <= 1

@@ -15,6 +15,9 @@ from tests.training.test_train import command_line, logged, own_environment, sta
 from training.config import LoraConfig
 from training.train import train
 
+EPOCHS = 10
+"""Of three or four steps each: two kills have room between the first checkpoint and the end."""
+
 
 def run_until(words: list[str], processes: int, out: Path, steps: int) -> None:
     """Runs the command until so many steps are logged, then kills all of its processes."""
@@ -47,13 +50,15 @@ def test_kills_on_two_one_and_two_processes_change_neither_order_nor_loss(
     rank: int,
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    config = replace(stage_2(tiny_parts, epochs=20), lora=LoraConfig(rank=rank))
+    config = replace(stage_2(tiny_parts, epochs=EPOCHS), lora=LoraConfig(rank=rank))
     assert train(config, [conversation_dataset], str(whole))
     words = command_line(tiny_parts, "pretrain", conversation_dataset, killed)
     words += ["--parallel.zero-stage", str(zero_stage), "--data.form", "conversation"]
-    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", "20"]
+    words += ["--train-parts", "projector", "gate", "language_model", "--epochs", str(EPOCHS)]
     words += ["--optimizer.learning-rate", "1e-3", "--lora.rank", str(rank)]
     words += ["--save-every-steps", "3"]
+    if rank == 0:  # rows and plans mapped from files that all processes share
+        words += ["--data.rows-folder", str(tmp_path / "rows")]
     run_until(words, 2, killed, 5)
     run_until(words, 1, killed, len(logged(whole, "train/loss")) // 3)
     run_ranks(words, 2)

@@ -40,6 +40,7 @@ def test_dropout_of_lora_is_the_same_on_two_processes_under_zero_3_as_on_one(
     assert logged(two, "validation/loss") == pytest.approx(logged(one, "validation/loss"), rel=1e-5)
 
 
+@pytest.mark.slow
 # DeepSpeed 0.19.8 calls what torch 2.14 has renamed.
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("zero_stage", [2, 3])

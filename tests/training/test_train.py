@@ -85,6 +85,7 @@ def logged(out: Path, name: str) -> list[Any]:
     return [entry[name] for entry in entries if name in entry]
 
 
+@pytest.mark.slow
 def test_stage_1_learns_and_leaves_a_model_that_stage_2_starts_from(
     tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def all_names(out: Path) -> set[str]:
     return {name for line in lines for name in json.loads(line)}
 
 
+@pytest.mark.slow
 def test_neither_packing_nor_accumulation_changes_what_is_learnt(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_rate_for_a_part_that_does_not_learn_is_refused(
         train(config, [caption_dataset], str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_resume_equals_no_interruption_under_any_zero_stage(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path, zero_stage: Any
@@ -221,6 +224,7 @@ def test_resume_equals_no_interruption_under_any_zero_stage(
     assert min(logged(resumed, "memory/resident_bytes")) > 10**7
 
 
+@pytest.mark.slow
 def test_a_curriculum_of_levels_goes_on_where_it_stopped(
     tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
 ) -> None:
@@ -285,6 +289,7 @@ def test_levels_beyond_the_models_are_refused_in_validation_data_too(
         train(config, [conversation_dataset], str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_from_another_first_model(
     tiny_parts: dict[str, str], caption_dataset: str, conversation_dataset: str, tmp_path: Path
 ) -> None:
@@ -298,6 +303,7 @@ def test_a_run_does_not_go_on_from_another_first_model(
         train(config, [conversation_dataset], str(resumed), init=str(one / "model"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_in_bf16_many_batches_give_the_gradient_of_one(
     zero_stage: Any, tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
@@ -314,6 +320,7 @@ def test_in_bf16_many_batches_give_the_gradient_of_one(
     assert norms[1] == pytest.approx(norms[48], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_datasets_is_learnt_with_weights(
     tiny_parts: dict[str, str],
     conversation_dataset: str,

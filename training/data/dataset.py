@@ -1,27 +1,31 @@
-"""Datasets as they lie on disk: their rows in memory, their images read from the tars on demand."""
+"""Datasets as they lie on disk: their rows mapped, their images read from the tars on demand."""
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
-from schemas.columns import read_table
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
-from schemas.records import TRAIN_SCHEMA, hash_share
 from schemas.shards import DatasetLayout
 from schemas.storage import read_bytes, read_range
-
-COLUMNS = ["key", "sample_id", "url", "caption", "conversations", "alignment_level"]
-COLUMNS += ["image_offset", "image_bytes", "more_image_offsets", "more_image_bytes"]
-COLUMNS += ["pixel_hash", "more_images"]
+from training.data.mapped import (
+    PIECE,
+    MappedFolders,
+    digest_of,
+    index_type,
+    map_array,
+    pieces_of,
+    stable_order,
+    write_array,
+)
+from training.data.rows import HASHES, ROWS_VERSION, MappedRows, bytes_of_copy, write_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,64 +64,79 @@ class CorruptImage(DatasetError):
 class TrainDataset:
     """The rows of one or several dataset folders, one after the other, numbered from 0.
 
-    The texts stay in Arrow's compact memory; images are not touched until asked for.
+    They are mapped from a copy on disk, and images are not touched until asked for.
+
+    Args:
+        kept: where the copy goes; by default into a temporary folder.
 
     Raises:
         ConfigError: if a folder is no dataset, or holds no samples.
         DatasetError: if it is not whole, or of another version.
+        StorageError: if there is no room for the copy.
     """
 
-    def __init__(self, folders: Sequence[str]) -> None:
+    def __init__(self, folders: Sequence[str], kept: MappedFolders | None = None) -> None:
         if not folders:
             raise ConfigError("no dataset folder given: --data DIR")
         self.folders = tuple(folders)
-        tables: list[pa.Table] = []
-        tars: list[str] = []
-        fingerprints = []
-        sizes = []
-        for folder in folders:
-            layout = DatasetLayout(folder)
-            manifest = _read_manifest(layout)
-            fingerprints.append(_fingerprint(manifest))
-            size = 0
-            for entry in manifest.shards:
-                table = _read_rows(layout, int(entry.name), entry.samples)
-                shard = pa.array(np.full(len(table), len(tars), dtype=np.int32))
-                tables.append(table.append_column("shard", shard))
-                tars.append(layout.train(int(entry.name), "tar"))
-                size += len(table)
+        layouts = [DatasetLayout(folder) for folder in folders]
+        manifests = [_read_manifest(layout) for layout in layouts]
+        self.fingerprints = tuple(_fingerprint(manifest) for manifest in manifests)
+        """Of each folder, a hash of what its manifest says of its shards."""
+        self.sizes = tuple(sum(e.samples for e in manifest.shards) for manifest in manifests)
+        """Samples of each folder."""
+        for folder, size in zip(folders, self.sizes, strict=True):
             if size == 0:
                 raise ConfigError(f"{folder} holds no samples")
-            sizes.append(size)
-        self._rows = pa.concat_tables(tables).combine_chunks()
-        self._tars = tars
-        self.fingerprints = tuple(fingerprints)
-        """Of each folder, a hash of what its manifest says of its shards."""
-        self.dataset_index = np.repeat(np.arange(len(sizes)), sizes)
-        """(samples,) which folder a sample is from."""
-        self.keys: list[str] = self._rows.column("key").to_pylist()
-        self.levels = np.asarray(pc.fill_null(self._rows.column("alignment_level"), 0), np.int64)
-        """(samples,) from 1 on; 0 of those that were never levelled."""
+        self._ends = np.cumsum(self.sizes)
+        self._tars = [
+            [layout.train(int(entry.name), "tar") for entry in manifest.shards]
+            for layout, manifest in zip(layouts, manifests, strict=True)
+        ]
+        self.kept = kept or MappedFolders()
+        self._rows = [
+            _mapped_rows(self.kept, layout, manifest)
+            for layout, manifest in zip(layouts, manifests, strict=True)
+        ]
+        self.by_key = _order_of_keys(self.kept, self._rows, self.fingerprints)
+        """(samples,) their numbers in the order of their keys; equal keys in that of their rows."""
+        levels = [rows.levels for rows in self._rows]
+        self.levels = levels[0] if len(levels) == 1 else np.concatenate(levels)
+        """(samples,) int8 from 1 on; 0 of those that were never levelled."""
         self.highest_level = int(self.levels.max(initial=0))
         """0 where no sample was levelled."""
 
     def __len__(self) -> int:
         """Returns the number of samples."""
-        return len(self.keys)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> RawSample:
         """Returns a sample, its image still on disk."""
-        row = self._rows.slice(index, 1).to_pylist()[0]
+        folder = int(self.folder_of(index))
+        row = self._rows[folder][index - int(self._ends[folder]) + self.sizes[folder]]
         return RawSample(
             key=row["key"],
             caption=row["caption"],
             conversations=row["conversations"],
             alignment_level=row["alignment_level"],
-            tar=self._tars[row["shard"]],
+            tar=self._tars[folder][row["shard"]],
             image_ranges=_image_ranges(row),
             sample_id=row["sample_id"],
             image_hashes=_image_hashes(row),
         )
+
+    def folder_of(self, samples: Any) -> np.ndarray:
+        """Returns which folder samples are from, of the shape of their numbers."""
+        return np.asarray(np.searchsorted(self._ends, samples, side="right"))
+
+    def first_by_key(self, is_wanted: np.ndarray) -> Iterator[int]:
+        """Yields the samples that are wanted in the order of their keys.
+
+        Args:
+            is_wanted: (samples,) of each.
+        """
+        for _, samples in pieces_of(self.by_key):
+            yield from samples[is_wanted[samples]].tolist()
 
     def check_levels(self, num_levels: int) -> None:
         """Raises ConfigError if a model of so many levels has no vector for some of these."""
@@ -134,9 +153,49 @@ class TrainDataset:
         The hash of the (first) picture's address decides, so that it is never on both sides; of
         text alone, the key decides. It changes neither with the order nor with the shards.
         """
-        urls = self._rows.column("url").to_pylist()
-        names = [url or key for url, key in zip(urls, self.keys, strict=True)]
-        return np.array([hash_share(name) < ratio for name in names], dtype=bool)
+        return np.concatenate([rows.shares < ratio for rows in self._rows])
+
+
+def _mapped_rows(kept: MappedFolders, layout: DatasetLayout, manifest: Manifest) -> MappedRows:
+    return kept.opened(
+        f"rows-{digest_of(ROWS_VERSION, _fingerprint(manifest))}",
+        lambda folder: write_rows(layout, manifest, folder),
+        MappedRows,
+        rows=sum(entry.samples for entry in manifest.shards),
+        num_bytes=bytes_of_copy(manifest),
+    )
+
+
+def _order_of_keys(
+    kept: MappedFolders, rows: Sequence[MappedRows], fingerprints: Sequence[str]
+) -> np.ndarray:
+    """Returns the numbers of all rows in the order of their keys, (samples,)."""
+    total = sum(len(some) for some in rows)
+    dtype = index_type(total)
+
+    def write(folder: Path) -> None:
+        if len(rows) == 1 and rows[0].facts.is_by_key:
+            places = (
+                np.arange(n, min(n + PIECE, total), dtype=dtype) for n in range(0, total, PIECE)
+            )
+            write_array(folder / "order", places)
+            return
+        longest = max(some.facts.longest_key for some in rows)
+        text = f"S{max(1, longest)}"
+        write_array(
+            folder / "keys", (keys.astype(text) for some in rows for keys in some.all_keys())
+        )
+        order = stable_order(map_array(folder / "keys", text))
+        write_array(folder / "order", (places.astype(dtype) for places in order))
+        (folder / "keys").unlink()
+
+    return kept.opened(
+        f"order-{digest_of(ROWS_VERSION, *fingerprints)}",
+        write,
+        lambda folder: map_array(folder / "order", dtype),
+        rows=total,
+        num_bytes=total * np.dtype(dtype).itemsize,
+    )
 
 
 def open_images(sample: RawSample) -> list[Image.Image]:
@@ -187,16 +246,6 @@ def _read_manifest(layout: DatasetLayout) -> Manifest:
     return Manifest.from_json(text)
 
 
-def _read_rows(layout: DatasetLayout, shard: int, samples: int) -> pa.Table:
-    path = layout.train(shard, "parquet")
-    table = read_table(io.BytesIO(read_bytes(path)), TRAIN_SCHEMA, columns=COLUMNS)
-    if len(table) != samples:
-        raise DatasetError(
-            f"{path} has {len(table)} rows, the manifest says {samples}: curate it again"
-        )
-    return table.replace_schema_metadata(None)
-
-
 def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     if row["image_offset"] is None:
         return ()
@@ -207,7 +256,7 @@ def _image_ranges(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
 
 def _image_hashes(row: dict[str, Any]) -> tuple[str, ...]:
     count = len(_image_ranges(row))
-    hashes = [row["pixel_hash"], *(more["pixel_hash"] for more in row["more_images"] or ())]
+    hashes = [row["pixel_hash"], *(row[HASHES] or ())]
     hashes += [None] * (count - len(hashes))
     return tuple(hashes[n] or f"{row['key']}/{n}" for n in range(count))
 

@@ -72,6 +72,8 @@ class FeatureStore:
         self._description = {"version": STORE_VERSION, **description}
         self._places: dict[str, tuple[str, int]] = {}
         self._open: dict[str, Any] = {}
+        self.written: list[str] = []
+        """Names of the files that this process wrote."""
         self._check()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,10 +92,14 @@ class FeatureStore:
         rows: Tensor = self._open[name].get_slice("features")[row : row + 1]
         return rows[0]
 
-    def read_index(self) -> None:
-        """Finds all pictures of the folder; call it when others have written."""
+    def files(self) -> list[str]:
+        """Returns the names of its files, as this process sees them now."""
+        return sorted(path.name for path in self.folder.glob("features-*.safetensors"))
+
+    def read_index(self, names: Sequence[str]) -> None:
+        """Finds all pictures of these files; call it when others have written."""
         self._places = {}
-        for path in sorted(self.folder.glob("features-*.safetensors")):
+        for path in (self.folder / name for name in sorted(set(names))):
             digests = json.loads(_opened(path).metadata()["digests"])
             self._places |= {digest: (path.name, row) for row, digest in enumerate(digests)}
 
@@ -110,6 +116,7 @@ class FeatureStore:
             metadata = {"digests": json.dumps(list(digests))}
             save_file({"features": features.contiguous()}, aside, metadata=metadata)
             aside.replace(path)
+            self.written.append(path.name)
         except (OSError, SafetensorError) as error:
             aside.unlink(missing_ok=True)
             raise StorageError(
@@ -117,8 +124,13 @@ class FeatureStore:
                 "--data.vision-features-folder; what is computed stays"
             ) from error
 
-    def begin(self) -> None:
-        """Notes in the folder whose features it holds."""
+    def begin(self, pictures: int) -> str:
+        """Notes in the folder whose features it holds; returns the room so many take, in words.
+
+        Raises:
+            ConfigError: if there is not so much room, or the folder cannot be written.
+        """
+        words = self._check_room(pictures)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             aside = self.folder / f".{DESCRIPTION}.tmp"
@@ -129,8 +141,9 @@ class FeatureStore:
                 f"{self.folder} cannot be written ({error.strerror}): give another folder by "
                 "--data.vision-features-folder"
             ) from error
+        return words
 
-    def check_room(self, pictures: int) -> str:
+    def _check_room(self, pictures: int) -> str:
         """Returns what room the pictures that are missing will take, in words.
 
         Raises:
@@ -167,7 +180,7 @@ class FeatureStore:
                 f"the vision features in {self.folder} are stale: {'; '.join(differing)}. Give "
                 "another folder by --data.vision-features-folder, or remove this one"
             )
-        self.read_index()
+        self.read_index(self.files())
 
 
 def missing_pictures(store: FeatureStore, pictures: Sequence[Picture]) -> list[Picture]:

@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError, DatasetError, StorageError
-from schemas.storage import commit_file, exists, read_bytes
+from schemas.storage import commit_file, exists, is_local, local_path, read_bytes
 from training.config import OnCorrupt, SampleForm
 from training.data.conversations import Words, tokenise
 from training.data.dataset import RawSample, TrainDataset
+from training.data.length_counts import LengthCounts
+from training.data.mapped import PIECE, digest_of, map_array
 from training.model.inputs import IGNORE_INDEX, Placeholders, SampleTokens, lay_out
 
 LENGTHS_VERSION = 4
@@ -72,6 +76,8 @@ COLUMNS: dict[str, type[np.generic]] = {
     field.name: np.bool_ if field.type is bool else np.int32 for field in fields(SampleLength)
 }
 """Of the files."""
+TOKENS, TARGETS, COUNTS = "tokens", "targets", "counts.json"
+"""Of what is mapped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,35 +176,12 @@ class SampleLengths:
 class MeasuredLengths(SampleLengths):
     """The lengths with what was taken away to come to them."""
 
-    whole_tokens: np.ndarray
-    whole_targets: np.ndarray
-    is_picture_cut: np.ndarray
-    dropped_turns: np.ndarray
-    has_special_words: np.ndarray
-    is_bad: np.ndarray
+    counts: LengthCounts
 
     @property
     def losses(self) -> str:
         """What was left out and cut, in words."""
-        is_out = self.tokens == 0
-        is_cut = ~is_out & (self.tokens < self.whole_tokens)
-        lost = int((self.whole_targets - self.targets)[is_cut].sum())
-        is_late = is_out & ~self.is_picture_cut & (self.whole_targets > 0)
-        said = [
-            f"{int(is_late.sum()):,} longer than a sequence before their first target and left out",
-            f"{int(is_cut.sum()):,} cut to a sequence and {lost:,} targets lost with it",
-        ]
-        seldom = {
-            "with a picture behind the end of a sequence and left out": self.is_picture_cut,
-            "with nothing behind their first token to learn and left out": (
-                (self.whole_targets == 0) & ~self.is_bad
-            ),
-            "that the model's template or tokenizer cannot write and left out": self.is_bad,
-            "without the answer that they open with": self.dropped_turns > 0,
-            "with special tokens in someone's words, written apart": self.has_special_words,
-        }
-        said += [f"{int(which.sum()):,} {what}" for what, which in seldom.items() if which.any()]
-        return ", ".join(said)
+        return str(self.counts)
 
 
 def measure_lengths(dataset: TrainDataset, encoder: Encoder, progress: Progress) -> MeasuredLengths:
@@ -207,37 +190,51 @@ def measure_lengths(dataset: TrainDataset, encoder: Encoder, progress: Progress)
     Raises:
         ConfigError: if none fits into a sequence.
         DatasetError: if one cannot be tokenised; the message names it.
+        StorageError: if the disk takes no more.
     """
     identity = encoder.identity()
-    parts = []
-    for number, folder in enumerate(dataset.folders):
-        rows = np.flatnonzero(dataset.dataset_index == number)
-        name = hashlib.blake2b(
-            (identity + dataset.fingerprints[number]).encode(), digest_size=16
-        ).hexdigest()
-        path = f"{folder.rstrip('/')}/_lengths/{name}.parquet"
-        part = _read(path)
-        if part is None or len(part) != len(rows):
-            part = _measure(dataset, rows, encoder, progress)
-            _write(part, path)
-        parts.append(part)
-    table = pa.concat_tables(parts)
-    lengths = MeasuredLengths(**{name: table.column(name).to_numpy() for name in COLUMNS})
+
+    def write(folder: Path) -> None:
+        counts = LengthCounts()
+        with (folder / TOKENS).open("wb") as tokens, (folder / TARGETS).open("wb") as targets:
+            for number in range(len(dataset.folders)):
+                for part in _parts(dataset, number, encoder, progress):
+                    values = {name: part.column(name).to_numpy() for name in COLUMNS}
+                    counts = counts.with_part(**values)
+                    tokens.write(np.ascontiguousarray(values["tokens"]).data)
+                    targets.write(np.ascontiguousarray(values["targets"]).data)
+        (folder / COUNTS).write_text(json.dumps(asdict(counts)))
+
+    def read(folder: Path) -> MeasuredLengths:
+        return MeasuredLengths(
+            tokens=map_array(folder / TOKENS, np.int32),
+            targets=map_array(folder / TARGETS, np.int32),
+            counts=LengthCounts(**json.loads((folder / COUNTS).read_text())),
+        )
+
+    lengths = dataset.kept.opened(
+        f"lengths-{digest_of(identity, *dataset.fingerprints)}",
+        write,
+        read,
+        rows=len(dataset),
+        num_bytes=8 * len(dataset),
+    )
     _check_any(dataset, lengths, encoder.tokens_per_sequence)
     return lengths
 
 
 def _check_any(dataset: TrainDataset, lengths: MeasuredLengths, tokens_per_sequence: int) -> None:
     """Raises ConfigError if all samples are left out."""
-    if lengths.tokens.any():
+    counts = lengths.counts
+    if counts.kept:
         return
-    if lengths.is_bad.all():
+    if counts.bad == len(dataset):
         raise ConfigError(
             f"{', '.join(dataset.folders)}: the model's chat template can write none of the "
             f"{len(dataset):,} conversations: take another, as --model.chat-template vicuna_v1; "
             "without --data.on-bad-sample skip the run says what is wrong with the first"
         )
-    shortest, longest = int(lengths.whole_tokens.min()), int(lengths.whole_tokens.max())
+    shortest, longest = counts.shortest, counts.longest
     raise ConfigError(
         f"{', '.join(dataset.folders)}: none of the {len(dataset):,} samples fits into a sequence "
         f"of data.tokens_per_sequence {tokens_per_sequence}: {lengths.losses}. The shortest has "
@@ -250,16 +247,36 @@ def _num_targets(tokens: SampleTokens) -> int:
     return len(tokens.labels) - tokens.labels.count(IGNORE_INDEX)
 
 
-def _measure(
-    dataset: TrainDataset, rows: np.ndarray, encoder: Encoder, progress: Progress
-) -> pa.Table:
-    columns: dict[str, np.ndarray] = {
-        name: np.zeros(len(rows), dtype=dtype) for name, dtype in COLUMNS.items()
-    }
+def _parts(
+    dataset: TrainDataset, number: int, encoder: Encoder, progress: Progress
+) -> Iterator[pa.Table]:
+    """Yields the lengths of a folder's samples, a part of them at a time."""
+    folder, size = dataset.folders[number], dataset.sizes[number]
+    name = hashlib.blake2b(
+        (encoder.identity() + dataset.fingerprints[number]).encode(), digest_size=16
+    ).hexdigest()
+    path = f"{folder.rstrip('/')}/_lengths/{name}.parquet"
+    found = _stored(path, size)
+    if found is not None:
+        with found:
+            for batch in found.iter_batches(batch_size=PIECE):
+                yield pa.Table.from_batches([batch])
+        return
+    first = sum(dataset.sizes[:number])
+    yield from _written(_measured(dataset, first, size, encoder, progress), path)
+
+
+def _measured(
+    dataset: TrainDataset, first: int, size: int, encoder: Encoder, progress: Progress
+) -> Iterator[pa.Table]:
     bad = 0
-    for i in progress(range(len(rows)), len(rows)):
+    columns: dict[str, np.ndarray] = {}
+    for i in progress(range(size), size):
+        place = i % PIECE
+        if place == 0:
+            columns = {n: np.zeros(min(PIECE, size - i), t) for n, t in COLUMNS.items()}
         try:
-            length = encoder.measure(dataset[int(rows[i])])
+            length = encoder.measure(dataset[first + i])
         except DatasetError as error:
             if encoder.on_bad_sample == "error":
                 raise DatasetError(
@@ -269,18 +286,62 @@ def _measure(
             if bad <= MOST_NAMED:
                 logger.warning("left out: %s", error)
         for name, value in asdict(length).items():
-            columns[name][i] = value
-    return pa.table(columns)
+            columns[name][place] = value
+        if place == PIECE - 1 or i == size - 1:
+            yield pa.table(columns)
 
 
-def _read(path: str) -> pa.Table | None:
-    return pq.read_table(io.BytesIO(read_bytes(path))) if exists(path) else None
+def _stored(path: str, size: int) -> pq.ParquetFile | None:
+    """Returns the file of so many samples' lengths, if there is one."""
+    if not exists(path):
+        return None
+    # From a store in one request: who writes the file anew meanwhile writes the same.
+    file = pq.ParquetFile(local_path(path) if is_local(path) else io.BytesIO(read_bytes(path)))
+    if file.metadata.num_rows == size:
+        return file
+    file.close()
+    return None
 
 
-def _write(table: pa.Table, path: str) -> None:
-    """Writes the file whole or not at all; a folder that cannot be written to is no error."""
-    try:
-        with commit_file(path) as file:
-            pq.write_table(table, file, compression="zstd")
-    except (OSError, StorageError) as error:
-        logger.warning("the lengths of the samples are not kept: %s", error)
+def _written(parts: Iterator[pa.Table], path: str) -> Iterator[pa.Table]:
+    """Yields the parts, and writes them as one file; a folder that takes none is no error."""
+    with _LengthsFile(path) as file:
+        for part in parts:
+            file.write(part)
+            yield part
+
+
+class _LengthsFile:
+    """A file that stands whole or not at all. Where it cannot be written, a warning says so."""
+
+    def __init__(self, path: str) -> None:
+        self._held = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+        with self._warning():
+            schema = pa.schema({n: pa.from_numpy_dtype(dtype) for n, dtype in COLUMNS.items()})
+            file = self._held.enter_context(commit_file(path))
+            self._writer = self._held.enter_context(
+                pq.ParquetWriter(file, schema, compression="zstd")
+            )
+
+    def write(self, part: pa.Table) -> None:
+        if self._writer is not None:
+            with self._warning():
+                self._writer.write_table(part)
+
+    def __enter__(self) -> "_LengthsFile":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._warning():
+            self._held.__exit__(*error)
+
+    @contextmanager
+    def _warning(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StorageError) as error:
+            logger.warning("the lengths of the samples are not kept: %s", error)
+            self._writer = None
+            with suppress(OSError, StorageError):
+                self._held.__exit__(type(error), error, error.__traceback__)

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,12 @@ from training.data.collate import Batch, EncodedSample, collate
 from training.data.dataset import CorruptImage, RawSample, TrainDataset, open_images
 from training.data.features import FeatureStore
 from training.data.lengths import Encoder, SampleLengths
-from training.data.plan import Curriculum, EpochPlan, Packed, plan_epoch
+from training.data.mapped import MappedFolders, digest_of
+from training.data.packing import Packed
+from training.data.plan import Curriculum, EpochPlan, PlanSettings, Wanted, plan_epoch
+
+PLAN_VERSION = 1
+"""Raised when plans are kept differently from before."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +52,32 @@ class PlannedStep:
 
 
 class TrainingPlan:
-    """The steps of a whole run, epoch after epoch."""
+    """The steps of a whole run, epoch after epoch.
+
+    Args:
+        by_key: (samples,) numbers of the samples in the order of their keys.
+        copies: how often each sample is wanted in an epoch.
+        kept: where plans are kept; by default in temporary folders.
+        identity: there, of all that decides the plans but for the seed and the epoch.
+    """
 
     def __init__(
         self,
-        keys: Sequence[str],
+        by_key: np.ndarray,
         lengths: SampleLengths,
-        copies: np.ndarray,
+        copies: Wanted,
         config: DataConfig,
         *,
         seed: int,
         epochs: int,
         max_steps: int = 0,
         curriculum: Curriculum | None = None,
+        kept: MappedFolders | None = None,
+        identity: str = "",
     ) -> None:
-        self._keys, self._lengths, self._copies = keys, lengths, copies
+        self._by_key, self._lengths, self._copies = by_key, lengths, copies
         self._config, self._seed, self._curriculum = config, seed, curriculum
+        self._kept, self._identity = kept, identity
         self._cached: tuple[int, EpochPlan] | None = None
         self.steps_of_epochs: list[int] = []
         """Number of steps in each epoch; epochs differ by the luck of the packing."""
@@ -70,7 +85,7 @@ class TrainingPlan:
         for epoch in range(epochs):
             if max_steps and total >= max_steps:
                 break
-            self.steps_of_epochs.append(len(self._epoch(epoch).steps))
+            self.steps_of_epochs.append(len(self._epoch(epoch)))
             total += self.steps_of_epochs[-1]
         self.num_steps = min(total, max_steps) if max_steps else total
         """Number of optimizer steps in the run."""
@@ -82,7 +97,7 @@ class TrainingPlan:
             for position in range(max(0, first - number), count):
                 if number + position >= self.num_steps:
                     return
-                sequences = self._epoch(epoch).steps[position]
+                sequences = self._epoch(epoch)[position]
                 samples = [sample for packed in sequences for sample in packed]
                 yield PlannedStep(
                     number=number + position,
@@ -94,16 +109,21 @@ class TrainingPlan:
 
     def _epoch(self, epoch: int) -> EpochPlan:
         if self._cached is None or self._cached[0] != epoch:
-            plan = plan_epoch(
-                self._keys,
-                self._lengths.tokens,
-                copies=self._copies,
+            settings = PlanSettings(
                 seed=self._seed,
                 epoch=epoch,
                 tokens_per_sequence=self._config.tokens_per_sequence,
                 sequences_per_step=self._config.sequences_per_step,
                 packing_window=self._config.packing_window,
+            )
+            plan = plan_epoch(
+                self._by_key,
+                self._lengths.tokens,
+                settings,
+                copies=self._copies,
                 curriculum=self._curriculum,
+                kept=self._kept,
+                name=f"epoch-{digest_of(PLAN_VERSION, self._identity, settings)}",
             )
             self._cached = (epoch, plan)
         return self._cached[1]
@@ -213,7 +233,7 @@ class _BatchOrError(Dataset[Batch | DatasetError]):
 
 
 def load_batches(
-    rows: PackedRows, order: Sequence[Rows], *, workers: int, pin_memory: bool
+    rows: PackedRows, order: Iterable[Rows], *, workers: int, pin_memory: bool
 ) -> Generator[Batch, None, None]:
     """Yields the batches of `order`, in this order, whatever the number of workers.
 
@@ -245,7 +265,7 @@ def _hear_sigterm_of_parent_only(worker: int) -> None:
     The main process then finishes its step and saves. Where it ends without ending its workers
     first, Python sends them SIGTERM from there and waits for them: that one they obey.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
     threading.Thread(target=_end_by_parent, daemon=True).start()
 
 

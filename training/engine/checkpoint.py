@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from schemas.errors import DatasetError, StorageError
+from training.engine.watch import undisturbed
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = re.compile(r"step-\d{8}")
@@ -104,7 +105,8 @@ def save_checkpoint(
         mine.finish()
     with _together(folder):
         if rank == 0:
-            _commit(aside, target, state, folder)
+            with undisturbed():
+                _commit(aside, target, state, folder)
             for old in superseded(own_checkpoints(folder, state), keep, every_hours):
                 if old != target:
                     shutil.rmtree(old)

@@ -8,15 +8,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from schemas.command_line import print_error
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.terminal import Console
+
+T = TypeVar("T")
 
 PR_SET_PDEATHSIG = 1
 """Source: Linux's prctl(2)."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""They ask a run to save and end; Slurm sends the second some time before it preempts."""
 STATUS_TERMINATED = 128 + signal.SIGTERM
 """What a process ends with that SIGTERM stopped, whether or not it had something to save: whoever
 waits for a model must not go on. As shells write it."""
@@ -37,8 +43,9 @@ FIRST_DYNAMIC_PORT = 49152
 """The same where nothing else is known. Source: RFC 6335, section 6."""
 FIRST_PORT = 20000
 """Above those that well-known services take."""
-SECONDS_TO_FOLLOW = 60.0
-"""Time that the others have to end by themselves when one process failed: it may be saving."""
+SECONDS_TO_FOLLOW = 600.0
+"""Time that the others have to end by themselves when one process failed: the first may be writing
+a model. They hear of it (training/engine/watch.py), so that none waits for it in vain."""
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
@@ -66,12 +73,22 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
             "MASTER_PORT": port,
         }
         children.append(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent))
-    old_handler = signal.signal(signal.SIGTERM, lambda *_: _send(children, signal.SIGTERM))
     try:
-        return _wait(children)
+        with hearing(lambda *_: _send(children, signal.SIGTERM)):
+            return _wait(children)
     finally:
-        signal.signal(signal.SIGTERM, old_handler)
         _send(children, signal.SIGKILL)
+
+
+@contextmanager
+def hearing(handler: Callable[..., object]) -> Iterator[Any]:
+    """Has a function called when this process is asked to stop, and yields what was before."""
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield before[signal.SIGTERM]
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _end_with_parent() -> None:
@@ -93,7 +110,7 @@ class EarlySigterm:
         """Ends this process with 143, or notes that it was asked to end."""
         self.was_asked = True
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            _end_before_first_step()
+            end_before_first_step()
 
 
 def end_together(handler: object) -> None:
@@ -110,10 +127,56 @@ def end_together(handler: object) -> None:
     votes = torch.tensor(float(was_asked), device=device)
     dist.all_reduce(votes)
     if votes.item() > 0:
-        _end_before_first_step()
+        end_before_first_step()
 
 
-def _end_before_first_step() -> None:
+def together(work: Callable[[], T]) -> T:
+    """Returns what this process's own work gives; all processes call it together.
+
+    Raises:
+        ConfigError, DatasetError, StorageError: in all of them, if in one.
+    """
+    import torch.distributed as dist
+
+    failure: Exception | None = None
+    try:
+        result = work()
+    except (ConfigError, DatasetError, StorageError) as error:
+        failure = error
+    failures: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    for found in failures:
+        if found is not None:
+            raise found
+    return result
+
+
+def by_first(find: Callable[[], T]) -> T:
+    """Returns what a function gives in the first process; all processes call this together.
+
+    So for what is on disk: another host may remember otherwise for up to a minute what network
+    storage held.
+
+    Raises:
+        ConfigError, DatasetError, StorageError: in all of them, if it does there.
+    """
+    import torch.distributed as dist
+
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome = [find(), None]
+        except (ConfigError, DatasetError, StorageError) as error:
+            outcome = [None, error]
+    dist.broadcast_object_list(outcome, src=0)
+    found, failure = outcome
+    if failure is not None:
+        raise failure
+    return cast(T, found)
+
+
+def end_before_first_step() -> None:
+    """Ends this process with 143; the first says what to do."""
     if os.environ.get("RANK", "0") == "0":
         Console(stderr=True).print(
             "stopped by SIGTERM before the first step: run the same command again to begin it"

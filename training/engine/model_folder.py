@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from schemas.disk import written_whole
 from schemas.errors import StorageError
+from training.engine.watch import undisturbed
 from training.model.lora import has_lora, merge_lora
 
 
@@ -28,7 +29,7 @@ def save_model_folder(model: Any, processor: Any, folder: Path) -> None:
         if has_lora(model):
             weights = merge_lora(model, weights)
         try:
-            with written_whole(folder) as aside:
+            with undisturbed(), written_whole(folder) as aside:
                 model.save_pretrained(aside, state_dict=weights)
                 processor.save_pretrained(aside)
         except StorageError as error:

@@ -59,8 +59,7 @@ def dataset_loss(
     dataset.check_levels(parts.model.config.num_levels)
     encoder = parts.encoder(config)
     lengths = measure_lengths(dataset, encoder, show_progress("tokenising", is_active=True))
-    by_key = sorted(range(len(dataset)), key=lambda sample: dataset.keys[sample])
-    chosen = by_key[:samples] if samples else by_key
+    chosen = dataset.by_key[: samples or None].tolist()
     window = VALIDATION_WINDOW if packing_fault(parts.model.config.text_config) is None else 1
     order = validation_order(chosen, lengths, tokens_per_sequence, window)
     model: Any = parts.model

@@ -44,10 +44,11 @@ def candidate_groups(dataset: TrainDataset, allowed: set[str], tokenizer: Any) -
     """Returns held-out samples in groups of CANDIDATES, no caption twice; always the same."""
     seen: set[str] = set()
     chosen = []
-    for index in sorted(range(len(dataset)), key=lambda number: dataset.keys[number]):
-        caption = dataset[index].caption
+    for index in dataset.by_key.tolist():
+        sample = dataset[index]
+        caption = sample.caption
         length = len(tokenizer(caption)["input_ids"])
-        if dataset.keys[index] not in allowed or length > LONGEST_CAPTION:
+        if sample.key not in allowed or length > LONGEST_CAPTION:
             continue
         if caption.lower().strip(". ") in seen:
             continue

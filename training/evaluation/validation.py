@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from schemas.progress import shown
 from training.data.lengths import SampleLengths
 from training.data.loader import PackedRows, Rows, load_batches
-from training.data.plan import pack
+from training.data.packing import pack
 from training.loss import batch_loss
 from training.metrics.totals import RunningTotals, Totals
 
@@ -70,7 +69,7 @@ def validation_order(
         window: waiting samples among which the mates of a sequence are chosen; 1 packs none.
     """
     present = [sample for sample in samples if lengths.tokens[sample] > 0]
-    packed = pack(present, np.asarray(lengths.tokens), tokens_per_sequence, window)
+    packed = pack(present, lengths.tokens, tokens_per_sequence, window)
     processes, process = dist.get_world_size(), dist.get_rank()
     packed += [()] * (-len(packed) % processes)
     return [(row,) for row in packed[process::processes]]

@@ -1,9 +1,11 @@
 """Puts a run together: model, plan, batches, DeepSpeed's engine, and where it goes on."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import nn
 
-from schemas.errors import ConfigError, DatasetError
+from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.progress import at_work, show_progress
 from schemas.terminal import Console
 from training.config import DataConfig, TrainConfig
@@ -21,9 +23,10 @@ from training.data.dataset import TrainDataset
 from training.data.features import FeatureStore
 from training.data.lengths import Encoder, MeasuredLengths, SampleLengths, measure_lengths
 from training.data.loader import PackedRows, Rows, TrainingPlan
+from training.data.mapped import digest_of
 from training.data.plan import Curriculum
 from training.engine.checkpoint import latest_checkpoint, load_optimizer, load_weights, read_state
-from training.engine.launch import EarlySigterm, end_together
+from training.engine.launch import EarlySigterm, by_first, end_together, together
 from training.engine.start import start_engine
 from training.evaluation.control import exchanged_samples
 from training.evaluation.validation import VALIDATION_WINDOW, Validation, validation_order
@@ -53,7 +56,7 @@ def build(folder: RunFolder) -> Run:
     folder.check()
     check_wandb(config.wandb_project)
     torch.manual_seed(config.seed)
-    dataset = TrainDataset(data)
+    dataset = together(lambda: TrainDataset(data, folder.rows))
     dataset.check_levels(config.model.num_levels)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
@@ -64,13 +67,13 @@ def build(folder: RunFolder) -> Run:
     lengths = _lengths(dataset, encoder, is_first)
     ratio = 0.0 if config.data.validation_data else config.data.validation_ratio
     held_out = dataset.is_held_out(ratio)
-    plan = _training_plan(config, dataset, lengths, held_out)
+    plan = together(lambda: _training_plan(config, dataset, lengths, held_out, encoder))
     validation = _held_out(config, encoder, dataset, lengths, held_out, is_first)
-    planned = sorted({s for step in plan.steps_from(0) for row in step.sequences for s in row})
-    allowed = np.flatnonzero(~held_out & (lengths.tokens > 0)).tolist()
-    first = samples_of_start(config, dataset, allowed) if init is None else []
-    seen = [(dataset, sorted({*planned, *first})), (validation.dataset, validation.samples)]
-    store = _filled_store(parts, config, out, seen)
+    if is_first and not config.data.rows_folder:
+        dataset.kept.remove_others()
+    is_allowed = ~held_out & (lengths.tokens > 0)
+    first = samples_of_start(config, dataset, is_allowed) if init is None else []
+    store = _filled_store(parts, config, out, dataset, plan, first, validation)
     rows = parts.rows(dataset, encoder, config.data.on_corrupt, store)
     if init is None:
         start_of_projector(parts, config, dataset, first, encoder, store, out)
@@ -81,7 +84,7 @@ def build(folder: RunFolder) -> Run:
     if is_first:
         _show(parts.model, dataset, lengths, held_out, plan, config)
         Console(stderr=True).print(f"attention: {attention}", highlight=False)
-    checkpoint = latest_checkpoint(out / "checkpoints")
+    checkpoint = by_first(lambda: latest_checkpoint(out / "checkpoints"))
     fingerprint = _plan_fingerprint(config, dataset, encoder)
     first_step = _check_checkpoint(checkpoint, fingerprint, folder)
     engine = _engine_at(config, parts.model, checkpoint, first_step)
@@ -115,7 +118,11 @@ def check_part_rates(model: nn.Module, config: TrainConfig) -> None:
 
 
 def _training_plan(
-    config: TrainConfig, dataset: TrainDataset, lengths: MeasuredLengths, held_out: np.ndarray
+    config: TrainConfig,
+    dataset: TrainDataset,
+    lengths: MeasuredLengths,
+    held_out: np.ndarray,
+    encoder: Encoder,
 ) -> TrainingPlan:
     """Returns which samples share a sequence at which step.
 
@@ -123,14 +130,16 @@ def _training_plan(
         ConfigError: if no sample is left to train on.
     """
     plan = TrainingPlan(
-        dataset.keys,
+        dataset.by_key,
         lengths,
-        _copies(dataset, held_out, config.data),
+        _Copies(dataset, held_out, config.data),
         config.data,
         seed=config.seed,
         epochs=config.epochs,
         max_steps=config.max_steps,
         curriculum=_curriculum(config, dataset),
+        kept=dataset.kept,
+        identity=_plan_identity(config, dataset, encoder),
     )
     if plan.num_steps == 0:
         raise ConfigError(
@@ -177,18 +186,30 @@ def _curriculum(config: TrainConfig, dataset: TrainDataset) -> Curriculum | None
     )
 
 
-def _copies(dataset: TrainDataset, held_out: np.ndarray, data: DataConfig) -> np.ndarray:
-    """Returns (samples,) how often each sample is wanted in an epoch."""
-    of_levels = np.array([1.0, *data.level_weights])[dataset.levels] if data.level_weights else 1.0
-    weights = data.weights
-    if not weights:
-        return np.where(held_out, 0.0, of_levels)
-    if len(weights) != len(dataset.folders):
-        raise ConfigError(
-            f"data.weights must have one number for each of the {len(dataset.folders)} data "
-            f"folders, got {len(weights)}"
-        )
-    return np.where(held_out, 0.0, of_levels * np.asarray(weights)[dataset.dataset_index])
+class _Copies:
+    """How often each sample is wanted in an epoch, looked up for some at a time.
+
+    Raises:
+        ConfigError: if there is not one weight for each folder.
+    """
+
+    def __init__(self, dataset: TrainDataset, held_out: np.ndarray, data: DataConfig) -> None:
+        if data.weights and len(data.weights) != len(dataset.folders):
+            raise ConfigError(
+                f"data.weights must have one number for each of the {len(dataset.folders)} data "
+                f"folders, got {len(data.weights)}"
+            )
+        self._dataset, self._held_out = dataset, held_out
+        self._of_levels = np.array([1.0, *data.level_weights])
+        self._of_folders = np.array(data.weights)
+
+    def __getitem__(self, samples: np.ndarray) -> np.ndarray:
+        often = np.ones(len(samples))
+        if len(self._of_levels) > 1:
+            often = self._of_levels[self._dataset.levels[samples]]
+        if len(self._of_folders):
+            often = often * self._of_folders[self._dataset.folder_of(samples)]
+        return np.where(self._held_out[samples], 0.0, often)
 
 
 class _AskedToStop(Exception):
@@ -198,10 +219,14 @@ class _AskedToStop(Exception):
 def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> MeasuredLengths:
     """Returns the lengths; the first process measures them, the others then read them.
 
+    Where they cannot, because a host has a copy of the data or must not write to it, the first
+    process of that host measures them, too.
+
     Raises:
         ConfigError, DatasetError: in all processes, if the samples are not to be trained on.
         SystemExit: in all processes, if one was asked to stop.
     """
+    is_of_host = os.environ["LOCAL_RANK"] == "0"
     progress = show_progress("tokenising", is_active=is_first)
     handler = signal.getsignal(signal.SIGTERM)
 
@@ -211,17 +236,21 @@ def _lengths(dataset: TrainDataset, encoder: Encoder, is_first: bool) -> Measure
                 raise _AskedToStop
             yield number
 
-    outcome: list[Exception | None] = [None]
-    if is_first:
+    # The others of a host would each measure all over again where it has the data to itself.
+    measured = None
+    for is_due in (is_first, is_of_host and not is_first):
+        failure = None
         try:
-            measured = measure_lengths(dataset, encoder, until_asked)
-        except (ConfigError, DatasetError, _AskedToStop) as error:
-            outcome = [error]
-    dist.broadcast_object_list(outcome, src=0)
-    end_together(handler)
-    if outcome[0] is not None:
-        raise outcome[0]
-    return measured if is_first else measure_lengths(dataset, encoder, progress)
+            measured = measure_lengths(dataset, encoder, until_asked) if is_due else measured
+        except (ConfigError, DatasetError, StorageError, _AskedToStop) as error:
+            failure = error
+        failures: list[Exception | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+        end_together(handler)
+        for found in failures:
+            if found is not None:
+                raise found
+    return measured or measure_lengths(dataset, encoder, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,14 +277,14 @@ def _held_out(
     held_out: np.ndarray,
     is_first: bool,
 ) -> _HeldOut:
-    samples = np.flatnonzero(held_out)
+    is_present = held_out & (lengths.tokens > 0)
     if config.data.validation_data:
-        dataset = TrainDataset(config.data.validation_data)
+        kept = dataset.kept
+        dataset = together(lambda: TrainDataset(config.data.validation_data, kept))
         dataset.check_levels(config.model.num_levels)
         lengths = _lengths(dataset, encoder, is_first)
-        samples = np.arange(len(dataset))
-    by_key = sorted((int(s) for s in samples), key=lambda sample: dataset.keys[sample])
-    chosen = [s for s in by_key if lengths.tokens[s] > 0][: config.data.validation_samples]
+        is_present = lengths.tokens > 0
+    chosen = list(islice(dataset.first_by_key(is_present), config.data.validation_samples))
     pictures_from = exchanged_samples(dataset, chosen)
     pictured = [sample for sample in chosen if dataset[sample].num_images]
     window = min(VALIDATION_WINDOW, config.data.packing_window)
@@ -274,12 +303,22 @@ def _filled_store(
     parts: Assembled,
     config: TrainConfig,
     out: Path,
-    wanted: Sequence[tuple[TrainDataset, Sequence[int]]],
+    dataset: TrainDataset,
+    plan: TrainingPlan,
+    first: Sequence[int],
+    validation: _HeldOut,
 ) -> FeatureStore | None:
-    """Returns the features of the wanted samples' pictures; None where every step computes them."""
+    """Returns the features of all pictures that are seen; None where every step computes them.
+
+    Args:
+        first: samples that the projector's start is computed from.
+    """
     if config.data.vision_features != "store":
         return None
+    planned = {s for step in plan.steps_from(0) for row in step.sequences for s in row}
+    seen = sorted({*planned, *first})
     store = open_store(parts, config.data, out)
+    wanted = [(dataset, seen), (validation.dataset, validation.samples)]
     fill_store(store, parts, config.data, wanted)
     return store
 
@@ -311,6 +350,13 @@ def _plan_fingerprint(config: TrainConfig, dataset: TrainDataset, encoder: Encod
     if config.data.level_weights or config.data.level_curriculum != "none":
         made_of += [str(config.data.level_weights), config.data.level_curriculum]
     return hashlib.blake2b("\n".join(made_of).encode(), digest_size=16).hexdigest()
+
+
+def _plan_identity(config: TrainConfig, dataset: TrainDataset, encoder: Encoder) -> str:
+    """Returns a hash of all that the plan of an epoch may follow from, beside seed and epoch."""
+    made_of = [*dataset.fingerprints, encoder.identity(), config.model.num_levels, config.epochs]
+    data = replace(config.data, workers=0, rows_folder="", on_corrupt="error")
+    return digest_of(*made_of, replace(data, sequences_per_device=1))
 
 
 def _check_checkpoint(checkpoint: Path | None, fingerprint: str, folder: RunFolder) -> int:

@@ -5,8 +5,10 @@ import errno
 import fcntl
 import json
 import os
+import socket
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from schemas.errors import ConfigError, StorageError
 from schemas.storage import commit_text
 from training.config import TrainConfig
 from training.data.dataset import dataset_fingerprint
+from training.data.mapped import MappedFolders
+from training.engine.launch import by_first
 
 FREE_TO_CHANGE = (
     "log_every_steps",
@@ -24,6 +28,7 @@ FREE_TO_CHANGE = (
     "keep_checkpoints",
     "keep_checkpoint_every_hours",
     "data.workers",
+    "data.rows_folder",
     "data.on_corrupt",
     "data.sequences_per_device",
     "precision_reason",
@@ -75,6 +80,19 @@ class RunFolder:
     precision_reason: str = ""
     """Why the run computes in its precision."""
 
+    def facts(self) -> dict[str, Any]:
+        """Returns what must be the same in all processes, so that they do the same.
+
+        Raises:
+            ConfigError: if there is no run to be begun.
+        """
+        is_finished = self.is_finished()
+        if not is_finished:
+            self.check_place()
+        values: dict[str, Any] = json.loads(self._settings())
+        values["config"]["data"].pop("workers")
+        return {"is_finished": is_finished, **values, "files": self._sources()}
+
     def check_place(self) -> None:
         """Raises `ConfigError` if a run cannot be written where it is to go."""
         out = self.out
@@ -109,6 +127,7 @@ class RunFolder:
                     f"another run is at work in {self.out}: wait for it, stop it, or choose "
                     "another --out"
                 )
+            check_shared(self.out, "--out")
             yield
 
     def _lock(self, held: ExitStack) -> bool:
@@ -149,6 +168,13 @@ class RunFolder:
                 "Give the old values to go on with that run (where a default has changed with the "
                 f"version of aligngpt, too), or choose another --out. {path} has all of them"
             )
+
+    @property
+    def rows(self) -> MappedFolders:
+        """Where rows of the data and plans are kept: of small datasets only if asked for."""
+        if self.config.data.rows_folder:
+            return MappedFolders(Path(self.config.data.rows_folder), held_rows=0)
+        return MappedFolders(self.out / "rows")
 
     def holds_weights(self) -> bool:
         """Returns whether there is anything that another configuration could spoil."""
@@ -215,9 +241,11 @@ class RunFolder:
         return True
 
     def finish(self) -> None:
-        """Notes that the run is finished, and from what."""
+        """Notes that the run is finished, and from what; its copy of the rows goes."""
         text = json.dumps(self._sources(), indent=2) + "\n"
         commit_text(str(self.out / "finished.json"), text)
+        if not self.config.data.rows_folder:
+            self.rows.remove()
 
     def _settings(self) -> str:
         values: dict[str, Any] = {"data": list(self.data), "init": self.init}
@@ -236,6 +264,62 @@ class RunFolder:
         """Returns name, size and time of each file of weights that the run starts from."""
         files = sorted(Path(self.init).glob("*.safetensors")) if self.init else []
         return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+def check_shared(folder: Path, option: str) -> None:
+    """Raises ConfigError in all processes if hosts have different folders by this name.
+
+    All processes call it together; it makes the folder.
+    """
+    import torch.distributed as dist
+
+    if dist.get_world_size() == 1:
+        return
+    probe = folder / by_first(lambda: _made_probe(folder, option))
+    is_asked = os.environ["LOCAL_RANK"] == "0" and dist.get_rank() != 0
+    lacks = is_asked and not _is_there(probe)
+    hosts: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname() if lacks else None)
+    if dist.get_rank() == 0:
+        probe.unlink(missing_ok=True)
+    if any(hosts):
+        raise ConfigError(
+            f"{option} {folder} is another folder on {', '.join(sorted({h for h in hosts if h}))} "
+            "than on the host of the first process: all hosts read what one of them wrote there. "
+            "Give a folder on storage that they share, by its whole path"
+        )
+
+
+def _made_probe(folder: Path, option: str) -> str:
+    """Returns the name of a new file in a folder."""
+    name = f".shared-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} cannot be written: {error.strerror}") from error
+    return name
+
+
+def _is_there(probe: Path) -> bool:
+    """Returns whether another host's file is there, whatever this one remembers of the folder.
+
+    Network storage remembers for up to a minute that something was not there. To make something
+    anew, it asks the server.
+    """
+    made = [path for path in (probe.parent, *probe.parent.parents) if not path.exists()]
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    probe.unlink()
+    for path in made:
+        with suppress(OSError):
+            path.rmdir()
+    return False
 
 
 def _is_dataset(folder: Path) -> bool:

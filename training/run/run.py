@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -21,7 +20,7 @@ from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import PackedRows, PlannedStep, TrainingPlan, load_batches
 from training.engine.checkpoint import RunState, save_checkpoint
-from training.engine.launch import end_together
+from training.engine.launch import end_together, hearing
 from training.engine.memory import resident_bytes
 from training.engine.model_folder import gathered_weights, save_model_folder
 from training.evaluation.alikeness import Alikeness, held_out_alikeness
@@ -113,8 +112,7 @@ class Run:
             SystemExit: in all processes, if one was asked to stop before.
         """
         with ExitStack() as held:
-            old_handler = signal.signal(signal.SIGTERM, self._ask_to_stop)
-            held.callback(signal.signal, signal.SIGTERM, old_handler)
+            old_handler = held.enter_context(hearing(self._ask_to_stop))
             held.callback(self._log.close)
             end_together(old_handler)
             held.enter_context(self._progress)
@@ -135,11 +133,11 @@ class Run:
         data = self.config.data
         batches = load_batches(
             self._rows,
-            [
+            (
                 rows
                 for step in self.plan.steps_from(self.first_step)
                 for rows in step.share(self.process, self.processes, data.sequences_per_device)
-            ],
+            ),
             workers=data.workers,
             pin_memory=self.engine.device.type == "cuda",
         )

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -28,10 +29,12 @@ from training.data.features import (
     missing_pictures,
 )
 from training.data.lengths import Encoder
+from training.engine.launch import by_first
 from training.model.inputs import IGNORE_INDEX
 from training.model.projector import plain_type
 from training.model.start import FeatureMoments, start_projector, word_spread
 from training.parts import IMAGE_MODES, Assembled, pixel_values
+from training.run.folder import check_shared
 
 STARTED = "projector_start.safetensors"
 """In the run's folder: where its projector started, so that a resumed run need not compute it."""
@@ -95,11 +98,15 @@ def fill_store(
     """
     is_first = dist.get_rank() == 0
     needed = [(dataset, pictures_of(dataset, samples)) for dataset, samples in wanted]
+    dist.barrier()  # all have opened the store before one of them writes
+    check_shared(store.folder, "--data.vision-features-folder")
+    # Where hosts see different files for a while, they would share out different pictures.
+    before = by_first(store.files)
+    store.read_index(before)
     missing = [(d, batch) for d, pictures in needed for batch in _batches(store, pictures)]
     count = sum(len(batch) for _, batch in missing)
-    words = store.check_room(count)
+    words = by_first(lambda: store.begin(count))
     if is_first:
-        store.begin()
         total = sum(len({p.digest for p in pictures}) for _, pictures in needed)
         Console(stderr=True).print(
             f"vision features: {total:,} pictures, {count:,} to compute, {words}", highlight=False
@@ -110,12 +117,12 @@ def fill_store(
         _compute(store, parts, data, mine, is_first)
     except (StorageError, DatasetError) as error:
         failure = error
-    failures: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for found in failures:
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, (failure, store.written))
+    for found, _ in outcomes:
         if found is not None:
             raise found
-    store.read_index()
+    store.read_index([*before, *(name for _, names in outcomes for name in names)])
 
 
 def _batches(store: FeatureStore, pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
@@ -235,14 +242,17 @@ class _Prepare:
 
 
 def samples_of_start(
-    config: TrainConfig, dataset: TrainDataset, allowed: Sequence[int]
+    config: TrainConfig, dataset: TrainDataset, is_allowed: np.ndarray
 ) -> list[int]:
     """Returns the samples that the projector's start is computed from, of those allowed.
 
     They have one picture each, and are the first by their keys, whatever the plan takes of them.
+
+    Args:
+        is_allowed: (samples,) of each.
     """
     most = PAIRS_OF_START.get(config.model.projector_start, 0)
-    by_key = sorted(allowed, key=lambda sample: dataset.keys[sample])
+    by_key = dataset.first_by_key(is_allowed)
     one_picture = (sample for sample in by_key if dataset[sample].num_images == 1)
     return list(islice(one_picture, most))
 

@@ -5,24 +5,14 @@ runs in workers is asked for over Beam's own protocol, from a pool that starts e
 Steps with a hint for an accelerator get workers with a GPU, all others workers without.
 """
 
-import copy
-import itertools
-import queue
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from apache_beam.metrics import monitoring_infos
-from apache_beam.portability.api import beam_fn_api_pb2, beam_runner_api_pb2
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.portability.common_urns import resource_hints
-from apache_beam.runners.portability.fn_api_runner.fn_runner import (
-    BundleManager,
-    FnApiRunner,
-    ParallelBundleManager,
-)
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
     ExternalWorkerHandler,
     WorkerHandler,
@@ -32,8 +22,8 @@ from apache_beam.transforms.environments import (
     ExternalEnvironment,
     python_sdk_capabilities,
 )
-from apache_beam.utils import thread_pool_executor
 
+from pipeline.job.bundles import has_come_to_work, queued_bundles
 from pipeline.job.local_workers import ControlLine
 from pipeline.job.ray.cluster import (
     Places,
@@ -52,12 +42,6 @@ URN = "aligngpt:environment:ray_worker:v1"
 
 TOKEN, DRIVER = "token", "driver"
 """Parameters of an environment: which job it belongs to, and the address of this process."""
-
-PARTS_PER_WORKER = 16
-"""Parts that a step's input is cut into for each worker; who is done early takes another."""
-
-LOOK_SECONDS = 0.05
-"""Between two looks at whether a worker has come to work."""
 
 _CREWS: WeakValueDictionary[str, "_Crew"] = WeakValueDictionary()
 """Pool and watch of a job; Beam hands on nothing but bytes."""
@@ -147,6 +131,10 @@ class RayWorkerHandler(ExternalWorkerHandler):
         self.worker = RayWorker(process, ControlLine(self.control_conn))
         self._crew.watch.add(self.worker)
 
+    def is_there(self) -> bool:
+        """Returns whether there is a worker: beyond those that have room nobody was asked for."""
+        return self.worker is not None
+
     def has_come(self) -> bool:
         """Returns whether the worker has come to work.
 
@@ -154,9 +142,7 @@ class RayWorkerHandler(ExternalWorkerHandler):
             RuntimeError: if it was ended, so that it never will.
         """
         assert self.worker is not None
-        if self.worker.was_ended:
-            raise RuntimeError("the worker is gone")
-        return self.worker.line.has_joined()
+        return has_come_to_work(self.worker)
 
     def close(self) -> None:
         """Tells the worker to end; one that is gone or has not come could not hear it."""
@@ -245,112 +231,8 @@ class RayRunner(FnApiRunner):
 
     def _get_bundle_manager(self, manager: Any) -> Any:
         """Returns what divides a step's input among the workers that there are."""
-        manager._worker_handlers = [one for one in manager.worker_handlers if one.worker]
-        tokens = FnApiRunner.get_cache_token_generator(static=False)
-        return QueuedBundles(manager, self._progress_frequency, cache_token_generator=tokens)
+        return queued_bundles(manager, self._progress_frequency)
 
 
 def _asks_for_gpu(environment: Any) -> bool:
     return bool(environment.resource_hints.get(resource_hints.ACCELERATOR.urn))
-
-
-class QueuedBundles(ParallelBundleManager):
-    """Cuts a step's input into small parts, which workers take from a queue.
-
-    Beam's runner gives each worker its share beforehand, and all wait for the slowest. Here a
-    worker that is done takes the next part, and one that has not come to work takes none.
-    """
-
-    def process_bundle(
-        self,
-        inputs: Mapping[str, Any],
-        expected_outputs: Any,
-        fired_timers: Mapping[Any, Any],
-        expected_output_timers: Any,
-        dry_run: bool = False,
-    ) -> Any:
-        """Returns the merged results of all parts, and how they were split."""
-        handlers = self.bundle_context_manager.worker_handlers
-        # Keys of a step with state are not to be apart: one worker does all of it.
-        is_whole = self.bundle_context_manager.stage.is_stateful()
-        parts = list(_parts(inputs, 1 if is_whole else len(handlers) * PARTS_PER_WORKER))
-        waiting: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()
-        for number_and_part in enumerate(parts):
-            waiting.put(number_and_part)
-        results: dict[int, Any] = {}
-        left = _Countdown(len(parts))
-
-        def work(handler: RayWorkerHandler) -> None:
-            context = copy.copy(self.bundle_context_manager)
-            context._worker_handlers, context.num_workers = [handler], 1
-            while left.wait_until(handler.has_come):
-                try:
-                    number, part = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                bundles = BundleManager(
-                    context,
-                    self._progress_frequency,
-                    cache_token_generator=self._cache_token_generator,
-                )
-                timers = fired_timers if number == 0 else {}
-                with left.counting():
-                    results[number] = bundles.process_bundle(
-                        part, expected_outputs, timers, expected_output_timers, dry_run
-                    )
-
-        with thread_pool_executor.shared_unbounded_instance() as executor:
-            for _ in executor.map(work, handlers):
-                pass
-        return _merged([results[number] for number in sorted(results)])
-
-
-class _Countdown:
-    """How many parts of a step are not done yet, and whether one failed."""
-
-    def __init__(self, count: int) -> None:
-        self._lock, self._left, self._has_failed = threading.Lock(), count, False
-
-    def wait_until(self, is_true: Callable[[], bool]) -> bool:
-        """Returns True once something is; False if all parts are done, or one failed, before."""
-        while not self._has_failed and self._left:
-            if is_true():
-                return True
-            time.sleep(LOOK_SECONDS)
-        return False
-
-    def counting(self) -> "_Countdown":
-        """Returns what counts a part as done at the end of a block."""
-        return self
-
-    def __enter__(self) -> None:
-        """Begins a part."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
-        """Ends a part, well or not."""
-        with self._lock:
-            self._left -= 1
-            self._has_failed = self._has_failed or kind is not None
-
-
-def _parts(inputs: Mapping[str, Any], count: int) -> Iterator[dict[str, Any]]:
-    """Yields parts of a step's inputs that hold something; a single empty one if none does."""
-    cut = {name: buffer.partition(count) for name, buffer in inputs.items()}
-    parts = [{name: pieces[at] for name, pieces in cut.items()} for at in range(count)]
-    filled = [part for part in parts if any(any(piece) for piece in part.values())]
-    yield from filled or parts[:1]
-
-
-def _merged(results: list[tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
-    """Returns the results of all parts as one, what is left to do of each among them."""
-    if len(results) == 1:
-        return results[0]
-    done = [one.process_bundle for one, _ in results]
-    merged = beam_fn_api_pb2.ProcessBundleResponse(
-        monitoring_infos=monitoring_infos.consolidate(
-            itertools.chain(*(one.monitoring_infos for one in done))
-        ),
-        residual_roots=itertools.chain(*(one.residual_roots for one in done)),
-    )
-    splits = [split for _, found in results for split in found]
-    return beam_fn_api_pb2.InstructionResponse(process_bundle=merged), splits

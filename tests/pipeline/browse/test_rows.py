@@ -106,6 +106,7 @@ def taste_of(score: float) -> float:
     return level + (1 - rest) / 2
 
 
+@pytest.mark.slow
 def test_edges_and_orders_and_conditions_go_by_the_signal_that_decides_the_levels(tmp_path):
     root = tmp_path / "data"
     write_dataset(root)
@@ -129,6 +130,7 @@ def test_edges_and_orders_and_conditions_go_by_the_signal_that_decides_the_level
     rows.close()
 
 
+@pytest.mark.slow
 def test_edges_between_levels_by_a_mean_of_ranks_are_in_the_order_of_that_mean(tmp_path):
     root = tmp_path / "data"
     write_dataset(root)

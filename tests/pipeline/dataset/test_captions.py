@@ -52,6 +52,7 @@ def test_captions_agree_but_for_case_and_spaces() -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_the_best_scored_of_several_captions_is_in_the_dataset(
     tiny_clip: Any, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_host_by_its_address_is_denied_and_one_that_never_matches_is_refused(t
             lists(tmp_path, hosts=f"{entry}\n")
 
 
+@pytest.mark.slow
 def test_lists_may_be_long_packed_and_say_which_line_is_wrong(tmp_path):
     path = tmp_path / "long.txt.gz"
     with gzip.open(path, "wt") as file:
@@ -206,6 +207,7 @@ def test_a_host_whose_rules_lead_to_a_denied_address_is_left_alone_and_not_denie
     assert "/bad.txt" not in web_server.paths()
 
 
+@pytest.mark.slow
 def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(tmp_path):
     files = [jpeg(number, 80, 60) for number in range(5)]
     pairs = []

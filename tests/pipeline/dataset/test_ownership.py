@@ -107,6 +107,7 @@ def test_a_report_is_not_written_over_a_users_file(
     assert mine.read_bytes() == MINE
 
 
+@pytest.mark.slow
 def test_files_that_no_stage_would_take_for_its_own_stay_and_stop_nothing(
     data: Path, read_folder: Path
 ) -> None:
@@ -187,6 +188,7 @@ def stopped(read_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> l
     return words
 
 
+@pytest.mark.slow
 def test_a_job_that_was_stopped_finds_its_own_files_again(
     read_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +213,7 @@ def test_after_a_kill_a_users_file_is_still_told_from_ours(
     assert mine.read_bytes() == MINE
 
 
+@pytest.mark.slow
 def test_a_shorter_input_removes_the_shards_of_the_longer_that_are_ours_alone(
     data: Path, tmp_path: Path
 ) -> None:

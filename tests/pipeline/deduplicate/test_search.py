@@ -15,6 +15,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_its_search_goes_on_also_with_less_memory(layout, tmp_path):
     rows = [Row(f"{p}", 0.2, vector(p % 200, 0.02 * (p // 200))) for p in range(400)]
     never_stopped = DatasetLayout(str(tmp_path / "other"))

@@ -20,6 +20,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_the_best_scored_of_near_and_exact_duplicates_stays_across_shards(layout):
     best = Row("best", 0.4, vector(1), pixels="same")
     copy = Row("copy", 0.3, vector(1), pixels="same")
@@ -34,6 +35,7 @@ def test_the_best_scored_of_near_and_exact_duplicates_stays_across_shards(layout
     }
 
 
+@pytest.mark.slow
 def test_of_equal_scores_the_smallest_key_stays(layout):
     rows = [Row(f"copy{place}", 0.25, vector(3), pixels="x") for place in range(5)]
     shards = write_shards(layout, [rows[:2], rows[2:]])
@@ -41,6 +43,7 @@ def test_of_equal_scores_the_smallest_key_stays(layout):
     assert kept(layout, shards) == {min(row.key for row in rows): 4}
 
 
+@pytest.mark.slow
 def test_exact_duplicates_are_found_without_embeddings(layout):
     rows = [Row("a", 0.1, pixels="x"), Row("b", 0.2, pixels="x"), Row("c", 0.3)]
     shards = write_shards(layout, [rows])
@@ -54,6 +57,7 @@ def test_near_duplicates_without_embeddings_are_refused(layout):
         deduplicate(layout, shards)
 
 
+@pytest.mark.slow
 def test_captions_that_differ_can_keep_both(layout):
     rows = [
         Row("a", 0.1, vector(1), pixels="x", caption="A  red Car"),
@@ -65,6 +69,7 @@ def test_captions_that_differ_can_keep_both(layout):
     assert kept(layout, shards) == {rows[1].key: 1, rows[2].key: 0}
 
 
+@pytest.mark.slow
 def test_many_cells_and_groups_give_the_result_of_one(layout, tmp_path):
     rows = [Row(f"{p}", 0.2, vector(p % 400, 0.02 * (p // 400))) for p in range(900)]
     one = write_shards(layout, [rows])
@@ -76,6 +81,7 @@ def test_many_cells_and_groups_give_the_result_of_one(layout, tmp_path):
     assert len(kept(layout, one)) == 400
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing_and_no_search_file_remains(layout):
     shards = write_shards(layout, [[Row("a", 0.1, vector(1)), Row("b", 0.2, vector(1))]])
     deduplicate(layout, shards)
@@ -102,6 +108,7 @@ def picture(*lit):
     return pixels
 
 
+@pytest.mark.slow
 def test_pictures_that_differ_stay_however_close_their_embeddings_are(layout):
     red, copy, green = (
         Row("red", 0.3, vector(1), picture=picture(0)),

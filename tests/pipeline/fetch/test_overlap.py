@@ -72,6 +72,7 @@ def check_times(while_waiting: list[StepTime], done: list[StepTime]) -> None:
     assert whole.first_seconds == step.first_seconds
 
 
+@pytest.mark.slow
 def test_shards_fetched_at_once_have_the_bytes_of_those_fetched_one_by_one(
     web_server: WebServer, tmp_path: Path
 ) -> None:

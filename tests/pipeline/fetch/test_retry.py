@@ -52,6 +52,7 @@ def broken_shard(server: WebServer, root: Path) -> DatasetLayout:
     return layout
 
 
+@pytest.mark.slow
 def test_a_retried_shard_is_what_it_would_have_been_had_nothing_failed(
     web_server: WebServer, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_retried_shard_is_what_it_would_have_been_had_nothing_failed(
     assert counts["rejected"] == {"http_status": 1, "opted_out_by_header": 1}
 
 
+@pytest.mark.slow
 def test_a_retry_asks_for_what_may_have_passed_and_for_nothing_else(
     web_server: WebServer, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_retry_asks_for_what_may_have_passed_and_for_nothing_else(
     assert again.seconds > again.first_seconds > 0
 
 
+@pytest.mark.slow
 def test_reasons_choose_what_is_asked_for_again(web_server: WebServer, tmp_path: Path) -> None:
     layout = broken_shard(web_server, tmp_path)
     mend(web_server)
@@ -115,6 +118,7 @@ def test_a_shard_that_gains_nothing_keeps_its_files_and_its_fingerprint(
     assert stats(layout)["retry"] == {"token": "first", "asked": 4, "gained": 0}
 
 
+@pytest.mark.slow
 def test_a_retried_shard_is_not_fetched_again_but_is_new_to_later_stages(
     web_server: WebServer, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_missing_shard_of_pairs_is_said(tmp_path: Path) -> None:
         fetch_shard(DatasetLayout(str(tmp_path)), 7, config())
 
 
+@pytest.mark.slow
 def test_hashes_that_came_with_the_pairs_are_verified(
     web_server: WebServer, tmp_path: Path
 ) -> None:
@@ -232,6 +233,7 @@ def test_webdataset_reads_the_fetched_shards(web_server: WebServer, tmp_path: Pa
             assert sample["jpg"].size == (row["width"], row["height"])
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_stops_the_run_with_its_own_error(
     web_server: WebServer, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import apache_beam as beam
+import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.fetch.transform import FetchShards
@@ -9,6 +10,7 @@ from tests.fetches import config, fetched_rows, picture, write_pairs
 from tests.web_server import WebServer
 
 
+@pytest.mark.slow
 def test_the_transform_passes_on_the_shards_that_it_fetched(
     web_server: WebServer, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from schemas.shards import DatasetLayout
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "of-the-store", "HF_TOKEN": "of-the-hub"}
 
 
+@pytest.mark.slow
 def test_no_secret_and_no_relative_path_is_in_what_a_job_hands_on(tmp_path, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -112,6 +112,7 @@ def test_the_command_on_a_full_disk_ends_with_status_1_and_one_message(
     assert contents(root) == contents(curated[0])
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_mounted_for_reading_only_is_refused_before_any_work(
     config, pairs, curated, new_disk, tmp_path: Path
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_disk_that_is_mounted_for_reading_only_is_refused_before_any_work(
     assert contents(root) == contents(curated[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", ["unique", *(slow(folder) for folder in ("fetched", "train", "rejected/level"))]
 )
@@ -145,6 +147,7 @@ def test_a_folder_that_cannot_be_written_to_stops_the_stage_and_a_rerun_goes_on(
     assert contents(root) == contents(curated[0])
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named_with_the_remedy(
     config, pairs, new_disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

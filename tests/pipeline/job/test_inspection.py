@@ -4,8 +4,10 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import core, userstate
+from apache_beam.transforms.timeutil import TimeDomain
 
 from pipeline.job.inspection import remember_inspections
 
@@ -51,6 +53,31 @@ CALLABLES: dict[str, Any] = {
 }
 
 
+COUNT = userstate.ReadModifyWriteStateSpec("count", VarIntCoder())
+END = userstate.TimerSpec("end", TimeDomain.WATERMARK)
+THE_COUNT, THE_END = beam.DoFn.StateParam(COUNT), beam.DoFn.TimerParam(END)
+MORE = beam.DoFn.StateParam(userstate.BagStateSpec("more", VarIntCoder()))
+
+
+class Counting(beam.DoFn):
+    def process(self, pair, count=THE_COUNT, end=THE_END):
+        yield pair
+
+    @userstate.on_timer(END)
+    def at_the_end(self):
+        pass
+
+
+class CountingOn(Counting):
+    def finish_bundle(self, more=MORE):
+        pass
+
+
+class Twice(beam.DoFn):
+    def process(self, pair, one=THE_COUNT, other=THE_COUNT):
+        yield pair
+
+
 @pytest.fixture(autouse=True)
 def remembering() -> None:
     remember_inspections()
@@ -63,6 +90,42 @@ def test_arguments_are_those_that_beam_reads(function: Callable[..., Any]) -> No
         names, values = core.get_function_args_defaults(function)
         assert (list(names), list(values)) == (list(expected[0]), list(expected[1]))
         names.append("changed by whoever asked")
+
+
+def holding(name: str, method: Callable[..., Any]) -> beam.DoFn:
+    """Returns a step of a class that others are of too, with a method that is its own."""
+    step = Counting()
+    setattr(step, name, method)
+    return step
+
+
+STEPS: tuple[Callable[[], beam.DoFn], ...] = (
+    Steps,
+    Counting,
+    CountingOn,
+    lambda: holding("own", CountingOn().finish_bundle),
+    lambda: holding("process", lambda pair: [pair]),
+    Counting,
+    lambda: beam.Map(lambda pair: pair).fn,
+    lambda: beam.Map(str.upper).fn,
+)
+
+
+def test_state_and_timers_are_those_that_beam_reads() -> None:
+    sizes = []
+    for make in STEPS * 2:
+        state, timers = found = userstate.get_dofn_specs(make())
+        assert found == userstate.get_dofn_specs.forgetful(make())
+        sizes.append((len(state), len(timers)))
+        state.add("changed by whoever asked")
+        timers.clear()
+    assert sizes == [(0, 0), (1, 1), (2, 1), (2, 1), (0, 0), (1, 1), (0, 0), (0, 0)] * 2
+
+
+def test_a_step_that_asks_twice_for_one_state_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="duplicate process method parameters"):
+            userstate.get_dofn_specs(Twice())
 
 
 def test_what_is_set_in_one_view_of_the_options_is_seen_in_all() -> None:

@@ -199,7 +199,6 @@ def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
 ):
     hanging = site.hang("/hang")
     pairs = write_pairs(tmp_path / "input", [*rows, (hanging, "never answered")])
-    flags = [*flags, "--fetch.timeout-seconds", "10"]  # until which the next job waits in vain
     process = start_command(flags, pairs, tmp_path / "out", workers=2)
     worker = wait_for_worker(process, tmp_path / "out", Stage.FETCH, hanging)
     worker.kill()
@@ -207,6 +206,7 @@ def test_a_worker_that_dies_ends_the_job_by_name_and_a_rerun_goes_on(
     assert status == 1
     assert f"a worker died hard (process {worker.pid}): shard 0000" in said
     assert "in stage fetch" in said
+    site.hang_up("/hang")
     status, said = finish(start_command(flags, pairs, tmp_path / "out", workers=1))
     assert status == 0, said
     assert verify_dataset(str(tmp_path / "out")).samples == curated[1].kept
@@ -229,11 +229,11 @@ def wait_for_worker(process, root, stage, url):
 @pytest.mark.slow
 def test_a_second_job_on_the_folder_is_refused(flags, pairs, rows, site, tmp_path):
     slow = write_pairs(tmp_path / "input", [*rows, (site.hang("/hang"), "never answered")])
-    # Long enough for the second job to start while the first still waits.
-    patient = [*flags, "--fetch.timeout-seconds", "30"]
+    patient = [*flags, "--fetch.timeout-seconds", "600"]
     first = start_command(patient, slow, tmp_path / "out", workers=1)
     wait_for_progress(first, tmp_path / "out", Stage.FETCH)
     status, said = finish(start_command(patient, slow, tmp_path / "out", workers=1))
+    site.hang_up("/hang")
     assert status == 2
     assert f"another job works on {tmp_path}/out (process {first.pid} on" in said
     status, said = finish(first)

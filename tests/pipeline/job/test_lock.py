@@ -140,6 +140,7 @@ def test_a_folder_on_an_object_store_is_held_by_whoever_gives_signs_of_life(remo
         pass
 
 
+@pytest.mark.slow
 def test_a_silent_holder_on_an_object_store_counts_as_dead(remote):
     commit_text(f"{remote.run}/lock.json", remote_holder(seen_unix_seconds=0.0))
     with hold_folder(remote) as left_behind:
@@ -148,6 +149,7 @@ def test_a_silent_holder_on_an_object_store_counts_as_dead(remote):
         assert left_behind is None
 
 
+@pytest.mark.slow
 def test_a_holder_of_this_very_process_number_was_an_earlier_container(remote):
     here = remote_holder(
         host=socket.gethostname(), process=os.getpid(), seen_unix_seconds=time.time()
@@ -158,6 +160,7 @@ def test_a_holder_of_this_very_process_number_was_an_earlier_container(remote):
         assert left_behind.process == os.getpid()
 
 
+@pytest.mark.slow
 def test_a_holder_on_this_host_is_dead_as_soon_as_its_process_is(remote, tmp_path):
     process = start(HOLD, tmp_path)
     values = {"host": socket.gethostname(), "process": process.pid}

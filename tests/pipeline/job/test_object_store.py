@@ -158,6 +158,7 @@ def test_a_dataset_made_on_the_store_from_pairs_on_it_is_the_local_one(
         verify_dataset(root)
 
 
+@pytest.mark.slow
 def test_images_that_lie_on_the_store_are_read_from_there_alone(
     bucket: str, tmp_path: Path
 ) -> None:
@@ -378,6 +379,7 @@ def own_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threade
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_holder_outlives_a_time_without_the_store(
     bucket: str, own_server: ThreadedMotoServer
 ) -> None:
@@ -400,6 +402,7 @@ def last_seen(path: str) -> float:
     return float(json.loads(read_bytes(path))["seen_unix_seconds"])
 
 
+@pytest.mark.slow
 def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
     bucket: str, own_server: ThreadedMotoServer
 ) -> None:
@@ -413,6 +416,7 @@ def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
     assert b"the store has been out of reach for too long" in said
 
 
+@pytest.mark.slow
 def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(bucket: str) -> None:
     job = hold_on_store(bucket, stale_seconds=60.0)
     path = f"{bucket}/_run/lock.json"
@@ -427,6 +431,7 @@ def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(b
         assert json.load(file) == other
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what mlcroissant uses
 def test_a_dataset_on_the_store_is_chosen_from_given_away_purged_and_verified_there(
     bucket: str, tmp_path: Path

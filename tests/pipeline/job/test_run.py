@@ -33,6 +33,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(Stage.READ, Stage.LEVEL), (Stage.LEVEL,)])
 def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_it_starts(
     layout, tmp_path, stages
@@ -53,6 +54,7 @@ def test_input_that_edges_without_overall_ones_do_not_know_stops_the_job_before_
     check_stages(with_checked_inputs(replace(job, files=files[:1])), runs_here=True)
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_handed_over_leaves_its_folders_to_the_job_that_runs_it(tmp_path):
     """The job is begun by one process and reported by another, as with a flex template."""
     pairs = write_pairs(tmp_path / "in", [("http://a.example/x.png", "a picture")])

@@ -20,6 +20,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_the_edges_file_has_the_counts_and_ranges_of_the_levels(layout):
     rows = some_rows(80)
     shards = write_shards(layout, [rows[:30], rows[30:]])
@@ -37,6 +38,7 @@ def test_the_edges_file_has_the_counts_and_ranges_of_the_levels(layout):
         )
 
 
+@pytest.mark.slow
 def test_a_source_without_edges_is_levelled_by_the_overall_ones(layout, tmp_path, caplog):
     low, high = some_rows(40, 1, 0.1, "jan.csv"), some_rows(40, 2, 0.5, "feb.csv")
     level(layout, write_shards(layout, [low, high]), per_source=True)
@@ -65,6 +67,7 @@ def test_a_source_without_edges_is_levelled_by_the_overall_ones(layout, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_a_source_that_edges_without_overall_ones_do_not_know_is_named(layout, tmp_path):
     level(layout, write_shards(layout, [some_rows(20, source="jan.csv")]), per_source=True)
     forget_overall_edges(layout)

@@ -67,6 +67,7 @@ def few_at_once(monkeypatch):
     monkeypatch.setattr(pipeline.level.ranks, "PAIRS_AT_ONCE", 30)
 
 
+@pytest.mark.slow
 def test_levels_by_a_mean_of_ranks_are_those_of_a_sort(layout):
     rows = some_rows(90)
     shards = write_shards(layout, [rows[:50], rows[50:51], [], rows[51:]])
@@ -79,6 +80,7 @@ def test_levels_by_a_mean_of_ranks_are_those_of_a_sort(layout):
     assert 0 < edges["groups"][0]["edges"][0]["value"] < 1
 
 
+@pytest.mark.slow
 def test_parts_and_shards_change_no_level_and_a_second_run_no_file(layout, tmp_path, few_at_once):
     rows = some_rows(100, seed=3)
     shards = write_shards(layout, [rows[::3], rows[1::3], rows[2::3]])
@@ -93,6 +95,7 @@ def test_parts_and_shards_change_no_level_and_a_second_run_no_file(layout, tmp_p
     assert levels_by_key(layout, shards) == expected(rows, taste, 5)
 
 
+@pytest.mark.slow
 def test_what_a_killed_ranking_leaves_is_known_as_ours_and_used_or_removed(
     layout, few_at_once, monkeypatch
 ):
@@ -114,6 +117,7 @@ def test_what_a_killed_ranking_leaves_is_known_as_ours_and_used_or_removed(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_pairs_that_are_left_out_have_no_rank(layout):
     rows = some_rows(60)
     shards = write_shards(layout, [rows[:25], rows[25:]])
@@ -124,6 +128,7 @@ def test_pairs_that_are_left_out_have_no_rank(layout):
     assert levels_by_key(layout, shards) == expected(stay, taste)
 
 
+@pytest.mark.slow
 def test_a_pair_without_a_number_is_named_and_can_be_left_out(layout):
     rows = [*some_rows(12), Row("odd", 0.2)]
     shards = write_shards(layout, [rows])
@@ -134,6 +139,7 @@ def test_a_pair_without_a_number_is_named_and_can_be_left_out(layout):
     assert levels_by_key(layout, shards) == expected(rows[:12], taste)
 
 
+@pytest.mark.slow
 def test_a_dataset_without_pairs_has_no_ranks(layout):
     shards = write_shards(layout, [[], []])
     write_signals(layout, shards, [])

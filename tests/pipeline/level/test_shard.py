@@ -22,6 +22,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_old_edges_that_do_not_fit_are_refused(layout, tmp_path):
     level(layout, write_shards(layout, [some_rows(20)]))
     with pytest.raises(ConfigError, match=r"there is no .*edges\.json"):
@@ -39,6 +40,7 @@ def test_shards_that_are_not_deduplicated_are_named(layout):
         level(layout, [7])
 
 
+@pytest.mark.slow
 def test_an_empty_dataset_has_no_levels(layout):
     level(layout, write_shards(layout, [[]]))
     assert read_rows(layout.levelled(0)) == []

@@ -20,6 +20,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_levels_are_those_of_all_shards_sorted_together(layout):
     rows = some_rows(100)
     shards = write_shards(layout, [rows[:50], rows[50:51], [], rows[51:]])
@@ -27,6 +28,7 @@ def test_levels_are_those_of_all_shards_sorted_together(layout):
     assert levels_by_key(layout, shards) == expected_levels(rows, 8)
 
 
+@pytest.mark.slow
 def test_what_precedes_the_levels_of_a_shard_says_how_far_it_is(layout, tmp_path):
     shards = write_shards(layout, [some_rows(10, 1), some_rows(10, 2)])
     level(layout, shards)
@@ -38,6 +40,7 @@ def test_what_precedes_the_levels_of_a_shard_says_how_far_it_is(layout, tmp_path
     assert steps == [("tally", 1, 1)]
 
 
+@pytest.mark.slow
 def test_the_division_into_shards_does_not_change_a_level(layout, tmp_path):
     rows = some_rows(60)
     one = write_shards(layout, [rows])
@@ -48,6 +51,7 @@ def test_the_division_into_shards_does_not_change_a_level(layout, tmp_path):
     assert levels_by_key(layout, one) == levels_by_key(other, three)
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_no_file(layout):
     shards = write_shards(layout, [some_rows(20)])
     level(layout, shards)
@@ -57,6 +61,7 @@ def test_a_second_run_changes_no_file(layout):
     assert before == after
 
 
+@pytest.mark.slow
 def test_a_changed_shard_changes_the_levels_of_the_others(layout):
     rows = some_rows(40)
     shards = write_shards(layout, [rows[:20], rows[20:]])
@@ -67,6 +72,7 @@ def test_a_changed_shard_changes_the_levels_of_the_others(layout):
     assert levels_by_key(layout, shards) == expected_levels(rows[:20] + higher, 8)
 
 
+@pytest.mark.slow
 def test_pairs_below_the_minimum_are_rejected_before_the_levels_are_cut(layout):
     rows = some_rows(50)
     shards = write_shards(layout, [rows[:25], rows[25:]])
@@ -79,6 +85,7 @@ def test_pairs_below_the_minimum_are_rejected_before_the_levels_are_cut(layout):
     assert all(row["clip_score"] < 0.25 and row["url"] for row in rejected)
 
 
+@pytest.mark.slow
 def test_the_top_fraction_is_levelled_and_the_rest_rejected(layout):
     rows = some_rows(50)
     shards = write_shards(layout, [rows[:10], rows[10:]])
@@ -89,6 +96,7 @@ def test_the_top_fraction_is_levelled_and_the_rest_rejected(layout):
     assert [row["reason"] for row in rejected] == ["below_top_fraction"] * 35
 
 
+@pytest.mark.slow
 def test_each_source_can_have_its_own_edges(layout):
     low, high = some_rows(24, 1, 0.1, "low.csv"), some_rows(32, 2, 0.5, "high.csv")
     shards = write_shards(layout, [low[:10] + high[:5], low[10:] + high[5:]])

@@ -94,6 +94,7 @@ def test_members_stand_in_the_order_of_the_rows_and_hold_text_and_metadata(tmp_p
         assert values["conversations"] == text_row["conversations"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:String specifications:UserWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of webdataset and wids
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -126,6 +127,7 @@ def test_the_hash_beside_a_tar_is_that_of_its_bytes(tmp_path):
         assert int(stored["tar_bytes"]) == len(tar)
 
 
+@pytest.mark.slow
 def test_packing_twice_writes_once_and_packing_anew_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write_dataset(tmp_path / name)
@@ -137,6 +139,7 @@ def test_packing_twice_writes_once_and_packing_anew_gives_the_same_bytes(tmp_pat
         assert path.read_bytes() == (tmp_path / "two" / "train" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_larger_shards_leave_none_of_the_smaller_ones_behind(tmp_path):
     write_dataset(tmp_path)
     assert pack(tmp_path, 5) == list(range(8))

@@ -30,6 +30,7 @@ def test_a_finished_dataset_says_what_each_stage_took(curated):
     assert Rates.from_json(rates.to_json()) == rates
 
 
+@pytest.mark.slow
 def test_what_a_job_took_stays_when_others_go_on_and_goes_with_its_output(
     config, pairs, curated, tmp_path
 ):

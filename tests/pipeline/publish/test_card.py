@@ -17,6 +17,7 @@ from tests.publications import publish
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlcroissant
 
 
+@pytest.mark.slow
 def test_a_scored_dataset_has_its_levels_in_the_card(tmp_path):
     write_dataset(tmp_path / "data")
     finish(tmp_path / "data")

@@ -111,6 +111,7 @@ def test_duckdb_pandas_and_polars_open_the_tables(tables, expected):
         assert frames[1].schema["captions"] == polars.List(polars.String)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_energon_opens_the_tars(tars, expected):
     energon = pytest.importorskip("megatron.energon", reason="Megatron-Energon is not installed")

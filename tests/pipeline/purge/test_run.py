@@ -66,6 +66,7 @@ def check_purged(root: Path, keys: set[str], before: Path) -> None:
     assert (manifest.rejected["denied_url"], manifest.rejected["denied_hash"]) == (3, 2)
 
 
+@pytest.mark.slow
 def test_what_is_denied_is_gone_from_every_file(whole, tmp_path):
     root = copy_of(whole, tmp_path)
     files, keys = deny_files(tmp_path, whole)

@@ -95,6 +95,7 @@ def test_fields_of_csv_are_numbers_where_they_lose_nothing_as_such(tmp_path):
     assert rows["picture 2"] == {"whole": None, "number": None, "code": "3", "text": "NaN"}
 
 
+@pytest.mark.slow
 def test_the_type_of_a_json_column_is_that_of_all_its_rows_wherever_they_stand(tmp_path):
     late = [{"url": f"https://x.example/{n}", "caption": f"c{n}", "n": n} for n in range(150)]
     late[140] |= {"n": 0.5, "mixed": 1, "tags": ["a"]}
@@ -128,6 +129,7 @@ def test_files_that_differ_are_joined_and_a_column_can_be_renamed(tmp_path):
     assert rows == {"a": {"told": 5.0}, "b": {"told": 2.5}, "c": {"told": 7.0}}
 
 
+@pytest.mark.slow
 def test_what_is_kept_decides_the_fingerprint_and_the_same_rows_give_the_same_bytes(tmp_path):
     def bytes_of(name: str, last: int, split: bool) -> bytes:
         rows = pairs_with(n=[1, 2, 3, last])

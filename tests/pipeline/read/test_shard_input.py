@@ -4,10 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -26,6 +23,7 @@ from pipeline.job.run import Job, run_job
 from pipeline.report.verify import verify_dataset
 from schemas.manifest import Manifest
 from tests.conftest import ModelFiles
+from tests.peer_downloads import download_all
 from tests.web_server import WebServer
 
 IMAGES = 24
@@ -50,15 +48,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     urls += [server.url("/gone.jpg"), server.serve("/page.jpg", b"<html>no picture</html>")]
     captions = [f"picture number {number}" for number in range(len(urls))]
     pq.write_table(pa.table({"url": urls, "caption": captions}), folder / "urls.parquet")
-    command = [
-        *(sys.executable, "-m", "img2dataset.main", f"--url_list={folder / 'urls.parquet'}"),
-        *(f"--output_folder={folder / 'out'}", "--input_format=parquet", "--url_col=url"),
-        *("--caption_col=caption", "--output_format=webdataset", "--image_size=64"),
-        *("--resize_mode=keep_ratio", "--number_sample_per_shard=9", "--thread_count=4"),
-        "--enable_wandb=False",
-    ]
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    asked = {
+        "url_list": str(folder / "urls.parquet"),
+        "output_folder": str(folder / "out"),
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "caption",
+        "output_format": "webdataset",
+        "image_size": 64,
+        "resize_mode": "keep_ratio",
+        "number_sample_per_shard": 9,
+        "thread_count": 4,
+        "timeout": 60,
+    }
+    download_all([asked])
     server.stop()
     return folder / "out"
 

@@ -74,6 +74,7 @@ def test_shards_hold_exactly_the_wanted_number_of_pairs_in_the_order_of_their_ke
     assert set(keys) == {pair_key(url, caption) for url, caption in rows_of(250)}
 
 
+@pytest.mark.slow
 def test_shards_do_not_depend_on_the_order_of_the_rows_nor_on_files_or_partitions(
     tmp_path, monkeypatch
 ):
@@ -151,6 +152,7 @@ def test_what_is_read_is_not_read_again(tmp_path):
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.slow
 def test_a_shorter_input_leaves_no_shards_of_the_longer_one_behind(tmp_path):
     source = write_parquet(tmp_path / "in.parquet", rows_of(30))
     layout = DatasetLayout(str(tmp_path / "out"))
@@ -163,6 +165,7 @@ def test_a_shorter_input_leaves_no_shards_of_the_longer_one_behind(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_stopped_reading_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     source = write_parquet(tmp_path / "in.parquet", rows_of(300))
     read_files(tmp_path / "whole", source, pairs_per_shard=50)

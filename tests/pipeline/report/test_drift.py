@@ -18,6 +18,7 @@ def layout(tmp_path):
     return DatasetLayout(str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_old_edges_keep_their_meaning_and_the_drift_is_reported(layout, tmp_path):
     rows = some_rows(200)
     shards = write_shards(layout, [rows])
@@ -35,6 +36,7 @@ def test_old_edges_keep_their_meaning_and_the_drift_is_reported(layout, tmp_path
     assert drift.population_stability_index > 0.25
 
 
+@pytest.mark.slow
 def test_drift_is_against_the_data_that_the_edges_were_cut_in_however_often_they_are_passed_on(
     layout, tmp_path
 ):
@@ -53,6 +55,7 @@ def test_drift_is_against_the_data_that_the_edges_were_cut_in_however_often_they
     assert drift.population_stability_index == population_stability_index(expected, found)
 
 
+@pytest.mark.slow
 def test_drift_counts_what_falls_below_the_saved_cut(layout, tmp_path):
     rows = some_rows(2000)
     level(layout, write_shards(layout, [rows]), top_fraction=0.5)
@@ -75,6 +78,7 @@ def test_drift_counts_what_falls_below_the_saved_cut(layout, tmp_path):
     assert read_drift(passed_on).population_stability_index == 0
 
 
+@pytest.mark.slow
 def test_drift_counts_what_falls_below_the_minimum_score(layout, tmp_path):
     rows = some_rows(400)
     level(layout, write_shards(layout, [rows]), minimum_score=0.25)
@@ -87,6 +91,7 @@ def test_drift_counts_what_falls_below_the_minimum_score(layout, tmp_path):
     assert drift.population_stability_index > 0.25
 
 
+@pytest.mark.slow
 def test_edges_saved_without_the_number_below_the_cut_have_the_drift_of_the_levels_alone(
     layout, tmp_path, caplog
 ):
@@ -99,6 +104,7 @@ def test_edges_saved_without_the_number_below_the_cut_have_the_drift_of_the_leve
     assert "does not say how many pairs were left out" in caplog.text
 
 
+@pytest.mark.slow
 def test_edges_passed_on_keep_those_of_every_source_and_the_overall_ones(layout, tmp_path):
     low, high = some_rows(40, 1, 0.1, "jan.csv"), some_rows(40, 2, 0.5, "feb.csv")
     level(layout, write_shards(layout, [low + high]), per_source=True)
@@ -112,6 +118,7 @@ def test_edges_passed_on_keep_those_of_every_source_and_the_overall_ones(layout,
     assert drift.population_stability_index == 0
 
 
+@pytest.mark.slow
 def test_old_edges_of_no_data_and_data_of_no_source_have_no_drift(layout, tmp_path):
     level(layout, write_shards(layout, [[]]), per_source=True)
     new = DatasetLayout(str(tmp_path / "new"))

@@ -125,6 +125,7 @@ def test_edges_cut_in_the_data_itself_have_no_drift(tmp_path):
     assert "Drift" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_dataset_has_the_same_manifest_and_metadata(tmp_path):
     for name in ("one", "two"):
         write_report(*packed(tmp_path / name))
@@ -188,6 +189,7 @@ def test_croissant_metadata_describes_every_column_and_file(tmp_path):
         assert (tmp_path / files[f"train/{shard.name}.parquet"]["contentUrl"]).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_polite", [True, False])
 def test_the_report_counts_what_each_rule_of_hosts_left_out_and_says_whether_it_was_followed(
     web_server, tmp_path, is_polite

@@ -36,6 +36,7 @@ def looked(curated, config, tiny_clip, asked, tmp_path):
     return root, replace(config, score=score)
 
 
+@pytest.mark.slow
 def test_models_add_columns_leave_the_rest_and_are_reproduced(looked, asked, tmp_path):
     root, config = looked
     before, scored = contents(root), pq.read_table(root / "scored" / "00000.parquet")

@@ -50,6 +50,7 @@ def begin(root: Path, precision: Precision = "auto", edges_from: str | None = No
     return settled
 
 
+@pytest.mark.slow
 def test_a_dataset_goes_on_elsewhere_in_what_it_began_with(
     config: CurationConfig,
     rows: list[tuple[str, str]],

@@ -176,6 +176,7 @@ def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
         rescore_dataset(str(tmp_path), sample=5)
 
 
+@pytest.mark.slow
 def test_sample_is_spread_over_all_shards_and_as_large_as_asked_for(
     tiny_clip: Any, tmp_path: Path
 ) -> None:

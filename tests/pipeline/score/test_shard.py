@@ -65,6 +65,7 @@ def test_scoring_again_gives_the_same_bytes_and_a_committed_shard_is_left_alone(
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_other_images_or_another_model_are_scored_again(tiny_clip: Any, tmp_path: Path) -> None:
     layout = DatasetLayout(str(tmp_path))
     make_shard(layout, 0)

@@ -49,6 +49,7 @@ def run(root, config, *stages, **settings):
     return curate(config, "none", root, stages, **settings)
 
 
+@pytest.mark.slow
 def test_signals_are_added_without_touching_the_rest_and_go_to_train(finished):
     root, config, weight = finished
     before, scored = contents(root), pq.read_table(root / "scored" / "00000.parquet")
@@ -92,6 +93,7 @@ def check_levels(root, manifest) -> None:
     assert member["config"]["levels"]["by"] == "negclip"
 
 
+@pytest.mark.slow
 def test_signals_are_reproduced_and_another_head_is_noticed(finished, curated, tmp_path):
     root, config, weight = finished
     run(root, config, Stage.SCORE)
@@ -111,6 +113,7 @@ def test_signals_are_reproduced_and_another_head_is_noticed(finished, curated, t
         run(root, config, Stage.PACK)
 
 
+@pytest.mark.slow
 def test_a_purge_takes_a_pair_out_of_the_reference_of_negclip_too(finished, tmp_path):
     root, config, _ = finished
     config = replace(config, score=replace(config.score, signals=("negclip",)))

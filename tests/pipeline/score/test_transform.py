@@ -11,6 +11,7 @@ from schemas.shards import DatasetLayout
 from tests.scored import assert_all, make_shard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_shards_are_scored_by_a_beam_job(tiny_clip: Any, tmp_path: Path, device: str) -> None:
     layout, alone = DatasetLayout(str(tmp_path / "job")), DatasetLayout(str(tmp_path / "alone"))

@@ -113,6 +113,7 @@ def tasted(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_levels_are_cut_anew_by_the_signal_that_decided_them(tasted, tmp_path):
     rows = make(tmp_path / "out", tasted, where="taste < 0.2", num_levels=3)
     assert 10 < len(rows) < 38
@@ -145,6 +146,7 @@ def test_columns_that_differ_in_case_alone_are_not_merged(tasted, tmp_path):
         make(tmp_path / "out", tasted, root)
 
 
+@pytest.mark.slow
 def test_a_merger_stands_in_the_order_of_keys_and_counts_a_repeated_pair_once(
     parent, turns, tmp_path
 ):
@@ -164,6 +166,7 @@ def test_a_merger_stands_in_the_order_of_keys_and_counts_a_repeated_pair_once(
     verify_dataset(str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_selection_that_was_stopped_goes_on_to_the_same_bytes(parent, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"where": "width = 24", "samples_per_shard": 8}
@@ -236,6 +239,7 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(parent, tmp_path, caps
     assert run(["curate", "--pairs", str(tmp_path / "x.tsv"), "--out", out]) == 2
 
 
+@pytest.mark.slow
 def test_edges_of_a_selection_are_looked_for_where_they_were_cut(parent, tmp_path):
     make(tmp_path / "kept", parent, where="alignment_level >= 3")
     make(tmp_path / "anew", parent, where="true", num_levels=2)

@@ -178,6 +178,7 @@ def test_wrong_names_give_an_error_that_lists_near_ones(tiny_clip: Any, tmp_path
         check_model(tiny_clip.score_config(pretrained=str(broken)))
 
 
+@pytest.mark.slow
 def test_checking_a_model_leaves_nothing_of_it_behind(tiny_clip: Any) -> None:
     def modules() -> int:
         gc.collect()

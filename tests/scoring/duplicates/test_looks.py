@@ -54,6 +54,7 @@ def test_a_copy_saved_anew_halved_cut_or_recoloured_looks_alike_and_a_mirrored_o
     }
 
 
+@pytest.mark.slow
 def test_a_difference_depends_on_neither_order_nor_company(stamps):
     left, right = (side.ravel() for side in np.meshgrid(np.arange(10), np.arange(10)))
     together = stamps.differences(left, right).reshape(10, 10)

@@ -53,6 +53,7 @@ def test_groups_in_one_cell_equal_those_of_brute_force():
     assert (found != np.arange(360)).sum() >= 60
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_across_many_cells_and_nothing_else_is():
     vectors = with_copies(clustered(5000), 500, 0.01)
     found = near_duplicate_groups(vectors, 0.95, cells=60)
@@ -104,6 +105,7 @@ def tiles_multiplied(monkeypatch):
     return shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_home", [6000, 3500])
 def test_a_large_group_is_not_compared_with_itself_again_and_again(monkeypatch, at_home):
     monkeypatch.setattr("scoring.duplicates.search.TILE_ROWS", 128)

@@ -19,6 +19,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "divisor"),
     [

@@ -48,6 +48,7 @@ def search_edges(parts, num_levels, top_fraction=1.0):
     return search
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(pairs(), st.integers(1, 127))
 def test_levels_equal_those_of_a_sort(data, num_levels):

@@ -35,6 +35,7 @@ def damaged(conversation_dataset: str, tmp_path: Path) -> tuple[str, str]:
     return str(folder), row["key"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_picture_stops_the_run_and_is_named_with_its_shard(
     tiny_parts: dict[str, str], damaged: tuple[str, str], tmp_path: Path, workers: int
@@ -90,6 +91,7 @@ def test_a_shard_that_is_not_there_stops_the_run_and_is_named_with_a_key(
         train(stage_2(tiny_parts, data=data), [str(folder)], str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_pictures_behind_the_end_of_a_short_shard_are_skipped(
     tiny_parts: dict[str, str], conversation_dataset: str, tmp_path: Path
 ) -> None:

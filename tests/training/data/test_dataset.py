@@ -43,7 +43,7 @@ def test_a_damaged_picture_is_an_error_that_names_shard_and_key(
 ) -> None:
     whole = {"url": "a", "caption": "a red cat", "image": b"\x89PNG\r\n but no more", "level": 1}
     dataset = TrainDataset([make_dataset(tmp_path / "data", [whole])])
-    with pytest.raises(DatasetError, match=f"{dataset.keys[0]} in .*000000.tar"):
+    with pytest.raises(DatasetError, match=f"{dataset[0].key} in .*000000.tar"):
         open_images(dataset[0])
 
 

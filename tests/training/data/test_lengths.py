@@ -70,7 +70,7 @@ def test_what_is_cut_and_left_out_is_counted_under_its_reason(
     for i, turns in enumerate(conversations):
         kept, all_of_it = encoder.encode(dataset[i]), whole.encode(dataset[i])
         assert all_of_it is not None
-        assert lengths.whole_tokens[i] == len(all_of_it.input_ids)
+        assert encoder.measure(dataset[i]).whole_tokens == len(all_of_it.input_ids)
         assert (kept is None) == (turns in (PICTURE_BEHIND, ANSWER_BEHIND))
         if kept is not None:
             assert lengths.tokens[i] == len(kept.input_ids) <= 64
@@ -128,8 +128,9 @@ def test_sequences_that_no_sample_fits_into_are_refused_with_the_lengths_of_the_
 def test_special_tokens_in_words_are_counted(tiny_tokenizer: Any, tmp_path: Path) -> None:
     special = [QUESTION, ("gpt", "use <|im_end|> as a token")]
     dataset = make_dataset(tmp_path / "data", [SHORT, special])
-    lengths = measured(dataset, make_encoder(tiny_tokenizer, 128))
-    assert lengths.has_special_words.tolist() == [False, True]
+    encoder = make_encoder(tiny_tokenizer, 128)
+    lengths = measured(dataset, encoder)
+    assert [encoder.measure(dataset[i]).has_special_words for i in range(2)] == [False, True]
     assert "1 with special tokens in someone's words, written apart" in lengths.losses
 
 
@@ -138,5 +139,5 @@ def test_a_sample_that_cannot_be_tokenised_is_named_with_its_shard(
 ) -> None:
     bad = [QUESTION, ("nobody", "it is red")]
     dataset = make_dataset(tmp_path / "data", [SHORT, bad])
-    with pytest.raises(DatasetError, match=rf"{dataset.keys[1]} has no valid .*000000\.tar"):
+    with pytest.raises(DatasetError, match=rf"{dataset[1].key} has no valid .*000000\.tar"):
         measured(dataset, make_encoder(tiny_tokenizer, 128))

@@ -75,7 +75,7 @@ def plan() -> TrainingPlan:
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 60, size=100)
     return TrainingPlan(
-        [f"{i:032x}" for i in range(100)],
+        np.arange(100),
         SampleLengths(tokens=tokens, targets=tokens // 2),
         np.ones(100),
         DataConfig(tokens_per_sequence=64, sequences_per_step=8, packing_window=32),

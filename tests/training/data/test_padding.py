@@ -14,7 +14,7 @@ import pytest
 from training.config import DataConfig
 from training.data.dataset import RawSample
 from training.data.lengths import Encoder
-from training.data.plan import padding_ratio, plan_epoch
+from training.data.plan import PlanSettings, plan_epoch
 from training.model.inputs import Placeholders
 from training.recipes import demo_finetune, demo_pretrain
 
@@ -105,13 +105,12 @@ def lengths_of(
 
 def packed_padding(lengths: np.ndarray, data: DataConfig) -> float:
     """Returns the share of padding in an epoch's plan, without its last step."""
-    plan = plan_epoch(
-        [f"{number:032x}" for number in range(len(lengths))],
-        lengths,
+    settings = PlanSettings(
         seed=0,
         epoch=0,
         tokens_per_sequence=data.tokens_per_sequence,
         sequences_per_step=data.sequences_per_step,
         packing_window=data.packing_window,
     )
-    return padding_ratio(plan, lengths, data.tokens_per_sequence)
+    plan = plan_epoch(np.arange(len(lengths)), lengths, settings)
+    return plan.padding_ratio(lengths, data.tokens_per_sequence)

@@ -1,13 +1,15 @@
 from collections import Counter
-from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import LevelCurriculum
-from training.data.plan import Curriculum, EpochPlan, pack, padding_ratio, plan_epoch
+from training.data import mapped
+from training.data.packing import pack
+from training.data.plan import Curriculum, EpochPlan, PlanSettings, plan_epoch, spread
 
 CAPACITY = 64
 FIRST_STEP = (
@@ -19,12 +21,18 @@ FIRST_STEP = (
 
 
 def plan_of(keys: list[str], lengths: np.ndarray, **changes: Any) -> EpochPlan:
-    settings_ = {"seed": 0, "epoch": 0, "sequences_per_step": 4, "packing_window": 16, **changes}
-    return plan_epoch(keys, lengths, tokens_per_sequence=CAPACITY, **settings_)
+    given = {name: changes.pop(name) for name in ("copies", "curriculum") if name in changes}
+    settings_ = {"seed": 0, "epoch": 0, "sequences_per_step": 4, "packing_window": 16}
+    settings_ = {"tokens_per_sequence": CAPACITY, **settings_, **changes}
+    return plan_epoch(by_key(keys), lengths, PlanSettings(**settings_), **given)
+
+
+def by_key(keys: list[str]) -> np.ndarray:
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
 def keys_of(plan: EpochPlan, keys: list[str]) -> list[list[list[str]]]:
-    return [[[keys[sample] for sample in packed] for packed in step] for step in plan.steps]
+    return [[[keys[sample] for sample in packed] for packed in step] for step in plan]
 
 
 @given(
@@ -45,9 +53,9 @@ def test_every_sample_with_something_to_learn_is_planned_exactly_once(
         sequences_per_step=sequences_per_step,
         packing_window=packing_window,
     )
-    planned = Counter(sample for step in plan.steps for packed in step for sample in packed)
+    planned = Counter(sample for step in plan for packed in step for sample in packed)
     assert planned == Counter(i for i, length in enumerate(lengths) if length)
-    for step in plan.steps:
+    for step in plan:
         assert len(step) == sequences_per_step
         assert any(step)
         assert all(sum(lengths[sample] for sample in packed) <= CAPACITY for packed in step)
@@ -76,60 +84,16 @@ def test_less_than_three_percent_is_padding_for_lengths_spread_as_in_instruction
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(4.7, 0.5, size=4000), 20, 512).astype(np.int32)
     keys = [f"{i:032x}" for i in range(len(lengths))]
-    plan = plan_epoch(
-        keys,
-        lengths,
-        seed=0,
-        epoch=0,
-        tokens_per_sequence=512,
-        sequences_per_step=8,
-        packing_window=64,
-    )
-    assert padding_ratio(plan, lengths, 512) < 0.03
-
-
-def test_a_sequence_takes_the_first_sample_and_those_that_fill_it_best() -> None:
-    lengths = np.array([6, 5, 3, 4, 2])
-    assert pack([0, 1, 2, 3, 4], lengths, 10, window=5) == [(0, 3), (1, 2, 4)]
-    assert pack([0, 1, 2, 3, 4], lengths, 10, window=3) == [(0, 2), (1, 3), (4,)]
-
-
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9), room=st.integers(0, 60))
-@settings(max_examples=100)
-def test_no_other_choice_fills_a_sequence_better(lengths: list[int], room: int) -> None:
-    capacity = 30 + room
-    packed = pack(range(len(lengths)), np.array(lengths), capacity, window=9)
-    sums = {
-        sum(others)
-        for count in range(len(lengths))
-        for others in combinations(lengths[1:], count)
-        if lengths[0] + sum(others) <= capacity
-    }
-    assert sum(lengths[sample] for sample in packed[0]) == lengths[0] + max(sums)
-
-
-def test_demo_like_pairs_need_as_few_sequences_as_any_packing_can() -> None:
-    rng = np.random.default_rng(0)
-    lengths = 53 + rng.geometric(0.2, size=614)  # short captions behind 49 image tokens
-    packed = pack(range(614), lengths, 512, window=64)
-    assert len(packed) <= -(-int(lengths.sum()) // 512) + 1
+    shape = {"tokens_per_sequence": 512, "sequences_per_step": 8, "packing_window": 64}
+    assert plan_of(keys, lengths, **shape).padding_ratio(lengths, 512) < 0.03
 
 
 def test_a_weight_of_one_and_a_half_plans_each_sample_once_or_twice() -> None:
     keys = [f"{i:032x}" for i in range(400)]
     plan = plan_of(keys, np.full(400, 8), packing_window=400)
-    weighted = plan_epoch(
-        keys,
-        np.full(400, 8),
-        copies=np.full(400, 1.5),
-        seed=0,
-        epoch=0,
-        tokens_per_sequence=CAPACITY,
-        sequences_per_step=4,
-        packing_window=400,
-    )
+    weighted = plan_of(keys, np.full(400, 8), packing_window=400, copies=np.full(400, 1.5))
     assert plan.num_samples == 400
-    counts = Counter(s for step in weighted.steps for packed in step for s in packed)
+    counts = Counter(s for step in weighted for packed in step for s in packed)
     assert set(counts.values()) == {1, 2}
     assert 500 < weighted.num_samples < 700
 
@@ -144,7 +108,7 @@ def levels_in_order(kind: LevelCurriculum, epoch: int = 0, epochs: int = 1) -> l
     keys = [f"{i:032x}" for i in range(900)]
     curriculum = Curriculum(kind=kind, levels=some_levels(900), num_levels=8, epochs=epochs)
     plan = plan_of(keys, np.full(900, 16), epoch=epoch, curriculum=curriculum)
-    samples = [sample for step in plan.steps for packed in step for sample in packed]
+    samples = [sample for step in plan for packed in step for sample in packed]
     assert len(set(samples)) == len(samples)
     return some_levels(900)[samples].tolist()
 
@@ -155,7 +119,7 @@ def test_without_a_curriculum_the_plan_is_what_it_was() -> None:
     none = Curriculum(kind="none", levels=some_levels(40), num_levels=8, epochs=1)
     assert plan_of(keys, lengths, curriculum=none) == plan_of(keys, lengths)
     # As before there were curricula: another plan would change what runs that go on have to see.
-    assert plan_of(keys, lengths).steps[0] == FIRST_STEP
+    assert plan_of(keys, lengths)[0] == FIRST_STEP
 
 
 def test_low_levels_come_first_and_every_sample_once() -> None:
@@ -177,3 +141,52 @@ def test_low_levels_are_left_out_one_after_the_other_over_all_epochs() -> None:
     assert 1 in first[:100] and 1 not in first[300:]
     counts = Counter(first)
     assert counts[1] < counts[2] < counts[3] < counts[4] <= counts[5] == 100
+
+
+def plan_in_lists(
+    keys: list[str],
+    lengths: np.ndarray,
+    copies: np.ndarray,
+    curriculum: Curriculum,
+    epoch: int,
+) -> list[tuple[tuple[int, ...], ...]]:
+    """Returns the steps as they were planned before plans were arrays: what runs go on by."""
+    rng = np.random.Generator(np.random.Philox(key=[3, epoch]))
+    draws = rng.random(len(keys))
+    order = [
+        sample
+        for draw, sample in zip(draws, by_key(keys), strict=True)
+        for _ in range(int(copies[sample] + draw) if lengths[sample] else 0)
+    ]
+    order = [order[place] for place in rng.permutation(len(order))]
+    places = np.arange(len(order)) / len(order)
+    levels = curriculum.levels[order].astype(int)
+    if curriculum.kind == "low_left_out":
+        is_kept = (levels == 0) | ((epoch + places) / curriculum.epochs * 8 < levels)
+        order = [sample for sample, kept in zip(order, is_kept, strict=True) if kept]
+    if curriculum.kind == "low_first":
+        wanted = np.where(levels == 0, places, 0.5 * places + 0.5 * ((levels - 0.5) / 8))
+        order = [order[place] for place in np.argsort(wanted, kind="stable")]
+    packed = pack(order, lengths, CAPACITY, 16)
+    steps = [tuple(packed[start : start + 4]) for start in range(0, len(packed), 4)]
+    return steps if len(packed) % 4 == 0 else [*steps[:-1], spread(steps[-1], lengths, 4, CAPACITY)]
+
+
+@pytest.mark.parametrize("kind", ["none", "low_first", "low_left_out"])
+@pytest.mark.parametrize("compiled_from", [0, 10_000])
+def test_a_plan_in_files_is_that_of_lists_however_it_is_cut_into_pieces(
+    kind: LevelCurriculum, compiled_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "PIECE", 37)
+    monkeypatch.setattr(mapped.stable_order, "__defaults__", (50,))
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, CAPACITY + 1, 500).astype(np.int32)
+    copies = rng.choice([0.0, 1.0, 1.5], 500)
+    keys = [f"{i:032x}" for i in rng.permutation(500)]
+    levels = some_levels(500).astype(np.int8)
+    curriculum = Curriculum(kind=kind, levels=levels, num_levels=8, epochs=2)
+    for epoch in (0, 1):
+        given = {"copies": copies, "curriculum": curriculum, "compiled_from": compiled_from}
+        plan = plan_of(keys, lengths, seed=3, epoch=epoch, **given)
+        assert list(plan) == plan_in_lists(keys, lengths, copies, curriculum, epoch)
+        assert plan.num_samples == sum(len(packed) for step in plan for packed in step)

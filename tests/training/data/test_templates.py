@@ -180,7 +180,7 @@ def test_what_the_template_refuses_is_left_out_and_counted_and_the_sample_named_
     with pytest.raises(DatasetError, match=r"\(id '000123'\) .*--data.on-bad-sample skip"):
         measure_lengths(data, encoder(tokenizer, "error"), lambda some, _: some)
     lengths = measure_lengths(data, encoder(tokenizer, "skip"), lambda some, _: some)
-    assert int(lengths.is_bad.sum()) == 5 and np.count_nonzero(lengths.tokens) == 7
+    assert lengths.counts.bad == 5 and np.count_nonzero(lengths.tokens) == 7
     assert "5 that the model's template or tokenizer cannot write and left out" in lengths.losses
     assert caplog.text.count("left out: ") == 3
     with pytest.raises(DatasetError):  # what was skipped before is no error forgotten

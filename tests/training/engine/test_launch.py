@@ -29,6 +29,7 @@ def test_a_failed_process_is_noticed_whichever_it_is(
 SAVES = "import sys, time; time.sleep(float(sys.argv[1])); sys.exit(143)"
 
 
+@pytest.mark.slow
 def test_processes_that_sigterm_stopped_have_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "SECONDS_TO_FOLLOW", 0.0)
     seconds = ("0", "1")

@@ -8,7 +8,7 @@ import pytest
 from tests.training.test_train import command_line, logged, own_environment
 from training.engine.launch import free_port
 
-DOCS = Path(__file__).parents[3] / "docs" / "training.md"
+DOCS = Path(__file__).parents[3] / "docs" / "training-on-clusters.md"
 
 
 @pytest.mark.slow

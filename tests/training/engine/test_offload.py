@@ -8,6 +8,7 @@ from training.config import ParallelConfig
 from training.train import train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("offload", "zero_stage", "precision"), [("optimizer", 2, "bf16"), ("all", 3, "fp32")]
 )

@@ -25,6 +25,7 @@ def test_a_prompt_is_vicunas_to_the_letter(model_folder: str) -> None:
     assert answerer._processor.chat_template == VICUNA_V1
 
 
+@pytest.mark.slow
 def test_one_eight_and_thirty_two_at_once_say_the_same(
     model_folder: str, pope_root: str, tmp_path: Path
 ) -> None:

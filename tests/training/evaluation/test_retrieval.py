@@ -31,7 +31,7 @@ def test_candidates_are_held_out_short_and_never_twice(
     tmp_path: Any, make_dataset: Any, tiny_tokenizer: Any
 ) -> None:
     dataset = TrainDataset([make_dataset(tmp_path / "d", caption_samples(120))])
-    allowed = set(dataset.keys[:100])
+    allowed = {dataset[number].key for number in range(100)}
     groups = candidate_groups(dataset, allowed, tiny_tokenizer)
     assert groups and all(len(group) == 20 for group in groups)
     chosen = [dataset[index] for group in groups for index in group]

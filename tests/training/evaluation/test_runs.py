@@ -41,6 +41,7 @@ def stopping_after(batches: int, answerer: Answerer) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_file(
     model_folder: str, pope_root: str, tmp_path: Path, answerer: Answerer
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_file(
     assert not part.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_file_of_one(
     model_folder: str, pope_root: str, tmp_path: Path, answerer: Answerer
 ) -> None:

@@ -95,6 +95,7 @@ def test_answers_go_to_who_asked_while_a_process_is_being_connected(
         assert image.pixel_hash == prepare_image(data, SETTINGS).pixel_hash
 
 
+@pytest.mark.slow
 def test_large_files_pass_whole_in_both_directions() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -170,6 +171,7 @@ def slow_image() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_ended_and_replaced() -> None:
     good = image_file("JPEG")
     found = decoded_by(1, [good, slow_image(), good, slow_image(), *[good] * 20], 0.2)
@@ -214,6 +216,7 @@ def test_a_system_that_starts_no_process_leaves_no_image_waiting(
     assert all(isinstance(error, OSError) for error in asyncio.run(run()))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_at_its_start_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ OPT_OUTS = {
 ORIGIN = "http://a.test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 302, 404, 429, 500, 503])
 @pytest.mark.parametrize("kind", OPT_OUTS)
 def test_an_opt_out_holds_whatever_the_status_and_is_not_asked_again(
@@ -63,6 +64,7 @@ def test_the_memory_of_opt_outs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         memory.require_not_opted_out(f"{ORIGIN}/1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_refusal_that_names_no_time_slows_all_requests_to_the_host(
     status: int, web_server: WebServer
@@ -94,6 +96,7 @@ def test_refusals_pause_twice_as_long_each_time_up_to_a_bound_and_an_answer_ends
     assert host.refusals == 0
 
 
+@pytest.mark.slow
 def test_a_refusal_that_passes_costs_no_image(web_server: WebServer) -> None:
     url = web_server.sequence("/a", [response(b"", status=429), response(IMAGE)])
     assert download(settings(web_server, retries=1), url) == [None]

@@ -130,6 +130,7 @@ def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
 DATE_WORDS = ["Wed,", "21", "Oct", "2015", "07:28:00", "GMT", "99999999999", "-1", "0000", "+9999"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(DATE_WORDS)).map(" ".join) | st.text(max_size=20))
 def test_any_retry_after_is_a_wait_or_says_nothing(text: str) -> None:
     wait = retry_after_seconds(text)

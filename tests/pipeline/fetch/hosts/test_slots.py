@@ -67,12 +67,14 @@ SLOW_RATE: dict[str, Any] = {"requests_per_second_per_host": 0.3, "timeout_secon
 """More time between two requests than an image has."""
 
 
+@pytest.mark.slow
 def test_waiting_for_the_rate_of_a_host_takes_no_time_from_an_image(web_server: WebServer) -> None:
     web_server.redirect("/old.jpg", "/new.jpg")
     web_server.serve("/new.jpg", IMAGE)
     assert download(settings(web_server, **SLOW_RATE), web_server.url("/old.jpg")) == [None]
 
 
+@pytest.mark.slow
 def test_a_retry_waits_for_the_rate_of_its_host_beyond_the_time_of_an_image(
     web_server: WebServer,
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_retry_waits_for_the_rate_of_its_host_beyond_the_time_of_an_image(
     assert memory.host(origin_of(url)).failures == 0
 
 
+@pytest.mark.slow
 def test_a_dead_host_is_called_dead_also_at_a_low_rate(web_server: WebServer) -> None:
     port = unused_port()
     url = f"http://{ALLOWED_HOST}:{port}/"
@@ -111,6 +114,7 @@ def test_a_retry_that_gets_no_slot_leaves_the_failure_as_it_was(web_server: WebS
     assert asyncio.run(ask()) == RejectReason.SERVER_ERROR
 
 
+@pytest.mark.slow
 def test_a_host_without_room_is_no_fault_of_it_or_of_who_redirects_there(
     web_server: WebServer,
 ) -> None:
@@ -132,6 +136,7 @@ def test_a_host_without_room_is_no_fault_of_it_or_of_who_redirects_there(
     assert [memory.host(origin_of(each)).failures for each in (url, busy)] == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_host_that_is_silent_counts_as_silent_and_not_who_redirects_there(
     web_server: WebServer,
 ) -> None:
@@ -212,6 +217,7 @@ def download_rows(config: FetchConfig, *urls: str) -> list[RejectReason | None]:
     return found
 
 
+@pytest.mark.slow
 def test_the_first_requests_to_a_host_keep_the_pace_that_it_asks_for(web_server: WebServer) -> None:
     began: list[float] = []
 
@@ -240,6 +246,7 @@ def test_a_host_whose_rules_are_not_known_gets_one_request_and_then_its_share(
     assert web_server.paths()[:1] == ["/robots.txt"]
 
 
+@pytest.mark.slow
 def test_a_redirect_asks_a_host_for_its_rules_in_its_turn_there(web_server: WebServer) -> None:
     busy = web_server.url("/", OTHER_HOST)
     url = web_server.redirect("/start", web_server.url("/image", OTHER_HOST))

@@ -143,6 +143,7 @@ def hold_the_buffer(
     return found, memory.host(first.removesuffix("/first")).failures
 
 
+@pytest.mark.slow
 def test_waiting_for_our_decoders_takes_no_time_from_an_image(web_server: WebServer) -> None:
     assert hold_the_buffer(web_server, timeout_seconds=3.0, held_seconds=4.0) == (None, 0)
 

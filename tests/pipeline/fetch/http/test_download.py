@@ -178,6 +178,7 @@ def test_a_name_that_changes_its_address_is_judged_at_each_connection(
     assert web_server.paths(FORBIDDEN_HOST) == []
 
 
+@pytest.mark.slow
 def test_a_passing_failure_is_asked_again_and_a_lasting_one_is_not(web_server: WebServer) -> None:
     web_server.sequence("/passing", [response(b"", status=503), response(IMAGE)])
     web_server.serve("/lasting", b"", status=404)
@@ -196,6 +197,7 @@ def test_a_host_that_asks_to_wait_is_left_alone(web_server: WebServer) -> None:
     assert web_server.paths() == ["/busy"]
 
 
+@pytest.mark.slow
 def test_a_short_wait_is_waited(web_server: WebServer) -> None:
     busy = response(b"", {"Retry-After": "1"}, status=429)
     url = web_server.sequence("/busy", [busy, response(IMAGE)])

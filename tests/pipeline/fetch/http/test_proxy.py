@@ -178,6 +178,7 @@ def test_a_proxy_that_is_not_there_is_no_images_fault() -> None:
         require_proxy(f"http://{ALLOWED_HOST}:{unused_port()}")
 
 
+@pytest.mark.slow
 def test_a_whole_job_goes_through_a_proxy_without_a_trace_of_its_password(
     proxy: Proxy, web_server: WebServer, tmp_path: Path, monkeypatch, capfd
 ) -> None:

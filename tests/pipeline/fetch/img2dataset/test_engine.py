@@ -3,9 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,15 @@ from schemas.records import FETCHED_SCHEMA, PAIR_SCHEMA, REJECTION_SCHEMA, Pair,
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, open_read
+from tests.peer_downloads import download_all
 from tests.web_server import ALLOWED_HOST, WebServer, unused_port
 
 R = RejectReason
 
 
-def picture(seed: int, file_format: str = "JPEG") -> bytes:
+def picture(seed: int, file_format: str = "JPEG", size: tuple[int, int] = (140, 100)) -> bytes:
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    image = Image.fromarray(small).resize((140, 100), Image.Resampling.BICUBIC)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
     image.save(file, file_format)
     return file.getvalue()
@@ -95,15 +93,6 @@ def stored_images(tar_path: str | Path, image_format: str = "jpg") -> dict[str, 
 
 QUALITIES = {"jpg": 95, "png": 6, "webp": 95}
 
-DOWNLOADS = """
-import json, sys
-from img2dataset import download
-
-if __name__ == "__main__":
-    for settings in json.loads(sys.argv[1]):
-        download(**settings)
-"""
-
 
 def serve_pictures(server: WebServer) -> list[str]:
     return [server.serve(f"/{seed}.jpg", picture(seed)) for seed in range(8)]
@@ -132,10 +121,7 @@ def theirs(running_web_server: WebServer, tmp_path_factory: pytest.TempPathFacto
         }
         for image_format, quality in QUALITIES.items()
     ]
-    (folder / "downloads.py").write_text(DOWNLOADS)
-    command = [sys.executable, str(folder / "downloads.py"), json.dumps(asked)]
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    download_all(asked)
     return folder
 
 
@@ -218,22 +204,23 @@ def test_a_dead_port_is_a_failure_to_connect(web_server: WebServer, tmp_path: Pa
 def test_an_image_that_its_limits_refuse_is_rejected_for_it(
     web_server: WebServer, tmp_path: Path
 ) -> None:
-    url = web_server.serve("/a.jpg", picture(0))
-    for number, (limit, reason) in enumerate(
-        [
-            ({"min_side": 101}, "too_small"),
-            ({"max_pixels": 13_999}, "too_many_pixels"),
-            ({"max_aspect_ratio": 1.2}, "too_elongated"),
-        ]
-    ):
-        layout = DatasetLayout(str(tmp_path / str(number)))
-        write_pairs(layout, [(url, None)])
-        fetch_shard(layout, 0, config(web_server, **limit))
-        assert rejected(layout) == {url: reason}
-    layout = DatasetLayout(str(tmp_path / "stored smaller than downloaded"))
-    write_pairs(layout, [(url, None)])
-    fetch_shard(layout, 0, config(web_server, min_side=100))
-    assert list(kept(layout)) == [url]
+    """The one that is kept lies on every limit, and is stored smaller than it was downloaded."""
+    sizes = {
+        (130, 99): "too_small",
+        (123, 122): "too_many_pixels",
+        (141, 100): "too_elongated",
+        (140, 100): None,
+    }
+    urls = {
+        web_server.serve(f"/{size}.jpg".replace(" ", ""), picture(0, size=size)): reason
+        for size, reason in sizes.items()
+    }
+    layout = DatasetLayout(str(tmp_path))
+    write_pairs(layout, [(url, None) for url in urls])
+    limits = {"min_side": 100, "max_pixels": 15_000, "max_aspect_ratio": 1.4}
+    fetch_shard(layout, 0, config(web_server, **limits))
+    assert rejected(layout) == {url: reason for url, reason in urls.items() if reason}
+    assert list(kept(layout)) == [url for url, reason in urls.items() if reason is None]
 
 
 def test_the_engine_is_part_of_the_fingerprint(web_server: WebServer, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from pipeline.fetch.img2dataset import engine
 from tests.fetches import config
 from tests.web_server import WebServer
 
 
+@pytest.mark.slow
 def test_it_ends_with_who_started_it_in_the_middle_of_a_download(
     web_server: WebServer, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_hints_stand_on_scoring_and_the_search_alone(proto, config):
     ]
 
 
+@pytest.mark.slow
 def test_a_hint_on_every_step_is_refused(config):
     graphs = stage_graphs(graph_of(config, "--resource_hint=accelerator=type:x;count:1"))
     (fault,) = hint_faults(graphs, config)

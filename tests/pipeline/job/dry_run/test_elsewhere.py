@@ -4,10 +4,12 @@ import importlib
 import sys
 
 import apache_beam as beam
+import pytest
 
 from pipeline.job.dry_run.elsewhere import faults_elsewhere
 
 
+@pytest.mark.slow
 def test_what_only_this_process_can_import_is_named_with_its_step(tmp_path, monkeypatch):
     """One step's function, and one that the configuration names, lie in a file of the user's."""
     (tmp_path / "own_functions.py").write_text("def double(number):\n    return 2 * number\n")

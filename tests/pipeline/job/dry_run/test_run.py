@@ -83,6 +83,7 @@ def test_flags_that_dataflow_needs_are_all_named_at_once(store, capsys):
         assert f"- {flag} is missing after --" in said
 
 
+@pytest.mark.slow
 def test_a_secret_in_a_setting_is_refused_and_not_repeated(store, capsys, monkeypatch):
     secret = "s3cr3t-value-of-the-store"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)

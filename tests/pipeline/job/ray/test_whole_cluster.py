@@ -4,13 +4,10 @@
 them. It takes minutes, so that `make test` leaves it out.
 """
 
-import csv
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -19,44 +16,23 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
 if not os.environ.get("ALIGNGPT_CLUSTER_TEST"):
     pytest.skip("takes minutes: make cluster-test runs it", allow_module_level=True)
 
-import s3fs
-from moto.server import ThreadedMotoServer
-
 from pipeline.dataset.progress import ProgressReader, ShardState
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from tests.curations import CORPUS, contents, finish, kill, start_words
+from schemas.storage import read_bytes
+from tests.cluster_corpus import made_on_store, put_corpus, words_for
+from tests.curations import finish, kill, start_words
 from tests.ray_cluster import RayCluster, has_namespaces
+from tests.stores import FaultyStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-PICTURES = 96
-
-
-class Store:
-    """The S3 server, reached by the nodes at the head's address."""
-
-    def __init__(self, address: str) -> None:
-        self._server = ThreadedMotoServer(address, 0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.environment = {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-
-    def stop(self) -> None:
-        """Ends the server."""
-        self._server.stop()
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[RayCluster]:
     """A head without CPUs, and two nodes, whose environment knows where the store is."""
     cluster = RayCluster(tmp_path_factory.mktemp("ray"), {}, in_namespaces=has_namespaces())
-    store = Store(cluster.network.head)
+    store = FaultyStore(cluster.network.head)
     try:
         os.environ.update(store.environment)
         cluster.environment.update(store.environment)
@@ -69,25 +45,10 @@ def cluster(tmp_path_factory) -> Iterator[RayCluster]:
 
 
 @pytest.fixture(scope="module")
-def words(cluster, tiny_clip, tmp_path_factory) -> list[str]:
+def words(cluster, tiny_clip) -> list[str]:
     """The command without its folder and runner: pairs and pictures of the corpus on the store."""
-    s3fs.S3FileSystem.clear_instance_cache()
-    store = s3fs.S3FileSystem(use_listings_cache=False)
-    store.mkdir("corpus")
-    with (CORPUS / "pairs.tsv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))[:PICTURES]
-    lines = ["url\tcaption"]
-    for number, row in enumerate(rows):
-        store.put_file(str(CORPUS / row["file"]), f"corpus/images/{number}.png")
-        lines.append(f"{number}.png\t{row['caption']}")
-    store.pipe_file("corpus/pairs.tsv", "\n".join(lines).encode())
-    return (
-        "--pairs s3://corpus/pairs.tsv --read.image-folder s3://corpus/images "
-        "--read.pairs-per-shard 8 --pack.samples-per-shard 16 --levels.num-levels 4 "
-        "--deduplicate.threshold 0.95 --fetch.decode-processes 1 --fetch.image-size 48 "
-        f"--score.device cpu --score.model local-dir:{tiny_clip.folder} --score.batch-size 4 "
-        "--score.threads 1 --score.decode-threads 1"
-    ).split()
+    put_corpus()
+    return words_for(f"local-dir:{tiny_clip.folder}")
 
 
 def start_on_ray(cluster: RayCluster, words: list[str], out: str, workers: int = 4):
@@ -120,12 +81,7 @@ def made_by(process, name: str) -> dict[str, str]:
     """Returns the hash of every file of a dataset on the store, once its job has ended well."""
     status, said = finish(process)
     assert status == 0, said
-    with tempfile.TemporaryDirectory() as folder:
-        store = s3fs.S3FileSystem(use_listings_cache=False)
-        store.get(f"corpus/{name}", f"{folder}/{name}", recursive=True)
-        found = contents(Path(folder) / name)
-    # They name the dataset's own address.
-    return {file: value for file, value in found.items() if file != "croissant.json"}
+    return made_on_store(name)
 
 
 def test_an_undisturbed_cluster_makes_the_bytes_of_one_machine(cluster, words, alone):
@@ -154,3 +110,20 @@ def test_a_cluster_that_loses_a_node_makes_the_bytes_of_one_machine(cluster, wor
     wait_for(job, out, Stage.SCORE)
     cluster.kill_node(2)
     assert made_by(job, "loss") == alone
+
+
+def test_a_node_off_the_network_is_done_without_and_writes_nothing_when_it_is_back(
+    cluster, words, alone
+):
+    """Its workers live on: they find the fence of the next attempt, once they reach the store."""
+    if not cluster.network.has_namespaces:
+        pytest.skip("only a network of our own can be cut: needs root and iproute2")
+    out, number = "s3://corpus/cut", cluster.add_node(2)
+    job = start_on_ray(cluster, words, out)
+    wait_for(job, out, Stage.SCORE)
+    attempt = read_bytes(f"{out}/_run/attempt")
+    cluster.network.cut(number)
+    while job.poll() is None and read_bytes(f"{out}/_run/attempt") == attempt:
+        time.sleep(0.5)
+    cluster.network.mend(number)
+    assert made_by(job, "cut") == alone

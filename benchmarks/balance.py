@@ -1,0 +1,176 @@
+"""What workers idle when shards take different times: simulated work over the real runners.
+
+    python benchmarks/balance.py                     # 8 local workers, 200 shards
+    python benchmarks/balance.py --runner ray        # 8 workers on a Ray cluster of this machine
+    python benchmarks/balance.py --static            # as Beam's own runner divides the work
+
+Each shard is a sleep, so that the cores of the machine do not matter. The ideal is the longest of
+two: all of the work divided by the workers, and the longest shard. The time counts from the first
+shard's beginning to the last one's end, so that starting the workers is left out: a step before has
+brought all of them to work.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import apache_beam as beam
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from pipeline.job.local_workers import LocalRunner
+from pipeline.job.log import logging_to_folder
+from pipeline.job.ray.options import RayOptions
+from pipeline.job.runners import ChosenRunner, choose_runner
+from pipeline.job.watched import run_watched
+from schemas.shards import DatasetLayout
+from schemas.terminal import Console
+
+KINDS: dict[str, Callable[[random.Random, int], list[float]]] = {
+    "all alike": lambda chance, count: [1.0] * count,
+    "within a factor of three": lambda chance, count: [
+        chance.uniform(0.5, 1.5) for _ in range(count)
+    ],
+    "a slow host in every tenth, four times as long": lambda chance, count: [
+        4.0 if number % 10 == 3 else 1.0 for number in range(count)
+    ],
+    "one huge shard, ten times as long": lambda chance, count: with_huge(chance, count),
+}
+"""Kinds of work to what each shard takes, an ordinary one 1."""
+
+
+def with_huge(chance: random.Random, count: int) -> list[float]:
+    """Returns what ordinary shards take, and one that is huge, anywhere among them."""
+    seconds = [1.0] * count
+    seconds[chance.randrange(count)] *= 10
+    return seconds
+
+
+class Sleep(beam.DoFn):
+    """Sleeps as long as a shard takes, and notes when."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def process(self, seconds: float) -> list[float]:
+        """Notes the beginning and the end of a shard's work, by the machine's clock."""
+        begun = time.time()
+        time.sleep(seconds)
+        name = f"{os.getpid()}-{begun:.6f}.json"
+        Path(self._folder, name).write_text(json.dumps([begun, time.time()]))
+        return [seconds]
+
+
+def wait_for_all(number: int, folder: str, workers: int) -> int:
+    """Returns a number once as many workers as there are have come to work."""
+    Path(folder, f"come-{os.getpid()}").touch()
+    while len(list(Path(folder).glob("come-*"))) < workers:
+        time.sleep(0.05)
+    return number
+
+
+def run(chosen: ChosenRunner, seconds: Sequence[float], workers: int) -> float:
+    """Returns how long the work on all shards took."""
+    with tempfile.TemporaryDirectory() as folder:
+        layout = DatasetLayout(f"{folder}/data")
+        Path(layout.run).mkdir(parents=True)
+        pipeline = beam.Pipeline(runner=chosen.runner, options=chosen.options)
+        come = (
+            pipeline
+            | "Workers" >> beam.Create(range(workers))
+            | "SpreadWorkers" >> beam.Reshuffle()
+            | "Come" >> beam.Map(wait_for_all, folder, workers)
+            | "All" >> beam.combiners.Count.Globally()
+        )
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(list(seconds))
+            | "Spread" >> beam.Reshuffle()
+            | "After" >> beam.Map(lambda one, all_: one, beam.pvalue.AsSingleton(come))
+            | "SpreadAgain" >> beam.Reshuffle()
+            | "Work" >> beam.ParDo(Sleep(folder))
+        )
+        with logging_to_folder(layout):
+            run_watched(pipeline, layout, (), chosen.watch, Console(file=io.StringIO()))
+        spans = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    assert len(spans) == len(seconds)
+    return max(end for _, end in spans) - min(begin for begin, _ in spans)
+
+
+def chosen_runner(options: argparse.Namespace, folder: str) -> ChosenRunner:
+    """Returns a new runner, as the command line names it."""
+    if options.runner == "local":
+        layout = DatasetLayout(f"{folder}/data")
+        chosen = choose_runner("local", options.workers, (), layout)
+        if options.static:
+            assert isinstance(chosen.runner, LocalRunner)
+            chosen.runner.__class__ = FnApiRunner
+        return chosen
+    from pipeline.job.ray.cluster import WorkerNeeds, connect
+    from pipeline.job.ray.runner import RayRunner
+
+    connect(options.address)
+    chosen = choose_runner("ray", 1, (), DatasetLayout(f"{folder}/data"), RayOptions())
+    runner = RayRunner(options.workers, None, WorkerNeeds(cpus=1), chosen.watch, print)
+    return ChosenRunner(
+        name="ray", runner=runner, options=chosen.options, workers=0, watch=chosen.watch
+    )
+
+
+def start_ray(options: argparse.Namespace, stack: ExitStack) -> None:
+    """Starts a cluster of one node that claims a core for each worker, and ends it with a stack."""
+    from tests.ray_cluster import RayCluster
+
+    cluster = RayCluster(Path(stack.enter_context(tempfile.TemporaryDirectory())), {}, cpus=0)
+    stack.callback(cluster.stop)
+    cluster.add_node(options.workers)
+    options.address = cluster.address
+
+
+def main() -> None:
+    """Prints how far over the ideal each kind of work took."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runner", choices=["local", "ray"], default="local")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of an ordinary shard")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--static", action="store_true", help="local: divided beforehand")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with ExitStack() as stack:
+        if options.runner == "ray":
+            start_ray(options, stack)
+        for kind in options.kinds:
+            over = []
+            for round_ in range(options.rounds):
+                parts = KINDS[kind](random.Random(round_), options.shards)
+                seconds = [options.seconds * part for part in parts]
+                ideal = max(sum(seconds) / options.workers, max(seconds))
+                with tempfile.TemporaryDirectory() as folder:
+                    took = run(chosen_runner(options, folder), seconds, options.workers)
+                over.append(took / ideal - 1)
+            print(
+                f"{options.runner}, {options.workers} workers, {options.shards} shards, {kind}: "
+                f"{statistics.median(over):+.0%} over the ideal "
+                f"({', '.join(f'{one:+.0%}' for one in sorted(over))})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
