@@ -83,9 +83,14 @@ class FetchConfig(ImageSettings):
     """Shards that a worker process fetches at once, with the same connections: while one waits for
     its last slow hosts, the next ones go on. Each holds its rows in memory and 16 MiB of images."""
     connections_per_host: int = 8
-    """Downloads at once from one host, in each worker process."""
+    """Downloads at once from one host, by all worker processes together."""
     requests_per_second_per_host: float = 0.0
-    """Requests that one host gets in a second, at most; 0 sets no rate."""
+    """Requests that one host gets in a second, at most, from all worker processes together; 0 sets
+    no rate."""
+    sharing_workers: int = 0
+    """Worker processes that fetch at once and share what one host may be asked; 0 takes --workers.
+    To be said on other runners than local and ray, which do not tell: on Dataflow
+    --max_num_workers times the vCPUs of a worker."""
     timeout_seconds: float = 10.0
     """Budget for one image, redirects and retries included, waits for a host's rate not."""
     retries: int = 2
@@ -151,7 +156,14 @@ class FetchConfig(ImageSettings):
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"fetch.{name} must be positive, got {getattr(self, name)}")
-        for name in ("retries", "max_redirects", "decode_processes", "host_failures", "min_side"):
+        for name in (
+            "retries",
+            "max_redirects",
+            "decode_processes",
+            "host_failures",
+            "min_side",
+            "sharing_workers",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")
         if self.engine == "img2dataset" and (self.respects_robots or self.respects_tdm):

@@ -32,7 +32,7 @@ from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
 from pipeline.job.ray.options import RayOptions
-from pipeline.job.runners import ChosenRunner, choose_runner
+from pipeline.job.runners import LOCAL, RAY, UNSHARED_HOSTS, ChosenRunner, choose_runner
 from pipeline.job.sight import sights_of
 from pipeline.job.terminal import scoring_pace, summary_table
 from pipeline.job.watched import run_watched
@@ -299,6 +299,17 @@ def with_shared_cores(config: CurationConfig, workers: int, cores: int = 0) -> C
     )
 
 
+def with_shared_hosts(config: CurationConfig, runner: str, workers: int) -> CurationConfig:
+    """Returns the configuration with how many workers share a host, where the job knows it.
+
+    Args:
+        workers: that were asked for; fewer than those ask a host less than they may.
+    """
+    if config.fetch.sharing_workers or runner not in (LOCAL, RAY):
+        return config
+    return replace(config, fetch=replace(config.fetch, sharing_workers=workers))
+
+
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
     """Returns the shards that a stage starts from.
 
@@ -347,6 +358,9 @@ def _run_stages(
     remember_inspections()
     there = absolute_layout(layout)
     config = with_shared_cores(absolute_config(job.config), chosen.workers, chosen.cores)
+    config = with_shared_hosts(config, chosen.name, job.workers)
+    if Stage.FETCH in job.stages and not config.fetch.sharing_workers:
+        console.print(f"Note: {UNSHARED_HOSTS}.", highlight=False, markup=False)
     inputs = absolute_inputs(job.inputs)
     sights = () if chosen.is_local else sights_of(there, config, job.stages, inputs)
     attempts = Attempts(layout, chosen.attempts)
