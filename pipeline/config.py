@@ -13,6 +13,7 @@ from scoring.config import (
     DeduplicateConfig,
     ImageSettings,
     LevelConfig,
+    RecaptionConfig,
     ScoreConfig,
 )
 from scoring.signals.names import parse_signals
@@ -240,6 +241,7 @@ class CurationConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
     levels: LevelConfig = field(default_factory=LevelConfig)
+    recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     is_scored: bool = True
     """Whether pairs are scored, de-duplicated and levelled; instruction samples are not."""
@@ -262,8 +264,38 @@ class CurationConfig:
                 "score.keep_embeddings is False, but near-duplicates are found by embeddings: "
                 "keep them, or set deduplicate.threshold above 1 to drop exact duplicates only"
             )
+        if self.is_recaptioned:
+            self._check_recaption()
+
+    def _check_recaption(self) -> None:
+        """Raises `ConfigError` where captions by a model cannot be levelled as the others are."""
+        if not self.is_scored:
+            raise ConfigError(
+                "recaption.model is set, but this recipe does not score: captions are written for "
+                "the lowest levels of scored pairs. Leave it out, or take another recipe"
+            )
+        if self.levels.by != "clip_score":
+            raise ConfigError(
+                f"recaption.model cannot be set together with levels.by {self.levels.by!r}: a new "
+                "caption is chosen and levelled by its clip_score. Level by clip_score"
+            )
+        highest = max(self.recaption.levels)
+        if highest > self.levels.num_levels:
+            raise ConfigError(
+                f"recaption.levels names level {highest}, but levels.num_levels is "
+                f"{self.levels.num_levels}: name levels from 1 to that"
+            )
+
+    @property
+    def is_recaptioned(self) -> bool:
+        """Whether a model writes captions for some of the pictures."""
+        return self.recaption.model is not None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of this curation, in their order."""
-        return tuple(Stage) if self.is_scored else (Stage.READ, Stage.FETCH, Stage.PACK)
+        if not self.is_scored:
+            return (Stage.READ, Stage.FETCH, Stage.PACK)
+        return tuple(
+            stage for stage in Stage if stage is not Stage.RECAPTION or self.is_recaptioned
+        )

@@ -11,6 +11,7 @@ from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
 from pipeline.dataset.credentials import refuse_passwords, texts_of
 from pipeline.dataset.derivation import refuse_derived
+from pipeline.dataset.edges import ALL_SOURCES, read_old_edges
 from pipeline.dataset.guard import (
     config_path,
     guard_folder,
@@ -36,7 +37,6 @@ from pipeline.job.runners import LOCAL, RAY, UNSHARED_HOSTS, ChosenRunner, choos
 from pipeline.job.sight import sights_of
 from pipeline.job.terminal import scoring_pace, summary_table
 from pipeline.job.watched import run_watched
-from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.level.signals import check_level_settings, signals_of, uses_signals
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
@@ -227,6 +227,10 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
         with large_imports():
             from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
+    if Stage.RECAPTION in job.stages:
+        with large_imports():
+            from scoring.itm.writer import check_writer
+        check_writer(job.config.recaption, job.config.score, runs_here=runs_here)
 
 
 def check_levels(job: Job) -> None:
@@ -335,6 +339,8 @@ def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
     """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
     if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
         return Stage.FETCH
+    if stage is Stage.PACK and not has_output(layout, Stage.RECAPTION):
+        return Stage.LEVEL
     return tuple(Stage)[stage.number - 1]
 
 

@@ -21,7 +21,11 @@ ACCELERATOR = resource_hints.ACCELERATOR.urn
 PROTO_BYTES = 2**31 - 1
 """Largest message of protocol buffers, in which every other runner is given the graph."""
 
-HINTING = {Stage.SCORE: "score", Stage.DEDUPLICATE: "deduplicate"}
+HINTING = {
+    Stage.SCORE: "score",
+    Stage.DEDUPLICATE: "deduplicate",
+    Stage.RECAPTION: "score",
+}
 """Stages whose steps may ask for a GPU, and the section of the configuration that says so."""
 
 
