@@ -3,11 +3,13 @@
     python benchmarks/plan.py                                    # 500 pairs and 5,000
     python benchmarks/plan.py --model demo/models/demo_clip      # a model that stands already
     python benchmarks/plan.py --rates pipeline/plan/rates.json   # and keep what both took
+    python benchmarks/plan.py --sizes 1000 8000 --workers 2 --latency 0.1   # other circumstances
 
 Both are curations of pictures made of two bundled stamps each, from a server on this machine, with
-the demonstration CLIP, all by one worker. Printed are, for each stage, the seconds that the work
-was to take by the smaller run and took in the larger: of the worker by the clock, of all cores that
-worked for it, and the bytes that it left. On a machine that others use, the second says more.
+the demonstration CLIP, all by one worker unless told otherwise. Printed are, for each stage, the
+seconds that the work was to take by the smaller run and took in the larger: of the workers by the
+clock, of all cores that worked for it, and the bytes that it left. On a machine that others use,
+the second says more.
 """
 
 import argparse
@@ -44,15 +46,17 @@ def main() -> None:
     """Runs both curations and prints the comparison."""
     options = parse_options()
     if options.serve:
-        serve(Path(options.serve), 0.0)
+        serve(Path(options.serve), options.latency)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = Path(options.model) if options.model else assembled(folder)
         captions = draw_pictures(folder / "pictures", max(options.sizes))
-        with serving(folder / "pictures") as port:
-            roots = [curate(folder, model, captions[:n], port) for n in options.sizes]
-        small, large = (rates_of(str(root), described(root)) for root in roots)
-    print_comparison(small, large)
+        with serving(folder / "pictures", options.latency) as port:
+            roots = [
+                curate(folder, model, captions[:n], port, options.workers) for n in options.sizes
+            ]
+        small, large = (rates_of(str(root), described(root, options.workers)) for root in roots)
+    print_comparison(small, large, options.workers)
     if options.rates:
         Path(options.rates).write_text(told_apart([small, large]).to_json())
 
@@ -61,6 +65,8 @@ def parse_options() -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs=2, default=(500, 5000))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--model", help="folder of the demonstration CLIP")
     parser.add_argument("--rates", help="file to write what the larger run took to")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -102,9 +108,9 @@ def _colour(chance: random.Random) -> tuple[int, int, int]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[int]:
-    """Gives the port of a server of the pictures."""
-    words = [sys.executable, __file__, "--serve", str(folder)]
+def serving(folder: Path, latency: float) -> Iterator[int]:
+    """Gives the port of a server of the pictures, which answers after so many seconds."""
+    words = [sys.executable, __file__, "--serve", str(folder), "--latency", str(latency)]
     server = subprocess.Popen(words, stdout=subprocess.PIPE)
     try:
         yield int(server.stdout.readline())  # type: ignore[union-attr]
@@ -113,7 +119,7 @@ def serving(folder: Path) -> Iterator[int]:
         server.wait()
 
 
-def curate(folder: Path, model: Path, captions: list[str], port: int) -> Path:
+def curate(folder: Path, model: Path, captions: list[str], port: int, workers: int) -> Path:
     """Returns the folder of a curation of the first pictures."""
     root, pairs = folder / f"data{len(captions)}", folder / f"pairs{len(captions)}"
     lines = [
@@ -128,6 +134,7 @@ def curate(folder: Path, model: Path, captions: list[str], port: int) -> Path:
         "--recipe": "demo",
         "--pairs": f"{pairs}/*.tsv",
         "--out": str(root),
+        "--workers": str(workers),
         "--score.model": f"local-dir:{model}",
         "--read.pairs-per-shard": str(PAIRS_PER_SHARD),
         "--pack.samples-per-shard": str(PAIRS_PER_SHARD),
@@ -139,12 +146,13 @@ def curate(folder: Path, model: Path, captions: list[str], port: int) -> Path:
     return root
 
 
-def described(root: Path) -> str:
+def described(root: Path, workers: int) -> str:
     """Returns what a run was, in words."""
     rows = json.loads((root / "manifest.json").read_text())["rows_in"]
     return (
         f"benchmarks/plan.py: {rows:,} pictures of 512 x 256 from the machine itself, the "
-        f"demonstration CLIP, one worker on {_processor()}, {date.today():%B %Y}"
+        f"demonstration CLIP, {'one worker' if workers == 1 else f'{workers} workers'} "
+        f"on {_processor()}, {date.today():%B %Y}"
     )
 
 
@@ -155,10 +163,10 @@ def _processor() -> str:
     return f"{len(names)} cores of {names[0]}" if names else platform.machine()
 
 
-def print_comparison(small: Rates, large: Rates) -> None:
+def print_comparison(small: Rates, large: Rates, workers: int) -> None:
     """Prints what each stage was to take and took."""
     resources = Resources(
-        workers=1,
+        workers=workers,
         gpus=0,
         gpu_pairs_per_second=None,
         price_worker_hour=0.0,

@@ -9,7 +9,9 @@ Pictures are easy-VQA's, one shape of one colour; a caption is "a red circle". E
 has a level from 1 to N, as many of each, and the share of wrong captions falls from the worst level
 to the best: ((N - l) / (N - 1)) to the power that makes the mean `--wrong`, so that none of level N
 are wrong. The language model (SmolLM2) and the tower are frozen and what the tower gives is stored,
-pooled to 2 x 2; projector and level vectors learn, about 16 pairs a step.
+pooled to 2 x 2; projector and level vectors learn, about 16 pairs a step. With `--small-language`
+the language model is a new one, of two layers of 128 numbers with SmolLM2's words, which learns,
+too: it has no more to learn than these captions, and a step takes a small part of the time.
 
 The measures, fixed before any run, all on held-out pictures with right captions, in nats per target
 token, each with the 95 % interval of a bootstrap over the pictures:
@@ -85,16 +87,18 @@ class Cell:
         return f"wrong_{self.wrong:g}_N{self.levels}_s{self.seed}"
 
 
-def flags_of(arm: str, levels: int) -> tuple[str, ...]:
+def flags_of(arm: str, levels: int, learns_language: bool = False) -> tuple[str, ...]:
     """Returns what an arm adds to the command."""
     half = levels // 2
     upper = ("--data.level-weights", *("0",) * half, *("1",) * (levels - half))
-    without = ("--model.alignment-mode", "none", "--train-parts", "projector")
+    language = ("language_model",) if learns_language else ()
+    without = ("--model.alignment-mode", "none", "--train-parts", "projector", *language)
+    told = ("--train-parts", "projector", "level_vectors", *language) if language else ()
     arms: dict[str, tuple[str, ...]] = {
-        "levels": (),
+        "levels": told,
         "none": without,
-        "low_first": ("--data.level-curriculum", "low_first"),
-        "low_left_out": ("--data.level-curriculum", "low_left_out"),
+        "low_first": (*told, "--data.level-curriculum", "low_first"),
+        "low_left_out": (*told, "--data.level-curriculum", "low_left_out"),
         "upper_half": (*without, *upper),
     }
     return arms[arm]
@@ -202,13 +206,40 @@ def call(name: str, *words: str) -> None:
     subprocess.run([BIN / name, *words], check=True, env={**environment, "PYTHONPATH": paths})
 
 
-def train(cell: Cell, out: Path, models: Path, num_pairs: int) -> Path:
+def small_language_model(out: Path, models: Path) -> Path:
+    """Returns the folder of a new language model of two layers, with SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = out / "language_model"
+    if not (folder / "config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(models / "smollm2")
+        tokenizer.save_pretrained(folder)
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def train(cell: Cell, out: Path, models: Path, num_pairs: int, is_small: bool) -> Path:
     """Returns the model folder of a cell, trained now unless it is; a stopped run goes on."""
+    language = small_language_model(out, models) if is_small else models / "smollm2"
     epochs = -(-cell.steps * PAIRS_PER_STEP // num_pairs) + 1
     call(
         *("aligngpt-train", "pretrain", "--recipe", "demo_pretrain"),
         *("--data", f"{out}/data/{cell.data}", "--data.validation-ratio", "0"),
-        *("--model.language-model", f"{models}/smollm2"),
+        *("--model.language-model", str(language)),
         *("--model.vision-tower", f"timm:local-dir:{models}/vision_tower"),
         *("--model.num-levels", str(cell.levels), "--model.projector-start", "scaled"),
         *("--optimizer.learning-rate", RATE, "--optimizer.part-learning-rates.projector", RATE),
@@ -216,7 +247,7 @@ def train(cell: Cell, out: Path, models: Path, num_pairs: int) -> Path:
         *("--data.vision-features-folder", f"{out}/features", "--told-samples", "0"),
         *("--max-steps", str(cell.steps), "--epochs", str(epochs), "--seed", str(cell.seed)),
         *("--save-every-steps", "200", "--out", f"{out}/{cell.name}/run"),
-        *flags_of(cell.arm, cell.levels),
+        *flags_of(cell.arm, cell.levels, is_small),
     )
     return out / cell.name / "run" / "model"
 
@@ -354,7 +385,7 @@ def run(cell: Cell, options: argparse.Namespace, train_set: list[Picture]) -> No
         return
     samples = list(planted(train_set, cell.levels, cell.wrong, cell.seed))
     write_dataset(options.out / "data" / cell.data, samples)
-    model = train(cell, options.out, options.models, len(train_set))
+    model = train(cell, options.out, options.models, len(train_set), options.small_language)
     losses = measure(model, options.out / "data" / f"held_out_N{cell.levels}")
     values = {
         "cell": {name: getattr(cell, name) for name in cell.__slots__},
@@ -377,8 +408,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--pictures", type=int, default=2400, help="most to train on")
     parser.add_argument("--held-out", type=int, default=400)
+    parser.add_argument(
+        "--small-language", action="store_true", help="a new small language model, which learns"
+    )
+    parser.add_argument("--write-docs", action="store_true", help="write the page and its picture")
     parser.add_argument("--report", action="store_true", help="show what is done, run nothing")
     options = parser.parse_args()
+    if options.report and not options.out.is_dir():
+        parser.error(f"--out {options.out} is not there: run the cells first, without --report")
     if not options.report:
         if options.models is None:
             parser.error("--models is missing: python examples/assemble_models.py --out FOLDER")
@@ -393,7 +430,11 @@ def main() -> None:
             for wrong in options.wrong:
                 for arm in options.arms:
                     run(Cell(arm, wrong, options.levels, options.steps, seed), options, train_set)
-    report(options.out)
+    rows = report(options.out)
+    if options.write_docs:
+        from experiments.levels_matter_page import write_docs
+
+        write_docs(options.out, rows, options.small_language)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pipeline.job.ray.options import RayOptions
 from pipeline.recipes import RecipeName, laion_pairs
 from schemas.errors import ConfigError
 from schemas.stages import Stage
-from scoring.config import DeduplicateConfig, LevelConfig, ScoreConfig
+from scoring.config import DeduplicateConfig, LevelConfig, RecaptionConfig, ScoreConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,20 @@ class Level(RunOptions):
 
     stages = (Stage.LEVEL,)
     levels: LevelConfig = field(default_factory=LevelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recaption(RunOptions):
+    """Let a model write captions for the pictures of the lowest levels; the better one counts."""
+
+    stages = (Stage.RECAPTION,)
+    recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
+
+    def __post_init__(self) -> None:
+        if self.out is not tyro.MISSING and self.recaption.model is None:
+            raise ConfigError(
+                "--recaption.model is missing: name an image-text-to-text model of transformers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +343,7 @@ Command = (
     | Score
     | Deduplicate
     | Level
+    | Recaption
     | Pack
     | Report
     | Select
@@ -350,6 +365,7 @@ COMMANDS: dict[str, type[Command]] = {
     "score": Score,
     "deduplicate": Deduplicate,
     "level": Level,
+    "recaption": Recaption,
     "pack": Pack,
     "report": Report,
     "select": Select,

@@ -13,6 +13,7 @@ from scoring.config import (
     DeduplicateConfig,
     ImageSettings,
     LevelConfig,
+    RecaptionConfig,
     ScoreConfig,
 )
 from scoring.signals.names import parse_signals
@@ -83,9 +84,14 @@ class FetchConfig(ImageSettings):
     """Shards that a worker process fetches at once, with the same connections: while one waits for
     its last slow hosts, the next ones go on. Each holds its rows in memory and 16 MiB of images."""
     connections_per_host: int = 8
-    """Downloads at once from one host, in each worker process."""
+    """Downloads at once from one host, by all worker processes together."""
     requests_per_second_per_host: float = 0.0
-    """Requests that one host gets in a second, at most; 0 sets no rate."""
+    """Requests that one host gets in a second, at most, from all worker processes together; 0 sets
+    no rate."""
+    sharing_workers: int = 0
+    """Worker processes that fetch at once and share what one host may be asked; 0 takes --workers.
+    To be said on other runners than local and ray, which do not tell: on Dataflow
+    --max_num_workers times the vCPUs of a worker."""
     timeout_seconds: float = 10.0
     """Budget for one image, redirects and retries included, waits for a host's rate not."""
     retries: int = 2
@@ -151,7 +157,14 @@ class FetchConfig(ImageSettings):
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"fetch.{name} must be positive, got {getattr(self, name)}")
-        for name in ("retries", "max_redirects", "decode_processes", "host_failures", "min_side"):
+        for name in (
+            "retries",
+            "max_redirects",
+            "decode_processes",
+            "host_failures",
+            "min_side",
+            "sharing_workers",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")
         if self.engine == "img2dataset" and (self.respects_robots or self.respects_tdm):
@@ -228,6 +241,7 @@ class CurationConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     deduplicate: DeduplicateConfig = field(default_factory=DeduplicateConfig)
     levels: LevelConfig = field(default_factory=LevelConfig)
+    recaption: RecaptionConfig = field(default_factory=RecaptionConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     is_scored: bool = True
     """Whether pairs are scored, de-duplicated and levelled; instruction samples are not."""
@@ -250,8 +264,38 @@ class CurationConfig:
                 "score.keep_embeddings is False, but near-duplicates are found by embeddings: "
                 "keep them, or set deduplicate.threshold above 1 to drop exact duplicates only"
             )
+        if self.is_recaptioned:
+            self._check_recaption()
+
+    def _check_recaption(self) -> None:
+        """Raises `ConfigError` where captions by a model cannot be levelled as the others are."""
+        if not self.is_scored:
+            raise ConfigError(
+                "recaption.model is set, but this recipe does not score: captions are written for "
+                "the lowest levels of scored pairs. Leave it out, or take another recipe"
+            )
+        if self.levels.by != "clip_score":
+            raise ConfigError(
+                f"recaption.model cannot be set together with levels.by {self.levels.by!r}: a new "
+                "caption is chosen and levelled by its clip_score. Level by clip_score"
+            )
+        highest = max(self.recaption.levels)
+        if highest > self.levels.num_levels:
+            raise ConfigError(
+                f"recaption.levels names level {highest}, but levels.num_levels is "
+                f"{self.levels.num_levels}: name levels from 1 to that"
+            )
+
+    @property
+    def is_recaptioned(self) -> bool:
+        """Whether a model writes captions for some of the pictures."""
+        return self.recaption.model is not None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of this curation, in their order."""
-        return tuple(Stage) if self.is_scored else (Stage.READ, Stage.FETCH, Stage.PACK)
+        if not self.is_scored:
+            return (Stage.READ, Stage.FETCH, Stage.PACK)
+        return tuple(
+            stage for stage in Stage if stage is not Stage.RECAPTION or self.is_recaptioned
+        )

@@ -20,6 +20,7 @@ from pipeline.level.transform import AssignLevels
 from pipeline.pack.transform import PackShards
 from pipeline.read.inputs import InputFile
 from pipeline.read.transform import ReadPairs
+from pipeline.recaption.transform import RecaptionShards
 from pipeline.score.shard import NOT_DECIDING as SCORE_NOT_DECIDING
 from pipeline.score.transform import ScoreShards
 from schemas.memory import large_imports
@@ -78,7 +79,10 @@ def curate(
         step = KeepBestOfDuplicates(layout, config.deduplicate)
         unique = through(scored, Stage.DEDUPLICATE, step)
     levelled = through(unique, Stage.LEVEL, AssignLevels(layout, config.levels))
-    return through(levelled, Stage.PACK, PackShards(layout, config.pack, config.is_scored))
+    write = RecaptionShards(layout, config.recaption, config.score)
+    captioned = through(levelled, Stage.RECAPTION, write)
+    pack = PackShards(layout, config.pack, config.is_scored, config.is_recaptioned)
+    return through(captioned, Stage.PACK, pack)
 
 
 def name_of(stage: Stage) -> str:

@@ -21,6 +21,9 @@ KEPT_FIELD = b"aligngpt.kept"
 SIGNAL_FIELD = b"aligngpt.signal"
 """Marks a column that `score.signals` asked for; its value says how it was made."""
 
+RECAPTION_FIELD = b"aligngpt.recaption"
+"""Marks a column that `recaption` made; its value says by which model and how."""
+
 Record = TypeVar("Record")
 
 
@@ -89,6 +92,11 @@ def signal_field(name: str, description: str, made: str) -> pa.Field:
     """
     told = {"description": description, KEPT_FIELD: b"1", SIGNAL_FIELD: made.encode()}
     return pa.field(name, pa.float32(), metadata=told)
+
+
+def recaption_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Returns the fields of a file's columns that tell of captions by a model."""
+    return [field for field in kept_fields(schema) if RECAPTION_FIELD in field.metadata]
 
 
 def kept_fields(schema: pa.Schema) -> list[pa.Field]:

@@ -16,6 +16,7 @@ from schemas.manifest import (
     LevelDrift,
     Manifest,
     Parent,
+    RecaptionSummary,
     ScoreControl,
     ShardEntry,
     SignalSummary,
@@ -25,6 +26,7 @@ from schemas.records import (
     FetchedSample,
     LevelledSample,
     Pair,
+    RecaptionedSample,
     Rejection,
     ScoredSample,
     TrainSample,
@@ -40,6 +42,7 @@ TABLES = (
     ("scored/00042.parquet", ScoredSample),
     ("unique/00042.parquet", UniqueSample),
     ("levelled/00042.parquet", LevelledSample),
+    ("recaptioned/00042.parquet", RecaptionedSample),
     ("train/000042.parquet", TrainSample),
     ("rejected/<stage>/00042.parquet", Rejection),
 )
@@ -50,6 +53,7 @@ FOLDERS = (
     ("scored/", "CLIP scores and embeddings"),
     ("unique/", "the pairs that are no duplicates"),
     ("levelled/", "their levels; `edges.json` holds the scores at which the levels begin"),
+    ("recaptioned/", "captions that a model wrote; only where `recaption.model` names one"),
     ("train/", "the dataset: WebDataset tars, a table beside each, `index.json` for `wids`"),
     ("rejected/<stage>/", "what each stage left out of each shard, and why"),
     ("manifest.json", "what made the dataset and what is in it"),
@@ -77,6 +81,11 @@ empty and anything else null. The types are those of Parquet (texts in bytes are
 null), or what all values have in common: of JSON `bool`, `int64`, `double`, lists of these, and
 `string` for any other mixture and for objects, as JSON; of CSV and TSV numbers only where they lose
 nothing as such (`007` is a `string`).
+
+Signals stand in `scored/` and `train/` the same way (`aligngpt.signal`), and where a model wrote
+captions the columns of `recaptioned/` from `is_recaptioned` on stand in `train/`
+(`aligngpt.recaption`); `caption` is then the better of both, and `original_caption` what the key is
+made of.
 """
 
 INTRODUCTION = f"""# What a dataset is on disk
@@ -108,7 +117,7 @@ def schema_document() -> str:
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]
-    controls = (ScoreControl, LevelControl, GroupControl, SignalSummary)
+    controls = (ScoreControl, LevelControl, GroupControl, SignalSummary, RecaptionSummary)
     for part in (Manifest, StageCounts, LevelDrift, *controls, Parent, ShardEntry):
         parts += [f"### {part.__name__}\n", f"{_first_line(part)}\n"]
         parts.append(_table(("field", "type", "meaning"), _fields(part)))

@@ -158,6 +158,29 @@ class SignalSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecaptionSummary:
+    """Captions that a model wrote for the pictures of the lowest levels."""
+
+    made: dict[str, Any]
+    """How: model, hash of its files, prompt, precision, versions; of a merger, those of the first
+    dataset that has any."""
+    asked: int
+    """Samples whose pictures the model was asked about."""
+    taken: int
+    """Those of them that have its caption, since it scores better."""
+    refused: dict[str, int]
+    """Why what it wrote is no caption, to how often."""
+    score_before: float | None
+    """Mean score of the samples asked about with the caption before; null without any."""
+    score_after: float | None
+    """The same with the caption that they have now."""
+    levels_before: dict[str, int]
+    """Level to the number of all samples that it had before."""
+    moved: dict[str, dict[str, int]]
+    """Level before to level now to samples, of those that have the model's caption."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """A dataset that samples of this one were taken from."""
 
@@ -205,6 +228,8 @@ class Manifest:
     """Whether the score tells pairs from exchanged ones; null without stored embeddings."""
     signals: list[SignalSummary] = field(default_factory=list)
     """The further numbers that `score.signals` asked for; none by default."""
+    recaption: RecaptionSummary | None = None
+    """Where a model wrote captions: what became of them; null where none did."""
     truncated_captions: int | None = None
     """Scored captions longer than the model's context; null for a dataset that is not scored."""
     parents: list[Parent] = field(default_factory=list)
@@ -245,6 +270,8 @@ class Manifest:
         if values.get("level_drift") is not None:
             values["level_drift"] = LevelDrift(**values["level_drift"])
         values["signals"] = [SignalSummary(**row) for row in values.get("signals", [])]
+        if values.get("recaption") is not None:
+            values["recaption"] = RecaptionSummary(**values["recaption"])
         if values.get("score_control") is not None:
             values["score_control"] = ScoreControl.from_dict(values["score_control"])
         return cls(**values)

@@ -237,6 +237,61 @@ class LevelledSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecaptionedSample:
+    """A levelled pair once a model has written captions for the pictures of the lowest levels."""
+
+    key: Annotated[str, Column(pa.string(), "as in the fetched table")]
+    clip_score: Annotated[
+        float, Column(pa.float32(), "cosine of image and the caption that is packed, in [-1, 1]")
+    ]
+    alignment_level: Annotated[
+        int, Column(pa.int8(), "of that score, by the edges of the levels as they were cut")
+    ]
+    is_recaptioned: Annotated[
+        bool | None,
+        Column(
+            pa.bool_(),
+            "whether the model's caption is packed in place of the other; null if none was asked "
+            "for",
+        ),
+    ] = None
+    original_caption: Annotated[
+        str | None,
+        Column(
+            pa.string(),
+            "the caption before, of several the best scored; null if none was asked for",
+        ),
+    ] = None
+    original_score: Annotated[
+        float | None, Column(pa.float32(), "its cosine, in [-1, 1]; null if none was asked for")
+    ] = None
+    original_level: Annotated[
+        int | None, Column(pa.int8(), "the level before; null if none was asked for")
+    ] = None
+    model_caption: Annotated[
+        str | None,
+        Column(
+            pa.string(), "what the model wrote, taken or not; null if it was not asked or is empty"
+        ),
+    ] = None
+    model_score: Annotated[
+        float | None,
+        Column(pa.float32(), "its cosine, in [-1, 1]; null if it was not asked or was refused"),
+    ] = None
+    model_refused: Annotated[
+        str | None,
+        Column(
+            pa.string(),
+            "why what the model wrote is no caption: empty, unfinished, no_text, repeating, "
+            "refusal or not_finite; null if it is one",
+        ),
+    ] = None
+    caption_model: Annotated[
+        str | None, Column(pa.string(), "name of the model; null if it was not asked")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSample(StoredSample):
     """A sample to train on: what is known of it, and where its image lies in the tar."""
 
@@ -298,6 +353,7 @@ FETCHED_SCHEMA = arrow_schema(FetchedSample)
 SCORED_SCHEMA = arrow_schema(ScoredSample)
 UNIQUE_SCHEMA = arrow_schema(UniqueSample)
 LEVELLED_SCHEMA = arrow_schema(LevelledSample)
+RECAPTIONED_SCHEMA = arrow_schema(RecaptionedSample)
 TRAIN_SCHEMA = arrow_schema(TrainSample)
 REJECTION_SCHEMA = arrow_schema(Rejection)
 
@@ -306,6 +362,7 @@ MEMBER_FIELDS = ("status", "error_message")
 
 OWN_NAMES = frozenset(
     {*PAIR_SCHEMA.names, *TRAIN_SCHEMA.names, *SCORED_SCHEMA.names, *REJECTION_SCHEMA.names}
+    | {*RECAPTIONED_SCHEMA.names}
     | {*MEMBER_FIELDS, "kept", "duplicate_count", "file_row_number", "file_of_row"}
 )
 """Names that no column of the input can have in a dataset, in whatever case. The last two are

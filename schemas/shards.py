@@ -51,6 +51,10 @@ class DatasetLayout:
         """Returns the path of the levels of a shard's unique pairs."""
         return f"{self.folder(Stage.LEVEL)}/{shard:05d}.parquet"
 
+    def recaptioned(self, shard: int) -> str:
+        """Returns the path of the captions, scores and levels that a shard's pairs end with."""
+        return f"{self.folder(Stage.RECAPTION)}/{shard:05d}.parquet"
+
     @property
     def edges(self) -> str:
         """Path of the levels' edges."""

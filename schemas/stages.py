@@ -22,6 +22,7 @@ class Stage(StrEnum):
     SCORE = ("score", "scored", ".parquet", "score")
     DEDUPLICATE = ("deduplicate", "unique", ".parquet", "deduplicate")
     LEVEL = ("level", "levelled", ".parquet", "levels")
+    RECAPTION = ("recaption", "recaptioned", ".parquet", "recaption")
     PACK = ("pack", "train", ".parquet", "pack")
 
     def __new__(cls, name: str, folder: str = "", marker: str = "", section: str = "") -> "Stage":

@@ -15,6 +15,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 ITM_PROMPT = 'Does the caption "{caption}" fit this picture? Answer yes or no.'
 
+CAPTION_PROMPT = "Describe this picture in one short sentence."
+
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 """A GPU as Beam's resource hints name it."""
 
@@ -190,4 +192,38 @@ class LevelConfig:
             raise ConfigError(
                 "levels.top_fraction cannot be set together with levels.edges_from: the cut that "
                 "was saved with the edges is used"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecaptionConfig:
+    """Which pictures a model writes captions for, and how it is asked.
+
+    Device, precision and threads are those of `score`.
+    """
+
+    model: str | None = None
+    """Folder or Hub name of an image-text-to-text model of transformers that writes a caption for
+    each picture of the lowest levels; the better scored of both counts. By default none does."""
+    levels: tuple[int, ...] = (1, 2)
+    """Levels whose pictures get a caption."""
+    prompt: str = CAPTION_PROMPT
+    """What the model is asked beside each picture."""
+    batch_size: int = 8
+    """Pictures that it is asked about at once. Batches are formed by position."""
+    max_new_tokens: int = 64
+    """Tokens that it may write; a caption that is longer is refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"recaption.{name} must be at least 1, got {getattr(self, name)}")
+        if self.model is not None and not self.model.strip():
+            raise ConfigError("recaption.model is empty: name a model, or leave the setting out")
+        if not self.prompt.strip():
+            raise ConfigError("recaption.prompt is empty: say what the model is to do")
+        if self.model is not None and (not self.levels or min(self.levels) < 1):
+            raise ConfigError(
+                "recaption.levels must name levels from 1 (the worst aligned) on, got "
+                f"{' '.join(map(str, self.levels)) or 'none'}"
             )

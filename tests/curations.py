@@ -32,7 +32,10 @@ CORPUS = ROOT / "examples" / "corpus"
 INSTRUCTIONS = ROOT / "examples" / "instructions"
 COMMAND = Path(sys.executable).parent / "aligngpt-curate"
 
-FOLDERS = ("pairs", "fetched", "scored", "unique", "levelled", "train", "rejected")
+FOLDERS = (
+    *("pairs", "fetched", "scored", "unique"),
+    *("levelled", "recaptioned", "train", "rejected"),
+)
 
 TIMES = ("duration", "start_time", "end_time")
 """Fields of a shard's statistics that tell when and how long, and so differ from run to run.

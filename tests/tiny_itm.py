@@ -1,8 +1,11 @@
 """A tiny image-text-to-text model of transformers' own, with random weights."""
 
+import json
+import re
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from tests.training.model.tiny_models import IMAGE_SIZE, build_model, build_tokenizer, text_config
 from training.model.image_processor import AlignGPTImageProcessor
@@ -33,4 +36,19 @@ def write_tiny_itm(folder: Path, seed: int = 0) -> str:
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)  # far from even, so that answers differ
     save_llava_hf(model, processor, folder)
+    return str(folder)
+
+
+def write_tiny_writer(folder: Path, seed: int = 0) -> str:
+    """Returns the folder of such a model that writes small letters and spaces, and ends."""
+    write_tiny_itm(folder, seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [tokenizer.decode([token]) for token in range(300)]
+    ends = [token for token, text in enumerate(texts) if text in tuple("jkqvxz")]
+    shut = [token for token, text in enumerate(texts) if not re.fullmatch("[a-z ]", text)]
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text())
+    # As models of the field have it, a recipe for sampling beside what ends an answer.
+    values |= {"eos_token_id": ends, "suppress_tokens": shut, "do_sample": True, "top_p": 0.7}
+    path.write_text(json.dumps(values))
     return str(folder)

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.levels_matter_page import kept_block
 from experiments.modes.page import Figures, page
 
 mpl.use("Agg")
@@ -230,6 +231,9 @@ def gate_table(findings: Findings) -> list[str]:
 
 def write(folder: Path, findings: Findings, text: str) -> None:
     """Writes the page and its plot."""
+    heading, rest = text.split("\n", 1)
+    kept = kept_block(folder / "modes.md")
+    text = "\n".join([heading, "", *kept, rest.lstrip("\n")])
     (folder / "modes.md").write_text(text, encoding="utf-8")
     draw(findings, folder / "modes.png")
 

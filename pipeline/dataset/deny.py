@@ -11,8 +11,9 @@ import hashlib
 import io
 import ipaddress
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +25,7 @@ from schemas.storage import exists, open_read
 
 HEX_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
 HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
+GZIP = b"\x1f\x8b"
 LINES_AT_ONCE = 1 << 17
 DENIED = (
     RejectReason.DENIED_URL,
@@ -193,7 +195,7 @@ def _content_hash(path: str) -> bytes:
     if not exists(path):
         raise ConfigError(f"there is no deny-list {path}")
     digest = hashlib.blake2b(digest_size=16)
-    with open_read(path) as file:
+    with _reading(path), open_read(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.digest()
@@ -202,16 +204,40 @@ def _content_hash(path: str) -> bytes:
 def _lines(paths: Sequence[str], entry: Callable[[str, str], str]) -> Iterator[str]:
     """Yields the entries of some files; empty lines and such that begin with # are none."""
     for path in paths:
-        is_packed = path.endswith(".gz")
         with (
+            _reading(path),
             open_read(path) as file,
-            gzip.open(file) if is_packed else nullcontext(file) as data,
+            gzip.open(file) if _is_packed(path) else nullcontext(file) as data,
             io.TextIOWrapper(data, "utf-8", "surrogateescape") as lines,
         ):
             for number, line in enumerate(lines, 1):
+                if "\0" in line:
+                    raise ConfigError(
+                        f"the deny-list {path} is no text, or none in UTF-8 (line {number} holds "
+                        "zeros, as UTF-16 does): nothing in it would be found. Convert it, for "
+                        "example by iconv -f UTF-16 -t UTF-8"
+                    )
                 text = line.removeprefix("\ufeff").strip()  # editors begin files with that mark
                 if text and not text.startswith("#"):
                     yield entry(text, f"{path}, line {number}")
+
+
+def _is_packed(path: str) -> bool:
+    """Returns whether a file begins as gzip does, whatever its name."""
+    with open_read(path) as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Raises `ConfigError` where a list cannot be read to its end: half of one would be kept to."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(
+            f"the deny-list {path} cannot be read to its end: {error}. Give a whole file of lines, "
+            "plain or gzipped"
+        ) from error
 
 
 def _url_entry(line: str, place: str) -> str:

@@ -126,6 +126,10 @@ def refuse_other_settings(
     if stored["is_scored"] != wanted["is_scored"] and has_output(layout, Stage.PACK):
         conflicts.append(_difference("is_scored", stored["is_scored"], wanted["is_scored"]))
         redo = redo or Stage.PACK
+    recaptioned = stored["recaption"]["model"], wanted["recaption"]["model"]
+    if recaptioned[0] and not recaptioned[1] and has_output(layout, Stage.RECAPTION):
+        conflicts.append(_difference("recaption.model", *recaptioned))
+        redo = redo or Stage.RECAPTION
     if redo is not None:
         raise ConfigError(
             f"{layout.root} was made with other settings:\n  "
@@ -222,7 +226,7 @@ def with_later_settings(stored: dict[str, Any]) -> dict[str, Any]:
     """Returns a stored configuration with the settings that came after it, as all was before."""
     defaults = as_json(CurationConfig())
     return {
-        name: {**defaults[name], **stored[name]} if isinstance(default, dict) else stored[name]
+        name: {**default, **stored.get(name, {})} if isinstance(default, dict) else stored[name]
         for name, default in defaults.items()
     }
 

@@ -43,6 +43,7 @@ RECORD_NAMES = {
     Stage.SCORE: "ScoredSample",
     Stage.DEDUPLICATE: "UniqueSample",
     Stage.LEVEL: "LevelledSample",
+    Stage.RECAPTION: "RecaptionedSample",
     Stage.PACK: "TrainSample",
 }
 """Stage to the record type whose tables it writes to its folder."""

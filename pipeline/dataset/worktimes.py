@@ -55,6 +55,11 @@ class StepTime:
     first_rows: int = 0
     first_seconds: float = 0.0
     first_cpu_seconds: float = 0.0
+    flow_rows: int = 0
+    """Rows in the middle of a process's work, after its beginning and before its end, where pieces
+    are worked on at the same time and there are enough rows; the next two tell of them."""
+    flow_seconds: float = 0.0
+    flow_cpu_seconds: float = 0.0
 
     def add(self, other: "StepTime") -> None:
         """Adds more of the same step."""

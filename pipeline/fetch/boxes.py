@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from decimal import Decimal
 from typing import Any
 
 from schemas.errors import RejectReason, SampleRejected
@@ -9,6 +10,10 @@ from schemas.records import Pair
 from scoring.images.blur import Box
 
 MOST_BOXES = 10_000
+
+MOST_OUTSIDE = 0.5
+"""How far a box may lie outside the picture on each side: what finds faces guesses the part of one
+that the edge cuts off. What lies farther is no such guess, but pixels perhaps."""
 
 
 def with_own_boxes(images: list[Pair], column: str | None) -> list[Pair]:
@@ -40,8 +45,11 @@ def boxes_of(image: Pair, column: str | None) -> list[Box]:
     found = None if column is None else _value(image, column)
     if found is None:
         return []
-    if not isinstance(found, list) or len(found) > MOST_BOXES:
+    if not isinstance(found, list):
         raise _refused(column, found)
+    if len(found) > MOST_BOXES:
+        detail = f"{column} holds {len(found):,} boxes: at most {MOST_BOXES:,} are blurred"
+        raise SampleRejected(RejectReason.BAD_BOXES, detail)
     return [_box(column, one) for one in found]
 
 
@@ -51,22 +59,28 @@ def _value(image: Pair, column: str) -> Any:
         return found
     try:
         return json.loads(found) if found.strip() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return found
 
 
 def _box(column: str | None, value: Any) -> Box:
-    try:
-        left, top, right, bottom = (float(number) for number in value)
-    except (TypeError, ValueError) as error:
-        raise _refused(column, value) from error
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+    """Returns a box as far as it lies in the picture."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_share, value)):
+        raise _refused(column, value)
+    left, top, right, bottom = (min(max(float(number), 0.0), 1.0) for number in value)
+    if not (left < right and top < bottom):
         raise _refused(column, value)
     return left, top, right, bottom
+
+
+def _is_share(number: Any) -> bool:
+    is_number = isinstance(number, int | float | Decimal) and not isinstance(number, bool)
+    return is_number and -MOST_OUTSIDE <= number <= 1 + MOST_OUTSIDE
 
 
 def _refused(column: str | None, value: Any) -> SampleRejected:
     return SampleRejected(
         RejectReason.BAD_BOXES,
-        f"{column} holds {str(value)[:80]!r}: boxes are [left, top, right, bottom] from 0 to 1",
+        f"{column} holds {str(value)[:80]!r}: it must be a list of boxes, each [left, top, right, "
+        "bottom] from 0 to 1 of the picture's width and height, with something between",
     )

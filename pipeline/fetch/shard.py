@@ -46,6 +46,7 @@ NOT_DECIDING = (
     "connections",
     "connections_per_host",
     "requests_per_second_per_host",
+    "sharing_workers",
     "max_buffered_bytes",
     "decode_processes",
     "shards_at_once",
@@ -145,7 +146,7 @@ def fetch_pairs(
     Both stand in the order of the pairs. Of several images, the first that fails is the reason.
 
     Args:
-        work: is told what was downloaded, and what starting took.
+        work: is told what was downloaded, what starting took, and what rows took in the middle.
     """
     fetcher = ShardFetcher(pairs, config, spool, progress)
     kept: list[KeptPair] = []
@@ -153,8 +154,10 @@ def fetch_pairs(
     with ExitStack() as own, rare_garbage_collection():
         session = session or own.enter_context(FetchSession(config))
         found = session.run(fetcher.run)
-        start = session.take_start()
+        start, flow = session.take_pace()
     work.first_seconds, work.first_cpu_seconds = start.seconds, start.cpu_seconds
+    work.flow_rows, work.flow_seconds = flow.rows, flow.seconds
+    work.flow_cpu_seconds = flow.cpu_seconds
     work.bytes = progress.downloaded_bytes
     for pair, outcomes in zip(pairs, found, strict=True):
         failed = first_failure(outcomes)

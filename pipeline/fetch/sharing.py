@@ -16,6 +16,7 @@ from pipeline.config import FetchConfig
 from pipeline.dataset.deny import DenyFiles, DenyLists, read_lists
 from pipeline.dataset.progress import WorkAbandoned
 from pipeline.fetch.decoding.pool import DecoderPool, StartTime
+from pipeline.fetch.flow import Flow, FlowTime
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.queues import HostQueues
 from pipeline.fetch.hosts.slots import HostSlots, Slot
@@ -49,6 +50,7 @@ class SharedTools:
         self.decoders = DecoderPool(
             config.images, config.decode_processes, config.decode_timeout_seconds
         )
+        self.flow = Flow(config.connections)
         self.fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails if one who works does, which is nobody's image's fault."""
 
@@ -66,6 +68,14 @@ class SharedTools:
         while (taken := await self._queues.take()) is not None:
             slot, work, is_last_of_host = taken
             await work(slot, is_last_of_host)
+            self.flow.count()
+
+    def pace(self) -> tuple[StartTime, FlowTime]:
+        """Returns what starting took, and what the rows in the middle did, if all are done now."""
+        # img2dataset has downloaded a shard before its first row is done; and where a shard is
+        # worked on alone, each begins anew.
+        flows = self._config.engine == "aligngpt" and self._config.shards_at_once > 1
+        return self.decoders.start_time, self.flow.time() if flows else FlowTime()
 
     def _note_end(self, worker: asyncio.Task[None]) -> None:
         error = None if worker.cancelled() else worker.exception()
@@ -90,8 +100,8 @@ class _Loop:
         self._denied = read_lists(files) if files else None
         self._config, self._memory = config, HostMemory(config)
         self._tools: SharedTools | None = None
-        self._first_decoders: DecoderPool | None = None
-        self._told_start = StartTime()
+        self._pace: tuple[StartTime, FlowTime] | None = None
+        self._is_told = False
         self._users: set[asyncio.Task[Any] | None] = set()
         self._has_begun = threading.Event()
         # A job that is told to end does not wait for it.
@@ -144,17 +154,18 @@ class _Loop:
             tools = self._tools = self._tools or SharedTools(
                 self._config, self._memory, self._denied
             )
-            self._first_decoders = self._first_decoders or tools.decoders
             self._users.add(asyncio.current_task())
             return tools
 
-    def take_start(self) -> StartTime:
-        """Returns what starting decoders first took, as far as nobody was told yet."""
-        if self._first_decoders is None:
-            return StartTime()
-        now, told = self._first_decoders.start_time, self._told_start
-        self._told_start = now
-        return StartTime(now.seconds - told.seconds, now.cpu_seconds - told.cpu_seconds)
+    def take_pace(self) -> tuple[StartTime, FlowTime]:
+        """Returns what starting and the rows in the middle took, once all are done.
+
+        Of the first time that all are, and only once; else of nothing.
+        """
+        if self._pace is None or self._is_told:
+            return StartTime(), FlowTime()
+        self._is_told = True
+        return self._pace
 
     async def _let_go(self, tools: SharedTools) -> None:
         """Closes the tools if nobody else uses them."""
@@ -162,6 +173,7 @@ class _Loop:
             self._users.discard(asyncio.current_task())
             if not self._users:
                 self._tools = None
+                self._pace = self._pace or tools.pace()
                 await tools.close()
 
 
@@ -210,10 +222,10 @@ class FetchSession:
             with self._lock:
                 self._running.discard(future)
 
-    def take_start(self) -> StartTime:
-        """Returns what starting took that nobody was told yet; once for all shards and threads."""
+    def take_pace(self) -> tuple[StartTime, FlowTime]:
+        """Returns what starting and the rows in the middle took: once, at the end of all shards."""
         with _sharing:
-            return self._loop.take_start()
+            return self._loop.take_pace()
 
     def abandon(self) -> None:
         """Ends what runs, and whatever would begin: each raises `WorkAbandoned`."""

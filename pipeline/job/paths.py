@@ -24,6 +24,7 @@ def absolute_layout(layout: DatasetLayout) -> DatasetLayout:
 def absolute_config(config: CurationConfig) -> CurationConfig:
     """Returns the configuration with each path of a file or folder as every process takes it."""
     read, fetch, levels = config.read, config.fetch, config.levels
+    recaption = config.recaption
     return replace(
         config,
         read=replace(
@@ -45,6 +46,7 @@ def absolute_config(config: CurationConfig) -> CurationConfig:
             signals=tuple(map(_absolute_signal, config.score.signals)),
         ),
         levels=replace(levels, edges_from=_absolute_or_none(levels.edges_from)),
+        recaption=replace(recaption, model=_absolute_folder(recaption.model)),
     )
 
 
@@ -78,6 +80,17 @@ def _clip_paths(model: str, pretrained: str) -> list[str]:
         return [model.removeprefix(LOCAL_MODEL)]
     weights = _weights_file(pretrained)
     return [path for path in (model if model.endswith(".json") else "", weights) if path]
+
+
+def writer_paths(config: CurationConfig) -> tuple[str, ...]:
+    """Returns the folder of the model that writes captions, if it is one."""
+    model = config.recaption.model
+    return (model,) if model is not None and is_folder(model) else ()
+
+
+def _absolute_folder(model: str | None) -> str | None:
+    """Returns the name of a model on the Hub as it is, that of a folder as an absolute path."""
+    return absolute_path(model) if model is not None and is_folder(model) else model
 
 
 def _absolute_or_none(path: str | None) -> str | None:

@@ -11,6 +11,7 @@ from pipeline.config import CurationConfig
 from pipeline.curate import NOT_DECIDING, curate
 from pipeline.dataset.credentials import refuse_passwords, texts_of
 from pipeline.dataset.derivation import refuse_derived
+from pipeline.dataset.edges import ALL_SOURCES, read_old_edges
 from pipeline.dataset.guard import (
     config_path,
     guard_folder,
@@ -32,11 +33,10 @@ from pipeline.job.lock import hold_folder
 from pipeline.job.log import logging_to_folder
 from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout
 from pipeline.job.ray.options import RayOptions
-from pipeline.job.runners import ChosenRunner, choose_runner
+from pipeline.job.runners import LOCAL, RAY, UNSHARED_HOSTS, ChosenRunner, choose_runner
 from pipeline.job.sight import sights_of
 from pipeline.job.terminal import scoring_pace, summary_table
 from pipeline.job.watched import run_watched
-from pipeline.level.edges import ALL_SOURCES, read_old_edges
 from pipeline.level.signals import check_level_settings, signals_of, uses_signals
 from pipeline.read.inputs import InputFile, check_inputs, refuse_inputs_within
 from pipeline.report.balance import count_stages
@@ -227,6 +227,10 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
         with large_imports():
             from scoring.clip.scorer import check_model
         check_model(job.config.score, runs_here=runs_here)
+    if Stage.RECAPTION in job.stages:
+        with large_imports():
+            from scoring.itm.writer import check_writer
+        check_writer(job.config.recaption, job.config.score, runs_here=runs_here)
 
 
 def check_levels(job: Job) -> None:
@@ -299,6 +303,17 @@ def with_shared_cores(config: CurationConfig, workers: int, cores: int = 0) -> C
     )
 
 
+def with_shared_hosts(config: CurationConfig, runner: str, workers: int) -> CurationConfig:
+    """Returns the configuration with how many workers share a host, where the job knows it.
+
+    Args:
+        workers: that were asked for; fewer than those ask a host less than they may.
+    """
+    if config.fetch.sharing_workers or runner not in (LOCAL, RAY):
+        return config
+    return replace(config, fetch=replace(config.fetch, sharing_workers=workers))
+
+
 def shards_before(layout: DatasetLayout, stage: Stage) -> list[int]:
     """Returns the shards that a stage starts from.
 
@@ -324,6 +339,8 @@ def stage_before(layout: DatasetLayout, stage: Stage) -> Stage:
     """Returns the stage whose output a stage takes: packing takes unscored samples as fetched."""
     if stage is Stage.PACK and not has_output(layout, Stage.SCORE):
         return Stage.FETCH
+    if stage is Stage.PACK and not has_output(layout, Stage.RECAPTION):
+        return Stage.LEVEL
     return tuple(Stage)[stage.number - 1]
 
 
@@ -347,6 +364,9 @@ def _run_stages(
     remember_inspections()
     there = absolute_layout(layout)
     config = with_shared_cores(absolute_config(job.config), chosen.workers, chosen.cores)
+    config = with_shared_hosts(config, chosen.name, job.workers)
+    if Stage.FETCH in job.stages and not config.fetch.sharing_workers:
+        console.print(f"Note: {UNSHARED_HOSTS}.", highlight=False, markup=False)
     inputs = absolute_inputs(job.inputs)
     sights = () if chosen.is_local else sights_of(there, config, job.stages, inputs)
     attempts = Attempts(layout, chosen.attempts)

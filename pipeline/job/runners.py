@@ -57,6 +57,13 @@ PASSED_ON = (
 )
 """Runners that get the graph and the Beam flags as they are."""
 
+UNSHARED_HOSTS = (
+    "the runner does not tell how many workers there will be, so that each asks a host as much as "
+    "fetch.connections_per_host and its crawl delay allow: give the most that fetch at once by "
+    "--fetch.sharing-workers, and they share it (on Dataflow --max_num_workers times the vCPUs of "
+    "a worker)"
+)
+
 WITH_OWN_FLAGS = frozenset(PASSED_ON) - {DATAFLOW}
 """Runners whose job server may know flags that Beam does not."""
 

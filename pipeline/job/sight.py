@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config import CurationConfig
+from pipeline.dataset.edges import edges_path
 from pipeline.job.lock import holder_of
-from pipeline.job.paths import model_paths
-from pipeline.level.edges import edges_path
+from pipeline.job.paths import model_paths, writer_paths
 from pipeline.read.inputs import InputFile
 from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
@@ -101,6 +101,9 @@ def needs_of(
         uses += [("the file", fetch.ca_file)] if fetch.ca_file else []
     if Stage.SCORE in stages:
         uses += [("the model", path) for path in model_paths(config)]
+    if Stage.RECAPTION in stages:
+        models = {*model_paths(config), *writer_paths(config)}
+        uses += [("the model", path) for path in sorted(models) if ("the model", path) not in uses]
     edges = edges_path(config.levels)
     if Stage.LEVEL in stages and edges is not None:
         uses.append(("the file", edges))

@@ -9,7 +9,10 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, list_files, read_json
 
-SHARD_BY_SHARD = (Stage.FETCH, Stage.SCORE, Stage.DEDUPLICATE, Stage.LEVEL)
+SHARD_BY_SHARD = (
+    *(Stage.FETCH, Stage.SCORE, Stage.DEDUPLICATE),
+    *(Stage.LEVEL, Stage.RECAPTION),
+)
 """Stages that make one output of each shard of pairs; the others number their work anew."""
 
 RATE_WINDOW_SECONDS = 120.0

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from pipeline.dataset.key_hashes import key_hashes
 from pipeline.dataset.progress import begin_step, end_piece
 from pipeline.dataset.worktimes import timed
-from pipeline.level.signals import may_stay, signal_rows
+from pipeline.level.signals import may_stay, refuse_nan, signal_rows
 from schemas.columns import read_table
-from schemas.errors import DatasetError
 from schemas.records import UNIQUE_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -218,12 +217,7 @@ def _read_staying(layout: DatasetLayout, shard: int, config: LevelConfig) -> _St
     positions = []
     for name in _mean(config).names:
         value = columns[name].to_numpy().astype(np.float32, copy=False)[rows]
-        if np.isnan(value).any():
-            raise DatasetError(
-                f"{layout.scored(shard)}: {name} of {int(np.isnan(value).sum())} pairs is not a "
-                "number, so that they have no rank: leave them out, as by --levels.keep "
-                f'"not isnan({name})"'
-            )
+        refuse_nan(layout.scored(shard), name, value)
         positions.append(positions_of(value, hashes))
     return _Staying(len(table), rows, tuple(positions))
 

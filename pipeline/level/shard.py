@@ -7,12 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.dataset.commits import is_committed, stage_fingerprint
-from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
-from pipeline.dataset.key_hashes import key_hashes
-from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
-from pipeline.dataset.rejections import rejection, write_rejections
-from pipeline.dataset.worktimes import timed
-from pipeline.level.edges import (
+from pipeline.dataset.edges import (
     ALL_SOURCES,
     LevelTally,
     SavedEdges,
@@ -20,8 +15,19 @@ from pipeline.level.edges import (
     read_old_edges,
     save_edges,
 )
+from pipeline.dataset.fetched_rows import fetched_pairs, fetched_rows
+from pipeline.dataset.key_hashes import key_hashes
+from pipeline.dataset.progress import ShardProgress, begin_step, end_piece
+from pipeline.dataset.rejections import rejection, write_rejections
+from pipeline.dataset.worktimes import timed
 from pipeline.level.ranks import RankPlan, read_values
-from pipeline.level.signals import level_settings, may_stay, signal_fingerprint, signal_rows
+from pipeline.level.signals import (
+    level_settings,
+    may_stay,
+    refuse_nan,
+    signal_fingerprint,
+    signal_rows,
+)
 from schemas.columns import read_table, write_table
 from schemas.errors import DatasetError, RejectReason, SampleRejected
 from schemas.records import (
@@ -304,6 +310,9 @@ def read_scores(
 
     Args:
         fingerprint: of the edges.
+
+    Raises:
+        DatasetError: if the value of one that may stay is not a number.
     """
     with open_read(layout.unique(shard)) as file:
         table = read_table(file, UNIQUE_SCHEMA, ["key", "clip_score"])
@@ -314,7 +323,9 @@ def read_scores(
         value = rows[config.by].to_numpy().astype(np.float32, copy=False)
     else:
         value = read_values(layout, shard, fingerprint)
-    return UniqueScores(keys, score, value, *may_stay(rows, config))
+    unique = UniqueScores(keys, score, value, *may_stay(rows, config))
+    refuse_nan(layout.scored(shard), config.by, value[unique.may_stay])
+    return unique
 
 
 def group_rows(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.commits import deciding_settings
 from schemas.columns import SIGNAL_FIELD, read_table, signal_fields
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DatasetError
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import open_read
@@ -108,6 +108,20 @@ def may_stay(rows: pa.Table, config: LevelConfig) -> tuple[NDArray[np.bool_], ND
     if config.keep is None:
         return np.ones(len(rows), np.bool_), is_high_enough
     return _fulfil(config.keep, rows), is_high_enough
+
+
+def refuse_nan(path: str, name: str, value: NDArray[np.float32]) -> None:
+    """Raises `DatasetError`, which names the column, if pairs cannot be ranked by a value.
+
+    Args:
+        path: of the scored shard.
+        value: of the pairs that may stay.
+    """
+    if np.isnan(value).any():
+        raise DatasetError(
+            f"{path}: {name} of {int(np.isnan(value).sum())} pairs is not a number, so that they "
+            f'have no rank: leave them out, as by --levels.keep "not isnan({name})"'
+        )
 
 
 def at_least(scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
 
-from pipeline.level.edges import (
+from pipeline.dataset.edges import (
     LevelTally,
 )
 from pipeline.level.ranks import (

@@ -1,7 +1,7 @@
 """Which rows of which shards make each train shard."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
 
@@ -30,6 +30,8 @@ class TrainShardPlan:
     has_levels: bool
     signals: tuple[str, ...] = ()
     """Columns of signals that the scored shards have."""
+    is_recaptioned: bool = False
+    """Whether captions, scores and levels are those of the recaption stage."""
 
     @property
     def samples(self) -> int:
@@ -38,15 +40,23 @@ class TrainShardPlan:
 
 
 def plan_train_shards(
-    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+    layout: DatasetLayout,
+    shards: Iterable[int],
+    config: PackConfig,
+    has_levels: bool,
+    is_recaptioned: bool = False,
 ) -> list[TrainShardPlan]:
     """Returns what each train shard is made of, reading how many rows each shard has."""
     counts = [count_rows(shard, layout, has_levels) for shard in shards]
-    return plan_from_counts(layout, counts, config, has_levels)
+    return plan_from_counts(layout, counts, config, has_levels, is_recaptioned)
 
 
 def plan_from_counts(
-    layout: DatasetLayout, counts: Iterable[tuple[int, int]], config: PackConfig, has_levels: bool
+    layout: DatasetLayout,
+    counts: Iterable[tuple[int, int]],
+    config: PackConfig,
+    has_levels: bool,
+    is_recaptioned: bool = False,
 ) -> list[TrainShardPlan]:
     """Returns what each train shard is made of: all rows, in the order of shards and keys.
 
@@ -58,6 +68,9 @@ def plan_from_counts(
     pieces: list[Piece] = []
     ordered = sorted(counts)
     signals = _signals_of(layout, ordered[0][0]) if has_levels and ordered else ()
+    kind = TrainShardPlan(
+        shard=0, pieces=(), has_levels=has_levels, signals=signals, is_recaptioned=is_recaptioned
+    )
     for shard, rows in ordered:
         start = 0
         while start < rows:
@@ -66,17 +79,10 @@ def plan_from_counts(
             room -= stop - start
             start = stop
             if room == 0:
-                plans.append(_plan(number, pieces, has_levels, signals))
+                plans.append(replace(kind, shard=number, pieces=tuple(pieces)))
                 room, number, pieces = config.samples_per_shard, number + 1, []
-    return [*plans, _plan(number, pieces, has_levels, signals)] if pieces else plans
-
-
-def _plan(
-    number: int, pieces: Sequence[Piece], has_levels: bool, signals: tuple[str, ...]
-) -> TrainShardPlan:
-    return TrainShardPlan(
-        shard=number, pieces=tuple(pieces), has_levels=has_levels, signals=signals
-    )
+    last = replace(kind, shard=number, pieces=tuple(pieces))
+    return [*plans, last] if pieces else plans
 
 
 def _signals_of(layout: DatasetLayout, shard: int) -> tuple[str, ...]:
@@ -88,8 +94,11 @@ def _signals_of(layout: DatasetLayout, shard: int) -> tuple[str, ...]:
         return tuple(field.name for field in signal_fields(pq.read_schema(file)))
 
 
-def _rows_path(layout: DatasetLayout, shard: int, has_levels: bool) -> str:
-    return layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
+def rows_path(layout: DatasetLayout, shard: int, plan: TrainShardPlan) -> str:
+    """Returns the path of the table whose rows are packed."""
+    if plan.is_recaptioned:
+        return layout.recaptioned(shard)
+    return layout.levelled(shard) if plan.has_levels else layout.fetched(shard, "parquet")
 
 
 def count_rows(shard: int, layout: DatasetLayout, has_levels: bool) -> tuple[int, int]:
@@ -98,7 +107,7 @@ def count_rows(shard: int, layout: DatasetLayout, has_levels: bool) -> tuple[int
     Raises:
         DatasetError: if the stage before has not made them.
     """
-    path = _rows_path(layout, shard, has_levels)
+    path = layout.levelled(shard) if has_levels else layout.fetched(shard, "parquet")
     try:
         with open_read(path) as file:
             return shard, int(pq.read_metadata(file).num_rows)

@@ -20,7 +20,8 @@ from pipeline.dataset.train_shards import (
     write_train_shard,
 )
 from pipeline.dataset.worktimes import timed
-from pipeline.pack.plan import Piece, TrainShardPlan
+from pipeline.pack.plan import Piece, TrainShardPlan, rows_path
+from pipeline.pack.recaptions import made_fields, with_recaptions
 from schemas.columns import (
     SIGNAL_FIELD,
     check_schema,
@@ -34,6 +35,7 @@ from schemas.errors import DatasetError
 from schemas.records import (
     FETCHED_SCHEMA,
     LEVELLED_SCHEMA,
+    RECAPTIONED_SCHEMA,
     SCORED_SCHEMA,
     StoredSample,
 )
@@ -70,7 +72,7 @@ def _fingerprint(layout: DatasetLayout, plan: TrainShardPlan, config: PackConfig
     for piece in plan.pieces:
         paths = [layout.fetched(piece.shard, "_stats.json")]
         if plan.has_levels:
-            paths.append(layout.levelled(piece.shard))
+            paths.append(rows_path(layout, piece.shard, plan))
         prints = [committed_fingerprint(path) for path in paths]
         if None in prints:
             missing = paths[prints.index(None)]
@@ -100,7 +102,9 @@ def _kept_fields(layout: DatasetLayout, plan: TrainShardPlan) -> list[pa.Field]:
     first = plan.pieces[0].shard
     with open_read(layout.fetched(first, "parquet")) as file:
         kept = kept_fields(pq.read_schema(file))
-    return [*kept, *(_signal_fields(layout, first, plan.signals) if plan.signals else ())]
+    if plan.signals:
+        kept += _signal_fields(layout, first, plan.signals)
+    return [*kept, *made_fields(layout, first)] if plan.is_recaptioned else kept
 
 
 def _signal_fields(layout: DatasetLayout, shard: int, signals: Sequence[str]) -> list[pa.Field]:
@@ -127,7 +131,7 @@ def _samples_of(
     with open_read(layout.fetched(piece.shard, "parquet")) as file:
         fetched = read_table(file, FETCHED_SCHEMA).drop_columns("thumbnail")
     if plan.has_levels:
-        levels = _read_levels(layout, piece)
+        levels = _read_levels(layout, piece, plan)
         fetched = _with_chosen_captions(layout, piece.shard, fetched)
     else:
         fetched = fetched.slice(piece.start, piece.stop - piece.start)
@@ -137,10 +141,13 @@ def _samples_of(
         }
     is_wanted = pc.is_in(fetched["key"], value_set=pa.array(list(levels), pa.string()))
     rows = records_from_table(fetched.filter(is_wanted), StoredSample)
-    samples = {sample.key: sample for sample in _with_signals(layout, piece.shard, plan, rows)}
+    rows = _with_signals(layout, piece.shard, plan, rows)
+    if plan.is_recaptioned:
+        rows = with_recaptions(layout, piece.shard, rows)
+    samples = {sample.key: sample for sample in rows}
     if len(samples) != len(levels):
         raise DatasetError(
-            f"{layout.levelled(piece.shard)} has {len(levels) - len(samples)} keys that "
+            f"{rows_path(layout, piece.shard, plan)} has {len(levels) - len(samples)} keys that "
             "are not among the fetched: run the stages after fetch again"
         )
     names = [name for sample in samples.values() for name in sample.image_members]
@@ -179,12 +186,15 @@ def _with_chosen_captions(layout: DatasetLayout, shard: int, fetched: pa.Table) 
     return fetched.set_column(column, fetched.schema.field(column), captions)
 
 
-def _read_levels(layout: DatasetLayout, piece: Piece) -> dict[str, ScoreAndLevel]:
-    path = layout.levelled(piece.shard)
+def _read_levels(
+    layout: DatasetLayout, piece: Piece, plan: TrainShardPlan
+) -> dict[str, ScoreAndLevel]:
+    path = rows_path(layout, piece.shard, plan)
+    schema = RECAPTIONED_SCHEMA if plan.is_recaptioned else LEVELLED_SCHEMA
     columns = ["key", "clip_score", "alignment_level"]
     with open_read(path) as file:
         parquet = pq.ParquetFile(file)
-        check_schema(parquet.schema_arrow, LEVELLED_SCHEMA, path)
+        check_schema(parquet.schema_arrow, schema, path)
         table = parquet.read(columns=columns).slice(piece.start, piece.stop - piece.start)
     values = [table[name].to_pylist() for name in columns]
     return {key: (score, level) for key, score, level in zip(*values, strict=True)}

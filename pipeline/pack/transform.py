@@ -21,13 +21,21 @@ from schemas.stages import Stage
 class PackShards(beam.PTransform):
     """Packs the shards whose numbers come in; the numbers of the train shards go out."""
 
-    def __init__(self, layout: DatasetLayout, config: PackConfig, has_levels: bool) -> None:
+    def __init__(
+        self,
+        layout: DatasetLayout,
+        config: PackConfig,
+        has_levels: bool,
+        is_recaptioned: bool = False,
+    ) -> None:
         super().__init__()
-        self._layout, self._config, self._has_levels = layout, config, has_levels
+        self._layout, self._config = layout, config
+        self._has_levels, self._is_recaptioned = has_levels, is_recaptioned
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Waits for all shards, since the plan is made from their counts, and packs."""
-        layout, config, has_levels = self._layout, self._config, self._has_levels
+        layout, config = self._layout, self._config
+        has_levels, is_recaptioned = self._has_levels, self._is_recaptioned
         one = shards.pipeline | beam.Create([None])
         # Counted where they lie, by all workers: one would take an hour for all on a store.
         counts = shards | "Count" >> beam.Map(count_rows, layout, has_levels)
@@ -35,7 +43,9 @@ class PackShards(beam.PTransform):
             one
             | "Plan"
             >> beam.FlatMap(
-                lambda _, counted: announced_plans(layout, counted, config, has_levels),
+                lambda _, counted: announced_plans(
+                    layout, counted, config, has_levels, is_recaptioned
+                ),
                 beam.pvalue.AsIter(counts),
             )
             | "SpreadPlans" >> beam.Reshuffle()
@@ -52,11 +62,15 @@ class PackShards(beam.PTransform):
 
 
 def announced_plans(
-    layout: DatasetLayout, counts: Iterable[tuple[int, int]], config: PackConfig, has_levels: bool
+    layout: DatasetLayout,
+    counts: Iterable[tuple[int, int]],
+    config: PackConfig,
+    has_levels: bool,
+    is_recaptioned: bool,
 ) -> list[TrainShardPlan]:
     """Returns the plans of all train shards, for all to see how much there is to pack."""
     with timed(layout, Stage.PACK, "plan") as work:
-        plans = plan_from_counts(layout, counts, config, has_levels)
+        plans = plan_from_counts(layout, counts, config, has_levels, is_recaptioned)
         work.rows = sum(plan.samples for plan in plans)
     begin_step(layout, Stage.PACK, "", work.rows)
     return plans

@@ -191,11 +191,13 @@ class _Pace:
         """Returns the pace of a step: of the pieces after the first, where there are any.
 
         Where the first are of no rows, what they took is known to be fixed: the run itself told
-        what starting took, or another run did.
+        what starting took, or another run did. Where the run told the pace of the rows in the
+        middle, what all took beyond that is fixed.
         """
+        if step.flow_rows and step.processes:
+            return cls._of_flow(step)
         rows = step.rows - step.first_rows
-        is_one_piece = step.first_rows > 0 and step.pieces == step.processes
-        if not step.processes or rows <= 0 or is_one_piece:
+        if not step.processes or rows <= 0:
             seconds = step.seconds / step.rows if step.rows else 0.0
             return cls(seconds=seconds, cores=_ratio(step.cpu_seconds, step.seconds))
         seconds = max(0.0, step.seconds - step.first_seconds)
@@ -207,6 +209,17 @@ class _Pace:
             start_seconds=max(0.0, step.first_seconds - seconds * share) / step.processes,
             start_cpu_seconds=max(0.0, step.first_cpu_seconds - cpu_seconds * share)
             / step.processes,
+        )
+
+    @classmethod
+    def _of_flow(cls, step: StepTime) -> "_Pace":
+        seconds = step.flow_seconds / step.flow_rows
+        cpu_seconds = step.flow_cpu_seconds / step.flow_rows
+        return cls(
+            seconds=seconds,
+            cores=_ratio(cpu_seconds, seconds),
+            start_seconds=max(0.0, step.seconds - seconds * step.rows) / step.processes,
+            start_cpu_seconds=max(0.0, step.cpu_seconds - cpu_seconds * step.rows) / step.processes,
         )
 
 

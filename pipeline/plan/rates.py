@@ -23,6 +23,7 @@ LAST_STEPS = {
     Stage.SCORE.value: "score",
     Stage.DEDUPLICATE.value: "keep",
     Stage.LEVEL.value: "assign",
+    Stage.RECAPTION.value: "write",
     Stage.PACK.value: "pack",
     REPORT: "report",
 }

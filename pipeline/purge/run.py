@@ -39,9 +39,9 @@ from schemas.storage import (
 )
 from schemas.terminal import Console
 
-KEYED = (Stage.LEVEL, Stage.DEDUPLICATE, Stage.SCORE)
-"""Stages whose tables tell of a pair by its key alone: they are rewritten before those by which a
-purge that was stopped finds it again."""
+KEYED = (Stage.RECAPTION, Stage.LEVEL, Stage.DEDUPLICATE, Stage.SCORE)
+"""Stages whose tables tell of a pair by its key, without its address: they are rewritten before
+those by which a purge that was stopped finds it again."""
 
 
 def purge_dataset(root: str, files: DenyFiles, console: Console) -> None:

@@ -371,7 +371,7 @@ def _found_columns(path: str, kind: InputFormat, config: ReadConfig) -> list[str
             for line in islice((line for line in text if line.strip()), 100):
                 try:
                     rows.append(json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
             return field_names(rows)
         if config.column_names:

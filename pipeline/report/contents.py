@@ -89,6 +89,8 @@ class Contents:
     examples: dict[int | None, list[Example]] = field(default_factory=dict)
     """Of each level, or of None where there are no levels: those with the smallest keys, which
     is a random choice that is always the same. In the order of their scores."""
+    recaptioned: list[Example] = field(default_factory=list)
+    """Of samples that a model wrote a caption for, chosen likewise."""
 
 
 Heaps = dict[int | None, list[tuple[int, int, Example]]]

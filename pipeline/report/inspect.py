@@ -10,6 +10,7 @@ from pipeline.report.balance import count_stages, count_truncated_captions, stag
 from pipeline.report.contents import Contents, LevelContents, read_contents
 from pipeline.report.control import read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
+from pipeline.report.recaption import read_recaptions, recaption_line, recaption_table
 from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata, read_table
 from schemas.command_line import counted
@@ -52,6 +53,10 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     signals = read_signals(packed)
     if signals:
         console.print(signals_table(signals))
+    recaption, _ = read_recaptions(packed)
+    if recaption is not None:
+        console.print(recaption_line(recaption), highlight=False, markup=False)
+        console.print(recaption_table(recaption, max([0, *(level.level for level in levels)])))
     drift = read_drift(layout)
     if drift is not None:
         console.print(drift_table(drift))

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from pipeline.dataset.manifests import read_manifest
 from pipeline.report.verify_counts import count_problems, imbalances
 from pipeline.report.verify_shard import ShardCheck, check_shard
 from schemas.command_line import counted
-from schemas.errors import DatasetError
+from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.progress import shown
 from schemas.shards import DatasetLayout
@@ -60,6 +61,7 @@ def verify_dataset(root: str, is_quick: bool = False) -> Verified:
 
     Raises:
         DatasetError: naming everything that is not as it should be, with file and row.
+        ConfigError: if a process was killed while it read, so that nothing is known.
     """
     layout = DatasetLayout(root)
     manifest = read_manifest(layout)
@@ -111,6 +113,9 @@ def _at_once(
 
     Args:
         in_processes: of their own, since threads wait for each other but where they hash and read.
+
+    Raises:
+        ConfigError: if one of the processes was killed.
     """
     cores = len(os.sched_getaffinity(0))
     executor: Executor
@@ -121,6 +126,12 @@ def _at_once(
         executor = ThreadPoolExecutor(cores)
     try:
         yield from executor.map(work, manifest.shards)
+    except BrokenProcessPool as error:
+        raise ConfigError(
+            "a process that read train shards was killed, as the system does when memory runs out: "
+            "nothing is known of the dataset. Free memory, or let one process read one shard at a "
+            "time: taskset -c 0 aligngpt-curate verify …"
+        ) from error
     finally:
         executor.shutdown(cancel_futures=True)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 
@@ -73,6 +74,9 @@ def _level_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
     except (ValueError, KeyError, TypeError) as error:
         yield f"levelled/edges.json is no file of edges: {error!r}"
         return
+    if manifest.recaption is not None:
+        yield from _levels_as_cut(manifest, found)
+        return
     pairs = (("count", "count"), ("lowest_score", "min_score"), ("highest_score", "max_score"))
     for level in levels:
         there = found.get(level["level"], {})
@@ -82,3 +86,17 @@ def _level_problems(layout: DatasetLayout, manifest: Manifest) -> Iterator[str]:
                     f"levelled/edges.json: level {level['level']} has {name_there} "
                     f"{there.get(name_there)}, the manifest says {level[name]}"
                 )
+
+
+def _levels_as_cut(manifest: Manifest, found: dict[int, dict[str, Any]]) -> Iterator[str]:
+    """Yields where samples had other levels before a model wrote captions than were cut."""
+    assert manifest.recaption is not None
+    before = manifest.recaption.levels_before
+    for level in manifest.level_edges or []:
+        number = level["level"]
+        there, told = found.get(number, {}).get("count", 0), before.get(str(number), 0)
+        if there != told:
+            yield (
+                f"levelled/edges.json: level {number} has count {there}, the samples that had it "
+                f"before captions were written are {told}"
+            )

@@ -16,8 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.dataset.members import member_json
 from pipeline.dataset.tars import BLOCK_BYTES, name_and_size, padded
 from pipeline.dataset.train_samples import fetched_part, image_places
+from pipeline.report.verify_captions import caption_faults
 from pipeline.report.verify_origin import unlike_fetched
-from schemas.columns import check_schema, file_metadata, kept_fields
+from schemas.columns import check_schema, file_metadata, kept_fields, recaption_fields
 from schemas.errors import DatasetError
 from schemas.manifest import Manifest, ShardEntry
 from schemas.records import TRAIN_SCHEMA, pair_key
@@ -200,14 +201,14 @@ def _check_samples(
 ) -> None:
     """Holds each row against the members that must stand next in the tar."""
     members = _members(source)
-    kept = kept_fields(rows.schema)
+    kept, told = kept_fields(rows.schema), bool(recaption_fields(rows.schema))
     place = 0
     try:
         for batch in rows.to_batches(1024):
             for row in batch.to_pylist():
                 where = f"train/{name} row {place} ({row['key']})"
                 place += 1
-                for fault in _row_faults(row, check):
+                for fault in (*_row_faults(row, check, told), *caption_faults(row, told)):
                     faults.add(where, fault)
                 for wanted in _expected(row):
                     member = next(members, None)
@@ -239,10 +240,15 @@ def _places(row: dict[str, Any]) -> list[tuple[str, int | None, int | None]]:
         return []
 
 
-def _row_faults(row: dict[str, Any], check: ShardCheck) -> Iterator[str]:
-    """Yields what a row says that cannot be."""
+def _row_faults(row: dict[str, Any], check: ShardCheck, is_recaptioned: bool) -> Iterator[str]:
+    """Yields what a row says that cannot be.
+
+    Args:
+        is_recaptioned: whether its table tells of captions by a model.
+    """
     urls = [row["url"] or "", *json.loads(row["more_urls"] or "[]")]
-    text = row["conversations"] or row["captions"] or row["caption"]
+    before = row["original_caption"] if is_recaptioned else None
+    text = row["conversations"] or row["captions"] or before or row["caption"]
     if pair_key("\n".join(urls), text) != row["key"]:
         yield "its key is not that of its url and text"
     level, score = row["alignment_level"], row["clip_score"]

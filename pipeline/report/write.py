@@ -36,6 +36,7 @@ from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_conten
 from pipeline.report.control import Control, read_control, summary
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.figures import balance_figure, score_figure
+from pipeline.report.recaption import read_recaptions, recaption_page
 from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
@@ -146,8 +147,9 @@ def _read_all(
     def each(step: str) -> Callable[[Sequence[str]], Iterator[str]]:
         return partial(_timed_each, layout, step, counts[0].rows_in)
 
-    tables = each("report")(stage_tables(layout, Stage.PACK))
-    contents = read_contents(tables, num_levels, wanted)
+    packed = stage_tables(layout, Stage.PACK)
+    contents = read_contents(each("report")(packed), num_levels, wanted)
+    recaption, contents.recaptioned = read_recaptions(packed)
     control = read_control(layout, each("control")) if Stage.SCORE.value in stages else None
     manifest = Manifest(
         aligngpt_version=program_version(),
@@ -162,14 +164,15 @@ def _read_all(
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
         score_control=None if control is None else summary(control, [*contents.levels.values()]),
-        signals=read_signals(stage_tables(layout, Stage.PACK)),
+        signals=read_signals(packed),
+        recaption=recaption,
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
         ),
         parents=[] if derivation is None else list(derivation.parents),
         where=None if derivation is None else derivation.where,
         samples_per_shard=config.pack.samples_per_shard,
-        shards=[*map_files(_shard_entry, stage_tables(layout, Stage.PACK))],
+        shards=[*map_files(_shard_entry, packed)],
     )
     return manifest, contents, control
 
@@ -227,6 +230,7 @@ def render_report(
         reasons=_reason_rows(manifest),
         politeness=politeness_rows(manifest),
         levels=list(contents.levels.values()),
+        recaption=recaption_page(manifest.recaption, contents, _thumbnail),
         drift=drift_rows(manifest.level_drift),
         sizes=contents.sizes,
         texts_alone=contents.texts_alone,

@@ -25,8 +25,11 @@ LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, Attribute
 """What transformers raises over a folder that holds no such model."""
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, setting: str = "") -> Path:
     """Returns the folder of a model, a local one or a snapshot of the Hub's.
+
+    Args:
+        setting: how messages call it; by default as the signal that it is.
 
     Raises:
         ConfigError: if it is not to be had.
@@ -37,19 +40,26 @@ def model_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"score.signals: itm:{name} is neither a folder nor a model that could be downloaded "
+            f"{setting or _signal(name)} is neither a folder nor a model that could be downloaded "
             f"({str(error).splitlines()[0]}): give the folder of an image-text-to-text model of "
             "transformers, or its name on the Hub"
         ) from error
 
 
-def itm_identity(name: str) -> dict[str, str]:
+def _signal(name: str) -> str:
+    return f"score.signals: itm:{name}"
+
+
+def itm_identity(name: str, setting: str = "") -> dict[str, str]:
     """Returns what tells the model from any other, by what its files hold.
+
+    Args:
+        setting: as for `model_folder`.
 
     Raises:
         ConfigError: if it is not to be had.
     """
-    folder = model_folder(name)
+    folder = model_folder(name, setting)
     files = sorted(path for pattern in FILES for path in folder.glob(pattern))
     digest = hashlib.sha256()
     for path in files:
@@ -65,8 +75,13 @@ def itm_versions() -> dict[str, str]:
     return installed_versions(("torch", "transformers", "tokenizers", "pillow"))
 
 
-def load_itm(name: str, precision: Precision, device: torch.device) -> tuple[Any, Any]:
+def load_itm(
+    name: str, precision: Precision, device: torch.device, setting: str = ""
+) -> tuple[Any, Any]:
     """Returns the model in evaluation mode and its processor.
+
+    Args:
+        setting: as for `model_folder`.
 
     Raises:
         ConfigError: if there is none, or it cannot be asked.
@@ -75,18 +90,18 @@ def load_itm(name: str, precision: Precision, device: torch.device) -> tuple[Any
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # the job shows its own
-    folder = model_folder(name)
+    folder = model_folder(name, setting)
     try:
         processor = AutoProcessor.from_pretrained(folder)
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[precision])
     except LOAD_ERRORS as error:
         raise ConfigError(
-            f"score.signals: itm:{name} is no image-text-to-text model that transformers can load: "
-            f"{error}"
+            f"{setting or _signal(name)} is no image-text-to-text model that transformers can "
+            f"load: {error}"
         ) from error
     if getattr(processor, "chat_template", None) is None or model.config.is_encoder_decoder:
         raise ConfigError(
-            f"score.signals: itm:{name} has no chat template to be asked by: give a model that "
+            f"{setting or _signal(name)} has no chat template to be asked by: give a model that "
             "answers questions about pictures in a chat"
         )
     return model.to(device).eval().requires_grad_(False), processor

@@ -5,7 +5,7 @@ import pytest
 from pipeline.config import CurationConfig, FetchConfig, PackConfig, ReadConfig
 from schemas.errors import ConfigError
 from schemas.stages import Stage
-from scoring.config import DeduplicateConfig, ScoreConfig
+from scoring.config import DeduplicateConfig, RecaptionConfig, ScoreConfig
 
 
 def test_the_column_must_go_along():
@@ -95,4 +95,6 @@ def test_near_duplicates_need_embeddings_and_instructions_are_not_scored():
         Stage.FETCH,
         Stage.PACK,
     )
-    assert CurationConfig().stages == tuple(Stage)
+    asked = CurationConfig(recaption=RecaptionConfig(model="me/writer"))
+    assert asked.stages == tuple(Stage)
+    assert CurationConfig().stages == tuple(s for s in Stage if s is not Stage.RECAPTION)

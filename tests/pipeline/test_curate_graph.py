@@ -10,7 +10,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, ScoreConfig
 
-GPU_STEPS = {"Score", "Train", "Spill", "Search"}
+GPU_STEPS = {"Score", "Recaption", "Train", "Spill", "Search"}
 
 STAGES = [stage for stage in Stage if stage is not Stage.READ]
 
@@ -51,7 +51,7 @@ def test_no_two_stages_are_fused_so_that_shards_spread_over_workers_anew_for_eac
     ("score", "search", "asking"),
     [
         ("cpu", "auto", set()),
-        ("cuda", "auto", {"Score"}),
+        ("cuda", "auto", {"Score", "Recaption"}),
         ("cpu", "cuda", {"Train", "Spill", "Search"}),
     ],
 )

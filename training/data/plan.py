@@ -259,7 +259,8 @@ def _step_starts(flat: np.ndarray, sequences_per_step: int) -> np.ndarray:
     seen = 0
     for start, piece in pieces_of(flat):
         firsts = np.flatnonzero(piece < 0) + start
-        found.append(firsts[-seen % sequences_per_step :: sequences_per_step])
+        # Copied: a view would keep the places of all sequences.
+        found.append(firsts[-seen % sequences_per_step :: sequences_per_step].copy())
         seen += len(firsts)
     if seen % sequences_per_step == 0:
         found.append(np.array([len(flat)]))

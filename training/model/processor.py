@@ -180,13 +180,15 @@ class AlignGPTProcessor(ProcessorMixin):
             tokenize: whether inputs are wanted instead of text.
             return_dict: whether all inputs are wanted instead of `input_ids` alone.
             return_tensors: as in `__call__`.
-            processor_kwargs: further arguments of `__call__`.
+            processor_kwargs: further arguments of `__call__`; here may `return_tensors` stand, too.
             kwargs: variables of the template, and `RowSettings` as in `__call__`.
 
         Raises:
             ConfigError: there is no template, or a part is neither text nor picture.
         """
         asked = {name: kwargs.pop(name) for name in ROW_SETTINGS if name in kwargs}
+        asked |= processor_kwargs or {}
+        return_tensors = asked.pop("return_tensors", return_tensors)
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         conversations: list[Any] = list(conversation) if is_batch else [conversation]
         flat = [flatten_messages(messages) for messages in conversations]
@@ -202,7 +204,7 @@ class AlignGPTProcessor(ProcessorMixin):
             images=pictures or None,
             text=texts,
             return_tensors=None,
-            **{"add_special_tokens": False, **asked, **(processor_kwargs or {})},
+            **{"add_special_tokens": False, **asked},
         )
         for row, (messages, _) in enumerate(flat):
             self._forget_answers(batch, row, messages, variables)

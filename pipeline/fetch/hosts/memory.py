@@ -10,6 +10,7 @@ from protego import Protego
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.names import NameCache
 from pipeline.fetch.hosts.robots import MAX_OPT_OUTS, MEMORY_PER_HOST
+from pipeline.fetch.hosts.shares import HostShare
 from pipeline.fetch.hosts.tdmrep import is_reserved
 from schemas.errors import RejectReason, SampleRejected
 
@@ -66,6 +67,7 @@ class Host:
     failures: int = 0
     """In a row."""
     seconds_between_requests: float = 0.0
+    """Of this worker: longer than the host asks for, where others ask it as well."""
 
 
 class HostMemory:
@@ -73,6 +75,8 @@ class HostMemory:
 
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
+        self.share = HostShare.of(config)
+        """What of a host's limits is for this process."""
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._rules: OrderedDict[str, HostRules] = OrderedDict()
         self._rules_bytes = 0
@@ -85,7 +89,8 @@ class HostMemory:
         host = self._hosts.get(origin)
         if host is None:
             rate = self._config.requests_per_second_per_host
-            host = self._hosts[origin] = Host(seconds_between_requests=1 / rate if rate else 0.0)
+            between = self.share.seconds_between(1 / rate) if rate else 0.0
+            host = self._hosts[origin] = Host(seconds_between_requests=between)
             if len(self._hosts) > MAX_HOSTS:
                 self._forget_rules(self._hosts.popitem(last=False)[0])
         else:

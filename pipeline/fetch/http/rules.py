@@ -80,7 +80,8 @@ class RuleKeeper:
                 rules.reservations = await self._ask_reservations(base)
                 rules.memory_bytes += rules_memory_bytes("", rules.reservations)
             delay = crawl_delay_seconds(rules.robots, self._agent)
-            host.seconds_between_requests = max(host.seconds_between_requests, delay)
+            between = self._memory.share.seconds_between(delay)
+            host.seconds_between_requests = max(host.seconds_between_requests, between)
             self._memory.keep_rules(origin, rules)
             return rules
         finally:

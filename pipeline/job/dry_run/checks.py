@@ -10,7 +10,7 @@ from apache_beam.portability.common_urns import primitives, resource_hints
 from pipeline.config import CurationConfig
 from pipeline.curate import name_of
 from pipeline.job.dry_run.graph import has_dataflow
-from pipeline.job.runners import DATAFLOW
+from pipeline.job.runners import DATAFLOW, LOCAL, RAY, UNSHARED_HOSTS
 from schemas.stages import Stage
 
 DATAFLOW_BYTES = 20 * 10**6
@@ -21,7 +21,11 @@ ACCELERATOR = resource_hints.ACCELERATOR.urn
 PROTO_BYTES = 2**31 - 1
 """Largest message of protocol buffers, in which every other runner is given the graph."""
 
-HINTING = {Stage.SCORE: "score", Stage.DEDUPLICATE: "deduplicate"}
+HINTING = {
+    Stage.SCORE: "score",
+    Stage.DEDUPLICATE: "deduplicate",
+    Stage.RECAPTION: "score",
+}
 """Stages whose steps may ask for a GPU, and the section of the configuration that says so."""
 
 
@@ -144,4 +148,6 @@ def notes_of(runner: str, config: CurationConfig, stages: Sequence[Stage]) -> li
         )
     if runner == DATAFLOW and Stage.SCORE in stages and config.score.device == "auto":
         notes.append("score.device is auto: no step asks for a GPU, so that workers have none")
+    if Stage.FETCH in stages and runner not in (LOCAL, RAY) and not config.fetch.sharing_workers:
+        notes.append(UNSHARED_HOSTS)
     return notes

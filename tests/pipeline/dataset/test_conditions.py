@@ -35,6 +35,7 @@ def chosen(text: str) -> list[bool]:
         ("samples.width < 256 -- small ones", [False, True, False]),
         ("caption ILIKE '%CAT%' or width is null", [True, False, True]),
         ("len(list_filter(more_image_bytes, lambda x: x > 4)) = 2", [False, True, False]),
+        ("width + 1 > 300 or width - alignment_level < 0 or -width > 0", [True, False, False]),
         ("true", [True, True, True]),
         ("null", [False, False, False]),
     ],
@@ -71,6 +72,10 @@ def test_a_condition_knows_the_columns_that_it_reads():
         ("random() < 0.5", "may not use random"),
         ("current_date > DATE '2020-01-01'", "may not use current_date"),
         ("width > $1", "a parameter"),
+        ("age(TIMESTAMP '2020-01-01') > INTERVAL 3 DAY", "may not use age"),
+        ("len(repeat(caption, 3000000000)) > 0", "may not use repeat: it may take any memory"),
+        ("len(range(100000000000)) > 0", "may not use range: it may take any memory"),
+        ("pg_sleep(1e9) is null", "may not use pg_sleep"),
     ],
 )
 def test_what_is_no_condition_on_a_row_is_refused_before_anything_runs(text, message):

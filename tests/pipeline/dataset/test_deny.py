@@ -246,3 +246,34 @@ def test_a_picture_is_denied_by_each_hash_of_its_file_and_by_that_of_its_pixels(
     assert {row.reason for row in rejections} == {"denied_hash"}
     assert [(row.url, row.caption) for row in rejections] == [(None, None)] * 4
     assert [row.key for row in rejections] == [pair.key for pair in pairs[:4]]
+
+
+def test_a_list_is_unpacked_by_what_it_is_and_not_by_its_name(tmp_path: Path) -> None:
+    packed, plain = tmp_path / "packed.txt", tmp_path / "plain.gz"
+    packed.write_bytes(gzip.compress(b"bad.test\r\n"))
+    plain.write_bytes(b"worse.test\r\n\r\n# none.test\r\n")
+    lists = read_lists(DenyFiles(hosts=(str(packed), str(plain))))
+    assert len(lists.hosts) == 2
+    assert {"bad.test", "worse.test"} <= {
+        host for host in ("bad.test", "worse.test", "none.test") if host in lists.hosts
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(b"bad.test\n" * 1000)[:-12], "cannot be read to its end"),
+        (b"\x1f\x8bno gzip", "cannot be read to its end"),
+        ("bad.test\n".encode("utf-16"), "UTF-16"),
+        (bytes(100), "no text"),
+        (None, "cannot be read to its end"),
+    ],
+    ids=["cut short", "not packed", "UTF-16", "zeros", "a folder"],
+)
+def test_a_list_that_would_hold_for_a_part_alone_is_refused(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    path = tmp_path / "list.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says):
+        read_lists(DenyFiles(hosts=(str(path),)))

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,28 @@ def pair_of(path: Path, boxes: object) -> Pair:
 
 
 @pytest.mark.parametrize(
-    "value", ["no list", [[0, 0, 2, 1]], [[0.5, 0, 0.5, 1]], [1, 2, 3], {"a": 1}]
+    "value",
+    [
+        "no list",
+        [[0, 0, 2, 1]],
+        [[0.5, 0, 0.5, 1]],
+        [1, 2, 3],
+        {"a": 1},
+        [0.1, 0.1, 0.5, 0.5],
+        [[float("nan"), 0, 1, 1]],
+        "[[NaN, 0, 1, 1]]",
+        ["0011"],
+        [["0", "0", "1", "1"]],
+        [[False, False, True, True]],
+        [{"0": 0, "0.1": 0, "0.8": 0, "1": 0}],
+        [[1.1, 0, 1.3, 1]],
+        [[10, 20, 200, 300]],
+        [[0, 0, 1, 1, 1]],
+        f"[[{10**400}, 0, 1, 1]]",
+        "[[" * 100_000,
+        [[0, 0, 1, 1]] * 10_001,
+    ],
+    ids=lambda value: str(value)[:30],
 )
 def test_what_is_no_box_costs_the_row(value):
     with pytest.raises(SampleRejected) as raised:
@@ -56,6 +78,11 @@ def test_boxes_come_as_lists_or_as_json_and_of_several_images_each_has_its_own()
     short = dataclasses.replace(pair, kept={"faces": [[BOX]]})
     with pytest.raises(SampleRejected):
         boxes_of(with_own_boxes(images_of(short), "faces")[0], "faces")
+
+
+def test_a_box_that_the_edge_cuts_off_ends_there():
+    box = [-0.02, 0.25, Decimal("0.5"), 1.03]
+    assert boxes_of(pair_of(Path("x"), [box]), "faces") == [(0.0, 0.25, 0.5, 1.0)]
 
 
 def test_a_fetched_picture_is_blurred_where_its_row_says(tmp_path):

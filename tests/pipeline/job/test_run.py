@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.config import CurationConfig, FetchConfig
 from pipeline.dataset.ownership import read_record
-from pipeline.job.run import Job, check_stages, with_checked_inputs, with_shared_cores
+from pipeline.job.run import (
+    Job,
+    check_stages,
+    with_checked_inputs,
+    with_shared_cores,
+    with_shared_hosts,
+)
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
@@ -26,6 +32,15 @@ def test_workers_on_this_machine_share_its_cores_unless_told_otherwise(monkeypat
         fetch=FetchConfig(decode_processes=5), deduplicate=DeduplicateConfig(threads=6)
     )
     assert with_shared_cores(told, workers) == told
+
+
+@pytest.mark.parametrize(
+    ("runner", "told", "workers"),
+    [("local", 0, 6), ("ray", 0, 6), ("DataflowRunner", 0, 0), ("DataflowRunner", 9, 9)],
+)
+def test_workers_share_a_host_where_it_is_known_how_many_there_are(runner, told, workers):
+    config = CurationConfig(fetch=FetchConfig(sharing_workers=told))
+    assert with_shared_hosts(config, runner, 6).fetch.sharing_workers == workers
 
 
 @pytest.fixture

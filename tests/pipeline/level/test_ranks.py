@@ -133,8 +133,9 @@ def test_a_pair_without_a_number_is_named_and_can_be_left_out(layout):
     rows = [*some_rows(12), Row("odd", 0.2)]
     shards = write_shards(layout, [rows])
     taste = write_signals(layout, shards, rows)
-    with pytest.raises((DatasetError, RuntimeError), match="taste of 1 pairs is not a number"):
-        level(layout, shards, by=BY)
+    for by in (BY, "taste"):
+        with pytest.raises((DatasetError, RuntimeError), match="taste of 1 pairs is not a number"):
+            level(layout, shards, by=by)
     level(layout, shards, by=BY, keep="not isnan(taste)")
     assert levels_by_key(layout, shards) == expected(rows[:12], taste)
 

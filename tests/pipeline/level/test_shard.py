@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.dataset.edges import ALL_SOURCES, SavedEdges
 from pipeline.dataset.key_hashes import key_hashes
-from pipeline.level.edges import ALL_SOURCES, SavedEdges
 from pipeline.level.shard import RowHashes, begin_search, levels_of, read_scores
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout

@@ -121,6 +121,19 @@ def test_shards_that_overlap_predict_a_larger_run_however_few_they_are(rows):
     assert spread.cpu_seconds == pytest.approx(4 * 1.8 + 100)
 
 
+def test_where_a_run_told_the_pace_of_the_middle_all_beyond_it_is_fixed():
+    flow = {"processes": 2, "flow_rows": 400, "flow_seconds": 4.0, "flow_cpu_seconds": 8.0}
+    fetch = stage("fetch", step("fetch", 16.0, cpu_seconds=26.0, pieces=4, **flow))
+    two = one(fetch, 1000, replace(ONE, workers=2))
+    assert (two.worker_seconds, two.cpu_seconds) == pytest.approx((16.0, 26.0))
+    more = one(fetch, 100_000, replace(ONE, workers=4))
+    assert more.seconds == pytest.approx(3.0 + 1000 / 4)
+    assert more.worker_seconds == pytest.approx(4 * 3.0 + 1000)
+    assert more.cpu_seconds == pytest.approx(4 * 3.0 + 2000)
+    faster = stage("fetch", step("fetch", 9.0, cpu_seconds=19.0, pieces=4, **flow))
+    assert one(faster, 100_000).seconds == pytest.approx(1000.0)
+
+
 def test_what_was_asked_again_grows_with_the_rows_and_not_beyond_its_share():
     again = step("retry", 3.0, rows=100, bytes=50, cpu_seconds=6.0)
     fetch = stage("fetch", step("fetch", 20.0, bytes=7000), again)

@@ -107,5 +107,7 @@ def test_other_than_two_runs_of_sizes_apart_are_refused():
 def test_the_rates_that_come_with_the_program_say_which_run_they_are_of():
     rates = built_in_rates()
     assert "benchmarks/plan.py" in rates.source
-    assert [stage.stage for stage in rates.stages] == [*LAST_STEPS]
+    assert [stage.stage for stage in rates.stages] == [
+        name for name in LAST_STEPS if name != Stage.RECAPTION.value
+    ]
     assert all(stage.steps for stage in rates.stages)

@@ -1,13 +1,16 @@
 import os
 import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pipeline.cli import run
 from pipeline.report import verify
 from pipeline.report.verify import verify_dataset
-from schemas.errors import DatasetError
+from schemas.errors import ConfigError, DatasetError
 from tests.corruptions import (
     Corruption,
     check_found,
@@ -85,3 +88,10 @@ def test_a_large_dataset_is_checked_by_a_process_for_each_core(whole, tmp_path, 
     flip_in_picture(tmp_path / "data")
     with pytest.raises(DatasetError, match=r"is not the picture that was fetched|SHA-256"):
         verify_dataset(str(tmp_path / "data"))
+
+
+def test_a_process_that_is_killed_while_it_reads_ends_in_what_to_do(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    manifest: Any = SimpleNamespace(shards=[signal.SIGKILL])
+    with pytest.raises(ConfigError, match=r"was killed.*memory.*taskset -c 0"):
+        list(verify._at_once(signal.raise_signal, manifest, in_processes=True))

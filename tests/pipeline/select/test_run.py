@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import run
+from pipeline.dataset.edges import read_old_edges
 from pipeline.dataset.train_samples import TarReaders
-from pipeline.level.edges import read_old_edges
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.select.run import Selection, make_selection

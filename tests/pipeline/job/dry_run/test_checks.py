@@ -20,7 +20,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, ScoreConfig
 
-STAGES = [stage for stage in Stage if stage is not Stage.READ]
+STAGES = [stage for stage in CurationConfig().stages if stage is not Stage.READ]
 LAYOUT = DatasetLayout("unused")
 
 

@@ -1,0 +1,236 @@
+"""The page of `levels_matter.py`, its picture, and what stands on top of docs/modes.md of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+DOCS = Path(__file__).parent.parent / "docs"
+BEGIN, END = "<!-- levels_matter: begin -->", "<!-- levels_matter: end -->"
+
+MEASURES = {
+    "better": "(a) better than without levels",
+    "trust": "(b) trusts the picture more, told the best level",
+    "told": "(c) the right caption likelier, told the best level",
+}
+COLOURS = {"better": "#2b5d9b", "trust": "#2f7d6b", "told": "#b8860b"}
+
+Found = dict[tuple[float, int, int, str], dict[int, tuple[float, float, float]]]
+"""Share of wrong captions, levels, steps and measure to seed to mean and interval."""
+
+
+def found_in(rows: Sequence[dict[str, Any]]) -> Found:
+    """Returns the measures of the arm `levels` in what `report` gives."""
+    found: Found = {}
+    for row in rows:
+        arm, wrong, levels, steps, seed = row["cell"].rsplit("_", 4)
+        if arm == "levels" and row["measure"] in MEASURES:
+            key = (float(wrong), int(levels[1:]), int(steps), row["measure"])
+            found.setdefault(key, {})[int(seed[1:])] = (row["mean"], *row["95 %"])
+    return dict(
+        sorted(found.items(), key=lambda item: (*item[0][:3], [*MEASURES].index(item[0][3])))
+    )
+
+
+def summed(by_seed: dict[int, tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Returns mean and 95 % interval: over the seeds if there are three or more.
+
+    Of one seed the interval is that over pictures, of two it holds those of both.
+    """
+    means = [mean for mean, _, _ in by_seed.values()]
+    mean = float(np.mean(means))
+    if len(means) < 3:
+        lows, highs = zip(*((low, high) for _, low, high in by_seed.values()), strict=True)
+        return mean, min(lows), max(highs)
+    half = float(t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def pictures_needed(value: tuple[float, float, float], pictures: int) -> str:
+    """Returns of how many pictures an interval of one seed would leave out 0."""
+    mean, low, high = value
+    if mean == 0:
+        return "-"
+    return f"{int(np.ceil(pictures * ((high - low) / 2 / abs(mean)) ** 2)):,}"
+
+
+def spelled(value: tuple[float, float, float]) -> str:
+    """Returns a mean with its interval."""
+    return f"{value[0]:+.3f} ({value[1]:+.3f} to {value[2]:+.3f})"
+
+
+def verdict(value: tuple[float, float, float]) -> str:
+    """Returns what an interval shows."""
+    if value[1] > 0:
+        return "yes"
+    return "no, the other way" if value[2] < 0 else "not seen"
+
+
+def table(found: Found, pictures: int) -> list[str]:
+    """Returns the measures as a table of Markdown."""
+    lines = [
+        "| wrong captions | levels | steps | measure | nats a token, 95 % | seeds | each seed | "
+        "seen | pictures that one seed needs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (wrong, levels, steps, measure), by_seed in found.items():
+        each = ", ".join(f"{by_seed[seed][0]:+.3f}" for seed in sorted(by_seed))
+        first = by_seed[min(by_seed)]
+        lines.append(
+            f"| {wrong:.0%} | {levels} | {steps} | {MEASURES[measure]} | "
+            f"{spelled(summed(by_seed))} | {len(by_seed)} | {each} | {verdict(summed(by_seed))} | "
+            f"{pictures_needed(first, pictures)} |"
+        )
+    return lines
+
+
+def sentences(found: Found, is_small: bool) -> list[str]:
+    """Returns what was found, in three sentences."""
+    planted = [key for key in found if key[0] > 0]
+    wrong, levels, steps, _ = max(planted, key=lambda key: (key[1], key[0], len(found[key])))
+    value = {name: summed(found[wrong, levels, steps, name]) for name in MEASURES}
+    count = len(found[wrong, levels, steps, "trust"])
+    over = f"{count} seeds" if count > 1 else "one seed"
+    language = "a small language model that learns" if is_small else "SmolLM2, frozen"
+    words = {"yes": "", "not seen": " (not seen: 0 lies within)", "no, the other way": " (worse)"}
+    told = {name: f"{spelled(one)}{words[verdict(one)]}" for name, one in value.items()}
+    control = {
+        name: summed(found[0.0, levels, steps, name])
+        for name in MEASURES
+        if (0.0, levels, steps, name) in found
+    }
+    last = "A control without wrong captions has not been run."
+    if control:
+        parts = ", ".join(
+            f"({'abc'[place]}) {spelled(control[name])}"
+            for place, name in enumerate(MEASURES)
+            if name in control
+        )
+        last = f"Control: where no caption is wrong and levels mean nothing, the same are {parts}."
+    return [
+        f"- With {wrong:.0%} wrong captions ({over}, {language}) a model that is told the best of "
+        f"{levels} levels finds the right caption of a new picture likelier than a model without "
+        f"levels, by {told['better']} nats a token.",
+        f"- Told the best level it trusts the picture more than told the worst (an exchanged "
+        f"picture costs it more, by {told['trust']}), and the right caption is likelier by "
+        f"{told['told']}.",
+        f"- {last}",
+    ]
+
+
+def draw(found: Found, path: Path) -> None:
+    """Draws each measure with its interval, by the share of wrong captions."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = sorted({key[:3] for key in found})
+    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    for place, group in enumerate(groups):
+        for shift, name in enumerate(MEASURES):
+            if (*group, name) not in found:
+                continue
+            by_seed = found[(*group, name)]
+            mean, low, high = summed(by_seed)
+            x = place + 0.27 * (shift - 1)
+            label = MEASURES[name] if place == 0 else None
+            axes.bar(x, mean, 0.24, color=COLOURS[name], alpha=0.55, label=label)
+            axes.plot([x, x], [low, high], color=COLOURS[name], linewidth=2)
+            values = [by_seed[seed][0] for seed in by_seed]
+            axes.plot([x] * len(values), values, "o", color=COLOURS[name], markersize=3.5)
+    axes.axhline(0, color="#66727f", linewidth=0.8)
+    names = [f"{wrong:.0%} wrong\n{levels} levels" for wrong, levels, _ in groups]
+    axes.set_xticks(range(len(groups)), names)
+    axes.set_ylabel("nats a token")
+    axes.legend(frameon=False, fontsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+METHOD = """## How
+
+Pictures are easy-VQA's, one shape of one colour, each with a caption such as "a red circle". Each
+of {train:,} training pictures has a level, as many of each, and the share of wrong captions falls
+from the worst level to the best, of which none are wrong. What the frozen tower gives is stored,
+pooled to 2 x 2. {language} Steps are of about 16 pairs. All is measured on {pictures} held-out
+pictures with right captions; the measures were fixed before any run, and every cell that was run
+stands in the table. An interval is a bootstrap over the pictures where there is one seed, holds
+both such intervals where there are two, and is Student's t over the seeds where there are more;
+the dots of the picture are the seeds. The last column is the power computation: of how many
+pictures the first seed's interval would leave out 0, since it falls with the root of their
+number.
+
+The setting is small, and so is what it shows: two dozen captions, levels that are told apart by
+nothing but the share of wrong captions, a share of wrong captions at the worst levels as no
+curated data have it. It shows that the level vectors learn what a level is worth and that a model
+can be told so, not how much that is worth on data from the web. The paper's third claim, that the
+gate asks for other levels in other tasks, needs the second stage and is not tested here.
+"""
+SMALL = (
+    "The language model is a new one of two layers, with SmolLM2's words, and learns together with "
+    "projector and level vectors."
+)
+FROZEN = "The language model is SmolLM2-135M and frozen; projector and level vectors learn."
+
+
+def write_docs(out: Path, rows: Sequence[dict[str, Any]], is_small: bool) -> None:
+    """Writes the page and its picture, and what was found at the top of docs/modes.md.
+
+    Args:
+        rows: as `report` gives them.
+        is_small: whether the language model was the small one.
+    """
+    found = found_in(rows)
+    first = json.loads(next(iter(sorted(out.glob("levels_*/result.json")))).read_text())
+    pictures = len(first["losses"]["told_N"])
+    trained = json.loads(next(iter(sorted(out.glob("data/wrong_*/manifest.json")))).read_text())
+    said = sentences(found, is_small)
+    draw(found, DOCS / "levels_matter.png")
+    flag = " --small-language" if is_small else ""
+    page = [
+        "# Do the levels matter to a model?",
+        "",
+        *said,
+        "",
+        "![The three measures by the share of wrong captions](levels_matter.png)",
+        "",
+        *table(found, pictures),
+        "",
+        METHOD.format(
+            train=trained["kept"], pictures=pictures, language=SMALL if is_small else FROZEN
+        ),
+        "Written by",
+        "",
+        f"    python experiments/levels_matter.py --out runs/levels{flag} --report --write-docs",
+        "",
+    ]
+    (DOCS / "levels_matter.md").write_text("\n".join(page), encoding="utf-8")
+    put_on_top(DOCS / "modes.md", said)
+
+
+def put_on_top(path: Path, said: Sequence[str]) -> None:
+    """Writes what was found into a page, behind its heading, in place of what stood there."""
+    text = path.read_text(encoding="utf-8")
+    block = "\n".join([BEGIN, *said, "", "[How, and all figures](levels_matter.md).", END])
+    if BEGIN in text:
+        before, rest = text.split(BEGIN, 1)
+        text = before + block + rest.split(END, 1)[1]
+    else:
+        heading, rest = text.split("\n", 1)
+        text = f"{heading}\n\n{block}\n{rest}"
+    path.write_text(text, encoding="utf-8")
+
+
+def kept_block(path: Path) -> list[str]:
+    """Returns the lines that `put_on_top` put into a page; none where it did not."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if BEGIN not in text:
+        return []
+    return [BEGIN + text.split(BEGIN, 1)[1].split(END, 1)[0] + END, ""]

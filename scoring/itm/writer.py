@@ -1,0 +1,157 @@
+"""Captions that an image-text-to-text model writes when it is shown pictures.
+
+It writes what it holds most likely, token by token: the same text for the same picture each time.
+"""
+
+import copy
+import io
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+
+from scoring.config import RecaptionConfig, ScoreConfig
+from scoring.devices import (
+    claim_device,
+    quick_to_check,
+    require_device,
+    use_exact_arithmetic,
+    with_precision,
+)
+from scoring.itm.model import load_itm
+
+SETTING = "recaption.model"
+
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    "max_length",
+)
+"""What a model's own recipe may say of drawing words by chance, and of the length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote of a picture."""
+
+    text: str
+    is_finished: bool
+    """Whether it came to an end by itself."""
+
+
+class CaptionWriter:
+    """A model that is asked for captions.
+
+    It fixes the number of torch's CPU threads for the whole process, as the scorer does.
+    """
+
+    def __init__(self, config: RecaptionConfig, score: ScoreConfig) -> None:
+        assert config.model is not None
+        score = with_precision(score)
+        self._config, self._threads = config, score.threads
+        self._device = claim_device(score.device)
+        use_exact_arithmetic()
+        torch.set_num_threads(score.threads)
+        name = f"{SETTING} {config.model}"
+        self._model, self._processor = load_itm(config.model, score.precision, self._device, name)
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"  # what is written follows the question at once
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._ends = _end_tokens(self._model, tokenizer)
+        # What it may not say stays as the model has it; it never draws by chance.
+        own = copy.deepcopy(self._model.generation_config)
+        own.update(
+            **dict.fromkeys(SAMPLING),
+            do_sample=False,
+            num_beams=1,
+            num_return_sequences=1,
+            max_new_tokens=config.max_new_tokens,
+            eos_token_id=self._ends or None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        self._model.generation_config = own
+
+    def write(
+        self, images: Iterable[bytes], on_batch: Callable[[int], None] | None = None
+    ) -> list[Written]:
+        """Returns what the model writes of n pictures, in their order.
+
+        Args:
+            images: n encoded ones, taken a batch at a time; batches are formed by position.
+            on_batch: told how many are done so far.
+        """
+        found: list[Written] = []
+        pictures = iter(images)
+        while batch := list(islice(pictures, self._config.batch_size)):
+            found += self._ask(batch)
+            if on_batch is not None:
+                on_batch(len(found))
+        return found
+
+    @torch.inference_mode()
+    def _ask(self, images: list[bytes]) -> list[Written]:
+        torch.set_num_threads(self._threads)
+        inputs = self._processor.apply_chat_template(
+            [self._conversation(image) for image in images],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"return_tensors": "pt", "padding": True},
+        ).to(self._device)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self._model.dtype)
+        tokens = self._model.generate(**inputs)  # (B, T + new)
+        written = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._said(row) for row in written]
+
+    def _conversation(self, image: bytes) -> list[dict[str, Any]]:
+        """Returns the question about a picture as a chat template takes it."""
+        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        content = [
+            {"type": "image", "image": picture},
+            {"type": "text", "text": self._config.prompt},
+        ]
+        return [{"role": "user", "content": content}]
+
+    def _said(self, tokens: list[int]) -> Written:
+        """Returns the text of new tokens up to the first that ends it."""
+        ends = [place for place, token in enumerate(tokens) if token in self._ends]
+        said = tokens[: ends[0]] if ends else tokens
+        text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
+        return Written(text, is_finished=bool(ends))
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Returns the tokens that end an answer: the model's own and the tokenizer's."""
+    own = model.generation_config.eos_token_id
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    return sorted(ends)
+
+
+def check_writer(config: RecaptionConfig, score: ScoreConfig, *, runs_here: bool) -> None:
+    """Raises `ConfigError` where a model cannot be asked, before work starts.
+
+    Args:
+        runs_here: whether the model will run on this machine, so that its device must be here.
+    """
+    if runs_here:
+        require_device(score.device)
+    CaptionWriter(config, replace(quick_to_check(with_precision(score)), device="cpu"))
+
+
+_writers: dict[tuple[RecaptionConfig, ScoreConfig], CaptionWriter] = {}
+_load_lock = threading.Lock()
+
+
+def shared_writer(config: RecaptionConfig, score: ScoreConfig) -> CaptionWriter:
+    """Returns this process's model; it is loaded once, and the one before it is let go."""
+    with _load_lock:
+        if (config, score) not in _writers:
+            _writers.clear()
+            _writers[config, score] = CaptionWriter(config, score)
+        return _writers[config, score]
