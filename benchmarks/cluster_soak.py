@@ -295,7 +295,7 @@ def main() -> None:
             soak.make_dataset(number, planned)
             faults += [f"dataset {number}: {fault}" for fault in soak.faults_of(number, alone)]
         soak.say(
-            f"{options.events} events, {number} datasets of {len(alone)} files: "
+            f"events {options.events}, datasets {number}, files of each {len(alone)}: "
             + ("; ".join(faults) or "all are those of one machine, and nothing is half written")
         )
     sys.exit(bool(faults))

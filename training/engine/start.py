@@ -51,19 +51,18 @@ def start_engine(config: TrainConfig, model: nn.Module) -> Any:
         _compile_blocks(model)
     _align(model)
     model.train()
-    has_gpu = torch.cuda.is_available()
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config),
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.epsilon,
-        fused=has_gpu and config.parallel.offload == "none",
+        fused=True,
     )
     if config.parallel.zero_stage == 0:
         _clip_before_step(optimizer, config.optimizer.max_gradient_norm)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        config=deepspeed_config(config, dist.get_world_size(), has_gpu),
+        config=deepspeed_config(config, dist.get_world_size(), torch.cuda.is_available()),
     )
     return engine
 
