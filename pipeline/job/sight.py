@@ -23,6 +23,7 @@ from schemas.storage import (
     file_system,
     is_local,
     list_files,
+    reaching_store,
     read_range,
     remove,
 )
@@ -132,20 +133,28 @@ def refuse_other_sight(sights: Sequence[Sight]) -> None:
 
     Raises:
         ConfigError: if it does not; it names each path that differs.
+        StorageError: if nothing differs, but a store that the job has reached is out of this
+            worker's reach, as from a node that is cut off: another worker may reach it.
     """
     host = socket.gethostname()
     problems: list[str] = []
+    out_of_reach: list[str] = []
     for sight in sights:
         try:
             problem = _difference(sight)
         except (OSError, StorageError) as error:
             problem = f"{getattr(error, 'strerror', None) or error}"
+            if isinstance(error, StorageError) and not is_local(sight.path):
+                out_of_reach.append(f"{sight.use} {sight.path} ({problem})")
+                continue
         if problem:
             problems.append(f"{sight.use} {sight.path} ({problem}): {REMEDIES[sight.use]}")
     if problems:
         raise ConfigError(
             f"a worker on {host} does not see what this job sees: {'; '.join(problems)}"
         )
+    if out_of_reach:
+        raise StorageError(f"a worker on {host} is cut off: {'; '.join(out_of_reach)}")
 
 
 def refuse_local_paths(sights: Sequence[Sight], why: str) -> None:
@@ -177,13 +186,14 @@ def _holder(layout: DatasetLayout) -> str:
 def _look(path: str) -> str:
     """Returns what tells a file or folder from another: its size and ends, or its names."""
     filesystem, name = file_system(path)
-    if filesystem.isdir(name):
-        names = [found.rsplit("/", 1)[-1] for found in list_files(path)]
-        return _digest("\n".join(names).encode())
-    size = int(filesystem.size(name) or 0)
-    ends = read_range(path, 0, END_BYTES)
-    if size > END_BYTES:
-        ends += read_range(path, max(END_BYTES, size - END_BYTES), END_BYTES)
+    with reaching_store(path):
+        if filesystem.isdir(name):
+            names = [found.rsplit("/", 1)[-1] for found in list_files(path)]
+            return _digest("\n".join(names).encode())
+        size = int(filesystem.size(name) or 0)
+        ends = read_range(path, 0, END_BYTES)
+        if size > END_BYTES:
+            ends += read_range(path, max(END_BYTES, size - END_BYTES), END_BYTES)
     return f"{size} {_digest(ends)}"
 
 

@@ -5,14 +5,21 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec.implementations.memory
 import pytest
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
 from pipeline.job.lock import hold_folder
 from pipeline.job.paths import absolute_config, absolute_inputs, absolute_layout, model_paths
-from pipeline.job.sight import needs_of, refuse_local_paths, refuse_other_sight, sights_of
+from pipeline.job.sight import (
+    Sight,
+    needs_of,
+    refuse_local_paths,
+    refuse_other_sight,
+    sights_of,
+)
 from pipeline.read.inputs import check_inputs
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, StorageError
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from scoring.config import LevelConfig, ScoreConfig
@@ -83,6 +90,15 @@ def test_a_worker_that_sees_something_else_says_what_and_what_to_use(paths, tmp_
     deed(tmp_path)
     with pytest.raises(ConfigError, match=said):
         refuse_other_sight(paths)
+
+
+def test_a_worker_that_cannot_reach_the_store_is_cut_off_not_misconfigured(monkeypatch):
+    def fail(*args: object, **more: object) -> bool:
+        raise RuntimeError("Could not connect to the endpoint URL")  # botocore's are of no kind
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "isdir", fail)
+    with pytest.raises(StorageError, match=r"is cut off: the input memory://in \(cannot reach"):
+        refuse_other_sight([Sight("the input", "memory://in", "1 2")])
 
 
 def test_paths_on_a_disk_are_refused_where_workers_share_none(paths):
