@@ -268,7 +268,9 @@ def remove(path: str) -> None:
     """Removes the file at `path`, if there is one."""
     run_checks()
     if is_local(path):
-        Path(local_path(path)).unlink(missing_ok=True)
+        here = Path(local_path(path))
+        with explaining_writes(path, here.parent):
+            here.unlink(missing_ok=True)
         return
     filesystem, name = file_system(path)
     with reaching_store(path):

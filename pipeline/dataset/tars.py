@@ -164,6 +164,11 @@ class TarWriter:
             self._take(bytes(END_BYTES + -end % tarfile.RECORDSIZE))
             self._write()
 
+    @property
+    def length(self) -> int:
+        """Bytes of what was added so far: where the next member begins."""
+        return self._bytes
+
     def add(self, name: str, content: bytes) -> int:
         """Adds a file; returns where in the tar its content begins.
 

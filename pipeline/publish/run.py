@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -164,18 +164,33 @@ def publish_dataset(
     fingerprint = stage_fingerprint(Stage.PACK, settings, [manifest_sha256(layout)])
     publication = Publication(out, fingerprint, settings)
     own = DatasetLayout(f"{publication.out}/.aligngpt")
-    with hold_folder(own):
+    with _held(own):
         publication.begin()
         counts = dataset.count()
         if not counts.samples:
             raise DatasetError(f"{root} holds no samples to publish")
         shards = _write_shards(publication, dataset, about, counts, size)
         _write_companions(publication, about, dataset, counts, shards)
-    remove_folder(own.run)
     console.print(
         f"{sum(counts.samples.values()):,} samples in {len(shards):,} shards, with card, Croissant "
         f"and checksums: {publication.out}"
     )
+
+
+@contextmanager
+def _held(own: DatasetLayout) -> Iterator[None]:
+    """Holds a publication's folder within a block; leaves no trace of that, also if it fails."""
+    is_held = False
+    try:
+        with hold_folder(own):
+            is_held = True
+            yield
+    finally:
+        if is_held:
+            remove_folder(own.run)
+            if is_local(own.root):
+                with suppress(OSError):  # where something was published, its record stays
+                    Path(local_path(own.root)).rmdir()
 
 
 def _write_shards(

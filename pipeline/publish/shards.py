@@ -60,7 +60,7 @@ def write_tar(
         with TarWriter(cast(IO[bytes], output)) as tar:
             for row, images in samples:
                 _add(tar, row, images, kept)
-                starts.append(output.length)
+                starts.append(tar.length)
                 say_done()
         index = b"".join(OFFSET.pack(start) for start in starts)
         with commit_file(f"{path}.idx") as beside:

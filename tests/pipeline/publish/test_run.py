@@ -166,8 +166,10 @@ def test_what_stands_in_the_way_is_not_touched(dataset, tables, tmp_path, capsys
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds what no publication wrote \(notes\.txt\)"):
         publish(dataset, tmp_path, "parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ConfigError, match="form was 'parquet' there, this run has 'webdataset'"):
         publish(dataset, tables, "webdataset")
+    assert not (tables / ".aligngpt" / "_run").exists()
     with pytest.raises(ConfigError, match="lie in each other"):
         publish(dataset, dataset / "hub", "parquet")
     assert run(["publish", str(dataset), "--out", str(tables), "--validation-ratio", "2"]) == 2
