@@ -6,7 +6,6 @@ would rather say is left out.
 Source: arXiv:2404.01291 (VQAScore), section 3, which asks one question of any such model.
 """
 
-import io
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from schemas.errors import ConfigError
 from schemas.tokens import IMAGE_TOKEN
@@ -28,7 +26,7 @@ from scoring.devices import (
     use_exact_arithmetic,
     with_precision,
 )
-from scoring.itm.model import load_itm
+from scoring.itm.model import inputs_of, load_itm, question_about
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -43,10 +41,10 @@ class CaptionJudge:
     def __init__(self, name: str, config: ScoreConfig) -> None:
         config = with_precision(config)
         self._config = config
-        self._device = claim_device(config.device)
+        device = claim_device(config.device)
         use_exact_arithmetic()
         torch.set_num_threads(config.threads)
-        self._model, self._processor = load_itm(name, config.precision, self._device)
+        self._model, self._processor = load_itm(name, config.precision, device)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "right"  # what follows a text never changes what is said in it
         if tokenizer.pad_token is None:
@@ -81,24 +79,13 @@ class CaptionJudge:
         for token in self._special:  # of a web page's, it is a word like any other
             caption = caption.replace(token, f"{token[0]} {token[1:]}")
         question = self._config.itm_prompt.replace("{caption}", caption)
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-        return [{"role": "user", "content": content}]
+        return question_about(image, question)
 
     @torch.inference_mode()
     def _ask(self, conversations: list[list[dict[str, Any]]]) -> NDArray[np.float32]:
         """Returns the likelihood of yes for each conversation, (n,)."""
         torch.set_num_threads(self._config.threads)
-        inputs = self._processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"return_tensors": "pt", "padding": True},
-        ).to(self._device)
-        for name, value in inputs.items():
-            if torch.is_tensor(value) and value.is_floating_point():
-                inputs[name] = value.to(self._model.dtype)
+        inputs = inputs_of(self._processor, self._model, conversations)
         logits = self._model(**inputs).logits  # (B, T, V)
         ends = inputs["attention_mask"].sum(dim=1) - 1
         last = logits[torch.arange(len(logits), device=logits.device), ends].float()  # (B, V)

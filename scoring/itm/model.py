@@ -4,6 +4,7 @@ Any model of transformers' `AutoModelForImageTextToText` whose processor has a c
 """
 
 import hashlib
+import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from PIL import Image
 
 from schemas.errors import ConfigError
 from schemas.versions import installed_versions
@@ -111,3 +113,28 @@ def load_itm(
 def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def question_about(image: bytes, text: str) -> list[dict[str, Any]]:
+    """Returns a question about an encoded picture, as a chat template takes it."""
+    picture = Image.open(io.BytesIO(image)).convert("RGB")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
+
+
+def inputs_of(processor: Any, model: Any, questions: list[list[dict[str, Any]]]) -> Any:
+    """Returns B questions as the model takes them, up to where its answer begins, on its device.
+
+    Its `input_ids` are (B, T), padded on the tokenizer's side.
+    """
+    inputs = processor.apply_chat_template(
+        questions,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        processor_kwargs={"return_tensors": "pt", "padding": True},
+    ).to(model.device)
+    for name, value in inputs.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            inputs[name] = value.to(model.dtype)
+    return inputs

@@ -4,7 +4,6 @@ It writes what it holds most likely, token by token: the same text for the same 
 """
 
 import copy
-import io
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from PIL import Image
 
 from scoring.config import RecaptionConfig, ScoreConfig
 from scoring.devices import (
@@ -22,7 +20,7 @@ from scoring.devices import (
     use_exact_arithmetic,
     with_precision,
 )
-from scoring.itm.model import load_itm
+from scoring.itm.model import inputs_of, load_itm, question_about
 
 SETTING = "recaption.model"
 
@@ -52,11 +50,11 @@ class CaptionWriter:
         assert config.model is not None
         score = with_precision(score)
         self._config, self._threads = config, score.threads
-        self._device = claim_device(score.device)
+        device = claim_device(score.device)
         use_exact_arithmetic()
         torch.set_num_threads(score.threads)
         name = f"{SETTING} {config.model}"
-        self._model, self._processor = load_itm(config.model, score.precision, self._device, name)
+        self._model, self._processor = load_itm(config.model, score.precision, device, name)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # what is written follows the question at once
         if tokenizer.pad_token is None:
@@ -95,28 +93,11 @@ class CaptionWriter:
     @torch.inference_mode()
     def _ask(self, images: list[bytes]) -> list[Written]:
         torch.set_num_threads(self._threads)
-        inputs = self._processor.apply_chat_template(
-            [self._conversation(image) for image in images],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"return_tensors": "pt", "padding": True},
-        ).to(self._device)
-        for name, value in inputs.items():
-            if torch.is_tensor(value) and value.is_floating_point():
-                inputs[name] = value.to(self._model.dtype)
+        questions = [question_about(image, self._config.prompt) for image in images]
+        inputs = inputs_of(self._processor, self._model, questions)
         tokens = self._model.generate(**inputs)  # (B, T + new)
         written = tokens[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._said(row) for row in written]
-
-    def _conversation(self, image: bytes) -> list[dict[str, Any]]:
-        """Returns the question about a picture as a chat template takes it."""
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
-        content = [
-            {"type": "image", "image": picture},
-            {"type": "text", "text": self._config.prompt},
-        ]
-        return [{"role": "user", "content": content}]
 
     def _said(self, tokens: list[int]) -> Written:
         """Returns the text of new tokens up to the first that ends it."""
