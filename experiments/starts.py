@@ -214,8 +214,9 @@ def draw(found: Sequence[Curve], path: Path) -> None:
                 panel.plot(curve.steps, curve.gains, color=colours[curve.start], label=label)
         panel.axhline(0, color="#999999", linewidth=0.8)
         panel.set(title=about, xlabel="steps", ylabel="the right picture's worth, nats a token")
-        panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
+    lines = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
