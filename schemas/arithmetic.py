@@ -132,8 +132,12 @@ def keep_kernels_apart() -> None:
     name = f"aligngpt-kernels-{os.getuid()}-{''.join(c for c in kind if c.isalnum() or c in '-_')}"
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid == os.getuid():  # not prepared by somebody else: it holds programs
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    chosen = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    # Torch itself writes its folder's name there when it first looks for one: nobody chose that.
+    is_torchs = chosen.parent == folder.parent and chosen.name.startswith("torchinductor_")
+    is_own = folder.stat().st_uid == os.getuid()  # not prepared by somebody: it holds programs
+    if is_own and (is_torchs or not chosen.name):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def emulation_warning(

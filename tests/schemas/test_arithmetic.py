@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from schemas.arithmetic import (
     CPU_INFO,
@@ -130,6 +131,15 @@ def test_kernels_are_kept_where_the_user_says(monkeypatch, tmp_path: Path) -> No
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "here")
     keep_kernels_apart()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "here"
+
+
+def test_the_folder_that_torch_names_by_itself_is_nobodys_choice(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    cache_dir()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).name.startswith("torchinductor_")
+    keep_kernels_apart()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).name.startswith("aligngpt-kernels-")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
