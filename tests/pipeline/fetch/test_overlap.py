@@ -127,5 +127,6 @@ def test_a_shard_that_fails_ends_the_others_and_nothing_is_at_work_then(
         fetch_shards(layout, 2, settings)
     states = {state.shard: state.state for state in ProgressReader(layout).read()}
     assert states == {0: "stopped", 1: "failed"}
-    assert psutil.Process().children(recursive=True) == before
+    # Of other tests, some may have ended meanwhile; none has begun.
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
     assert sharing._loops == {}
