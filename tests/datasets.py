@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.dataset.guard import record_config
 from pipeline.dataset.rejections import rejection, write_rejections
 from pipeline.dataset.tars import TarWriter
 from pipeline.dataset.train_shards import write_index
-from pipeline.pack.plan import plan_train_shards
+from pipeline.pack.plan import TrainShardPlan, count_rows, plan_from_counts
 from pipeline.pack.shard import pack_shard
 from pipeline.report.write import write_report
 from schemas.columns import signal_field, table_from_records, with_kept, write_table
@@ -192,6 +192,14 @@ def write_dataset(root: Path, shards: int = 2, samples: int = 20, is_scored: boo
         if is_scored:
             write_levelled(layout, shard, part)
     return shards * (samples - 1) if is_scored else shards * samples
+
+
+def plan_train_shards(
+    layout: DatasetLayout, shards: Iterable[int], config: PackConfig, has_levels: bool
+) -> list[TrainShardPlan]:
+    """Returns what each train shard is made of, as the pack stage counts and plans it."""
+    counts = [count_rows(shard, layout, has_levels) for shard in shards]
+    return plan_from_counts(layout, counts, config, has_levels)
 
 
 def finish(

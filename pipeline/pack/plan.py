@@ -39,18 +39,6 @@ class TrainShardPlan:
         return sum(piece.stop - piece.start for piece in self.pieces)
 
 
-def plan_train_shards(
-    layout: DatasetLayout,
-    shards: Iterable[int],
-    config: PackConfig,
-    has_levels: bool,
-    is_recaptioned: bool = False,
-) -> list[TrainShardPlan]:
-    """Returns what each train shard is made of, reading how many rows each shard has."""
-    counts = [count_rows(shard, layout, has_levels) for shard in shards]
-    return plan_from_counts(layout, counts, config, has_levels, is_recaptioned)
-
-
 def plan_from_counts(
     layout: DatasetLayout,
     counts: Iterable[tuple[int, int]],

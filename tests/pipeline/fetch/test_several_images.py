@@ -15,11 +15,11 @@ from pipeline.config import PackConfig
 from pipeline.dataset.train_shards import write_index
 from pipeline.fetch.retry import RetrySession, retry_shard
 from pipeline.fetch.shard import fetch_shard
-from pipeline.pack.plan import plan_train_shards
 from pipeline.pack.shard import pack_shard
 from schemas.columns import read_table
 from schemas.records import TRAIN_SCHEMA, pair_key
 from schemas.shards import DatasetLayout
+from tests.datasets import plan_train_shards
 from tests.fetches import config, fetched_rows, picture, rejected_rows, stats
 from tests.pipeline.read.test_transform import kept, read_files, reasons, rejected
 from tests.web_server import WebServer

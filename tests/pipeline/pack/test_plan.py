@@ -1,9 +1,9 @@
 import pytest
 
 from pipeline.config import PackConfig
-from pipeline.pack.plan import plan_train_shards
 from schemas.errors import DatasetError
 from schemas.shards import DatasetLayout
+from tests.datasets import plan_train_shards
 
 
 def test_a_missing_stage_is_named(tmp_path):

@@ -2,12 +2,11 @@ import json
 from pathlib import Path
 
 from pipeline.config import PackConfig
-from pipeline.pack.plan import plan_train_shards
 from pipeline.pack.shard import pack_shard
 from schemas.columns import read_table
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
-from tests.datasets import fetched_sample, write_dataset, write_fetched
+from tests.datasets import fetched_sample, plan_train_shards, write_dataset, write_fetched
 
 
 def train_rows(root: Path) -> list[dict]:

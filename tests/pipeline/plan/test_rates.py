@@ -21,6 +21,7 @@ def test_a_finished_dataset_says_what_each_stage_took(curated):
     for stage in rates.stages:
         last = [step for step in stage.steps if step.step == LAST_STEPS[stage.stage]]
         assert sum(step.rows for step in last) == stage.rows_in
+        # A step within the time of others adds none: what all took at once is shared out.
         assert sum(step.seconds for step in stage.steps) > 0
         assert stage.stored_bytes > 0
     fetched = next(stage for stage in rates.stages if stage.stage == Stage.FETCH)

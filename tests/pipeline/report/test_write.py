@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.config import CurationConfig, FetchConfig, PackConfig
 from pipeline.dataset.train_shards import write_index
-from pipeline.pack.plan import plan_train_shards
 from pipeline.pack.shard import pack_shard
 from pipeline.report.write import covered_seconds, politeness_rows, write_report
 from schemas.errors import DatasetError
@@ -17,7 +16,7 @@ from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
 from scoring.config import LevelConfig
 from tests.curations import curate, write_pairs
-from tests.datasets import jpeg, write_dataset
+from tests.datasets import jpeg, plan_train_shards, write_dataset
 from tests.web_server import ALLOWED_HOST
 
 
