@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from pipeline.job.lock import Holder, hold_as_worker, hold_folder, is_running
+from pipeline.job.holder import Holder, is_running
+from pipeline.job.lock import hold_as_worker, hold_folder
 from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
 from schemas.storage import commit_text
