@@ -1,5 +1,6 @@
 """Pipelines on a small Ray cluster of this machine: two nodes with addresses of their own."""
 
+import importlib
 import json
 import os
 import signal
@@ -14,7 +15,6 @@ import pytest
 pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
 
 from ray._private.state import GlobalState
-from ray._raylet import GcsClientOptions
 
 from pipeline.dataset.progress import ProgressReader
 from schemas.shards import DatasetLayout
@@ -76,8 +76,9 @@ SECRETS = {
 
 def metadata_of(cluster: RayCluster) -> bytes:
     """Returns what a cluster tells everybody of its jobs, actors and workers, of the past too."""
-    state = GlobalState()
-    state._initialize_global_state(GcsClientOptions.create(cluster.address, None, True, False))
+    state, compiled = GlobalState(), importlib.import_module("ray._raylet")
+    given = compiled.GcsClientOptions.create(cluster.address, None, True, False)
+    state._initialize_global_state(given)
     try:
         told = state._connect_and_get_accessor()
         jobs = told.get_job_table(
