@@ -4,7 +4,7 @@ Torch, Beam and what they bring take a command several seconds of a core to impo
 start dozens: to kill them, to let them end by themselves, two at once. A forked one is as real,
 with a process group, an environment and an output of its own; only the start of Python is left out.
 What is forked has imported and done nothing else, and has no threads but one of Arrow's allocator,
-which knows of forks.
+which knows of forks. The workers of a curation are forked likewise (`tests/warm_workers.py`).
 
     test  -- words, environment, two pipes -->  this module as a program, with all imported
       ^                                           |- fork -> keeper -- fork -> the command
@@ -28,6 +28,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.warm_workers import fork_workers
 
 PRELOADED = {
     "pipeline.cli": ("pipeline.job.run", "pipeline.deduplicate.transform", "scoring.clip.scorer"),
@@ -84,17 +86,26 @@ def _has_news(file: IO[bytes], seconds: float | None) -> bool:
 
 
 def start_warm(
-    module: str, words: Sequence[str], environment: Mapping[str, str], host: str = ""
+    module: str,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    host: str = "",
+    workers: int = 0,
 ) -> WarmProcess:
     """Returns the running `main` of a module with these words, in a process group of its own.
 
     Args:
         host: network namespace that it runs in, also its host's name.
+        workers: how many of the worker processes that a curation starts are forked.
     """
     output, said = os.pipe()
     status, told = os.pipe()
-    request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
-    request["host"] = host
+    request: dict[str, Any] = {
+        "words": list(words),
+        "environment": dict(environment),
+        "folder": str(Path.cwd()),
+    }
+    request |= {"host": host, "workers": workers}
     socket.send_fds(_warm_process(module), [json.dumps(request).encode()], [said, told])
     os.close(said)
     os.close(told)
@@ -145,7 +156,10 @@ def serve(module: str, line: socket.socket) -> Any:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             line.close()
-            _keep(*pipes, **json.loads(request))
+            asked = json.loads(request)
+            workers = asked.pop("workers")
+            _keep(*pipes, **asked)
+            fork_workers(workers)
             return command.main
         for pipe in pipes:
             os.close(pipe)
