@@ -137,7 +137,7 @@ def _end(process: subprocess.Popen[bytes], line: socket.socket) -> None:
 
 
 def serve(module: str, line: socket.socket) -> Any:
-    """Imports a command and forks at each request; returns, in the command's process, its `main`.
+    """Imports a command and forks at each request; returns what the new process is to run.
 
     In the process that is forked it never returns: that ends with the line.
     """
@@ -159,8 +159,7 @@ def serve(module: str, line: socket.socket) -> Any:
             asked = json.loads(request)
             workers = asked.pop("workers")
             _keep(*pipes, **asked)
-            fork_workers(workers)
-            return command.main
+            return fork_workers(workers) or command.main
         for pipe in pipes:
             os.close(pipe)
 

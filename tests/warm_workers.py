@@ -5,16 +5,16 @@ their own; what they would import is imported already.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 
 class ForkedProcess:
@@ -49,16 +49,13 @@ class ForkedProcess:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def fork_workers(count: int) -> None:
-    """Forks so many workers of a curation, which wait until the job starts them.
+def fork_workers(count: int) -> Callable[[], None] | None:
+    """Forks so many workers of a curation; returns, in each, its work once the job starts it.
 
-    Later there are threads in the job, and what a thread holds when its process is forked stays
-    held. A worker that is not started ends with the job.
+    They are forked before the job begins: later there are threads in it, and what a thread holds
+    when its process is forked stays held. A worker that is not started ends with the job, which
+    starts Python for those beyond the count.
     """
-    if not count:
-        return
-    from pipeline.job import local_workers
-
     waiting: list[tuple[int, int]] = []
     for _ in range(count):
         heard, line = os.pipe()
@@ -66,52 +63,50 @@ def fork_workers(count: int) -> None:
         if pid == 0:
             for fd in (line, *(other for _, other in waiting)):
                 os.close(fd)
-            _work_when_told(heard)
+            return _work_when_told(heard)
         os.close(heard)
         waiting.append((pid, line))
+    if waiting:
+        _start_from(waiting)
+    return None
+
+
+def _start_from(waiting: list[tuple[int, int]]) -> None:
+    """Lets this process's job take the waiting workers where it would start processes."""
+    from pipeline.job import local_workers
 
     def start(command: Sequence[str], env: Mapping[str, str]) -> Any:
         if not waiting:
             return subprocess.Popen(command, env=env)
         pid, line = waiting.pop(0)
         with os.fdopen(line, "w") as told:
-            json.dump({"words": list(command), "environment": dict(env)}, told)
+            told.write(json.dumps({"words": list(command), "environment": dict(env)}) + "\n")
         return ForkedProcess(pid)
 
     starter: Any = local_workers
-    starter.subprocess = SimpleNamespace(Popen=start)
+    starter.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})
 
 
-def _work_when_told(heard: int) -> NoReturn:
+def _work_when_told(heard: int) -> Callable[[], None]:
+    """Returns the work of this process, as `python -m MODULE WORDS` would find it.
+
+    It ends here if the job does, or by a signal, as a process that has not begun to work.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with os.fdopen(heard) as line:
-        request = line.read()
+        request = line.readline()
     if not request:
         os._exit(0)
-
-    def work() -> None:
-        from pipeline.job.worker import main
-
-        main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
-
-    _run(work, **json.loads(request))
-
-
-def _run(main: Callable[[], Any], words: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """Runs what `python -m MODULE WORDS` would, and ends as it would."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    told = json.loads(request)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = words[words.index("-m") + 1 :]
-    status = 1
-    try:
-        main()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        if (error := sys.exc_info()[1]) is not None:
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    os.environ.update(told["environment"])
+    sys.argv = told["words"][told["words"].index("-m") + 1 :]
+    logging.getLogger().handlers.clear()  # nothing is set up where Python has only begun
+    return _work
+
+
+def _work() -> None:
+    from pipeline.job.worker import main
+
+    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
