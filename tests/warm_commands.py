@@ -37,6 +37,9 @@ PRELOADED = {
 }
 """Modules with the `main` of a command, and what such a command imports as it begins to work."""
 
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
+"""Signals that wait until a command begins: what Python does at a fork must not be interrupted."""
+
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
 """Source: Linux's sched.h."""
 SECONDS_TO_START = 300.0
@@ -141,6 +144,7 @@ def serve(module: str, line: socket.socket) -> Any:
 
     In the process that is forked it never returns: that ends with the line.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     # Libraries warn while they are imported.
     logging.basicConfig(handlers=[logging.NullHandler()])
     command = importlib.import_module(module)
@@ -159,7 +163,9 @@ def serve(module: str, line: socket.socket) -> Any:
             asked = json.loads(request)
             workers = asked.pop("workers")
             _keep(*pipes, **asked)
-            return fork_workers(workers) or command.main
+            main = fork_workers(workers) or command.main
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            return main
         for pipe in pipes:
             os.close(pipe)
 

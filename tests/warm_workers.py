@@ -90,15 +90,13 @@ def _start_from(waiting: list[tuple[int, int]]) -> None:
 def _work_when_told(heard: int) -> Callable[[], None]:
     """Returns the work of this process, as `python -m MODULE WORDS` would find it.
 
-    It ends here if the job does, or by a signal, as a process that has not begun to work.
+    It ends here if the job does.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with os.fdopen(heard) as line:
         request = line.readline()
     if not request:
         os._exit(0)
     told = json.loads(request)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(told["environment"])
     sys.argv = told["words"][told["words"].index("-m") + 1 :]
