@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from schemas.arithmetic import keep_kernels_apart, keep_products_reproducible
 from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
+from scoring.clip.folding import fold_norms
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower
@@ -76,6 +77,9 @@ class ClipScorer:
         self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
         self.model, arithmetic = load_model(checkpoint, config, self.device)
+        visual: Any = self.model.visual
+        is_exact = self.device.type == "cpu" and config.precision == "fp32"
+        folded = fold_norms(visual) if is_exact else 0
         self._memory_format = fast_memory_format(self.device)
         self.model.to(memory_format=self._memory_format)
         self._text_tower = TextTower(self.model, tokenizer)
@@ -89,6 +93,7 @@ class ClipScorer:
             **_identity(checkpoint, config, self._captions),
             "arithmetic": arithmetic,
             "memory_format": str(self._memory_format).removeprefix("torch."),
+            "folded_norms": str(folded),
             "device": describe_device(self.device),
         }
 
