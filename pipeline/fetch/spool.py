@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.dataset.members import member_json
 from pipeline.dataset.tars import TarWriter
 from pipeline.fetch.decoding.pool import DecodedImage
+from pipeline.fetch.process_settings import give_way
 from schemas.columns import table_from_records, with_kept, write_table
 from schemas.errors import SampleRejected
 from schemas.records import (
@@ -136,6 +137,7 @@ def read_spool(
 ) -> Iterator[Fetched]:
     """Yields the samples of pairs that were fetched, those of one in memory at a time."""
     for pair, spooled in kept:
+        give_way()
         images = tuple(spool.read(place.offset, place.length) for place in spooled)
         yield fetched_sample(pair, spooled, image_format), images
 
