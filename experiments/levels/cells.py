@@ -73,13 +73,15 @@ def in_arm(config: TrainConfig, arm: str, levels: int, learns_language: bool) ->
     )
     half = levels // 2
     weights = (0.0,) * half + (1.0,) * (levels - half) if arm == "upper_half" else ()
-    curriculum: LevelCurriculum = "none"
-    if arm == "low_first" or arm == "low_left_out":
-        curriculum = arm
+    curriculum = CURRICULA.get(arm, "none")
     data = replace(config.data, level_weights=weights, level_curriculum=curriculum)
     return replace(config, data=data)
 
 
+CURRICULA: dict[str, LevelCurriculum] = {
+    "low_first": "low_first",
+    "low_left_out": "low_left_out",
+}
 ARMS = ("levels", "none", "low_first", "low_left_out", "upper_half")
 
 

@@ -50,8 +50,8 @@ class _Tally:
             self.refused[row["model_refused"]] += 1
         exchanged = row.get("exchanged_score")
         if exchanged is not None:
-            own, other = np.float32([row["model_score"]]), np.float32([[exchanged]])
-            self.wins = self.wins.plus(Wins.of(own, other))
+            own = np.array([row["model_score"]], np.float32)
+            self.wins = self.wins.plus(Wins.of(own, np.array([[exchanged]], np.float32)))
             self.exchanged_taken += exchanged > row["original_score"]
         if is_taken:
             self.moved[row["original_level"], row["alignment_level"]] += 1
