@@ -7,7 +7,9 @@
 Each shard is a sleep, so that the cores of the machine do not matter. The ideal is the longest of
 two: all of the work divided by the workers, and the longest shard. The time counts from the first
 shard's beginning to the last one's end, so that starting the workers is left out: a step before has
-brought all of them to work.
+brought all of them to work. What is over the ideal is told apart: until a worker's first shard
+began, between its shards (parts that are handed on), and after its last one, while others still
+worked. The last is what any order costs in which nobody knows beforehand how long a shard takes.
 """
 
 import argparse
@@ -20,8 +22,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -82,7 +85,38 @@ def wait_for_all(number: int, folder: str, workers: int) -> int:
     return number
 
 
-def run(chosen: ChosenRunner, seconds: Sequence[float], workers: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How long the work took, and for how long workers had none, added up over them."""
+
+    seconds: float
+    before: float
+    """Until its first shard began."""
+    between: float
+    after: float
+    """From its last shard's end to that of all."""
+
+
+def spent_in(spans: Mapping[str, Sequence[tuple[float, float]]]) -> Spent:
+    """Returns what all took.
+
+    Args:
+        spans: worker to when each of its shards began and ended.
+    """
+    begin = min(one[0] for own in spans.values() for one in own)
+    end = max(one[1] for own in spans.values() for one in own)
+    firsts = [min(one[0] for one in own) for own in spans.values()]
+    lasts = [max(one[1] for one in own) for own in spans.values()]
+    at_work = sum(one[1] - one[0] for own in spans.values() for one in own)
+    return Spent(
+        seconds=end - begin,
+        before=sum(first - begin for first in firsts),
+        between=sum(lasts) - sum(firsts) - at_work,
+        after=sum(end - last for last in lasts),
+    )
+
+
+def run(chosen: ChosenRunner, seconds: Sequence[float], workers: int) -> Spent:
     """Returns how long the work on all shards took."""
     with tempfile.TemporaryDirectory() as folder:
         layout = DatasetLayout(f"{folder}/data")
@@ -105,9 +139,13 @@ def run(chosen: ChosenRunner, seconds: Sequence[float], workers: int) -> float:
         )
         with logging_to_folder(layout):
             run_watched(pipeline, layout, (), chosen.watch, Console(file=io.StringIO()))
-        spans = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
-    assert len(spans) == len(seconds)
-    return max(end for _, end in spans) - min(begin for begin, _ in spans)
+        spans: dict[str, list[tuple[float, float]]] = {}
+        for path in Path(folder).glob("*.json"):
+            begun, ended = json.loads(path.read_text())
+            spans.setdefault(path.name.split("-")[0], []).append((begun, ended))
+    assert sum(map(len, spans.values())) == len(seconds)
+    assert len(spans) == workers
+    return spent_in(spans)
 
 
 def chosen_runner(options: argparse.Namespace, folder: str) -> ChosenRunner:
@@ -156,18 +194,23 @@ def main() -> None:
         if options.runner == "ray":
             start_ray(options, stack)
         for kind in options.kinds:
-            over = []
+            over: list[tuple[float, float, float, float]] = []
             for round_ in range(options.rounds):
                 parts = KINDS[kind](random.Random(round_), options.shards)
                 seconds = [options.seconds * part for part in parts]
                 ideal = max(sum(seconds) / options.workers, max(seconds))
                 with tempfile.TemporaryDirectory() as folder:
                     took = run(chosen_runner(options, folder), seconds, options.workers)
-                over.append(took / ideal - 1)
+                all_of_it = ideal * options.workers
+                idle = [part / all_of_it for part in (took.before, took.between, took.after)]
+                over.append((took.seconds / ideal - 1, *idle))
+            medians = [statistics.median(part) for part in zip(*over, strict=True)]
             print(
                 f"{options.runner}, {options.workers} workers, {options.shards} shards, {kind}: "
-                f"{statistics.median(over):+.0%} over the ideal "
-                f"({', '.join(f'{one:+.0%}' for one in sorted(over))})",
+                f"{medians[0]:+.1%} over the ideal "
+                f"({', '.join(f'{one[0]:+.1%}' for one in sorted(over))}); workers had no work "
+                f"before their first shard {medians[1]:.1%}, between shards {medians[2]:.1%}, "
+                f"after their last {medians[3]:.1%}",
                 flush=True,
             )
 

@@ -4,6 +4,7 @@
     python benchmarks/plan.py --model demo/models/demo_clip      # a model that stands already
     python benchmarks/plan.py --rates pipeline/plan/rates.json   # and keep what both took
     python benchmarks/plan.py --sizes 1000 8000 --workers 2 --latency 0.1   # other circumstances
+    python benchmarks/plan.py --runner ray --workers 2           # on a cluster of this machine
 
 Both are curations of pictures made of two bundled stamps each, from a server on this machine, with
 the demonstration CLIP, all by one worker unless told otherwise. Printed are, for each stage, the
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -39,7 +40,7 @@ COMMAND = Path(sys.executable).parent / "aligngpt-curate"
 CORPUS = ROOT / "examples" / "corpus"
 HOSTS = 50
 SIDE = 256
-PAIRS_PER_SHARD = 250
+PAIRS_PER_FILE = 250
 
 
 def main() -> None:
@@ -47,15 +48,18 @@ def main() -> None:
     options = parse_options()
     if options.serve:
         serve(Path(options.serve), options.latency)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = Path(options.model) if options.model else assembled(folder)
         captions = draw_pictures(folder / "pictures", max(options.sizes))
+        workers = ["--workers", str(options.workers)]
+        if options.runner == "ray":
+            address = start_ray(folder, options.workers, stack)
+            workers += ["--runner", "ray", "--ray-address", address]
         with serving(folder / "pictures", options.latency) as port:
-            roots = [
-                curate(folder, model, captions[:n], port, options.workers) for n in options.sizes
-            ]
-        small, large = (rates_of(str(root), described(root, options.workers)) for root in roots)
+            words = [*workers, *shards_of(options.pairs_per_shard)]
+            roots = [curate(folder, model, captions[:n], port, words) for n in options.sizes]
+        small, large = (rates_of(str(root), described(root, options)) for root in roots)
     print_comparison(small, large, options.workers)
     if options.rates:
         Path(options.rates).write_text(told_apart([small, large]).to_json())
@@ -66,11 +70,24 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs=2, default=(500, 5000))
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--pairs-per-shard", type=int, default=PAIRS_PER_FILE)
+    parser.add_argument("--runner", choices=["local", "ray"], default="local")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--model", help="folder of the demonstration CLIP")
     parser.add_argument("--rates", help="file to write what the larger run took to")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def start_ray(folder: Path, workers: int, stack: ExitStack) -> str:
+    """Returns the head of a cluster with a node of one core for each worker, which a stack ends."""
+    from tests.ray_cluster import RayCluster
+
+    cluster = RayCluster(folder, {})
+    stack.callback(cluster.stop)
+    for _ in range(workers):
+        cluster.add_node(1)
+    return cluster.address
 
 
 def assembled(folder: Path) -> Path:
@@ -119,39 +136,46 @@ def serving(folder: Path, latency: float) -> Iterator[int]:
         server.wait()
 
 
-def curate(folder: Path, model: Path, captions: list[str], port: int, workers: int) -> Path:
-    """Returns the folder of a curation of the first pictures."""
+def shards_of(pairs: int) -> list[str]:
+    """Returns the words that say how many pairs a shard has."""
+    return ["--read.pairs-per-shard", str(pairs), "--pack.samples-per-shard", str(pairs)]
+
+
+def curate(folder: Path, model: Path, captions: list[str], port: int, more: list[str]) -> Path:
+    """Returns the folder of a curation of the first pictures.
+
+    Args:
+        more: words of the command.
+    """
     root, pairs = folder / f"data{len(captions)}", folder / f"pairs{len(captions)}"
     lines = [
         f"http://127.9.0.{number % HOSTS}:{port}/{number}.jpg\t{caption}\n"
         for number, caption in enumerate(captions)
     ]
     pairs.mkdir()
-    for start in range(0, len(lines), PAIRS_PER_SHARD):
-        part = "".join(["url\tcaption\n", *lines[start : start + PAIRS_PER_SHARD]])
+    for start in range(0, len(lines), PAIRS_PER_FILE):
+        part = "".join(["url\tcaption\n", *lines[start : start + PAIRS_PER_FILE]])
         (pairs / f"{start:06d}.tsv").write_text(part, encoding="utf-8")
     flags = {
         "--recipe": "demo",
         "--pairs": f"{pairs}/*.tsv",
         "--out": str(root),
-        "--workers": str(workers),
         "--score.model": f"local-dir:{model}",
-        "--read.pairs-per-shard": str(PAIRS_PER_SHARD),
-        "--pack.samples-per-shard": str(PAIRS_PER_SHARD),
         "--fetch.allow-networks": "127.0.0.0/8",
         "--fetch.allow-ports": str(port),
     }
     words = [word for flag in flags.items() for word in flag]
-    subprocess.run([str(COMMAND), "curate", *words], check=True)
+    subprocess.run([str(COMMAND), "curate", *words, *more], check=True)
     return root
 
 
-def described(root: Path, workers: int) -> str:
+def described(root: Path, options: argparse.Namespace) -> str:
     """Returns what a run was, in words."""
+    workers = "one worker" if options.workers == 1 else f"{options.workers} workers"
     rows = json.loads((root / "manifest.json").read_text())["rows_in"]
     return (
         f"benchmarks/plan.py: {rows:,} pictures of 512 x 256 from the machine itself, the "
-        f"demonstration CLIP, {'one worker' if workers == 1 else f'{workers} workers'} "
+        f"demonstration CLIP, {workers}{' on Ray' * (options.runner == 'ray')} "
         f"on {_processor()}, {date.today():%B %Y}"
     )
 

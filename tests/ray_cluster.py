@@ -24,6 +24,10 @@ MEMORY_BYTES = 80_000_000
 """Of each node's object store, the least that Ray takes; our workers put nothing there."""
 
 
+STARTS = 5
+"""Of a node, before its not joining is the test's fault."""
+
+
 def has_namespaces() -> bool:
     """Returns whether this user may make network namespaces."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
@@ -90,6 +94,14 @@ class Network:
             _ip(f"link delete {self.name}")
 
 
+def _kill_session(leader: int) -> None:
+    """Kills what a process has left that led a session."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == leader:
+                process.kill()
+
+
 def _ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True, capture_output=True)
 
@@ -137,24 +149,31 @@ class RayCluster:
         return number
 
     def _start(self, within: Sequence[str], address: str, words: Sequence[str]) -> None:
-        """Starts Ray's processes, and returns once they have joined: two at once can clash."""
+        """Starts Ray's processes, and returns once they have joined: two at once can clash.
+
+        Ray itself gives up after 30 s, which a busy machine can take.
+        """
         log = self._folder / f"node-{len(self.processes)}.log"
         command = [*within, str(RAY), "start", "--block", "--disable-usage-stats", *words]
         command += [f"--node-ip-address={address}", f"--object-store-memory={MEMORY_BYTES}"]
         command += ["--min-worker-port=0", "--max-worker-port=0"]
         command += ["--dashboard-agent-listen-port=0"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,
-            )
-        self.processes.append(process)
-        while b"--block" not in log.read_bytes():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
+        for _ in range(STARTS):
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+            while b"--block" not in log.read_bytes() and process.poll() is None:
+                time.sleep(0.1)
+            if process.poll() is None:
+                self.processes.append(process)
+                return
+            _kill_session(process.pid)
+        raise AssertionError(log.read_text())
 
     def kill_node(self, number: int) -> None:
         """Kills all processes of a node at once."""
@@ -165,6 +184,10 @@ class RayCluster:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
         process.wait()
+
+    def logs(self) -> list[Path]:
+        """Returns the logs of all nodes and workers, whose machine is this one."""
+        return [path for path in self._session.glob("session_2*/logs/**/*") if path.is_file()]
 
     def stop(self) -> None:
         """Ends the cluster, and removes what it left."""

@@ -37,14 +37,19 @@ def without_credentials(url: str) -> str:
     return url[: start.end()] + rest
 
 
-def refuse_passwords(paths: Iterable[str]) -> None:
-    """Raises `ConfigError` if a path or URL holds a password, which is not repeated.
+def holds_password(text: str) -> bool:
+    """Returns whether a URL in a text has a password in it.
 
     A name alone is none: abfs://CONTAINER@ACCOUNT and sftp://USER@HOST are addresses.
     """
+    return _PASSWORD.search(text) is not None
+
+
+def refuse_passwords(paths: Iterable[str]) -> None:
+    """Raises `ConfigError` if a path or URL holds a password, which is not repeated."""
     for path in paths:
-        bare = _PASSWORD.sub(r"\1", path)
-        if bare != path:
+        if holds_password(path):
+            bare = _PASSWORD.sub(r"\1", path)
             raise ConfigError(
                 f"{bare} was given with a password in it, which would be sent along with the job "
                 "and stored with the dataset: give the URL without, and the "

@@ -18,6 +18,7 @@ from pipeline.job.runners import DATAFLOW, RAY, ChosenRunner
 from pipeline.job.sight import Sight, refuse_local_paths, refuse_other_sight
 from pipeline.job.watch import WorkerWatch
 from pipeline.job.watched import run_watched
+from schemas.arithmetic import keep_products_reproducible
 from schemas.errors import ConfigError
 from schemas.memory import keep_freed_memory
 from schemas.shards import DatasetLayout
@@ -112,6 +113,7 @@ def prepare_worker(layout: DatasetLayout, token: str, sights: Sequence[Sight], c
             "nodes, or start them from one image"
         )
     refuse_other_sight(sights)
+    keep_products_reproducible()
     keep_freed_memory()
     if is_local(layout.root):
         _HELD.append(hold_as_worker(Path(local_path(layout.run))))

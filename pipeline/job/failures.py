@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.dataset.progress import ProgressReader, ShardState, WorkError
-from pipeline.job.log import job_log_path
+from pipeline.job.log import job_log
 from pipeline.job.watch import Worker
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.shards import DatasetLayout
@@ -115,10 +115,8 @@ def explained(
     if not failed and ended:
         return worker_died(layout, ended)
     where = "; ".join(place_of(state) for state in failed) or "the job"
-    log = job_log_path(layout)
-    details = f" Details: {log}." if log else ""
     cause = told[0] if told else _told_by_runner(error)
-    return JobFailed(f"{where} failed: {_shown(cause)}.{details} {REMEDY}")
+    return JobFailed(f"{where} failed: {_shown(cause)}. Details: {job_log(layout)}. {REMEDY}")
 
 
 def _told_by_runner(error: BaseException) -> WorkError:

@@ -2,64 +2,24 @@
 
 import errno
 import fcntl
-import json
 import os
-import socket
-import sys
-import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from schemas.errors import ConfigError, StorageError
+from pipeline.job.holder import Holder, parse_holder, refusal, this_process
+from pipeline.job.remote_lock import hold_remote, lock_path, read_remote
+from schemas.errors import ConfigError
 from schemas.shards import DatasetLayout
-from schemas.storage import (
-    commit_text,
-    is_local,
-    local_path,
-    read_bytes,
-    remove,
-    write_failure,
-)
-
-HEARTBEAT_SECONDS = 30.0
-"""How often the holder of a folder on an object store says that it is alive."""
-
-STALE_SECONDS = 180.0
-"""Silence after which such a holder counts as dead."""
-
-SILENT_BEATS = 2
-"""Beats before it would count as dead that a holder which cannot be heard ends itself."""
-
-SETTLE_SECONDS = 1.0
-"""From writing its name to being sure that no other job wrote at the same time."""
+from schemas.storage import is_local, local_path, write_failure
 
 WORKER_PATIENCE_SECONDS = 30.0
 """How long a job waits for the workers of a dead job to notice that and end."""
 
 WORKERS_LOCK = "workers.lock"
 """File in the run folder that every worker process holds while it lives."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who works on a folder."""
-
-    host: str
-    process: int
-    since: str
-    """UTC, ISO 8601."""
-    token: str
-    """Tells two jobs of the same process number apart."""
-    seen_unix_seconds: float
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}"
 
 
 @contextmanager
@@ -71,7 +31,7 @@ def hold_folder(layout: DatasetLayout) -> Iterator[Holder | None]:
     Raises:
         ConfigError: if another job works on the folder, or it cannot be written to.
     """
-    hold = _hold_local if is_local(layout.root) else _hold_remote
+    hold = _hold_local if is_local(layout.root) else hold_remote
     with hold(layout) as left_behind:
         yield left_behind
 
@@ -84,33 +44,8 @@ def holder_of(layout: DatasetLayout) -> Holder | None:
         StorageError: if the store is out of reach.
     """
     if is_local(layout.root):
-        return _parse_holder(Path(local_path(layout.run), "lock").read_text())
-    return _read_remote(f"{layout.run}/lock.json")
-
-
-def _this_process() -> Holder:
-    return Holder(
-        host=socket.gethostname(),
-        process=os.getpid(),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        token=uuid.uuid4().hex,
-        seen_unix_seconds=time.time(),
-    )
-
-
-def _refusal(layout: DatasetLayout, holder: Holder | None) -> ConfigError:
-    who = str(holder) if holder else "a job that has only just started"
-    return ConfigError(
-        f"another job works on {layout.root} ({who}): wait for it, stop it, or use another --out"
-    )
-
-
-def _parse_holder(text: str) -> Holder | None:
-    """Returns the holder in a lock file; None if it is empty or cut short by a crash."""
-    try:
-        return Holder(**json.loads(text))
-    except (json.JSONDecodeError, TypeError):
-        return None
+        return parse_holder(Path(local_path(layout.run), "lock").read_text())
+    return read_remote(lock_path(layout))
 
 
 @contextmanager
@@ -124,12 +59,12 @@ def _hold_local(layout: DatasetLayout) -> Iterator[Holder | None]:
     with lock:
         if not _try_lock(lock, fcntl.LOCK_EX, layout):
             lock.seek(0)
-            raise _refusal(layout, _parse_holder(lock.read()))
+            raise refusal(layout, parse_holder(lock.read()))
         lock.seek(0)
-        left_behind = _parse_holder(lock.read())
+        left_behind = parse_holder(lock.read())
         try:
             wait_for_workers(layout)
-            _write_holder(lock, json.dumps(asdict(_this_process())))
+            _write_holder(lock, this_process().to_json())
         except OSError as error:
             raise _cannot_write(layout, error) from error
         try:
@@ -190,126 +125,3 @@ def hold_as_worker(run_folder: Path) -> IO[str]:
     lock = (run_folder / WORKERS_LOCK).open("a+")
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock
-
-
-@contextmanager
-def _hold_remote(layout: DatasetLayout) -> Iterator[Holder | None]:
-    """Holds a folder on an object store by an object that is renewed while the job lives.
-
-    Object stores have no lock: of two jobs that start within the same second, the one that wrote
-    last goes on. A job that finds itself replaced, having been out of reach for long, ends at once.
-    """
-    path = f"{layout.run}/lock.json"
-    mine = _this_process()
-    try:
-        found = _read_remote(path)
-        if found is not None and _is_alive(found):
-            raise _refusal(layout, found)
-        commit_text(path, json.dumps(asdict(mine)))
-        time.sleep(SETTLE_SECONDS)
-        now = _read_remote(path)
-    except (OSError, StorageError) as error:
-        raise ConfigError(f"cannot work on {layout.root}: {error}") from error
-    if now is not None and now.token != mine.token:
-        raise _refusal(layout, now)
-    signs = _Heartbeat(path, mine)
-    signs.start()
-    try:
-        yield found
-    finally:
-        signs.end()
-
-
-def _read_remote(path: str) -> Holder | None:
-    try:
-        return _parse_holder(read_bytes(path).decode())
-    except FileNotFoundError:
-        return None
-
-
-def _is_alive(holder: Holder) -> bool:
-    """Returns whether a job still works: it gave a sign of life, and was not seen to be dead.
-
-    On this host a process is known to be gone at once. A number says nothing against it: in a
-    container that is started anew the next job has the name and the number of the last.
-    """
-    if time.time() - holder.seen_unix_seconds >= STALE_SECONDS:
-        return False
-    is_of_this_host = holder.host == socket.gethostname()
-    return not is_of_this_host or (holder.process != os.getpid() and is_running(holder.process))
-
-
-class _Heartbeat:
-    """The signs of life of a holder, and a watch that ends the job when they stay away.
-
-    The watch has a thread of its own: a store that takes minutes to answer must not keep a job
-    alive that others count as dead, nor let it write its name over that of the next.
-    """
-
-    def __init__(self, path: str, holder: Holder) -> None:
-        self._path, self._holder = path, holder
-        self._ended = threading.Event()
-        self._heard_at = time.monotonic()
-        """When the last sign was given that reached the store."""
-        self._beats = threading.Thread(target=self._beat, daemon=True)
-        self._watch = threading.Thread(target=self._end_if_silent, daemon=True)
-
-    def start(self) -> None:
-        """Begins to give signs of life."""
-        self._beats.start()
-        self._watch.start()
-
-    def end(self) -> None:
-        """Lets go of the folder; a store that is out of reach just then is told by silence."""
-        self._ended.set()
-        self._beats.join()
-        self._watch.join()
-        with suppress(OSError, StorageError):
-            now = _read_remote(self._path)
-            if now is not None and now.token == self._holder.token:
-                remove(self._path)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError, StorageError):  # out of reach: the watch knows for how long
-                self._give_sign()
-
-    def _give_sign(self) -> None:
-        now = _read_remote(self._path)
-        if now is not None and now.token != self._holder.token:
-            _end_replaced(str(now))
-        given_at, seen = time.monotonic(), time.time()
-        if self._patience_seconds() <= 0:
-            return  # a process that was stopped for a while must not write over the next one's name
-        values = {**asdict(self._holder), "seen_unix_seconds": seen}
-        commit_text(self._path, json.dumps(values))
-        self._heard_at = given_at
-
-    def _end_if_silent(self) -> None:
-        while (left := self._patience_seconds()) > 0:
-            if self._ended.wait(left):
-                return
-        _end_replaced("nobody yet, but the store has been out of reach for too long")
-
-    def _patience_seconds(self) -> float:
-        """Returns for how long the holder may still be silent."""
-        limit = STALE_SECONDS - SILENT_BEATS * HEARTBEAT_SECONDS
-        return self._heard_at + limit - time.monotonic()
-
-
-def _end_replaced(holder: str) -> None:
-    """Ends this process at once, its workers with it: another job may write to the folder now."""
-    sys.stderr.write(f"error: this job has lost its hold of the folder to {holder}\n")
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def is_running(process: int) -> bool:
-    """Returns whether there is a process of this number on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

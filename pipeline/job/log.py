@@ -3,22 +3,34 @@
 import io
 import logging
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import StorageError
 from schemas.shards import DatasetLayout
-from schemas.storage import explaining_writes, is_local, local_path
+from schemas.storage import (
+    commit_text,
+    exists,
+    explaining_writes,
+    is_local,
+    local_path,
+    read_bytes,
+)
 from schemas.terminal import shown_bytes
 
+KEPT_BYTES = 1_000_000
+"""Of a log on an object store, the last: it is written anew as a whole."""
 
-def job_log_path(layout: DatasetLayout) -> Path | None:
-    """Returns where the job's log is; None for a dataset on an object store."""
-    if not is_local(layout.root):
-        return None
-    return Path(local_path(layout.run)) / "logs" / "job.log"
+
+def job_log(layout: DatasetLayout) -> str:
+    """Returns where the job's log is; on an object store, once the job has ended."""
+    path = f"{layout.run}/logs/job.log"
+    return local_path(path) if is_local(path) else path
 
 
 class _Output(io.FileIO):
@@ -52,14 +64,50 @@ def lossy_output(descriptor: int) -> io.TextIOWrapper:
 
 @contextmanager
 def logging_to_folder(layout: DatasetLayout) -> Iterator[None]:
-    """Writes warnings, and errors of threads, to the job's log while the block runs."""
-    path = job_log_path(layout)
-    handler: logging.Handler = logging.NullHandler()
-    if path is not None:
-        with explaining_writes(str(path), path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes warnings, and errors of threads, to the job's log while the block runs.
+
+    Of a dataset on an object store they are in a temporary file meanwhile.
+    """
+    with (
+        _log_file(layout) as descriptor,
+        _handling(logging.StreamHandler(lossy_output(descriptor))),
+    ):
+        yield
+
+
+@contextmanager
+def _log_file(layout: DatasetLayout) -> Iterator[int]:
+    """Gives a file that the log is written to; its writer closes it."""
+    path = job_log(layout)
+    if is_local(layout.root):
+        with explaining_writes(path, Path(path).parent):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        handler = logging.StreamHandler(lossy_output(descriptor))
+        yield descriptor
+        return
+    descriptor, name = tempfile.mkstemp(prefix="aligngpt-job-", suffix=".log")
+    try:
+        yield descriptor
+    finally:
+        _keep_on_store(Path(name), path)
+
+
+def _keep_on_store(log: Path, path: str) -> None:
+    """Appends a log to that on a store, and removes it, unless the store is out of reach."""
+    new = log.read_bytes()
+    try:
+        if new:
+            old = read_bytes(path) if exists(path) else b""
+            commit_text(path, (old + new)[-KEPT_BYTES:].decode(errors="replace"))
+    except (OSError, StorageError):
+        sys.stderr.write(f"the log of this job is in {log}: {path} is out of reach\n")
+        return
+    log.unlink(missing_ok=True)
+
+
+@contextmanager
+def _handling(handler: "logging.StreamHandler[io.TextIOWrapper]") -> Iterator[None]:
+    """Hands warnings of all loggers, Beam's too, and errors of threads to a handler."""
     handler.setFormatter(_Indented("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     beam = logging.getLogger("apache_beam")
     root = logging.getLogger()
@@ -75,8 +123,7 @@ def logging_to_folder(layout: DatasetLayout) -> Iterator[None]:
         beam.removeHandler(handler)
         root.removeHandler(handler)
         handler.close()
-        if isinstance(handler, logging.StreamHandler):
-            handler.stream.close()
+        handler.stream.close()
 
 
 def _log_thread_error(error: threading.ExceptHookArgs) -> None:

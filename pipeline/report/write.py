@@ -24,7 +24,7 @@ from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
 from pipeline.dataset.progress import ProgressReader
 from pipeline.dataset.train_samples import read_kept_fields
-from pipeline.dataset.worktimes import REPORT, timed
+from pipeline.dataset.worktimes import REPORT, forget_times, timed
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -108,6 +108,7 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
+    forget_times(layout, (REPORT,))
     manifest, contents, control = _read_all(layout, config)
     with timed(layout, REPORT, "render") as work:
         work.rows = manifest.rows_in

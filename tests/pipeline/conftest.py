@@ -72,3 +72,19 @@ def curated(config, pairs, tmp_path_factory):
     root = tmp_path_factory.mktemp("curated")
     manifest, said = curate(config, pairs, root)
     return root, manifest, said
+
+
+@pytest.fixture(autouse=True)
+def leaves_what_is_shared(request):
+    """Fails the test that changes the shared curation, or its records, not those after it."""
+    shares = "curated" in request.fixturenames and request.getfixturevalue("curated")
+    before = files_of(shares[0]) if shares else {}
+    yield
+    if shares:
+        assert files_of(shares[0]) == before, "work on a copy of what `curated` returns"
+
+
+def files_of(root):
+    """Returns every file below a folder with its size and when it was written."""
+    found = [(path, path.stat()) for path in root.rglob("*") if path.is_file()]
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found}

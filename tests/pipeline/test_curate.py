@@ -4,17 +4,20 @@ import dataclasses
 import io
 import json
 import random
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.config import CurationConfig, FetchConfig, ReadConfig
+from pipeline.dataset.worktimes import REPORT, read_times
 from pipeline.job.run import Job, run_job
 from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
+from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console
 from scoring.config import LevelConfig
@@ -122,14 +125,18 @@ def test_scores_of_a_model_that_knows_nothing_are_called_so(curated):
 
 
 @pytest.mark.slow
-def test_a_finished_job_is_not_done_again(config, pairs, curated):
-    root, manifest, _ = curated
+def test_a_finished_job_is_not_done_again(config, pairs, curated, tmp_path):
+    manifest = curated[1]
+    root = shutil.copytree(curated[0], tmp_path / "data")
     files = [path for path in root.glob("*/**/*.*") if "_run" not in path.parts]
     before = {path: path.stat().st_mtime_ns for path in files if path.name != "index.json"}
     hashes = contents(root)
     again, _ = curate(config, pairs, root)
     assert again == manifest
     assert contents(root) == hashes
+    layout = DatasetLayout(str(root))
+    control = [step for step in read_times(layout, REPORT) if step.step == "control"]
+    assert [step.rows for step in control] == [manifest.rows_in], "of the report that stands"
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -168,12 +175,12 @@ def test_a_stage_whose_input_is_missing_says_what_to_run_first(config, pairs, tm
 def test_edges_that_do_not_fit_stop_the_job_before_it_fetches_or_removes_anything(
     config, curated, pairs, tmp_path, levels, said
 ):
-    root, *_ = curated
+    root = shutil.copytree(curated[0], tmp_path / "old")
     settings = {"num_levels": 4, "edges_from": str(root), **levels}
     wrong = dataclasses.replace(config, levels=LevelConfig(**settings))
     with pytest.raises(ConfigError, match=said):
-        curate(wrong, pairs, tmp_path)
-    assert not (tmp_path / "pairs").exists()
+        curate(wrong, pairs, tmp_path / "new")
+    assert not (tmp_path / "new" / "pairs").exists()
     before = contents(root)
     with pytest.raises(ConfigError, match=said):
         curate(wrong, pairs, root, redo=Stage.LEVEL)
@@ -194,21 +201,20 @@ def test_a_search_on_a_gpu_that_is_not_there_stops_the_job_before_it_fetches(
 def test_another_configuration_is_refused_and_redo_makes_room_for_it(
     config, pairs, curated, tmp_path
 ):
-    root = curated[0]
+    root = shutil.copytree(curated[0], tmp_path / "old")
     finer = dataclasses.replace(config, levels=LevelConfig(num_levels=5))
     before = contents(root)
     with pytest.raises(ConfigError, match=r"levels\.num_levels was 4 there, this run has 5"):
         curate(finer, pairs, root)
     assert contents(root) == before
-    curate(config, pairs, tmp_path)
-    manifest, _ = curate(finer, pairs, tmp_path, redo=Stage.LEVEL)
+    manifest, _ = curate(finer, pairs, root, redo=Stage.LEVEL)
     assert manifest.num_levels == 5
-    verify_dataset(str(tmp_path))
+    verify_dataset(str(root))
 
 
 @pytest.mark.slow
 def test_other_rows_are_refused_and_nothing_is_changed(config, rows, curated, tmp_path):
-    root = curated[0]
+    root = shutil.copytree(curated[0], tmp_path / "data")
     before = contents(root)
     with pytest.raises(ConfigError, match="was made from other rows"):
         curate(config, write_pairs(tmp_path / "input", rows[:30]), root)

@@ -50,6 +50,12 @@ def secrets_here() -> dict[str, bytes]:
     }
 
 
+def secrets_in(data: bytes) -> list[str]:
+    """Returns which secrets stand in a text, for people; their own text is not repeated."""
+    known = [what for what, text in secrets_here().items() if text in data]
+    return [*known, *(what for what, form in SECRET_FORMS.items() if re.search(form, data))]
+
+
 def paths_here() -> dict[str, bytes]:
     """Returns folders that other machines do not have, by what they are here."""
     folders = {
@@ -70,16 +76,12 @@ def leaks_of(places: Mapping[str, bytes], named: Sequence[str] | None) -> list[s
         named: paths that the user gave, which workers are meant to share; None looks for no paths,
             where workers are on this machine.
     """
-    secrets, paths = secrets_here(), paths_here() if named is not None else {}
+    paths = paths_here() if named is not None else {}
     allowed = sorted((os.fsencode(path) for path in named or () if path), key=len, reverse=True)
     found: dict[str, list[str]] = {}
     for place, data in places.items():
-        for what, text in secrets.items():
-            if text in data:
-                found.setdefault(what, []).append(place)
-        for what, form in SECRET_FORMS.items():
-            if re.search(form, data):
-                found.setdefault(what, []).append(place)
+        for what in secrets_in(data):
+            found.setdefault(what, []).append(place)
         for path in allowed:
             data = data.replace(path, b"")
         for what, path in paths.items():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import ray
 
-from pipeline.dataset.credentials import without_credentials
+from pipeline.dataset.credentials import holds_password
+from pipeline.job.dry_run.leaks import secrets_in
 from schemas.errors import ConfigError
 
 CLIENT = "ray://"
@@ -61,11 +62,7 @@ def connect(address: str | None) -> None:
             f"--ray-address {address}: workers could not reach a job that is outside of their "
             "cluster. Start it on one of the nodes, or by `ray job submit`, and give HOST:PORT"
         )
-    if any(without_credentials(word) != word for word in sys.argv):
-        raise ConfigError(
-            "the command line holds a password, which Ray would show to all who see the cluster's "
-            "jobs: set ALIGNGPT_PROXY_CREDENTIALS in the environment of the nodes instead"
-        )
+    refuse_secrets(sys.argv)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -78,6 +75,19 @@ def connect(address: str | None) -> None:
     finally:
         with suppress(ValueError):  # not in the main thread: Ray left it alone too
             signal.signal(signal.SIGTERM, handler)
+
+
+def refuse_secrets(words: Sequence[str]) -> None:
+    """Raises `ConfigError` if a command line holds a secret: Ray shows it with the job."""
+    found = secrets_in(os.fsencode("\n".join(words)))
+    if any(holds_password(word) for word in words):
+        found = ["a password", *found]
+    if found:
+        raise ConfigError(
+            f"the command line holds {found[0]}, which Ray would show to all who see the cluster's "
+            "jobs: set it in the environment of the nodes instead (a proxy's is "
+            "ALIGNGPT_PROXY_CREDENTIALS)"
+        )
 
 
 def driver_address() -> str:

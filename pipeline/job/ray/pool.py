@@ -7,6 +7,7 @@ between the two: any runner that knows the environment EXTERNAL can ask.
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent import futures
 from contextlib import suppress
 from typing import Any
@@ -24,12 +25,16 @@ from pipeline.job.ray.worker import BeamWorker, Prepare, Whereabouts
 GPUS = "gpus"
 """Parameter of a request that says how many GPUs the worker must have."""
 
+TELL_SECONDS = 30.0
+"""Between two looks at whether workers wait for room on the cluster."""
+
 
 class RayProcess:
     """The process of an actor, looked at as if it were a child of this one."""
 
     def __init__(self, actor: Any, has_gpu: bool, prepare: Prepare | None, words: dict[str, str]):
         self._actor = actor
+        self._placed = actor.is_placed.remote()
         self._begun = actor.begin.remote(has_gpu, prepare)
         # What it could not begin for is what it is ended by.
         self._served = actor.serve.remote(words, self._begun)
@@ -44,6 +49,10 @@ class RayProcess:
             with suppress(RayError):
                 self._whereabouts = ray.get(self._begun)
         return self._whereabouts
+
+    def is_placed(self) -> bool:
+        """Returns whether Ray has found room for it, or has given it up."""
+        return _is_ready(self._placed)
 
     @property
     def pid(self) -> int:
@@ -101,7 +110,19 @@ def _is_ready(reference: Any) -> bool:
 class RayWorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Starts a worker at one of the cluster's places for each request."""
 
-    def __init__(self, places: Places, needs: WorkerNeeds, prepare: Prepare | None = None) -> None:
+    def __init__(
+        self,
+        places: Places,
+        needs: WorkerNeeds,
+        prepare: Prepare | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Begins to take requests.
+
+        Args:
+            prepare: called in each worker before it begins.
+            say: tells a person which workers Ray has no room for yet.
+        """
         self._free = {False: deque(places.without_gpu), True: deque(places.with_gpu)}
         self._needs, self._prepare = needs, prepare
         self._lock = threading.Lock()
@@ -112,6 +133,8 @@ class RayWorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         """Where requests are taken."""
         self._server.start()
+        self._say, self._is_closed = say, threading.Event()
+        threading.Thread(target=self._tell_who_waits, daemon=True).start()
 
     def has_room(self, has_gpu: bool) -> bool:
         """Returns whether there is a place for another worker of a kind."""
@@ -155,8 +178,22 @@ class RayWorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             process.kill()
         return beam_fn_api_pb2.StopWorkerResponse()
 
+    def _tell_who_waits(self) -> None:
+        """Says so whenever workers are left that Ray has not placed, so that nobody wonders."""
+        told = None
+        while not self._is_closed.wait(TELL_SECONDS):
+            processes = list(self.processes.values())
+            placed = sum(process.is_placed() for process in processes)
+            if placed < len(processes) and placed != told:
+                self._say(
+                    f"Ray has placed {placed} of {len(processes)} workers so far: the others wait "
+                    "for room on the cluster, which others use, and join when there is some."
+                )
+                told = placed
+
     def close(self) -> None:
         """Ends all workers, and takes no more requests."""
+        self._is_closed.set()
         self._server.stop(None)
         for process in self.processes.values():
             process.kill()

@@ -191,7 +191,7 @@ class RayRunner(FnApiRunner):
         """
         environments = pipeline_proto.components.environments
         places = self._places(needs_gpu=any(map(_asks_for_gpu, environments.values())))
-        crew = _Crew(RayWorkerPool(places, self._needs, self._prepare), self._watch)
+        crew = _Crew(RayWorkerPool(places, self._needs, self._prepare, self._say), self._watch)
         token = uuid.uuid4().hex
         _CREWS[token] = crew
         for environment in environments.values():

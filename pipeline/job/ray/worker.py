@@ -24,6 +24,10 @@ class Whereabouts:
 class BeamWorker:
     """One worker, in a process of its own that Ray starts and ends."""
 
+    def is_placed(self) -> bool:
+        """Returns at once: whoever is answered knows that Ray found room for this worker."""
+        return True
+
     def begin(self, has_gpu: bool, prepare: Prepare | None) -> Whereabouts:
         """Returns where this worker is, once it is ready to serve.
 

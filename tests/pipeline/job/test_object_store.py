@@ -5,8 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,10 @@ from moto.server import ThreadedMotoServer
 
 from pipeline.cli import run
 from pipeline.dataset.deny import DenyFiles
+from pipeline.job import remote_lock
+from pipeline.job.holder import Holder, this_process
 from pipeline.job.lock import hold_folder
+from pipeline.job.remote_lock import claim_path
 from pipeline.plan.rates import rates_of
 from pipeline.publish.card import About
 from pipeline.publish.run import publish_dataset
@@ -332,11 +339,82 @@ def test_a_job_without_credentials_is_told_so(
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+def lock_of(root: str) -> str:
+    return f"{root}/_run/lock.json"
+
+
+def on_a_host_of_its_own() -> Holder:
+    return replace(this_process(), host=f"host of {threading.get_ident()}")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        None,
+        '{"host": "gone", "process": 1, "since": "", "token": "t", "seen_unix_seconds": 0}',
+        '{"host": "go',
+    ],
+    ids=["new", "dead", "cut short"],
+)
+def test_of_jobs_that_begin_at_once_one_has_the_folder(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, left: str | None
+) -> None:
+    """All see what is there, then each writes, and none waits to see who writes over its name."""
+    monkeypatch.setattr("pipeline.job.remote_lock.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.job.remote_lock.this_process", on_a_host_of_its_own)
+    jobs = 6
+    looked, end, turn = threading.Barrier(jobs), threading.Barrier(jobs), threading.Lock()
+    create, created = remote_lock._create, list[bool]()
+
+    def look_together(path: str) -> bool:
+        found = exists(path)
+        looked.wait()
+        return found
+
+    def create_in_turn(path: str, mine: Holder) -> bool:
+        with turn:
+            created.append(create(path, mine))
+            return created[-1]
+
+    monkeypatch.setattr("pipeline.job.remote_lock.exists", look_together)
+    monkeypatch.setattr("pipeline.job.remote_lock._create", create_in_turn)
+    if left is not None:
+        commit_text(lock_of(bucket), left)
+
+    def hold(number: int) -> bool:
+        with ExitStack() as held:
+            try:
+                held.enter_context(hold_folder(DatasetLayout(bucket)))
+                return True
+            except ConfigError as refused:
+                assert "another job works on" in str(refused)
+                return False
+            finally:
+                end.wait()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        assert sorted(pool.map(hold, range(jobs))) == [False] * (jobs - 1) + [True]
+    assert created == [True] + [False] * (jobs - 1) or left is not None
+    assert list_files(f"{bucket}/_run") == []
+
+
+def test_a_claim_that_a_dead_job_left_does_not_keep_the_folder(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.job.remote_lock.SETTLE_SECONDS", 0.0)
+    dead = Holder(host="gone", process=1, since="", token="t", seen_unix_seconds=0.0)
+    commit_text(lock_of(bucket), dead.to_json())
+    commit_text(claim_path(DatasetLayout(bucket), dead), replace(dead, token="u").to_json())
+    with hold_folder(DatasetLayout(bucket)) as left_behind:
+        assert left_behind == dead
+    assert list_files(f"{bucket}/_run") == []
+
+
 HOLD = """
-import sys, time, pipeline.job.lock
+import sys, time, pipeline.job.lock, pipeline.job.remote_lock
 from schemas.shards import DatasetLayout
-pipeline.job.lock.HEARTBEAT_SECONDS = 0.2
-pipeline.job.lock.STALE_SECONDS = float(sys.argv[2])
+pipeline.job.remote_lock.HEARTBEAT_SECONDS = 0.2
+pipeline.job.remote_lock.STALE_SECONDS = float(sys.argv[2])
 with pipeline.job.lock.hold_folder(DatasetLayout(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -387,7 +465,7 @@ def test_a_holder_outlives_a_time_without_the_store(
     own_server.stop()
     time.sleep(1.0)
     own_server.start()
-    path = f"{bucket}/_run/lock.json"
+    path = lock_of(bucket)
     back_at = time.time()
     while last_seen(path) < back_at:
         assert job.poll() is None
@@ -419,7 +497,7 @@ def test_a_holder_whose_store_does_not_answer_ends_before_it_counts_as_dead(
 @pytest.mark.slow
 def test_a_job_that_was_replaced_ends_at_once_and_leaves_the_lock_to_the_other(bucket: str) -> None:
     job = hold_on_store(bucket, stale_seconds=60.0)
-    path = f"{bucket}/_run/lock.json"
+    path = lock_of(bucket)
     with open_read(path) as file:
         values = json.load(file)
     other = {**values, "host": "elsewhere", "token": "another"}

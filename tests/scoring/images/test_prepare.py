@@ -153,6 +153,23 @@ def test_exif_orientation_is_applied_and_sizes_are_upright(file_format: str) -> 
     assert psnr(stored_pixels(image.encoded), reference) > 30
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_of_the_upright_picture(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = as_file(soft_image(120, 80), "PNG", exif=exif)
+    settings = replace(SETTINGS, resize_mode="no", image_format="png")
+    plain = stored_pixels(prepare_image(data, settings).encoded).astype(int)
+    blurred = stored_pixels(prepare_image(data, settings, boxes=[(0.0, 0.0, 0.2, 0.3)]).encoded)
+    changed = np.argwhere(np.abs(plain - blurred).max(axis=2) > 0)
+    height, width = plain.shape[:2]
+    top, left = changed.min(axis=0)
+    bottom, right = changed.max(axis=0)
+    assert (top, left) == (0, 0)
+    assert 0.3 * height <= bottom + 2 <= 0.6 * height
+    assert 0.2 * width <= right + 2 <= 0.5 * width
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
 def test_transparent_pixels_lie_on_white(file_format: str) -> None:
     image = Image.new("RGBA", (64, 64), (255, 0, 0, 0))

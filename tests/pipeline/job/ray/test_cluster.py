@@ -6,7 +6,14 @@ import pytest
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
 
-from pipeline.job.ray.cluster import Node, WorkerNeeds, connect, find_places, shortage
+from pipeline.job.ray.cluster import (
+    Node,
+    WorkerNeeds,
+    connect,
+    find_places,
+    refuse_secrets,
+    shortage,
+)
 from schemas.errors import ConfigError
 
 
@@ -47,8 +54,21 @@ def test_a_job_outside_of_the_cluster_is_refused():
         connect("ray://head:10001")
 
 
-def test_a_password_in_the_command_line_never_reaches_ray(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["curate", "--fetch.proxy", "http://me:secret@proxy:3128"])
-    with pytest.raises(ConfigError, match="holds a password") as refused:
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("--fetch.proxy=http://me:of-the-proxy@proxy:3128", "a password"),
+        ("me/s3cr3t-of-the-store", r"the value of \$AWS_SECRET_ACCESS_KEY"),
+        ("https://host/pairs.tsv?X-Amz-Signature=0123456789abcdef0123", "a signed address"),
+    ],
+)
+def test_a_secret_in_the_command_line_never_reaches_ray(word, what, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-store")
+    monkeypatch.setattr(sys, "argv", ["curate", "--option", word])
+    with pytest.raises(ConfigError, match=f"holds {what}, which Ray would show") as refused:
         connect("127.0.0.1:1")
-    assert "secret" not in str(refused.value)
+    assert word not in str(refused.value)
+
+
+def test_a_name_in_an_address_is_no_secret():
+    refuse_secrets(["curate", "--out", "abfs://container@account.dfs.core.windows.net/data"])

@@ -1,5 +1,8 @@
 """What the pool answers to requests for workers, as far as no cluster is asked."""
 
+import queue
+from typing import Any, cast
+
 import pytest
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
@@ -41,3 +44,24 @@ def test_a_full_cluster_is_an_answer_in_words(asked, pool, gpus, kind):
 def test_a_worker_that_there_is_not_is_stopped_already(asked):
     request = beam_fn_api_pb2.StopWorkerRequest(worker_id="nobody")
     assert asked.StopWorker(request, timeout=60).error == ""
+
+
+class Waiting:
+    """A worker that Ray has no room for."""
+
+    def is_placed(self) -> bool:
+        return False
+
+    def kill(self) -> None:
+        """Does nothing."""
+
+
+def test_workers_that_wait_for_room_are_told_of(monkeypatch):
+    monkeypatch.setattr("pipeline.job.ray.pool.TELL_SECONDS", 0.01)
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    pool = RayWorkerPool(Places(without_gpu=(), with_gpu=()), WorkerNeeds(), say=said.put)
+    pool.processes["w"] = cast(Any, Waiting())
+    try:
+        assert said.get(timeout=60).startswith("Ray has placed 0 of 1 workers so far")
+    finally:
+        pool.close()

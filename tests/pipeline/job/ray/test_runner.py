@@ -1,5 +1,6 @@
 """Pipelines on a small Ray cluster of this machine: two nodes with addresses of their own."""
 
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
+
+from ray._private.state import GlobalState
 
 from pipeline.dataset.progress import ProgressReader
 from schemas.shards import DatasetLayout
@@ -62,12 +65,41 @@ def fetch_on(cluster: RayCluster, flags, pairs, root: Path, workers: int):
     return start_words(["fetch", *words, *on_ray], is_warm=False)
 
 
+SECRETS = {
+    **{name: f"secret-of-{name}" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")},
+    **{name: f"secret-of-{name}" for name in ("HF_TOKEN", "FSSPEC_SFTP_PASSWORD")},
+    "ALIGNGPT_PROXY_CREDENTIALS": "me:secret-of-ALIGNGPT_PROXY_CREDENTIALS",
+    "ALIGNGPT_API_KEY": "secret-of-ALIGNGPT_API_KEY",
+}
+"""Variables of the driver's environment alone, of which nothing is handed on."""
+
+
+def metadata_of(cluster: RayCluster) -> bytes:
+    """Returns what a cluster tells everybody of its jobs, actors and workers, of the past too."""
+    state, compiled = GlobalState(), importlib.import_module("ray._raylet")
+    given = compiled.GcsClientOptions.create(cluster.address, None, True, False)
+    state._initialize_global_state(given)
+    try:
+        told = state._connect_and_get_accessor()
+        jobs = told.get_job_table(
+            skip_submission_job_info_field=False, skip_is_running_tasks_field=True
+        )
+        return b"\n".join([*jobs, *told.get_actor_table(None, None), *told.get_worker_table()])
+    finally:
+        state.disconnect()
+
+
 def test_a_job_whose_worker_is_killed_goes_on_and_makes_the_bytes_of_one_machine(
-    cluster, flags, config, pairs, tmp_path
+    cluster, flags, config, pairs, tmp_path, monkeypatch
 ):
-    """More workers than there is room for, a relative path, and one of the workers killed."""
+    """More workers than there is room for, a relative path, and one of the workers killed.
+
+    No secret of the driver's environment is in what Ray knows, in its logs or in the dataset.
+    """
     root, alone = tmp_path / "out", tmp_path / "alone"
     curate(config, pairs, alone, stages=(Stage.READ, Stage.FETCH))
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
     job = fetch_on(cluster, flags, os.path.relpath(pairs), root, workers=9)
     wait_for_progress(job, root, Stage.FETCH)
     states = ProgressReader(DatasetLayout(str(root))).read()
@@ -77,3 +109,9 @@ def test_a_job_whose_worker_is_killed_goes_on_and_makes_the_bytes_of_one_machine
     assert status == 0, said
     assert "have room for 2 workers of 1 CPUs (9 asked for)" in said
     assert contents(root) == contents(alone)
+    known = metadata_of(cluster)
+    assert b"--ray-address" in known and b"BeamWorker" in known
+    left = [*cluster.logs(), *(path for path in root.rglob("*") if path.is_file())]
+    assert any(path.name.startswith("worker-") for path in left)
+    told = [known, said.encode(), *(path.read_bytes() for path in left)]
+    assert not any(b"secret-of-" in one for one in told)
