@@ -5,10 +5,11 @@ must not be null in those and a list in the next.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -16,6 +17,13 @@ from schemas.records import StoredSample, json_text
 
 TEXTS = ("url", "expected_hash", "image_format", "sha256", "pixel_hash")
 SIZES = ("width", "height", "original_width", "original_height")
+
+ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)
+
+
+@functools.cache
+def _field_names(record: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(record))
 
 
 def member_json(sample: StoredSample, more: dict[str, Any], kept: Sequence[pa.Field] = ()) -> bytes:
@@ -31,18 +39,18 @@ def member_json(sample: StoredSample, more: dict[str, Any], kept: Sequence[pa.Fi
             is null, for there is none that means nothing.
     """
     # Not `asdict`, which copies what lies in the lists, one after another.
-    values = {field.name: getattr(sample, field.name) for field in dataclasses.fields(sample)}
+    values = {name: getattr(sample, name) for name in _field_names(cast(Any, type(sample)))}
     values |= more
     values.pop("thumbnail", None)
     own = values.pop("kept") or {}
     values |= {name: values[name] or "" for name in TEXTS}
     values |= {name: values[name] or 0 for name in SIZES}
     values |= {name: values[name] or "[]" for name in ("conversations", "more_urls")}
-    values["more_images"] = json_text(values["more_images"] or [])
-    values["captions"] = json.loads(values["captions"] or "null") or [values["caption"]]
+    values["more_images"] = json_text(values["more_images"]) if values["more_images"] else "[]"
+    captions = json.loads(values["captions"]) if values["captions"] else None
+    values["captions"] = captions or [values["caption"]]
     values |= {field.name: _member_value(own.get(field.name), field.type) for field in kept}
-    text = json.dumps(values, ensure_ascii=False, sort_keys=True, default=str)
-    return text.encode("utf-8", "replace")
+    return ENCODER.encode(values).encode("utf-8", "replace")
 
 
 def _member_value(value: Any, kind: pa.DataType) -> Any:

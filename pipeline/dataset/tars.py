@@ -124,6 +124,14 @@ EMPTY_HEADER = _empty_header()
 SIZE, CHECKSUM = slice(124, 135), slice(148, 155)
 """Where a header says the size, in octal digits, and the sum of its bytes."""
 
+NAME_BYTES = 100
+BEFORE_SIZE = EMPTY_HEADER[NAME_BYTES : SIZE.start]
+BEFORE_SUM = EMPTY_HEADER[SIZE.stop : CHECKSUM.start]
+AFTER_SUM = EMPTY_HEADER[CHECKSUM.stop :]
+"""What stands between name, size and sum in a header, and behind them."""
+
+ZEROS = bytes(BLOCK_BYTES)
+
 
 def _sum_of_the_rest() -> int:
     """Returns the sum of a header's bytes but for name and size, its own digits being spaces."""
@@ -176,12 +184,12 @@ class TarWriter:
             name: at most 100 ASCII characters.
         """
         encoded, size = name.encode("ascii"), b"%011o" % len(content)
-        header = bytearray(EMPTY_HEADER)
-        header[: len(encoded)] = encoded
-        header[SIZE] = size
-        header[CHECKSUM] = b"%06o\0" % (REST_SUM + sum(encoded) + sum(size))
-        place = self._bytes + len(header)
-        self._take(header, content, bytes(-len(content) % BLOCK_BYTES))
+        checksum = b"%06o\0" % (REST_SUM + sum(encoded) + sum(size))
+        header = b"".join(
+            (encoded.ljust(NAME_BYTES, b"\0"), BEFORE_SIZE, size, BEFORE_SUM, checksum, AFTER_SUM)
+        )
+        place = self._bytes + BLOCK_BYTES
+        self._take(header, content, ZEROS[: -len(content) % BLOCK_BYTES])
         if self._waiting_bytes >= WRITTEN_AT_ONCE:
             self._write()
         return place

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.dataset.processor_time import cpu_seconds
 
 ROWS_OF_A_SAMPLE = 8
-MAX_SAMPLES = 512
+MAX_SAMPLES = 128
 """Moments that are remembered; of more, every second is forgotten."""
 
 MOST_LEFT_OUT = 1000

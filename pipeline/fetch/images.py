@@ -15,7 +15,7 @@ from pipeline.dataset.input_tars import TarFiles
 from pipeline.dataset.progress import ShardProgress
 from pipeline.fetch.boxes import boxes_of, with_own_boxes
 from pipeline.fetch.decoding.frames import Handling
-from pipeline.fetch.decoding.pool import DecodedImage
+from pipeline.fetch.decoding.pool import Answer, DecodedImage, decoded
 from pipeline.fetch.hosts.slots import Slot
 from pipeline.fetch.http.proxy import require_proxy
 from pipeline.fetch.http.urls import parse_url
@@ -123,27 +123,50 @@ class ShardFetcher:
         self._urls[number] = url
         return origin
 
-    async def _work(self, number: int, slot: Slot | None, is_last_of_host: bool) -> None:
-        """Fetches an image; an error that is no image's fault ends the shard."""
+    async def _work(
+        self, number: int, slot: Slot | None, is_last_of_host: bool
+    ) -> "asyncio.Future[Answer] | None":
+        """Fetches an image; returns the answer of a decoder that is still to come, if one is."""
         if self._end.done():
             if slot is not None:
                 slot.end()
-            return
+            return None
+        asked = self._images[number]
         try:
-            try:
-                image = await self._fetch(number, slot, is_last_of_host)
-                if self._end.done():
-                    return
-                outcome: Outcome = self._spooled(image)
-            except SampleRejected as rejected:
-                outcome = SampleRejected(*rejected.args)  # without what it holds in memory
-            if not self._end.done():
-                self._take(number, outcome)
+            if self._is_asked(asked) and number not in self._peer_outcomes:
+                return await self._download(number, slot, is_last_of_host)
+            async with self._shared.reads:
+                image = await self._read(asked, self._peer_outcomes.get(number))
         except BaseException as error:
-            if not self._end.done():
-                self._end.set_exception(error)
+            self._settle(number, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
+        else:
+            self._settle(number, image)
+        return None
+
+    def _settle(self, number: int, found: DecodedImage | BaseException) -> None:
+        """Takes an image, or why there is none; what is no image's fault ends the shard."""
+        if self._end.done():
+            return
+        try:
+            self._take(number, self._outcome(found))
+        except BaseException as error:  # noqa: BLE001 - who waits for the shard raises it
+            self._end.set_exception(error)
+
+    def _outcome(self, found: DecodedImage | BaseException) -> Outcome:
+        """Returns where an image waits in the spool, or why it is rejected.
+
+        Raises what is no image's fault.
+        """
+        try:
+            if isinstance(found, BaseException):
+                raise found
+            self._refuse_hashes(found.pixel_hash, found.sha256)
+        except SampleRejected as rejected:
+            return SampleRejected(*rejected.args)  # without what it holds in memory
+        place = self._spool.add(found.encoded)
+        return SpooledImage(place, len(found.encoded), dataclasses.replace(found, encoded=b""))
 
     def _take(self, number: int, outcome: Outcome) -> None:
         """Notes what became of an image, and counts its pair if it was the last one of it."""
@@ -160,34 +183,32 @@ class ShardFetcher:
         if not self._missing:
             self._end.set_result(None)
 
-    async def _fetch(self, number: int, slot: Slot | None, is_last_of_host: bool) -> DecodedImage:
-        """Returns an image that nobody denies."""
-        asked = self._images[number]
-        if self._is_asked(asked) and number not in self._peer_outcomes:
-            url = self._urls.pop(number, None) or str(asked.url)
-            image = await self._download(asked, url, slot, is_last_of_host)
-        else:
-            async with self._shared.reads:
-                image = await self._read(asked, self._peer_outcomes.get(number))
-        self._refuse_hashes(image.pixel_hash, image.sha256)
-        return image
-
-    def _spooled(self, image: DecodedImage) -> SpooledImage:
-        """Returns where an image waits in the spool."""
-        place = self._spool.add(image.encoded)
-        return SpooledImage(place, len(image.encoded), dataclasses.replace(image, encoded=b""))
-
     async def _download(
-        self, pair: Pair, url: URL | str, slot: Slot | None, is_last_of_host: bool
-    ) -> DecodedImage:
-        body = await self._shared.downloader.download(url, is_last_of_host, slot)
+        self, number: int, slot: Slot | None, is_last_of_host: bool
+    ) -> "asyncio.Future[Answer]":
+        """Downloads an image; returns what a decoder will answer, which settles it."""
+        pair, downloader = self._images[number], self._shared.downloader
+        url = self._urls.pop(number, None) or str(pair.url)
+        body = await downloader.download(url, is_last_of_host, slot)
         self._progress.downloaded_bytes += len(body)
         try:
             self._refuse_bytes(body)
             boxes = boxes_of(pair, self._config.blur_boxes)
-            return await self._shared.decoders.decode(body, pair.expected_hash, boxes=boxes)
-        finally:
-            self._shared.downloader.release(body)
+            answer = self._shared.decoders.begin(body, pair.expected_hash, boxes=boxes)
+        except BaseException:
+            downloader.release(body)
+            raise
+        answer.add_done_callback(partial(self._decoded, number, body))
+        return answer
+
+    def _decoded(self, number: int, body: bytearray, answer: "asyncio.Future[Answer]") -> None:
+        """Settles an image that was downloaded."""
+        self._shared.downloader.release(body)
+        try:
+            found: DecodedImage | BaseException = decoded(answer.result())
+        except BaseException as error:  # noqa: BLE001 - told apart where it is taken
+            found = error
+        self._settle(number, found)
 
     async def _read(self, pair: Pair, peer: PeerOutcome | None) -> DecodedImage:
         """Returns an image that img2dataset, an input tar or an allowed folder holds.

@@ -1,9 +1,11 @@
-"""Settings of this process while it fetches: the files it may open, when it collects garbage."""
+"""Settings of this process while it fetches: open files, garbage, the turns of its threads."""
 
 import gc
 import logging
 import resource
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,9 +24,18 @@ OBJECTS_BETWEEN_COLLECTIONS = 50_000
 Source: py-spy over the latency part of benchmarks/fetch/run.py.
 """
 
+SECONDS_OF_A_TURN = 0.0005
+"""How long a thread keeps the interpreter while another waits for it; 5 ms is Python's own.
+
+The thread that asks gives the interpreter away with every call of the system. While another writes
+a finished shard it would get it back for one call in 5 ms: for most of a second, nothing is asked.
+Turns of 0.1 ms cost the asking process 17 % of its time (part web of benchmarks/fetch/run.py).
+"""
+
 _collecting = threading.Lock()
 _fetching = 0
 _usual_thresholds = gc.get_threshold()
+_usual_turn = sys.getswitchinterval()
 _froze = False
 
 
@@ -53,10 +64,19 @@ def connections_allowed(wanted: int) -> int:
     return allowed
 
 
+def give_way() -> None:
+    """Lets the thread that asks go on, if there is one: called now and then by who works long."""
+    if _fetching:
+        time.sleep(SECONDS_OF_A_TURN)
+
+
 @contextmanager
-def rare_garbage_collection() -> Iterator[None]:
-    """Makes Python look for cyclic garbage less often, and only in what is made from now on."""
-    global _fetching, _froze, _usual_thresholds
+def settings_of_fetching() -> Iterator[None]:
+    """Makes the turns of threads short, and Python look for cyclic garbage less often.
+
+    And only in what is made from now on.
+    """
+    global _fetching, _froze, _usual_thresholds, _usual_turn
     with _collecting:
         if _fetching == 0:
             _usual_thresholds = gc.get_threshold()
@@ -64,6 +84,8 @@ def rare_garbage_collection() -> Iterator[None]:
             if _froze:
                 gc.freeze()
             gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *_usual_thresholds[1:])
+            _usual_turn = sys.getswitchinterval()
+            sys.setswitchinterval(min(SECONDS_OF_A_TURN, _usual_turn))
         _fetching += 1
     try:
         yield
@@ -72,5 +94,6 @@ def rare_garbage_collection() -> Iterator[None]:
             _fetching -= 1
             if _fetching == 0:
                 gc.set_threshold(*_usual_thresholds)
+                sys.setswitchinterval(_usual_turn)
                 if _froze:
                     gc.unfreeze()

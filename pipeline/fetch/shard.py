@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import cast
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
 from pipeline.dataset.worktimes import StepTime, timed
 from pipeline.fetch.images import ShardFetcher
-from pipeline.fetch.process_settings import rare_garbage_collection
+from pipeline.fetch.process_settings import settings_of_fetching
 from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     KeptPair,
@@ -37,6 +38,7 @@ from schemas.stages import Stage
 from schemas.storage import (
     commit_text,
     committed_fingerprint,
+    is_local,
     open_read,
     read_json,
     remove,
@@ -54,6 +56,9 @@ NOT_DECIDING = (
     "proxy",
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
+
+_writing = threading.Lock()
+"""Held by who writes a shard to a disk, which is work: two would both take from who asks."""
 
 
 def fetch_shard(
@@ -82,10 +87,11 @@ def fetch_shard(
             Spool() as spool,
         ):
             kept, rejections = fetch_pairs(pairs, config, session, spool, progress, work)
-            samples = read_spool(kept, spool, config.image_format)
-            tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
-            write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
-            write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
+            with _writing if is_local(layout.root) else nullcontext():
+                samples = read_spool(kept, spool, config.image_format)
+                tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
+                write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
+                write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
         stats = shard_stats(count_reasons(rejections), len(kept), started_at)
         commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
         work.rows = len(pairs)
@@ -148,7 +154,7 @@ def fetch_pairs(
     fetcher = ShardFetcher(pairs, config, spool, progress)
     kept: list[KeptPair] = []
     rejections: list[Rejection] = []
-    with ExitStack() as own, rare_garbage_collection():
+    with ExitStack() as own, settings_of_fetching():
         session = session or own.enter_context(FetchSession(config))
         found = session.run(fetcher.run)
         start, flow = session.take_pace()
@@ -184,7 +190,7 @@ def first_failure(outcomes: Sequence[Outcome]) -> SampleRejected | None:
 
 def _clean(pair: Pair) -> Pair:
     """Returns a pair without credentials, should its input have brought any past the read stage."""
-    if pair.url is None:
+    if pair.url is None or ("@" not in pair.url and pair.more_urls is None):
         return pair
     url, *more = (without_credentials(url) for url in pair.urls)
     more_urls = None if pair.more_urls is None else json_text(more)

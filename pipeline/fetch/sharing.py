@@ -30,10 +30,11 @@ NOTHING_DENIED = DenyFiles()
 
 Result = TypeVar("Result")
 
-Row = Callable[[Slot | None, bool], Coroutine[Any, Any, None]]
+Row = Callable[[Slot | None, bool], Coroutine[Any, Any, "asyncio.Future[Any] | None"]]
 """Does one image's work, given a slot at its host and whether that is the last that waits for it.
 
-It keeps its errors to itself, but for being cancelled.
+It returns what is left to come of a decoder, for which nobody need wait who can ask a host
+meanwhile. It keeps its errors to itself, but for being cancelled.
 """
 
 
@@ -48,8 +49,12 @@ class SharedTools:
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.downloader = Downloader(config, memory, slots=slots, denied=denied)
         self.decoders = DecoderPool(
-            config.images, config.decode_processes, config.decode_timeout_seconds
+            config.images,
+            config.decode_processes,
+            config.decode_timeout_seconds,
         )
+        self._room = asyncio.Semaphore(max(1, config.connections // 2))
+        """For downloads that decoders have not answered: then who asks waits for them, too."""
         self.flow = Flow(config.connections)
         self.fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Fails if one who works does, which is nobody's image's fault."""
@@ -63,12 +68,21 @@ class SharedTools:
                 worker.add_done_callback(self._note_end)
                 self._workers.append(worker)
         self._queues.add(rows)
+        self.decoders.expect(len(rows))
 
     async def _work(self) -> None:
         while (taken := await self._queues.take()) is not None:
             slot, work, is_last_of_host = taken
-            await work(slot, is_last_of_host)
-            self.flow.count()
+            left = await work(slot, is_last_of_host)
+            if left is None:
+                self.flow.count()
+            else:
+                await self._room.acquire()
+                left.add_done_callback(self._note_answer)
+
+    def _note_answer(self, _: "asyncio.Future[Any]") -> None:
+        self._room.release()
+        self.flow.count()
 
     def pace(self) -> tuple[StartTime, FlowTime]:
         """Returns what starting took, and what the rows in the middle did, if all are done now."""

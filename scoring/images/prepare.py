@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from schemas.errors import RejectReason, SampleRejected
 from scoring.images.blur import blur_boxes
 from scoring.images.color import MAX_PROFILE_BYTES, as_srgb, conversion
-from scoring.images.jpeg import decode_mending, without_junk
+from scoring.images.jpeg import count_scans, decode_mending, without_junk
 from scoring.images.plain import is_plain
 from scoring.images.png import without_texts
 from scoring.images.scaling import Pixels, resize, resize_reduced, scale_divisor
@@ -286,7 +286,7 @@ def _decode_by_pillow(data: bytes, header: ImageHeader) -> Pixels:
 
 
 def _decode_jpeg(data: bytes, header: ImageHeader, target: tuple[int, int]) -> tuple[Pixels, bool]:
-    scans = data.count(b"\xff\xda")
+    scans = count_scans(data)
     if scans > MAX_JPEG_SCANS:
         raise ValueError(f"{scans} scans, allowed are {MAX_JPEG_SCANS}")
     width, height = header.width, header.height

@@ -30,9 +30,8 @@ def frame_head(header: dict[str, Any], data_bytes: int) -> bytes:
 
 
 def write_frame(file: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
-    """Writes one message."""
-    file.write(frame_head(header, len(data)))
-    file.write(data)
+    """Writes one message, in one go: who reads it is woken once."""
+    file.write(frame_head(header, len(data)) + data)
     file.flush()
 
 

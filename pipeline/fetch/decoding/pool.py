@@ -1,7 +1,6 @@
 """A pool of decoding processes: all cores at work, and a crash costs one image."""
 
 import asyncio
-import base64
 import json
 import os
 import socket
@@ -30,6 +29,9 @@ HELD_AT_ONCE = 8
 
 SOCKET_BYTES = 1 << 20
 """What the system is asked to hold of what was sent to a process; it may grant less."""
+
+Answer = tuple[dict[str, Any], bytes]
+"""A process's message on a file."""
 
 
 class DecoderStartError(Exception):
@@ -75,7 +77,20 @@ class _Job:
 
     data: bytes | bytearray
     head: bytes
-    answer: asyncio.Future[tuple[dict[str, Any], bytes]]
+    answer: asyncio.Future[Answer]
+
+
+def decoded(answer: Answer) -> DecodedImage:
+    """Returns the image that an answer brings.
+
+    Raises:
+        SampleRejected: if the file is unusable.
+    """
+    header, data = answer
+    if "reason" in header:
+        raise SampleRejected(REASONS[header["reason"]], header["detail"])
+    length = header.pop("thumbnail_bytes")
+    return DecodedImage(encoded=data[length:], thumbnail=data[:length], **header)
 
 
 class DecoderPool:
@@ -106,6 +121,11 @@ class DecoderPool:
         seconds = min(one.ready for one in starts) - min(one.began for one in starts)
         return StartTime(seconds, sum(one.cpu_seconds for one in starts))
 
+    def expect(self, files: int) -> None:
+        """Starts as many processes as so many files will need, so that they are ready then."""
+        for decoder in self._decoders[:files]:
+            decoder.start()
+
     async def decode(
         self,
         data: bytes | bytearray,
@@ -122,16 +142,25 @@ class DecoderPool:
             SampleRejected: if it is unusable.
             DecoderStartError: if nobody could look at it.
         """
+        return decoded(await self.begin(data, expected_hash, handling, boxes))
+
+    def begin(
+        self,
+        data: bytes | bytearray,
+        expected_hash: str | None,
+        handling: Handling = Handling.FETCHED,
+        boxes: Sequence[Box] = (),
+    ) -> "asyncio.Future[Answer]":
+        """Returns the answer to come, of which `decoded` makes an image.
+
+        It fails with `DecoderStartError` if nobody could look at the file.
+        """
         job = {"expected_hash": expected_hash, "handling": handling.value, "boxes": list(boxes)}
         head = frame_head(job, len(data))
         waiting = _Job(data, head, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._hand_out()
-        header, encoded = await waiting.answer
-        if "reason" in header:
-            raise SampleRejected(REASONS[header["reason"]], header["detail"])
-        header["thumbnail"] = base64.b64decode(header["thumbnail"])
-        return DecodedImage(encoded=encoded, **header)
+        return waiting.answer
 
     def _hand_out(self) -> None:
         """Gives what waits to those that hold least."""
@@ -171,7 +200,12 @@ class _Decoder(asyncio.Protocol):
         if self._transport.is_closing():
             return False
         unsent = self._transport.get_write_buffer_size()
-        return len(self.held) < HELD_AT_ONCE and (unsent <= SOCKET_BYTES or not self.held)
+        return len(self.held) < HELD_AT_ONCE and (not unsent or not self.held)
+
+    def start(self) -> None:
+        """Starts the process if it was not."""
+        if self._change is None and self._transport is None and not self._is_closing:
+            self._change = asyncio.create_task(self._start())
 
     def take(self, job: _Job) -> None:
         """Has one more file decoded."""
@@ -181,12 +215,11 @@ class _Decoder(asyncio.Protocol):
         if self._transport is not None:
             self._send(job)
         else:
-            self._change = asyncio.create_task(self._start())
+            self.start()
 
     def _send(self, job: _Job) -> None:
-        transport = cast(asyncio.Transport, self._transport)
-        transport.write(job.head)
-        transport.write(job.data)
+        # In one piece: the process is woken once.
+        cast(asyncio.Transport, self._transport).write(job.head + job.data)
 
     async def _start(self) -> None:
         """Starts the process and sends it what has come meanwhile.
@@ -219,7 +252,12 @@ class _Decoder(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remembers whom to ask."""
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)
         self._received.clear()
+
+    def resume_writing(self) -> None:
+        """Takes more: the system holds all that was sent."""
+        self._on_free()
 
     def data_received(self, data: bytes) -> None:
         """Passes on each whole answer."""

@@ -5,14 +5,12 @@ It reads jobs from its standard input and answers on its standard output, each a
 header and bytes. The first answer says that it has started.
 """
 
-import base64
 import dataclasses
 import hashlib
 import math
 import os
 import resource
 import signal
-import sys
 import warnings
 from typing import IO, Any
 
@@ -24,6 +22,9 @@ from schemas.errors import RejectReason, SampleRejected
 from schemas.memory import keep_memory_of_images
 from scoring.images.prepare import PreparedImage, prepare_image
 from scoring.images.settings import ImageSettings
+
+READ_AT_ONCE = 256 * 1024
+"""Bytes of jobs that are taken from the system in one call, if so many are there."""
 
 BASE_MEMORY_BYTES = 4 * 1024**3
 BYTES_PER_PIXEL = 32
@@ -46,7 +47,10 @@ def check_hash(data: bytes, expected_hash: str | None) -> None:
 def answer(
     data: bytes, job: dict[str, Any], settings: ImageSettings
 ) -> tuple[dict[str, Any], bytes]:
-    """Returns the message that tells what became of a file."""
+    """Returns the message that tells what became of a file: its bytes are those of two.
+
+    The thumbnail comes first, as long as the header says, then the encoded image.
+    """
     try:
         check_hash(data, job["expected_hash"])
         if job["handling"] == Handling.FINAL:
@@ -64,10 +68,10 @@ def answer(
         "original_width": image.original_width,
         "original_height": image.original_height,
         "pixel_hash": image.pixel_hash,
-        "thumbnail": base64.b64encode(image.thumbnail).decode(),
+        "thumbnail_bytes": len(image.thumbnail),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    return header, image.encoded
+    return header, image.thumbnail + image.encoded
 
 
 def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
@@ -107,7 +111,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        serve(sys.stdin.buffer, answers)
+        serve(os.fdopen(0, "rb", READ_AT_ONCE, closefd=False), answers)
     except BrokenPipeError:
         os._exit(0)
 

@@ -68,6 +68,12 @@ class Host:
     """In a row."""
     seconds_between_requests: float = 0.0
     """Of this worker: longer than the host asks for, where others ask it as well."""
+    busy_seconds: float = 0.0
+    """How long a request takes, the last ones counting most."""
+
+    def took(self, seconds: float) -> None:
+        """Takes note of how long a request took."""
+        self.busy_seconds = (self.busy_seconds + seconds) / 2
 
 
 class HostMemory:

@@ -13,6 +13,12 @@ from pipeline.fetch.hosts.slots import HostSlots, Slot
 
 Row = TypeVar("Row")
 
+ROWS_PER_SLOW_ROW = 4
+"""Of so many rows that are handed out, one is of a host that takes long, if one may be asked."""
+
+_Place = tuple[int, int, int, str]
+"""A host among those that may be asked: by turn, the slowest first, by when it was listed."""
+
 
 @dataclass(slots=True)
 class _Queue(Generic[Row]):
@@ -25,7 +31,11 @@ class _Queue(Generic[Row]):
 class HostQueues(Generic[Row]):
     """Hands out rows so that no host gets more than its share and no worker waits for a host.
 
-    What was added first goes first: later rows fill what that leaves free.
+    What was added first goes first: later rows fill what that leaves free. But of every few rows
+    one is of a host that takes long, if any waits: the end would be a wait for those alone.
+
+    Source: R. L. Graham, Bounds on Multiprocessing Timing Anomalies, SIAM J. Appl. Math., 1969
+    (longest processing time first).
     """
 
     def __init__(
@@ -38,9 +48,11 @@ class HostQueues(Generic[Row]):
         """
         self._slots, self._is_open = slots, is_open
         self._queues: dict[str, _Queue[Row]] = {}
-        self._ready: list[tuple[int, int, str]] = []
-        """Hosts that may be asked, by turn and by when they were listed."""
-        self._later: list[tuple[float, int, int, str]] = []
+        self._ready: list[_Place] = []
+        """Hosts that may be asked."""
+        self._slow: list[_Place] = []
+        """Those of them that take long."""
+        self._later: list[tuple[float, _Place]] = []
         """Those that may be asked from a moment on."""
         self._ticks = itertools.count()
         self._turns = itertools.count()
@@ -94,7 +106,7 @@ class HostQueues(Generic[Row]):
 
     def _wake(self) -> None:
         """Lets one who waits look again, if there is anything to see: it wakes the next one."""
-        if self._is_open and not self._ready and not self._is_due():
+        if self._is_open and not self._ready and not self._slow and not self._is_due():
             return
         while self._takers:
             taker = self._takers.popleft()
@@ -119,20 +131,27 @@ class HostQueues(Generic[Row]):
 
     def _ring(self) -> None:
         self._timer = None
-        if self._is_due() or self._ready:
+        if self._is_due() or self._ready or self._slow:
             self._wake()
         elif self._takers:
             self._set_timer()
 
     def _next(self) -> tuple[Slot | None, Row, bool] | None:
         while self._is_due():
-            _, turn, tick, origin = heapq.heappop(self._later)
-            heapq.heappush(self._ready, (turn, tick, origin))
-        while self._ready:
-            handed_out = self._hand_out(heapq.heappop(self._ready)[-1])
+            self._push(heapq.heappop(self._later)[1])
+        while self._ready or self._slow:
+            is_turn_of_slow = self._waiting % ROWS_PER_SLOW_ROW == 0
+            first, second = self._ready, self._slow
+            if is_turn_of_slow:
+                first, second = second, first
+            handed_out = self._hand_out(heapq.heappop(first or second)[-1])
             if handed_out is not None:
                 return handed_out
         return None
+
+    def _push(self, place: "_Place") -> None:
+        """Lists a host as one that may be asked."""
+        heapq.heappush(self._slow if place[1] else self._ready, place)
 
     def _hand_out(self, origin: str) -> tuple[Slot | None, Row, bool] | None:
         queue = self._queues[origin]
@@ -163,11 +182,12 @@ class HostQueues(Generic[Row]):
         if queue.is_listed or not queue.rows or is_full:
             return
         queue.is_listed = True
-        place = (queue.rows[0][0], next(self._ticks), origin)
+        slowness = self._slots.slowness(origin) if origin else 0
+        place = (queue.rows[0][0], -slowness, next(self._ticks), origin)
         start_at = self._slots.start_at(origin) if origin else 0.0
         if start_at > time.monotonic():
-            heapq.heappush(self._later, (start_at, *place))
+            heapq.heappush(self._later, (start_at, place))
             if self._takers:
                 self._set_timer()
         else:
-            heapq.heappush(self._ready, place)
+            self._push(place)

@@ -106,8 +106,8 @@ def groups_for(text: str, agent: str) -> str:
             group, is_ours, is_ruled = [], False, False
         if named:
             is_ours = is_ours or named[1].strip().lower().replace("*", "") in agent
-        elif USER_LINE.match(line):
-            is_ours = True
+        elif USER_LINE.match(line):  # may begin a group, which the next agent is of as well
+            is_ours, is_ruled = True, False
         is_ruled = is_ruled or RULE_LINE.match(line) is not None
         group.append(line)
     kept += group if is_ours else []

@@ -53,6 +53,10 @@ class HostSlots:
             paused_until = 0.0  # too long to wait for: what asks it is rejected right away
         return max(self._host(origin).next_at, paused_until)
 
+    def slowness(self, origin: str) -> int:
+        """Returns the whole seconds that a request at a host takes, as far as is known."""
+        return int(self._memory.host(origin).busy_seconds)
+
     def begin(self, origin: str) -> "Slot":
         """Returns a slot that is taken now; the caller has seen that there is room."""
         self._host(origin).active += 1
@@ -158,6 +162,8 @@ class HostSlots:
             busy_seconds: for which the host was asked; in its share of them it is then left alone.
         """
         host = self._host(origin)
+        if busy_seconds:
+            self._memory.host(origin).took(busy_seconds)
         rest_seconds = busy_seconds * self._share.rest_ratio
         if rest_seconds:
             host.next_at = max(host.next_at, time.monotonic() + rest_seconds)

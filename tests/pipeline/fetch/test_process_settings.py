@@ -1,5 +1,6 @@
 import gc
 import resource
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +9,7 @@ from pipeline.fetch.process_settings import (
     FILES_PER_CONNECTION,
     SPARE_FILES,
     connections_allowed,
-    rare_garbage_collection,
+    settings_of_fetching,
 )
 
 
@@ -45,21 +46,24 @@ def test_what_the_system_does_not_grant_costs_connections(
     assert "ulimit -Hn" in caplog.text
 
 
-def test_garbage_is_collected_as_before_once_the_last_fetch_is_done() -> None:
+def test_garbage_and_turns_are_as_before_once_the_last_fetch_is_done() -> None:
     gc.unfreeze()
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
-    with rare_garbage_collection():
-        with rare_garbage_collection():
+    turn = sys.getswitchinterval()
+    with settings_of_fetching():
+        with settings_of_fetching():
             assert gc.get_threshold()[0] > before[0]
         assert gc.get_threshold()[0] > before[0]
         assert gc.get_freeze_count() > frozen
+        assert sys.getswitchinterval() < turn
     assert gc.get_threshold() == before
+    assert sys.getswitchinterval() == turn
     assert gc.get_freeze_count() <= frozen
 
 
 def test_what_was_set_aside_before_a_fetch_stays_so() -> None:
     gc.freeze()
     usual = gc.get_threshold()[0]
-    with rare_garbage_collection():
+    with settings_of_fetching():
         assert gc.get_threshold()[0] > usual
     assert gc.get_freeze_count() > 0

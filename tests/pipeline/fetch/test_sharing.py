@@ -1,6 +1,7 @@
 """What shards that are fetched at once share."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,32 @@ def test_an_error_of_the_work_is_its_own_and_one_of_the_tools_is_everybodys(
             session.run(fails)
         with pytest.raises(RuntimeError, match="nobody's image"):
             session.run(breaks_the_tools)
+
+
+def test_who_asks_goes_on_while_decoders_work_until_too_much_waits_for_them(
+    web_server: WebServer,
+) -> None:
+    settings = config(web_server, connections=2)  # room for one more that waits for a decoder
+
+    async def begun_rows(tools: SharedTools) -> list[list[int]]:
+        loop = asyncio.get_running_loop()
+        answers = [loop.create_future() for _ in range(6)]
+        begun, seen = list[int](), list[list[int]]()
+
+        async def work(number: int, slot: Any, is_last: bool) -> "asyncio.Future[Any]":
+            begun.append(number)
+            return answers[number]
+
+        tools.add([("", partial(work, number)) for number in range(6)])
+        for answer in answers:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            seen.append(list(begun))
+            answer.set_result(None)
+        return seen
+
+    with FetchSession(settings) as session:
+        seen = session.run(begun_rows)
+    assert seen[0] == [0, 1, 2]  # of two that ask, each has one; and one more is left alone
+    assert seen[1] == [0, 1, 2, 3]
+    assert seen[-1] == [0, 1, 2, 3, 4, 5]

@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from schemas.errors import RejectReason, SampleRejected
-from scoring.images.jpeg import SOS, is_complete, is_plain, segments
+from scoring.images.jpeg import SOS, count_scans, is_complete, is_plain, segments
 from scoring.images.prepare import decode, prepare_image, read_header
 from scoring.images.settings import ImageSettings
 
@@ -166,3 +166,11 @@ def test_a_stored_image_of_greys_stays_as_it_is_and_decodes_to_three_colours() -
     assert prepare_image(data, ImageSettings(image_size=300), is_stored=True).encoded == data
     pixels, is_sound = decode(data, read_header(data), (400, 300))
     assert (pixels.shape, is_sound) == ((300, 400, 3), True)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"\xda", b"\xff\xda", b"\xff\xff\xda\xda\xff\xda\xff"]
+)
+def test_scans_are_counted_by_their_marker(data: bytes) -> None:
+    assert count_scans(data) == data.count(b"\xff\xda")
+    assert count_scans(data * 7) == (data * 7).count(b"\xff\xda")

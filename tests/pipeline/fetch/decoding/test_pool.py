@@ -263,3 +263,25 @@ def test_closing_a_pool_while_its_processes_start_leaves_none() -> None:
 
     asyncio.run(run())
     assert decoders() == []
+
+
+def test_processes_that_are_expected_to_be_needed_are_ready_before_and_end_with_the_pool() -> None:
+    async def run() -> tuple[list[int], DecodedImage]:
+        pool = DecoderPool(SETTINGS, 3, 60.0)
+        try:
+            pool.expect(2)
+            pool.expect(1)
+            async with asyncio.timeout(120):
+                while len(pool.process_ids) < 2:
+                    await asyncio.sleep(0.01)
+            begun = pool.process_ids
+            return begun, await pool.decode(image_file("JPEG"), None)
+        finally:
+            await pool.close()
+
+    begun, image = asyncio.run(run())
+    assert len(begun) == 2
+    assert image.pixel_hash == prepare_image(image_file("JPEG"), SETTINGS).pixel_hash
+    for process in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)

@@ -3,6 +3,7 @@ import hashlib
 import pytest
 
 from pipeline.fetch.decoding.frames import Handling, start_message
+from pipeline.fetch.decoding.pool import decoded
 from pipeline.fetch.decoding.process import answer, check_hash
 from schemas.errors import SampleRejected
 from scoring.images.settings import ImageSettings
@@ -34,10 +35,12 @@ def job(handling, **more):
 def test_what_came_from_the_web_is_encoded_anew_and_what_was_judged_is_kept():
     data = jpeg(3, width=90, height=60)
     settings = ImageSettings(image_size=48)
-    fetched, encoded = answer(data, job(Handling.FETCHED), settings)
+    fetched, both = answer(data, job(Handling.FETCHED), settings)
+    encoded = decoded((dict(fetched), both)).encoded
     assert (fetched["original_width"], min(fetched["width"], fetched["height"])) == (90, 48)
     assert encoded != data
-    final, kept = answer(data, job(Handling.FINAL), settings)
+    final, both = answer(data, job(Handling.FINAL), settings)
+    kept = decoded((dict(final), both)).encoded
     assert (final["width"], final["height"], kept) == (90, 60, data)
     assert final["sha256"] == hashlib.sha256(data).hexdigest()
 

@@ -2,7 +2,7 @@ import asyncio
 
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
-from pipeline.fetch.hosts.queues import HostQueues
+from pipeline.fetch.hosts.queues import ROWS_PER_SLOW_ROW, HostQueues
 from pipeline.fetch.hosts.slots import HostSlots
 
 SETTINGS = FetchConfig(connections_per_host=1, respects_robots=False, respects_tdm=False)
@@ -70,3 +70,34 @@ def test_hosts_that_nobody_asks_are_forgotten() -> None:
     assert len(slots._hosts) == 10
     slots.begin("one more").end()
     assert set(slots._hosts) == {"held", "one more"}
+
+
+def test_hosts_that_take_long_are_asked_early_but_not_alone() -> None:
+    memory = HostMemory(SETTINGS)
+    for host, seconds in (("slow", 9.0), ("slower", 30.0), ("fast", 0.4)):
+        for _ in range(10):
+            memory.host(host).took(seconds)
+
+    async def take_all() -> list[str]:
+        queues: HostQueues[str] = HostQueues((), HostSlots(memory, SETTINGS), is_open=True)
+        queues.add([(f"unknown {number}", "first") for number in range(12)])
+        queues.add([("fast", "fast"), ("slow", "slow"), ("slower", "slower")])
+        return [(await queues.take() or (None, "", False))[1] for _ in range(15)]
+
+    taken = asyncio.run(take_all())
+    early = taken[:ROWS_PER_SLOW_ROW]
+    assert early.count("slower") == 1 and early.count("first") == ROWS_PER_SLOW_ROW - 1
+    assert taken.index("slower") < taken.index("slow") <= 2 * ROWS_PER_SLOW_ROW
+    assert taken[-1] == "fast" and taken.count("first") == 12
+
+
+def test_what_a_request_took_counts_for_its_host() -> None:
+    memory = HostMemory(SETTINGS)
+    slots = HostSlots(memory, SETTINGS)
+    assert slots.slowness("a") == 0
+    slots.begin("a")
+    slots.end("a", busy_seconds=8.0)
+    assert slots.slowness("a") == 4
+    slots.begin("a")
+    slots.end("a", busy_seconds=8.0)
+    assert slots.slowness("a") == 6

@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config import FetchConfig
@@ -101,6 +101,7 @@ LINES = [
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=14))
+@example(["Disallow: /a", "useragent: aligngpt", "User-agent: other", "Crawl-delay: 3"])
 def test_without_the_groups_of_others_a_robots_txt_means_the_same(lines: list[str]) -> None:
     text = "\n".join(lines)
     whole, part = parse_robots(text), parse_robots(groups_for(text, "AlignGPT"))
