@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from scoring.config import ScoreConfig
 
+    Encoders = tuple[Callable[[torch.Tensor], Any], Callable[[list[str]], Any]]
+
 # As in a worker, torch is imported after memory is told.
 
 SIDES = ("as it comes", "kept")
@@ -56,7 +58,10 @@ def main() -> None:
         options.cases, options.rounds, options.images = ("RN50",), 1, 32
     logging.disable(logging.WARNING)  # open_clip's, that weights are random
     emulated = fast_arithmetic("cpu").precision != "bf16"
-    print("model          side         images/core-s  pairs/core-s  user s  system s      faults")
+    print(
+        "model          side         images/core-s  pairs/core-s  user s  system s      faults "
+        " peak MiB"
+    )
     with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
         found = {
             case: compare(case, options, Path(folder))
@@ -110,7 +115,7 @@ def compare(case: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         }
         print(
             f"{case:14} {side:12} {one['rate']:13.1f} {one['pair_rate']:13.1f} {one['user']:7.1f} "
-            f"{one['system']:9.1f} {one['faults']:11,.0f}",
+            f"{one['system']:9.1f} {one['faults']:11,.0f} {one['peak_mib']:9.0f}",
             flush=True,
         )
     for name, ratio in (("rate", "kept_to_as_it_comes"), ("pair_rate", "of_pairs")):
@@ -164,11 +169,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     def work() -> None:
         batches = max(1, options.images // options.batch_size)
-        found.update(_timed(lambda: images(pixels), batches, options.batch_size))
-        seconds = found["user"] + found["system"]
-        of_texts = _timed(texts, batches, options.batch_size)
-        seconds += of_texts["user"] + of_texts["system"]
-        found["pair_rate"] = batches * options.batch_size / seconds
+        rows = batches * options.batch_size
+        captions = _captions(rows)
+        found.update(_timed(lambda: images(pixels), batches, rows))
+        of_texts = _timed(lambda: texts(captions), 1, rows)
+        found["pair_rate"] = 1 / (1 / found["rate"] + 1 / of_texts["rate"])
+        found["peak_mib"] = _peak_mib()
 
     worker = threading.Thread(target=work)
     worker.start()  # a runner gives work to threads, whose heaps are not the main one's
@@ -176,10 +182,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def _as_it_comes(
-    config: "ScoreConfig",
-) -> tuple[Callable[["torch.Tensor"], Any], Callable[[], Any]]:
-    """Returns what encodes a batch of images, and one of texts, by open_clip's own calls."""
+def _as_it_comes(config: "ScoreConfig") -> "Encoders":
+    """Returns what encodes a batch of images, and captions, by open_clip's own calls."""
     import torch
 
     from scoring.clip.checkpoints import resolve_checkpoint
@@ -191,30 +195,30 @@ def _as_it_comes(
     model, arithmetic = load_model(checkpoint, config, torch.device("cpu"))
     normalize = ImagePreprocessor(checkpoint.preprocessing).normalize
     dtype, tokens = input_dtype(arithmetic), load_tokenizer(checkpoint, config)
-    captions = _captions(config.batch_size)
 
     @torch.inference_mode()
     def images(pixels: torch.Tensor) -> Any:
         return model.encode_image(normalize(pixels).to(dtype), normalize=True)
 
     @torch.inference_mode()
-    def texts() -> Any:
-        return model.encode_text(tokens(captions), normalize=True)
+    def texts(captions: list[str]) -> Any:
+        size = config.batch_size
+        parts = [captions[start : start + size] for start in range(0, len(captions), size)]
+        return [model.encode_text(tokens(part), normalize=True) for part in parts]
 
     return images, texts
 
 
-def _kept(config: "ScoreConfig") -> tuple[Callable[["torch.Tensor"], Any], Callable[[], Any]]:
-    """Returns what encodes a batch of images, and one of texts, as the score stage does."""
+def _kept(config: "ScoreConfig") -> "Encoders":
+    """Returns what encodes a batch of images, and captions, as the score stage does."""
     from scoring.clip.scorer import ClipScorer, encode_in_parts
 
     scorer = ClipScorer(config)
-    captions = _captions(config.batch_size)
 
     def images(pixels: "torch.Tensor") -> Any:
         return encode_in_parts(scorer._image_features, pixels, scorer.fitted_batch_size)
 
-    return images, lambda: scorer.encode_captions(captions)
+    return images, scorer.encode_captions
 
 
 def _captions(count: int) -> list[str]:
@@ -226,20 +230,29 @@ def _captions(count: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(3, 21))) for _ in range(count)]
 
 
-def _timed(work: Callable[[], Any], batches: int, rows: int) -> dict[str, float]:
-    """Returns the rows per second of a core, and what they cost, after a batch to warm up."""
+def _timed(work: Callable[[], Any], times: int, rows: int) -> dict[str, float]:
+    """Returns the rows per second of a core, and what they cost, after a time to warm up."""
     work()
     before = resource.getrusage(resource.RUSAGE_SELF)
-    for _ in range(batches):
+    for _ in range(times):
         work()
     after = resource.getrusage(resource.RUSAGE_SELF)
     user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
     return {
-        "rate": batches * rows / (user + system),
+        "rate": rows / (user + system),
         "user": user,
         "system": system,
         "faults": after.ru_minflt - before.ru_minflt,
     }
+
+
+def _peak_mib() -> float:
+    """Returns the most memory that this process has had, not that which it was forked from."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

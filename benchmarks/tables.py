@@ -25,19 +25,20 @@ def score_memory_table(figures: dict[str, Any]) -> str:
     """Returns what each model gains over open_clip as it comes."""
     lines = [
         "| model | side | pictures/s of a core | pairs/s of a core | user, s | system, s "
-        "| page faults |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| page faults | peak memory, MiB |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for model, sides in figures["models"].items():
         for side in ("as it comes", "kept"):
             one = sides[side]
             lines.append(
                 f"| {model} | {side} | {one['rate']:.1f} | {one['pair_rate']:.1f} | "
-                f"{one['user']:.1f} | {one['system']:.1f} | {one['faults']:,.0f} |"
+                f"{one['user']:.1f} | {one['system']:.1f} | {one['faults']:,.0f} | "
+                f"{one['peak_mib']:,.0f} |"
             )
         lines.append(
             f"| {model} | **times** | **{sides['kept_to_as_it_comes']:.2f}** | "
-            f"**{sides['of_pairs']:.2f}** | | | |"
+            f"**{sides['of_pairs']:.2f}** | | | | |"
         )
     return "\n".join(lines)
 
