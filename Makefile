@@ -5,7 +5,8 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 # Tests wait for other processes a good part of their time: one more at once than there are cores.
 TESTERS := $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n + 1 : 4)))
-PYTEST  := $(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+# One that crashes ends the run with its test's name; if it were replaced, xdist would wait for ever.
+PYTEST  := $(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 PAIRS   ?=                  # input of curate, read and fetch: files or globs
 OUT     ?=                  # folder to write to

@@ -22,19 +22,47 @@ MARKED = re.compile(r"(<!-- from benchmarks/results/(\w+)\.json -->\n).*?(<!-- e
 
 
 def score_memory_table(figures: dict[str, Any]) -> str:
-    """Returns what keeping freed memory brings to each model."""
+    """Returns what each model gains over open_clip as it comes."""
     lines = [
-        "| model | side | pictures/s of a core | user, s | system, s | page faults |",
-        "|---|---|--:|--:|--:|--:|",
+        "| model | side | pictures/s of a core | pairs/s of a core | user, s | system, s "
+        "| page faults | peak memory, MiB |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for model, sides in figures["models"].items():
         for side in ("as it comes", "kept"):
             one = sides[side]
             lines.append(
-                f"| {model} | {side} | {one['rate']:.1f} | {one['user']:.1f} | "
-                f"{one['system']:.1f} | {one['faults']:,.0f} |"
+                f"| {model} | {side} | {one['rate']:.1f} | {one['pair_rate']:.1f} | "
+                f"{one['user']:.1f} | {one['system']:.1f} | {one['faults']:,.0f} | "
+                f"{one['peak_mib']:,.0f} |"
             )
-        lines.append(f"| {model} | **times** | **{sides['kept_to_as_it_comes']:.2f}** | | | |")
+        lines.append(
+            f"| {model} | **times** | **{sides['kept_to_as_it_comes']:.2f}** | "
+            f"**{sides['of_pairs']:.2f}** | | | | |"
+        )
+    return "\n".join(lines)
+
+
+def score_feed_table(figures: dict[str, Any]) -> str:
+    """Returns what getting pictures ready takes, by their shape and by threads."""
+    lines = [
+        "| stored pictures | decode, ms | resize and crop, ms | all, ms | pictures/s of a core |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for shape, one in figures["shapes"].items():
+        lines.append(
+            f"| {shape} | {one['decode']:.2f} | {one['resize']:.2f} | {one['all']:.2f} | "
+            f"**{1000 / one['all']:.0f}** |"
+        )
+    lines += [
+        "",
+        "| threads | pictures/s by the clock | of a core by processor time |",
+        "|---|--:|--:|",
+    ]
+    lines += [
+        f"| {threads} | {one['rate']:.0f} | {one['core_rate']:.0f} |"
+        for threads, one in figures["threads"].items()
+    ]
     return "\n".join(lines)
 
 
@@ -103,6 +131,7 @@ def start_table(figures: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "score_memory": score_memory_table,
+    "score_feed": score_feed_table,
     "fetch_web": web_table,
     "fetch_start": start_table,
     **dict.fromkeys(("fetch_cpu", "fetch_latency", "fetch_mixed"), beside_table),

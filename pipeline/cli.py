@@ -233,7 +233,13 @@ def rescore(command: Rescore) -> int:
     with large_imports():
         from pipeline.score.rescore import rescore_dataset
 
-    report = rescore_dataset(command.dataset, command.sample, command.model, command.pretrained)
+    report = rescore_dataset(
+        command.dataset,
+        command.sample,
+        command.model,
+        command.pretrained,
+        itm_trust_remote_code=command.itm_trust_remote_code,
+    )
     print(report)
     return 0 if report.is_reproduced else STATUS_FAILED
 

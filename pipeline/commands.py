@@ -333,6 +333,9 @@ class Rescore:
     """Where the scoring model is now, if it was a local file or folder and has moved."""
     pretrained: str = ""
     """Where its weights are now, likewise."""
+    itm_trust_remote_code: bool = False
+    """Whether the code that the models of itm: signals bring may run, as it did when they were
+    made."""
 
 
 Command = (

@@ -178,6 +178,16 @@ class RecaptionSummary:
     """Level to the number of all samples that it had before."""
     moved: dict[str, dict[str, int]]
     """Level before to level now to samples, of those that have the model's caption."""
+    beats_ratio: float | None = None
+    """How often the model's caption scores above what it wrote of another picture, a tie counting
+    half; null where there is no such control."""
+    beats_interval: tuple[float, float] | None = None
+    """Its 95 % interval."""
+    exchanged_taken: int | None = None
+    """Samples whose caption before would have lost to what the model wrote of another picture."""
+    warning: str | None = None
+    """What to think of captions that fit their own pictures no better; null if there is no worry.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +281,10 @@ class Manifest:
             values["level_drift"] = LevelDrift(**values["level_drift"])
         values["signals"] = [SignalSummary(**row) for row in values.get("signals", [])]
         if values.get("recaption") is not None:
-            values["recaption"] = RecaptionSummary(**values["recaption"])
+            interval = values["recaption"].get("beats_interval")
+            values["recaption"] = RecaptionSummary(
+                **{**values["recaption"], "beats_interval": interval and tuple(interval)}
+            )
         if values.get("score_control") is not None:
             values["score_control"] = ScoreControl.from_dict(values["score_control"])
         return cls(**values)

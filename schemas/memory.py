@@ -13,6 +13,14 @@ M_MMAP_MAX = -4
 M_ARENA_MAX = -8
 """Parameters of glibc's mallopt. Source: malloc.h."""
 
+AT_START = {"MALLOC_ARENA_MAX": "1"}
+"""Environment of a process that is to keep freed memory, before it begins.
+
+A heap of its own that a library's thread has by the time of `keep_freed_memory` is given to
+others later, and what does not fit there is mapped: half of scoring's time, or more.
+Source: benchmarks/score_memory.py.
+"""
+
 KEEPING_ALL = (
     (M_MMAP_MAX, 0),
     (M_TRIM_THRESHOLD, 2**31 - 1),
@@ -33,8 +41,8 @@ def keep_freed_memory() -> bool:
     A model frees its large tensors with every batch and asks for the same again. By default each
     is mapped anew, and the kernel clears its pages: of scoring with RN50 this took two fifths
     (`benchmarks/score_memory.py`). The process keeps what it once needed at most.
-    To be called before numpy's and Arrow's import, which start threads: a heap of their own that
-    such a thread has by then is given to others later, and what does not fit there is mapped.
+    To be called before numpy's and Arrow's import, which start threads, unless the process was
+    started with `AT_START`.
     """
     return _set(KEEPING_ALL)
 

@@ -276,6 +276,14 @@ class RecaptionedSample:
         float | None,
         Column(pa.float32(), "its cosine, in [-1, 1]; null if it was not asked or was refused"),
     ] = None
+    exchanged_score: Annotated[
+        float | None,
+        Column(
+            pa.float32(),
+            "cosine with what the model wrote of the next picture of the shard, a control; null "
+            "if there is none",
+        ),
+    ] = None
     model_refused: Annotated[
         str | None,
         Column(

@@ -54,6 +54,8 @@ class ScoreConfig:
     """What itm:MODEL is asked; {caption} stands for the pair's caption."""
     itm_batch_size: int = 8
     """Pairs that itm:MODEL is asked about at once. Batches are formed by position."""
+    itm_trust_remote_code: bool = False
+    """Whether the code that itm:MODEL brings may run, with all rights that you have."""
     keep_embeddings: bool = True
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
@@ -179,6 +181,8 @@ class RecaptionConfig:
     model: str | None = None
     """Folder or Hub name of an image-text-to-text model of transformers that writes a caption for
     each picture of the lowest levels; the better scored of both counts. By default none does."""
+    trust_remote_code: bool = False
+    """Whether the code that the model brings may run, with all rights that you have."""
     levels: tuple[int, ...] = (1, 2)
     """Levels whose pictures get a caption."""
     prompt: str = CAPTION_PROMPT

@@ -84,22 +84,31 @@ def start_command(
     root: Path | str,
     workers: int,
     beam_flags: Sequence[str] = (),
+    is_warm: bool = True,
     **environment: str,
 ) -> Running:
-    """Returns the running `aligngpt-curate curate`, in a process group of its own."""
+    """Returns the running `aligngpt-curate curate`, in a process group of its own.
+
+    Args:
+        is_warm: whether to fork it and its workers. They are started, whole, if not, or if the
+            job has an environment of its own, which a start may depend on.
+    """
     words = ["--pairs", str(pairs), "--out", str(root), "--workers", str(workers), *flags]
-    return start_words(["curate", *words, *beam_flags], **environment)
+    return start_words(["curate", *words, *beam_flags], is_warm, **environment)
 
 
 def start_words(words: Sequence[str], is_warm: bool = True, **environment: str) -> Running:
     """Returns the running `aligngpt-curate` with these words, in a process group of its own.
 
     Args:
-        is_warm: whether to fork it from a process that has its libraries loaded.
+        is_warm: whether to fork it from a process that has its libraries loaded, and its workers
+            unless the environment is its own.
     """
     own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
     if is_warm:
-        return start_warm("pipeline.cli", words, own)
+        workers = int(words[words.index("--workers") + 1]) if "--workers" in words else 1
+        forked = workers if workers > 1 and not environment else 0
+        return start_warm("pipeline.cli", words, own, workers=forked)
     return subprocess.Popen(
         [str(COMMAND), *words],
         stdout=subprocess.PIPE,

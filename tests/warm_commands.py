@@ -4,7 +4,7 @@ Torch, Beam and what they bring take a command several seconds of a core to impo
 start dozens: to kill them, to let them end by themselves, two at once. A forked one is as real,
 with a process group, an environment and an output of its own; only the start of Python is left out.
 What is forked has imported and done nothing else, and has no threads but one of Arrow's allocator,
-which knows of forks.
+which knows of forks. The workers of a curation are forked likewise (`tests/warm_workers.py`).
 
     test  -- words, environment, two pipes -->  this module as a program, with all imported
       ^                                           |- fork -> keeper -- fork -> the command
@@ -29,11 +29,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tests.warm_workers import fork_workers
+
 PRELOADED = {
     "pipeline.cli": ("pipeline.job.run", "pipeline.deduplicate.transform", "scoring.clip.scorer"),
     "training.cli": ("training.train", "deepspeed"),
 }
 """Modules with the `main` of a command, and what such a command imports as it begins to work."""
+
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
+"""Signals that wait until a command begins: what Python does at a fork must not be interrupted."""
 
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000
 """Source: Linux's sched.h."""
@@ -84,17 +89,26 @@ def _has_news(file: IO[bytes], seconds: float | None) -> bool:
 
 
 def start_warm(
-    module: str, words: Sequence[str], environment: Mapping[str, str], host: str = ""
+    module: str,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    host: str = "",
+    workers: int = 0,
 ) -> WarmProcess:
     """Returns the running `main` of a module with these words, in a process group of its own.
 
     Args:
         host: network namespace that it runs in, also its host's name.
+        workers: how many of the worker processes that a curation starts are forked.
     """
     output, said = os.pipe()
     status, told = os.pipe()
-    request = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd())}
-    request["host"] = host
+    request: dict[str, Any] = {
+        "words": list(words),
+        "environment": dict(environment),
+        "folder": str(Path.cwd()),
+    }
+    request |= {"host": host, "workers": workers}
     socket.send_fds(_warm_process(module), [json.dumps(request).encode()], [said, told])
     os.close(said)
     os.close(told)
@@ -126,10 +140,11 @@ def _end(process: subprocess.Popen[bytes], line: socket.socket) -> None:
 
 
 def serve(module: str, line: socket.socket) -> Any:
-    """Imports a command and forks at each request; returns, in the command's process, its `main`.
+    """Imports a command and forks at each request; returns what the new process is to run.
 
     In the process that is forked it never returns: that ends with the line.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     # Libraries warn while they are imported.
     logging.basicConfig(handlers=[logging.NullHandler()])
     command = importlib.import_module(module)
@@ -145,8 +160,12 @@ def serve(module: str, line: socket.socket) -> Any:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             line.close()
-            _keep(*pipes, **json.loads(request))
-            return command.main
+            asked = json.loads(request)
+            workers = asked.pop("workers")
+            _keep(*pipes, **asked)
+            main = fork_workers(workers) or command.main
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            return main
         for pipe in pipes:
             os.close(pipe)
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.levels_matter_page import kept_block
+from experiments.levels.page import kept_block
 from experiments.modes.page import Figures, page
 
 mpl.use("Agg")

@@ -68,7 +68,7 @@ WORK_FILES = {
     "deduplicate": re.compile(
         r"[0-9a-f]{32}/(cells\.npz|joined|[a-z_]+/(done|([a-z]+-)?\d{5,}\.(npy|arrow)))"
     ),
-    "level": re.compile(r"[0-9a-f]{32}/((spilled|values)/\d{5,}|ranks/\d{2,}-\d{5,})\.bin"),
+    "level": re.compile(r"[0-9a-f]{32}/((spilled|parted|values)/\d{5,}|ranks/\d{2,}-\d{5,})\.bin"),
     "progress": re.compile(rf"[a-z]+-\d{{5,}}\.json|{STEP_FILE.pattern}"),
     "times": TIMES_FILE,
 }

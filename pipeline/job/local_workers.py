@@ -26,6 +26,7 @@ from google.protobuf import json_format, text_format
 
 from pipeline.job.bundles import QueuedBundles, has_come_to_work, queued_bundles
 from pipeline.job.watch import Worker, WorkerWatch
+from schemas.memory import AT_START
 
 URN = "aligngpt:environment:local_worker:v1"
 
@@ -127,8 +128,7 @@ class LocalWorkerHandler(GrpcWorkerHandler):
             self._command,
             env={
                 **os.environ,
-                # What `keep_freed_memory` asks for, before a library's threads have other heaps.
-                "MALLOC_ARENA_MAX": "1",
+                **AT_START,
                 "CONTROL_API_SERVICE_DESCRIPTOR": _as_text(self.control_api_service_descriptor()),
                 "LOGGING_API_SERVICE_DESCRIPTOR": _as_text(self.logging_api_service_descriptor()),
                 "PIPELINE_OPTIONS": json_format.MessageToJson(options),

@@ -1,7 +1,8 @@
 """Ranks of all pairs by several signals, and their mean: what `levels.by rank_mean:…` ranks by.
 
 A shard's positions are spilled, parted by cuts that are the same for all shards. Each part of all
-shards is sorted by itself, and the ranks go back to where the shards find theirs.
+shards is sorted by itself, and the ranks go back to where the shards find theirs. A shard's tables
+are read twice, for the cuts and to be spilled; what is spilled says which pairs they were.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.dataset.key_hashes import key_hashes
@@ -42,6 +44,8 @@ SAMPLED_PAIRS = 64
 
 RANK = np.dtype("<i8")
 OFFSET = np.dtype("<i8")
+ROW = np.dtype("<u4")
+PART = np.dtype("<u2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,13 @@ def spill_shard(
         with timed(layout, Stage.LEVEL, "spill") as work:
             staying = _read_staying(layout, shard, config)
             work.rows = staying.total
-            pieces: list[Positions] = []
+            pieces: list[NDArray[Any]] = []
+            found = [np.concatenate([[staying.total], staying.rows]).astype(ROW)]
             for positions, of_signal in zip(staying.positions, cuts.cuts, strict=True):
                 part = parts_of(positions, of_signal)
                 pieces += [positions[part == number] for number in range(cuts.parts)]
-            _write_pieces(path, pieces)
+                found.append(part.astype(PART))
+            _write_pieces(path, [*pieces, *found])
     return shard
 
 
@@ -171,13 +177,12 @@ def average_shard(
     path = _values_path(layout, shard, plan.fingerprint)
     if not plan.is_done and not exists(path):
         with timed(layout, Stage.LEVEL, "average") as work:
-            staying = _read_staying(layout, shard, config)
-            values = np.zeros(staying.total, np.float32)
-            if len(staying.rows):
-                ranks = _ranks_of(layout, shard, plan, cuts, staying)
-                values[staying.rows] = _mean(config).values(ranks, cuts.count)
+            rows, ranks, total = _ranks_of(layout, shard, plan, cuts)
+            values = np.zeros(total, np.float32)
+            if len(rows):
+                values[rows] = _mean(config).values(ranks, cuts.count)
             _write_pieces(path, [values])
-            work.rows = staying.total
+            work.rows = total
     return shard
 
 
@@ -227,7 +232,7 @@ def _rank_and_commit(
 ) -> int:
     """Ranks the pairs in a part of a signal's order and saves it; returns how many they are."""
     signal, part = task
-    pieces = len(cuts.cuts) * cuts.parts
+    pieces = _spilled_pieces(cuts)
     first, own = signal * cuts.parts, signal * cuts.parts + part
     below = 0
     found: list[Positions] = []
@@ -242,19 +247,31 @@ def _rank_and_commit(
     return len(ranks)
 
 
+def _spilled_pieces(cuts: RankCuts) -> int:
+    """Returns how many pieces a shard spills: positions by signal and part, rows, parts."""
+    return len(cuts.cuts) * (cuts.parts + 1) + 1
+
+
 def _ranks_of(
-    layout: DatasetLayout, shard: int, plan: RankPlan, cuts: RankCuts, staying: _Staying
-) -> NDArray[np.int64]:
-    """Returns the ranks of a shard's pairs by each signal, (signals, n)."""
+    layout: DatasetLayout, shard: int, plan: RankPlan, cuts: RankCuts
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]:
+    """Returns which rows of a shard have ranks, (n,), these, (signals, n), and all its rows."""
+    if not cuts.count:  # nothing was spilled
+        with open_read(layout.unique(shard)) as file:
+            return np.empty(0, ROW), np.empty((0, 0), np.int64), pq.read_metadata(file).num_rows
+    pieces, behind = _spilled_pieces(cuts), len(cuts.cuts) * cuts.parts
+    spilled = _spill_path(layout, plan, shard)
+    offsets = _offsets(spilled, pieces)
+    told = _piece(spilled, pieces, offsets, behind, ROW)
     place, count = plan.shards.index(shard), len(plan.shards)
-    ranks = np.empty((len(cuts.cuts), len(staying.rows)), np.int64)
-    for signal, positions in enumerate(staying.positions):
-        part_of = parts_of(positions, cuts.cuts[signal])
+    ranks = np.empty((len(cuts.cuts), len(told) - 1), np.int64)
+    for signal in range(len(cuts.cuts)):
+        part_of = _piece(spilled, pieces, offsets, behind + 1 + signal, PART)
         for part in range(cuts.parts):
             path = _ranks_path(layout, plan, (signal, part))
-            offsets = _offsets(path, count)
-            ranks[signal, part_of == part] = _piece(path, count, offsets, place, RANK)
-    return ranks
+            own = _offsets(path, count)
+            ranks[signal, part_of == part] = _piece(path, count, own, place, RANK)
+    return told[1:], ranks, int(told[0])
 
 
 def _write_pieces(path: str, pieces: Sequence[NDArray[Any]]) -> None:
@@ -284,7 +301,7 @@ def _piece(
 
 
 def _spill_path(layout: DatasetLayout, plan: RankPlan, shard: int) -> str:
-    return f"{rank_folder(layout)}/{plan.fingerprint}/spilled/{shard:05d}.bin"
+    return f"{rank_folder(layout)}/{plan.fingerprint}/parted/{shard:05d}.bin"
 
 
 def _ranks_path(layout: DatasetLayout, plan: RankPlan, task: tuple[int, int]) -> str:

@@ -30,6 +30,7 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read, remove
 from scoring.config import RecaptionConfig, ScoreConfig
+from scoring.control import own_scores
 from scoring.devices import with_precision
 from scoring.levels.edges import levels_from_edges
 
@@ -88,12 +89,12 @@ def caption_making(config: RecaptionConfig, score: ScoreConfig) -> dict[str, Any
     # torch and transformers take seconds to start: a job that writes no caption does without.
     with large_imports():
         from scoring.itm.model import itm_identity, itm_versions
-        from scoring.itm.writer import SETTING
+        from scoring.itm.writer import writer_model
     assert config.model is not None
     return {
-        **deciding_settings(config, leave_out=["model"]),
+        **deciding_settings(config, leave_out=["model", "trust_remote_code"]),
         "model": model_name(config.model),
-        **itm_identity(config.model, f"{SETTING} {config.model}"),
+        **itm_identity(writer_model(config)),
         "precision": score.precision,
         "threads": score.threads,
         "versions": itm_versions(),
@@ -111,7 +112,8 @@ def _last(path: str) -> str:
 
 def _deciding(made: dict[str, Any]) -> dict[str, Any]:
     """Returns what decides the captions: versions move them within rounding only."""
-    return {name: value for name, value in made.items() if name not in ("versions", "model")}
+    deciding = {name: value for name, value in made.items() if name not in ("versions", "model")}
+    return {**deciding, "columns": RECAPTIONED_SCHEMA.names}
 
 
 def _recaptioned(
@@ -192,8 +194,11 @@ def _score(
     written: list[JudgedCaption],
     score: ScoreConfig,
 ) -> NDArray[np.float32]:
-    """Returns the scores of what was written, as of all pairs, (n,); NaN where it is no caption."""
-    found = np.full(len(written), np.nan, np.float32)
+    """Returns the scores of what was written, (n, 2); NaN where it is no caption.
+
+    The second is of the picture with what was written of the next one in place of its own.
+    """
+    found = np.full((len(written), 2), np.nan, np.float32)
     good = [row for row, caption in enumerate(written) if caption.refused is None]
     if good:
         with large_imports():
@@ -201,7 +206,11 @@ def _score(
         keys = asked.keys.take(pa.array(good)).to_pylist()
         images = read_images(layout, shard, keys, [asked.formats[row] for row in good])
         texts = [written[row].text or "" for row in good]
-        found[good] = shared_scorer(score).score(images, texts).clip_score
+        scores = shared_scorer(score).score(images, texts)
+        found[good, 0] = scores.clip_score
+        if len(good) > 1:
+            next_text = np.roll(scores.text_embedding, -1, axis=0)
+            found[good, 1] = own_scores(scores.image_embedding, next_text)
     return found
 
 
@@ -210,10 +219,11 @@ def _with_captions(
     levelled: pa.Table,
     asked: Asked,
     written: list[JudgedCaption],
-    scores: NDArray[np.float32],
+    own_and_exchanged: NDArray[np.float32],
     config: RecaptionConfig,
 ) -> pa.Table:
     """Returns the levelled pairs with what became of each: the better caption counts."""
+    scores = own_and_exchanged[:, 0]
     final = np.array(levelled["clip_score"].to_numpy(), np.float32)
     levels = np.array(levelled["alignment_level"].to_numpy(), np.int8)
     before, level_before = final[asked.rows], levels[asked.rows]
@@ -232,10 +242,8 @@ def _with_captions(
         "original_score": before.tolist(),
         "original_level": level_before.tolist(),
         "model_caption": [caption.text for caption in written],
-        "model_score": [
-            float(score) if finite else None
-            for score, finite in zip(scores, is_finite, strict=True)
-        ],
+        "model_score": _or_none(scores),
+        "exchanged_score": _or_none(own_and_exchanged[:, 1]),
         "model_refused": [
             caption.refused or (None if finite else "not_finite")
             for caption, finite in zip(written, is_finite, strict=True)
@@ -250,6 +258,10 @@ def _with_captions(
     }
     arrays = [pa.array(columns[field.name], field.type) for field in RECAPTIONED_SCHEMA]
     return pa.Table.from_arrays(arrays, schema=RECAPTIONED_SCHEMA)
+
+
+def _or_none(scores: NDArray[np.float32]) -> list[float | None]:
+    return [float(score) if np.isfinite(score) else None for score in scores]
 
 
 def _spread(values: list[Any], rows: NDArray[np.intp], count: int) -> list[Any]:

@@ -1,5 +1,7 @@
 """Inspect: what is in a dataset, finished or not, as tables in the terminal."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow.parquet as pq
 from rich.table import Table
@@ -53,10 +55,7 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     signals = read_signals(packed)
     if signals:
         console.print(signals_table(signals))
-    recaption, _ = read_recaptions(packed)
-    if recaption is not None:
-        console.print(recaption_line(recaption), highlight=False, markup=False)
-        console.print(recaption_table(recaption, max([0, *(level.level for level in levels)])))
+    _print_recaptions(packed, max([0, *(level.level for level in levels)]), console)
     drift = read_drift(layout)
     if drift is not None:
         console.print(drift_table(drift))
@@ -117,6 +116,16 @@ def levels_table(levels: list[LevelContents]) -> Table:
         shown = ["-" if score is None else f"{score:.4f}" for score in scores]
         table.add_row(str(level.level), f"{level.count:,}", *shown)
     return table
+
+
+def _print_recaptions(packed: Sequence[str], num_levels: int, console: Console) -> None:
+    found, _ = read_recaptions(packed)
+    if found is None:
+        return
+    console.print(recaption_line(found), highlight=False, markup=False)
+    if found.warning is not None:
+        console.print(found.warning, style="yellow", highlight=False, markup=False)
+    console.print(recaption_table(found, num_levels))
 
 
 def _print_control(layout: DatasetLayout, levels: list[LevelContents], console: Console) -> None:

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
 from pipeline.report.contents import Contents, Example
+from pipeline.report.control import FEWEST_PAIRS, NEAR_HALF
 from schemas.columns import RECAPTION_FIELD, check_schema, recaption_fields
 from schemas.manifest import RecaptionSummary
 from schemas.records import TRAIN_SCHEMA
 from schemas.storage import open_read
+from scoring.control import Wins
 
 ROWS_AT_ONCE = 65_536
 EXAMPLES = {True: 12, False: 4}
@@ -29,6 +32,8 @@ class _Tally:
     def __init__(self) -> None:
         self.asked = self.taken = 0
         self.before = self.after = 0.0
+        self.exchanged_taken = 0
+        self.wins = Wins()
         self.refused: Counter[str] = Counter()
         self.levels: Counter[int] = Counter()
         self.moved: Counter[tuple[int, int]] = Counter()
@@ -43,6 +48,11 @@ class _Tally:
         self.after += row["clip_score"]
         if row["model_refused"] is not None:
             self.refused[row["model_refused"]] += 1
+        exchanged = row.get("exchanged_score")
+        if exchanged is not None:
+            own = np.array([row["model_score"]], np.float32)
+            self.wins = self.wins.plus(Wins.of(own, np.array([[exchanged]], np.float32)))
+            self.exchanged_taken += exchanged > row["original_score"]
         if is_taken:
             self.moved[row["original_level"], row["alignment_level"]] += 1
         heap, entry = self.heaps[is_taken], (-int(row["key"], 16), path, row)
@@ -65,6 +75,10 @@ class _Tally:
             score_after=self.after / self.asked if self.asked else None,
             levels_before={str(level): self.levels[level] for level in sorted(self.levels)},
             moved=moved,
+            beats_ratio=self.wins.ratio if self.wins.pairs else None,
+            beats_interval=self.wins.interval() if self.wins.pairs else None,
+            exchanged_taken=self.exchanged_taken if self.wins.pairs else None,
+            warning=warning_of_captions(self.wins) if self.wins.pairs else None,
         )
 
 
@@ -154,7 +168,35 @@ def recaption_line(found: RecaptionSummary) -> str:
     )
     if found.asked:
         told += f", mean score {found.score_before:.4f} before, {found.score_after:.4f} now"
-    return f"{told}. Refused: {refused or 'none'}."
+    told = f"{told}. Refused: {refused or 'none'}."
+    if found.beats_ratio is None or found.beats_interval is None:
+        return told
+    low, high = found.beats_interval
+    return (
+        f"{told} Control: a caption beats what the model wrote of another picture "
+        f"{found.beats_ratio:.2f} of the time (95 % {low:.2f} to {high:.2f}; chance 0.50), and "
+        f"{found.exchanged_taken:,} of those exchanged would score better than the captions before."
+    )
+
+
+def warning_of_captions(wins: Wins) -> str | None:
+    """Returns what to think of captions that win so often; None if there is no worry."""
+    low, _ = wins.interval()
+    if wins.ratio >= NEAR_HALF and low > 0.5:
+        return None
+    told = (
+        "what the model wrote of a picture scores above what it wrote of another one "
+        f"{wins.ratio:.2f} of the time, and 0.50 would be chance"
+    )
+    if wins.pairs < FEWEST_PAIRS:
+        few = f"{wins.pairs:,} captions by the model are too few to tell whether they fit"
+        return f"{few} their pictures: {told}."
+    return (
+        f"The captions by the model hardly speak of their pictures: {told}. They are taken all "
+        "the same where they score better, since the captions before were chosen for scoring "
+        "badly. Look at the pairs, and do not train on them: --redo recaption without a model "
+        "brings the captions of before."
+    )
 
 
 def recaption_table(found: RecaptionSummary, num_levels: int) -> Table:

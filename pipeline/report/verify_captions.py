@@ -5,7 +5,7 @@ from typing import Any
 
 TOLD = (
     *("original_caption", "original_score", "original_level"),
-    *("model_caption", "model_score", "model_refused", "caption_model"),
+    *("model_caption", "model_score", "exchanged_score", "model_refused", "caption_model"),
 )
 
 
@@ -19,7 +19,7 @@ def caption_faults(row: dict[str, Any], is_recaptioned: bool) -> Iterator[str]:
         return
     is_taken = row["is_recaptioned"]
     if is_taken is None:
-        known = [name for name in TOLD if row[name] is not None]
+        known = [name for name in TOLD if row.get(name) is not None]
         if known:
             yield f"{known[0]} is of a caption by a model, which is_recaptioned does not know of"
         return

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.tars import read_images
+from schemas.errors import ConfigError
 from schemas.memory import large_imports
 from schemas.shards import DatasetLayout
 from scoring.config import Precision, ScoreConfig
@@ -69,6 +70,7 @@ def look_identity(spec: SignalSpec, config: ScoreConfig) -> tuple[dict[str, str]
     with large_imports():
         from scoring.clip.checkpoints import deciding_identity
         from scoring.clip.scorer import model_identity
+        from scoring.itm.likelihood import judge_model
         from scoring.itm.model import itm_identity, itm_versions
     exact = with_precision(config)
     if spec.kind == "clip":
@@ -83,7 +85,7 @@ def look_identity(spec: SignalSpec, config: ScoreConfig) -> tuple[dict[str, str]
         "threads": str(exact.threads),
     }
     versions = json.dumps(itm_versions(), sort_keys=True)
-    return {**itm_identity(spec.argument), **asked}, {"versions": versions}
+    return {**itm_identity(judge_model(spec.argument, config)), **asked}, {"versions": versions}
 
 
 def look_description(spec: SignalSpec, config: ScoreConfig) -> str:
@@ -129,9 +131,19 @@ def config_of(made: dict[str, str], config: ScoreConfig) -> ScoreConfig:
     Args:
         made: what its field says.
         config: of the dataset's scores.
+
+    Raises:
+        ConfigError: if it was made by code that may not run.
     """
     if made["kind"] != "itm":
         return config
+    if made.get("trust_remote_code") and not config.itm_trust_remote_code:
+        raise ConfigError(
+            f"itm:{made['argument']} ran code of its own when its signal was made: if you trust "
+            "it, pass --itm-trust-remote-code"
+        )
+    # What the model ran then it runs now, and no more, whatever else may.
+    config = dataclasses.replace(config, itm_trust_remote_code=bool(made.get("trust_remote_code")))
     return dataclasses.replace(
         config, itm_prompt=made["prompt"], itm_batch_size=int(made["batch_size"])
     )

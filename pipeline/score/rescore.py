@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,14 @@ class RescoreReport:
         return "\n".join(lines)
 
 
-def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "") -> RescoreReport:
+def rescore_dataset(
+    root: str,
+    sample: int,
+    model: str = "",
+    pretrained: str = "",
+    *,
+    itm_trust_remote_code: bool = False,
+) -> RescoreReport:
     """Returns how far the stored scores are from those computed again.
 
     The sample is the same at every call: rows evenly spaced over the shards' rows, all of them if
@@ -103,6 +110,7 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
     Args:
         model: where the scoring model is now, if it was a local file and has moved since.
         pretrained: where its weights are now, likewise.
+        itm_trust_remote_code: whether code that models of `itm:` signals bring may run.
 
     Raises:
         DatasetError: if no pair is scored, the model is not the one that made the scores, or what
@@ -130,7 +138,8 @@ def rescore_dataset(root: str, sample: int, model: str = "", pretrained: str = "
             _require_same(provenance.model, own.model, f"shard {shard}")
         _check_widths(layout, shard, own)
         differences += _rescore_shard(layout, shard, scorer, rows)
-    signals = read_signals_again(layout, rows_of, shards, provenance.config)
+    config = replace(provenance.config, itm_trust_remote_code=itm_trust_remote_code)
+    signals = read_signals_again(layout, rows_of, shards, config)
     return _report(provenance, scorer, differences, signals)
 
 

@@ -31,7 +31,7 @@ from scoring.devices import with_precision
 if TYPE_CHECKING:
     from scoring.clip.scorer import ClipScorer, Scores
 
-OF_SIGNALS = ("signals", "itm_prompt", "itm_batch_size")
+OF_SIGNALS = ("signals", "itm_prompt", "itm_batch_size", "itm_trust_remote_code")
 NOT_DECIDING = ("model", "pretrained", "device", "accelerator", "decode_threads", *OF_SIGNALS)
 """Settings that the fingerprint leaves out: the model's identity says more than its path, and each
 signal has a fingerprint of its own."""

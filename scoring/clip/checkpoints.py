@@ -40,6 +40,10 @@ LIBRARIES = (
 """Whose version can move a score, within rounding."""
 
 
+OF_THE_RUN = ("device", "arithmetic", "memory_format", "folded_norms")
+"""What an identity says of how a model ran, which moves a score within rounding, too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A model as open_clip names it, with the files it comes from."""
@@ -300,7 +304,7 @@ def deciding_identity(identity: ModelIdentity) -> ModelIdentity:
     return {
         name: value
         for name, value in identity.items()
-        if not name.startswith("version.") and name not in ("device", "arithmetic", "memory_format")
+        if not name.startswith("version.") and name not in OF_THE_RUN
     }
 
 

@@ -1,6 +1,7 @@
 """Images to the model's input: exactly open_clip's preprocessing, decoded in threads ahead."""
 
 import io
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -98,16 +99,35 @@ def _cropped_resize(steps: list[Any]) -> tuple[int, int, Image.Resampling] | Non
 def _resized_within(
     image: Image.Image, height: int, width: int, method: Image.Resampling
 ) -> Image.Image | None:
-    """Returns the middle of a wide image whose short side is resized; None if it is not wide.
+    """Returns the middle of an image whose short side is resized; None if it is square.
 
-    Pillow resizes rows first, rounds, then columns: those that are cut off need no second pass.
+    Pillow resizes rows first, rounds, then columns. Of a wide image, columns that are cut off need
+    no second pass; of a tall one, rows that what is cut off is made from need no first.
     """
-    if image.width <= image.height:
-        return None
-    whole_width = int(width * image.width / image.height)  # as torchvision has it
-    left = round((whole_width - width) / 2.0)
-    rows = image.resize((whole_width, image.height), method)
-    return rows.crop((left, 0, left + width, image.height)).resize((width, height), method)
+    if image.width > image.height:
+        whole_width = int(width * image.width / image.height)  # as torchvision has it
+        left = round((whole_width - width) / 2.0)
+        rows = image.resize((whole_width, image.height), method)
+        return rows.crop((left, 0, left + width, image.height)).resize((width, height), method)
+    if image.width < image.height:
+        whole_height = int(height * image.height / image.width)
+        top = round((whole_height - height) / 2.0)
+        first, last = _rows_of(top, top + height, image.height, whole_height)
+        rows = image.crop((0, first, image.width, last)).resize((width, last - first), method)
+        canvas = Image.new("RGB", (width, image.height))
+        canvas.paste(rows, (0, first))
+        return canvas.resize((width, whole_height), method).crop((0, top, width, top + height))
+    return None
+
+
+def _rows_of(top: int, bottom: int, height: int, whole_height: int) -> tuple[int, int]:
+    """Returns from which of an image's rows those from `top` to `bottom` of the resized are made.
+
+    A filter reaches two rows to either side, or two of the resized where that is more.
+    """
+    scale = height / whole_height
+    reach = 2.0 * max(scale, 1.0) + 1.0
+    return max(0, int(top * scale - reach)), min(height, math.ceil(bottom * scale + reach))
 
 
 def _as_image(source: ImageSource) -> Image.Image:

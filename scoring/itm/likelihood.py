@@ -26,7 +26,7 @@ from scoring.devices import (
     use_exact_arithmetic,
     with_precision,
 )
-from scoring.itm.model import inputs_of, load_itm, question_about
+from scoring.itm.model import AskedModel, inputs_of, load_itm, question_about
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -44,7 +44,7 @@ class CaptionJudge:
         device = claim_device(config.device)
         use_exact_arithmetic()
         torch.set_num_threads(config.threads)
-        self._model, self._processor = load_itm(name, config.precision, device)
+        self._model, self._processor = load_itm(judge_model(name, config), config.precision, device)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "right"  # what follows a text never changes what is said in it
         if tokenizer.pad_token is None:
@@ -92,6 +92,14 @@ class CaptionJudge:
         yes = last[:, self._yes].logsumexp(dim=-1)
         no = last[:, self._no].logsumexp(dim=-1)
         return np.asarray((yes - no).sigmoid().cpu().numpy(), np.float32)
+
+
+def judge_model(name: str, config: ScoreConfig) -> AskedModel:
+    """Returns the model of the signal itm:NAME."""
+    trust = config.itm_trust_remote_code
+    return AskedModel(
+        name, f"score.signals: itm:{name}", "score.itm_trust_remote_code", runs_code=trust
+    )
 
 
 def _first_tokens(tokenizer: Any, words: tuple[str, ...]) -> set[int]:

@@ -1,10 +1,18 @@
 """Which image-text-to-text model is asked: its files, what tells it from another, and how it loads.
 
-Any model of transformers' `AutoModelForImageTextToText` whose processor has a chat template.
+Any model of transformers' `AutoModelForImageTextToText` whose processor has a chat template. Code
+that a model brings is run only where the user says so.
 """
 
+import fcntl
 import hashlib
 import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +21,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
+from transformers.models.auto.configuration_auto import (  # type: ignore[attr-defined]
+    CONFIG_MAPPING_NAMES,
+)
 
 from schemas.errors import ConfigError
 from schemas.versions import installed_versions
@@ -21,55 +32,67 @@ from scoring.config import Precision
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What a model is loaded from; weights in pickles are not, since those could run code."""
 
+CODE = ("*.py",)
+"""Of a model that brings code of its own, if the user lets it run."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LOAD_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 """What transformers raises over a folder that holds no such model."""
 
 
-def model_folder(name: str, setting: str = "") -> Path:
-    """Returns the folder of a model, a local one or a snapshot of the Hub's.
+@dataclass(frozen=True, slots=True)
+class AskedModel:
+    """A model that is asked about pictures, as the user named it."""
 
-    Args:
-        setting: how messages call it; by default as the signal that it is.
+    name: str
+    """A folder, or a name on the Hub."""
+    setting: str
+    """How messages call it."""
+    trust_setting: str
+    """The setting that lets its own code run."""
+    runs_code: bool = False
+    """Whether the user lets it run."""
+
+
+def model_folder(model: AskedModel) -> Path:
+    """Returns the folder of a model, a local one or a snapshot of the Hub's.
 
     Raises:
         ConfigError: if it is not to be had.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    if Path(model.name).is_dir():
+        return Path(model.name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(model.name, allow_patterns=_patterns(model)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"{setting or _signal(name)} is neither a folder nor a model that could be downloaded "
+            f"{model.setting} is neither a folder nor a model that could be downloaded "
             f"({str(error).splitlines()[0]}): give the folder of an image-text-to-text model of "
             "transformers, or its name on the Hub"
         ) from error
 
 
-def _signal(name: str) -> str:
-    return f"score.signals: itm:{name}"
+def _patterns(model: AskedModel) -> list[str]:
+    return [*FILES, *CODE] if model.runs_code else [*FILES]
 
 
-def itm_identity(name: str, setting: str = "") -> dict[str, str]:
+def itm_identity(model: AskedModel) -> dict[str, str]:
     """Returns what tells the model from any other, by what its files hold.
-
-    Args:
-        setting: as for `model_folder`.
 
     Raises:
         ConfigError: if it is not to be had.
     """
-    folder = model_folder(name, setting)
-    files = sorted(path for pattern in FILES for path in folder.glob(pattern))
+    folder = model_folder(model)
+    files = sorted(path for pattern in _patterns(model) for path in folder.glob(pattern))
     digest = hashlib.sha256()
     for path in files:
         stat = path.stat()
         digest.update(
             f"{path.name} {_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n".encode()
         )
-    return {"files_sha256": digest.hexdigest()}
+    runs = {"trust_remote_code": "True"} if model.runs_code else {}
+    return {"files_sha256": digest.hexdigest(), **runs}
 
 
 def itm_versions() -> dict[str, str]:
@@ -77,13 +100,8 @@ def itm_versions() -> dict[str, str]:
     return installed_versions(("torch", "transformers", "tokenizers", "pillow"))
 
 
-def load_itm(
-    name: str, precision: Precision, device: torch.device, setting: str = ""
-) -> tuple[Any, Any]:
+def load_itm(model: AskedModel, precision: Precision, device: torch.device) -> tuple[Any, Any]:
     """Returns the model in evaluation mode and its processor.
-
-    Args:
-        setting: as for `model_folder`.
 
     Raises:
         ConfigError: if there is none, or it cannot be asked.
@@ -92,21 +110,73 @@ def load_itm(
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # the job shows its own
-    folder = model_folder(name, setting)
+    folder = model_folder(model)
+    # Said either way: left open, transformers would ask at the terminal.
+    trust = {"trust_remote_code": model.runs_code}
     try:
-        processor = AutoProcessor.from_pretrained(folder)
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[precision])
+        _check_code(model, folder)
+        with _copies_of_code() if model.runs_code else nullcontext():
+            processor = AutoProcessor.from_pretrained(folder, **trust)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=DTYPES[precision], **trust
+            )
     except LOAD_ERRORS as error:
         raise ConfigError(
-            f"{setting or _signal(name)} is no image-text-to-text model that transformers can "
-            f"load: {error}"
+            f"{model.setting} is no image-text-to-text model that transformers can load: {error}"
         ) from error
-    if getattr(processor, "chat_template", None) is None or model.config.is_encoder_decoder:
+    if getattr(processor, "chat_template", None) is None or loaded.config.is_encoder_decoder:
         raise ConfigError(
-            f"{setting or _signal(name)} has no chat template to be asked by: give a model that "
-            "answers questions about pictures in a chat"
+            f"{model.setting} has no chat template to be asked by: give a model that answers "
+            "questions about pictures in a chat"
         )
-    return model.to(device).eval().requires_grad_(False), processor
+    return loaded.to(device).eval().requires_grad_(False), processor
+
+
+def _check_code(model: AskedModel, folder: Path) -> None:
+    """Raises `ConfigError` where a model cannot do without code of its own that is not to run."""
+    named = {
+        module
+        for path in folder.glob("*config.json")
+        for module in _code_named_in(json.loads(path.read_text(encoding="utf-8")))
+    }
+    elsewhere = sorted(module for module in named if "--" in module)
+    if model.runs_code and elsewhere:
+        raise ConfigError(
+            f"{model.setting} takes its code from another repository ({elsewhere[0]}), whose files "
+            "nothing here would tell from others: put the code into the model's folder"
+        )
+    is_known = _model_type(folder) in CONFIG_MAPPING_NAMES
+    if named and not model.runs_code and not is_known:
+        raise ConfigError(
+            f"{model.setting} brings code of its own ({sorted(named)[0]}), which is not run "
+            f"unasked: if you trust it, set {model.trust_setting}"
+        )
+
+
+def _code_named_in(settings: Any) -> list[str]:
+    """Returns the classes that a config file takes from code beside it."""
+    named = settings.get("auto_map", {}) if isinstance(settings, dict) else {}
+    classes = named.values() if isinstance(named, dict) else ()
+    flat = (c for one in classes for c in (one if isinstance(one, list) else [one]))
+    return [one for one in flat if isinstance(one, str)]
+
+
+def _model_type(folder: Path) -> str | None:
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return settings.get("model_type") if isinstance(settings, dict) else None
+
+
+@contextmanager
+def _copies_of_code() -> Iterator[None]:
+    """Lets one process of this machine at a time copy a model's code to where Python finds it.
+
+    transformers writes those copies in place, so that another process could import half of one.
+    """
+    path = Path(tempfile.gettempdir()) / f"aligngpt-code-{os.getuid()}.lock"
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ from scoring.devices import (
     use_exact_arithmetic,
     with_precision,
 )
-from scoring.itm.model import inputs_of, load_itm, question_about
+from scoring.itm.model import AskedModel, inputs_of, load_itm, question_about
 
 SETTING = "recaption.model"
 
@@ -47,14 +47,13 @@ class CaptionWriter:
     """
 
     def __init__(self, config: RecaptionConfig, score: ScoreConfig) -> None:
-        assert config.model is not None
         score = with_precision(score)
         self._config, self._threads = config, score.threads
         device = claim_device(score.device)
         use_exact_arithmetic()
         torch.set_num_threads(score.threads)
-        name = f"{SETTING} {config.model}"
-        self._model, self._processor = load_itm(config.model, score.precision, device, name)
+        model = writer_model(config)
+        self._model, self._processor = load_itm(model, score.precision, device)
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"  # what is written follows the question at once
         if tokenizer.pad_token is None:
@@ -105,6 +104,15 @@ class CaptionWriter:
         said = tokens[: ends[0]] if ends else tokens
         text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
         return Written(text, is_finished=bool(ends))
+
+
+def writer_model(config: RecaptionConfig) -> AskedModel:
+    """Returns the model that is asked for captions."""
+    assert config.model is not None
+    trust = config.trust_remote_code
+    return AskedModel(
+        config.model, f"{SETTING} {config.model}", "recaption.trust_remote_code", runs_code=trust
+    )
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

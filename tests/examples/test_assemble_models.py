@@ -62,13 +62,14 @@ def scores(name: str, pairs: list[tuple[Path, str]]) -> np.ndarray:
     """Returns the cosine of each picture with each caption, pictures in rows."""
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     model.eval()
+    # One by one, pictures stay in the processor's cache; captions are as wide as they need to be.
+    images = [model.encode_image(preprocess(on_white(p))[None], normalize=True) for p, _ in pairs]
     tokens = open_clip.get_tokenizer(name)([caption for _, caption in pairs])
-    texts = model.encode_text(tokens, normalize=True)
-    batches = [pairs[start : start + 32] for start in range(0, len(pairs), 32)]
-    images = [
-        model.encode_image(torch.stack([preprocess(on_white(p)) for p, _ in b]), normalize=True)
-        for b in batches
-    ]
+    widths = (tokens != model.text.config.pad_token_id).sum(dim=1)
+    texts = torch.empty(len(pairs), images[0].shape[1])
+    for width in widths.unique().tolist():
+        is_so_wide = widths == width
+        texts[is_so_wide] = model.encode_text(tokens[is_so_wide, :width], normalize=True)
     return (torch.cat(images) @ texts.T).numpy()
 
 

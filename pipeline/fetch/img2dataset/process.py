@@ -12,13 +12,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from img2dataset.downloader import Downloader
-from img2dataset.resizer import Resizer
-from img2dataset.writer import WebDatasetSampleWriter
+from schemas.memory import large_imports
 
 
 def download(folder: Path, job: dict[str, Any]) -> None:
     """Runs img2dataset's downloader over the URLs of a folder."""
+    # webdataset, which it writes with, would import torch for loaders that nobody uses here: more
+    # than half of the start. Without torch it does without them.
+    blocked: dict[str, Any] = sys.modules
+    blocked["torch"] = None
+    with large_imports():
+        from img2dataset.downloader import Downloader
+        from img2dataset.resizer import Resizer
+        from img2dataset.writer import WebDatasetSampleWriter
+
     downloader = Downloader(
         sample_writer_class=WebDatasetSampleWriter,
         resizer=Resizer(**job["resizer"]),

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.job.ray.cluster import Places, WorkerNeeds, living_nodes
 from pipeline.job.ray.worker import BeamWorker, Prepare, Whereabouts
+from schemas.memory import AT_START
 
 GPUS = "gpus"
 """Parameter of a request that says how many GPUs the worker must have."""
@@ -157,6 +158,8 @@ class RayWorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
                 memory=self._needs.memory_bytes or None,
                 num_gpus=1 if has_gpu else 0,
                 max_restarts=0,
+                # Ray's own worker imports Arrow and gRPC: after that it is too late to tell.
+                runtime_env={"env_vars": dict(AT_START)},
                 # Soft: Ray places it elsewhere if the node is full or gone by now.
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
             )

@@ -94,6 +94,13 @@ def test_the_score_of_a_new_caption_is_that_of_the_same_model(recaptioned):
     found = shared_scorer(score).score(images, [row["model_caption"] for row in train])
     stored = np.array([row["model_score"] for row in train])
     assert np.abs(found.clip_score - stored).max() < 5e-3
+    places = {row["key"]: place for place, row in enumerate(train)}
+    for path in sorted((recaptioned.root / "recaptioned").glob("*.parquet")):
+        shard = [row for row in pq.read_table(path).to_pylist() if row["key"] in places]
+        for row, following in zip(shard, [*shard[1:], *shard[:1]], strict=True):
+            own, other = places[row["key"]], places[following["key"]]
+            exchanged = found.image_embedding[own] @ found.text_embedding[other]
+            assert row["exchanged_score"] == pytest.approx(exchanged, abs=5e-3)
 
 
 def precision_of(root):

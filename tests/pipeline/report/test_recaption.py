@@ -82,6 +82,29 @@ def test_counts_scores_and_moves_are_those_of_the_rows(tables):
     )
 
 
+def test_captions_that_fit_other_pictures_as_well_are_named(tmp_path):
+    def told(wins, count):
+        rows = [
+            {
+                **asked(number, 1, 2, True),
+                "model_score": 0.5,
+                "exchanged_score": 0.2 if number < wins else 0.6,
+            }
+            for number in range(count)
+        ]
+        found, _ = read_recaptions([train_table(tmp_path / "000000.parquet", rows)])
+        assert found is not None
+        return found
+
+    good = told(wins=90, count=100)
+    assert (good.beats_ratio, good.exchanged_taken, good.warning) == (0.9, 10, None)
+    low, high = good.beats_interval
+    assert 0.8 < low < 0.9 < high < 1
+    assert "0.90 of the time" in recaption_line(good)
+    assert "hardly speak of their pictures" in told(wins=50, count=100).warning
+    assert "too few" in told(wins=3, count=6).warning
+
+
 def test_levels_lose_what_others_gain(tables):
     found, _ = read_recaptions(tables)
     assert found is not None

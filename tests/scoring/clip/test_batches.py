@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from scoring.clip.preprocess import load_batches
-from scoring.clip.scorer import ClipScorer, encode_in_parts
+from scoring.clip.scorer import ClipScorer, encode_in_parts, images_at_once
 from tests.scoring.clip.test_scorer import CAPTIONS, make_images
 
 
@@ -118,6 +119,29 @@ def test_size_that_fits_into_memory_is_found_once_and_kept_for_what_comes_next(
     assert tower.sizes[8:] == [2, 2]
     assert scorer.fitted_batch_size == 2
     np.testing.assert_allclose(found.clip_score, plain.clip_score, atol=2e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "at_once"), [(40, 16), (6, 6)])
+def test_a_processor_takes_a_batch_in_parts_that_are_recorded(
+    tiny_clip: Any, batch_size: int, at_once: int
+) -> None:
+    images, captions = make_images(42), ["a cat"] * 42
+    scorer = ClipScorer(tiny_clip.score_config(batch_size=batch_size))
+    assert scorer.fitted_batch_size == at_once
+    scorer.model.visual = tower = NarrowTower(scorer.model.visual, most=42)
+    found = scorer.score(images, captions)
+    assert tower.sizes == {40: [16, 16, 8, 2], 6: [6] * 7}[batch_size]
+    scorer._image_batch = 42
+    whole = scorer.score(images, captions)
+    np.testing.assert_allclose(found.clip_score, whole.clip_score, atol=2e-6)
+
+
+def test_a_compiled_model_and_a_gpu_take_a_whole_batch(tiny_clip: Any) -> None:
+    config = tiny_clip.score_config(batch_size=64)
+    compiled = dataclasses.replace(config, compile_model=True)
+    assert images_at_once(config, torch.device("cuda")) == 64
+    assert images_at_once(compiled, torch.device("cpu")) == 64
+    assert images_at_once(config, torch.device("cpu")) == 16
 
 
 def test_text_tower_sees_captions_by_length_in_batches_cut_to_their_longest(

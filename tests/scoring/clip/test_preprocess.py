@@ -66,19 +66,20 @@ def test_encoded_images_decode_as_pillow_decodes_them(image_format: str) -> None
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_wide_pictures_cut_between_the_passes_equal_those_cut_after_them(
+def test_pictures_cut_between_the_passes_equal_those_cut_after_them(
     interpolation: Any,
 ) -> None:
     preprocessing = PreprocessCfg(size=(32, 32), interpolation=interpolation)
     *spatial, _, _ = image_transform_v2(preprocessing, is_train=False).transforms
     preprocessor = ImagePreprocessor(asdict(preprocessing))
     assert preprocessor._crop is not None
-    for width in range(30, 60):
-        for height in (17, 31, 32, 33, 47):
-            expected = image = make_image(width, height)
-            for step in spatial:
-                expected = step(expected)
-            assert np.array_equal(preprocessor.pixels(image), np.asarray(expected)), image.size
+    wide = [(width, height) for width in range(30, 60) for height in (17, 31, 32, 33, 47)]
+    tall = [(height, width) for width, height in [*wide, (70, 8), (200, 20), (500, 97)]]
+    for size in wide + tall:
+        expected = image = make_image(*size)
+        for step in spatial:
+            expected = step(expected)
+        assert np.array_equal(preprocessor.pixels(image), np.asarray(expected)), size
 
 
 def test_jpegs_of_every_kind_decode_as_pillow_decodes_them() -> None:

@@ -174,6 +174,19 @@ def test_the_gate_reads_what_the_templates_variables_put_before_the_first_answer
     assert long["prompt_mask"].sum() - short["prompt_mask"].sum() == added
 
 
+def test_settings_of_the_call_may_stand_in_processor_kwargs():
+    _, processor = build(adds_bos=False)
+    turns = [[{"role": "user", "content": text}] for text in ("what", "what is this red box?")]
+    settings = {"tokenize": True, "return_dict": True}
+    plain = processor.apply_chat_template(turns, padding=True, **settings)
+    asked = {"return_tensors": "pt", "padding": True}
+    given = processor.apply_chat_template(turns, processor_kwargs=asked, **settings)
+    assert all(torch.equal(given[name], plain[name]) for name in plain)
+    wide = {"return_tensors": None, "padding": "max_length", "max_length": 64}
+    lists = processor.apply_chat_template(turns, padding=True, processor_kwargs=wide, **settings)
+    assert [len(row) for row in lists["input_ids"]] == [64, 64]
+
+
 def test_a_conversation_can_end_within_an_answer():
     _, processor = build(adds_bos=False)
     turns = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "a red"}]

@@ -148,7 +148,8 @@ def test_it_stores_byte_for_byte_what_img2dataset_stores(
 def test_every_pair_ends_as_one_sample_or_one_rejection(
     web_server: WebServer, tmp_path: Path
 ) -> None:
-    data = picture(0)
+    """What is kept lies on every limit, and is stored smaller than it was downloaded."""
+    data, dead_port = picture(0), unused_port()
     good = web_server.serve("/good.jpg", data)
     small = web_server.serve("/small.png", picture(1, "PNG"))
     md5, sha = hashlib.md5(data).hexdigest(), hashlib.sha256(data).hexdigest()
@@ -167,7 +168,11 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
         web_server.hang("/hang.jpg"): (None, R.TIMED_OUT),
         web_server.raw("/empty.jpg", b""): (None, R.INCOMPLETE_RESPONSE),
         web_server.serve("/page.jpg", b"<html></html>"): (None, R.DECODE_FAILED),
+        web_server.serve("/low.jpg", picture(0, size=(130, 99))): (None, R.TOO_SMALL),
+        web_server.serve("/big.jpg", picture(0, size=(123, 122))): (None, R.TOO_MANY_PIXELS),
+        web_server.serve("/long.jpg", picture(0, size=(141, 100))): (None, R.TOO_ELONGATED),
         "http://nowhere.invalid/a.jpg": (None, R.DNS_FAILED),
+        f"http://{ALLOWED_HOST}:{dead_port}/a.jpg": (None, R.CONNECT_FAILED),
         f"http://{ALLOWED_HOST}:{web_server.port}0/a.jpg": (None, R.INVALID_URL),
         "http://[::1/a.jpg": (None, R.INVALID_URL),
         "http://10.0.0.1/a.jpg": (None, R.FORBIDDEN_ADDRESS),
@@ -180,7 +185,9 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
     }
     layout = DatasetLayout(str(tmp_path))
     write_pairs(layout, [(url, expected_hash) for url, (expected_hash, _) in expected.items()])
-    fetch_shard(layout, 0, config(web_server))
+    limits = {"min_side": 100, "max_pixels": 15_000, "max_aspect_ratio": 1.4}
+    ports = (80, 443, web_server.port, dead_port)
+    fetch_shard(layout, 0, config(web_server, allow_ports=ports, **limits))
     assert set(kept(layout)) == {url for url, (_, reason) in expected.items() if reason is None}
     assert rejected(layout) == {
         url: reason.value for url, (_, reason) in expected.items() if reason is not None
@@ -188,39 +195,6 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
     assert kept(layout)[good]["sha256"] == sha
     assert kept(layout)[good]["pixel_hash"] is not None
     assert web_server.paths("127.0.0.3") == []
-
-
-@pytest.mark.slow
-def test_a_dead_port_is_a_failure_to_connect(web_server: WebServer, tmp_path: Path) -> None:
-    port = unused_port()
-    url = f"http://{ALLOWED_HOST}:{port}/a.jpg"
-    layout = DatasetLayout(str(tmp_path))
-    write_pairs(layout, [(url, None)])
-    fetch_shard(layout, 0, config(web_server, allow_ports=(port,)))
-    assert rejected(layout) == {url: "connect_failed"}
-
-
-@pytest.mark.slow
-def test_an_image_that_its_limits_refuse_is_rejected_for_it(
-    web_server: WebServer, tmp_path: Path
-) -> None:
-    """The one that is kept lies on every limit, and is stored smaller than it was downloaded."""
-    sizes = {
-        (130, 99): "too_small",
-        (123, 122): "too_many_pixels",
-        (141, 100): "too_elongated",
-        (140, 100): None,
-    }
-    urls = {
-        web_server.serve(f"/{size}.jpg".replace(" ", ""), picture(0, size=size)): reason
-        for size, reason in sizes.items()
-    }
-    layout = DatasetLayout(str(tmp_path))
-    write_pairs(layout, [(url, None) for url in urls])
-    limits = {"min_side": 100, "max_pixels": 15_000, "max_aspect_ratio": 1.4}
-    fetch_shard(layout, 0, config(web_server, **limits))
-    assert rejected(layout) == {url: reason for url, reason in urls.items() if reason}
-    assert list(kept(layout)) == [url for url, reason in urls.items() if reason is None]
 
 
 def test_the_engine_is_part_of_the_fingerprint(web_server: WebServer, tmp_path: Path) -> None:

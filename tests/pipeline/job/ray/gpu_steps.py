@@ -14,11 +14,13 @@ import apache_beam as beam
 from pipeline.job.ray.cluster import WorkerNeeds, connect
 from pipeline.job.ray.runner import RayRunner
 from pipeline.job.watch import WorkerWatch
+from schemas.memory import AT_START
 
 
 def seen_by(step: str, number: int) -> list[Any]:
     """Returns what a step sees of where it runs."""
-    return [step, os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid(), number]
+    names = ("CUDA_VISIBLE_DEVICES", *AT_START)
+    return [step, [os.environ.get(name) for name in names], os.getpid(), number]
 
 
 def write(rows: list[Any], path: str) -> None:

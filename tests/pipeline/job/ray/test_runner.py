@@ -17,6 +17,7 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'aligngpt[ray]'")
 from ray._private.state import GlobalState
 
 from pipeline.dataset.progress import ProgressReader
+from schemas.memory import AT_START
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from tests.curations import ROOT, contents, curate, finish, start_words, wait_for_progress
@@ -45,8 +46,9 @@ def test_steps_with_a_hint_have_a_gpu_and_all_others_have_none(cluster, tmp_path
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(out.read_text())
-    assert [(step, devices) for step, devices, _, _ in seen["plain"]] == [("plain", "")] * 20
-    assert [(step, devices) for step, devices, _, _ in seen["hinted"]] == [("hinted", "0")] * 20
+    told = list(AT_START.values())
+    assert [row[:2] for row in seen["plain"]] == [["plain", ["", *told]]] * 20
+    assert [row[:2] for row in seen["hinted"]] == [["hinted", ["0", *told]]] * 20
     assert sorted(number for *_, number in seen["hinted"]) == list(range(20))
     processes = {name: {process for *_, process, _ in rows} for name, rows in seen.items()}
     assert processes["plain"].isdisjoint(processes["hinted"])

@@ -1,0 +1,1 @@
+"""Do the alignment levels matter to a model?"""
