@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 MEASURED = {
     "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
     "latency": ("benchmarks/fetch/run.py", "--part", "latency"),
+    "start": ("benchmarks/fetch/run.py", "--part", "start"),
     "mixed": ("benchmarks/fetch/run.py", "--part", "mixed"),
     "web": ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
     "score_feed": ("benchmarks/score_feed.py",),

@@ -84,21 +84,48 @@ def web_table(figures: dict[str, Any]) -> str:
 def beside_table(figures: dict[str, Any]) -> str:
     """Returns our figures beside img2dataset's."""
     lines = [
-        "| side | images/s by the clock | in its own count | peak memory, MiB | kept |",
-        "|---|--:|--:|--:|--:|",
+        "| side | images/s by the clock | in its own count | peak memory, MiB | "
+        "ms of a core, each | kept |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for side in ("ours", "img2dataset"):
         one = figures[side]
         own = figures["images"] / one["working_seconds"]
         lines.append(
             f"| {side} | {one['images_per_second']:.0f} | {own:.0f} | {one['peak_mib']:.0f} | "
-            f"{one['kept']:,} |"
+            f"{one['core_ms_per_image']:.2f} | {one['kept']:,} |"
         )
     lines.append(
         f"| **times** | **{figures['times_faster_by_the_clock']:.2f}** | "
         f"**{figures['times_faster_in_their_own_count']:.2f}** | "
-        f"**{figures['memory_ratio']:.2f}** | |"
+        f"**{figures['memory_ratio']:.2f}** | | |"
     )
+    for key, name in BOUNDS.items():
+        if key in figures:
+            lines.append(f"| {name} | | {figures[key]:.0f} | | | |")
+    lines.append(f"| ours, share of the bound | | {figures['share_of_the_bound']:.2f} | | | |")
+    return "\n".join(lines)
+
+
+BOUNDS = {
+    "decoding_alone_per_second": "bound: all cores prepare these images, nothing else to do",
+    "connections_allow_per_second": "bound: what 1,024 connections and the slowest host allow",
+}
+"""What a side could reach at most; the lowest counts."""
+
+
+def start_table(figures: dict[str, Any]) -> str:
+    """Returns what starting takes, by workers."""
+    lines = [
+        "| workers | to the first request, s | all of the job, s | of all cores, s |",
+        "|--:|--:|--:|--:|",
+    ]
+    for workers in (1, 2):
+        one = figures[f"workers_{workers}"]
+        lines.append(
+            f"| {workers} | {one['first_request_seconds']:.1f} | {one['seconds']:.1f} | "
+            f"{one['core_seconds']:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -106,6 +133,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "score_memory": score_memory_table,
     "score_feed": score_feed_table,
     "fetch_web": web_table,
+    "fetch_start": start_table,
     **dict.fromkeys(("fetch_cpu", "fetch_latency", "fetch_mixed"), beside_table),
 }
 """Name of a result to what makes its table."""

@@ -10,13 +10,24 @@ from typing import TypeVar
 
 from fsspec import AbstractFileSystem
 
-from schemas.storage import file_system, is_local, local_path, reaching_store, remove, run_checks
+from schemas.storage import (
+    explaining_writes,
+    file_system,
+    is_local,
+    local_path,
+    reaching_store,
+    remove,
+    run_checks,
+)
 
 AT_ONCE = 10_000
 """Files that are asked for before the first is looked at: a few megabytes of small ones."""
 
 THREADS = 32
 """That wait for a store at the same time, each for a file of its own."""
+
+REMOVED_IN_TURN = 100
+"""Files of a disk that a thread removes before it looks for more."""
 
 T = TypeVar("T")
 
@@ -86,13 +97,35 @@ def remove_many(paths: Sequence[str]) -> None:
     if not paths:
         return
     run_checks()
-    if is_local(paths[0]) or not PATTERN_LETTERS.isdisjoint(paths[0]):
+    if is_local(paths[0]):
+        _remove_local(paths)
+        return
+    if not PATTERN_LETTERS.isdisjoint(paths[0]):
         for path in paths:
             remove(path)
         return
     filesystem, names = _in_store(paths)
     with reaching_store(paths[0]), suppress(FileNotFoundError):
         filesystem.rm(names)
+
+
+def _remove_local(paths: Sequence[str]) -> None:
+    """Removes files of a disk, many at the same time.
+
+    Each waits for the disk where it is a network's, or is told of every block that is free.
+    """
+    some = [
+        paths[start : start + REMOVED_IN_TURN] for start in range(0, len(paths), REMOVED_IN_TURN)
+    ]
+    folder = Path(local_path(paths[0])).parent
+    with explaining_writes(paths[0], folder), ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(_unlink, some):
+            pass
+
+
+def _unlink(paths: Sequence[str]) -> None:
+    for path in paths:
+        Path(local_path(path)).unlink(missing_ok=True)
 
 
 def _in_store(paths: Sequence[str]) -> tuple[AbstractFileSystem, list[str]]:

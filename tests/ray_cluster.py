@@ -86,11 +86,19 @@ class Network:
         _ip(f"link set {self.name}o{number} up")
 
     def remove(self, nodes: int) -> None:
-        """Removes what was made of it."""
+        """Removes what was made of it.
+
+        A connection of a node that was cut can hold its namespace for minutes after its last
+        process, so that the link to it is removed by itself.
+        """
         if self.has_namespaces:
             for number in range(1, nodes + 1):
-                with suppress(subprocess.CalledProcessError):
-                    _ip(f"netns delete {self.name}n{number}")
+                for made in (
+                    f"netns delete {self.name}n{number}",
+                    f"link delete {self.name}o{number}",
+                ):
+                    with suppress(subprocess.CalledProcessError):
+                        _ip(made)
             _ip(f"link delete {self.name}")
 
 

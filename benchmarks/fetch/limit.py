@@ -19,6 +19,7 @@ from scoring.images.prepare import (
 )
 from scoring.images.scaling import resize_reduced
 from scoring.images.settings import ImageSettings
+from scoring.images.thumbnails import thumbnail
 
 SETTINGS = ImageSettings(image_size=256)
 
@@ -44,14 +45,19 @@ def limit_part(files: list[bytes], rounds: int) -> dict[str, Any]:
         "resize": lambda i: resize_reduced(decoded[i], sizes[i], target),
         "encode": lambda i: encode(pixels[i], SETTINGS),
         "hashes": lambda i: (hash_pixels(pixels[i]), hashlib.sha256(files[i]).digest()),
+        "small_copy": lambda i: thumbnail(pixels[i]),
     }
     found = {f"{name}_ms": _milliseconds(step, len(files), rounds) for name, step in steps.items()}
-    cores = len(os.sched_getaffinity(0))
     return {
         **found,
         "one_core_images_per_second": _rate(files, rounds, 1),
-        "all_cores_images_per_second": _rate(files, rounds, cores),
+        "all_cores_images_per_second": decoding_alone(files, rounds),
     }
+
+
+def decoding_alone(files: list[bytes], rounds: int) -> float:
+    """Returns the images a second that all cores prepare at once, with nothing else to do."""
+    return _rate(files, rounds, len(os.sched_getaffinity(0)))
 
 
 def _milliseconds(step: Callable[[int], Any], count: int, rounds: int) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,8 @@ class Run:
     """In its own count: from the first shard's begin to the last one's end."""
     peak_bytes: int
     """Proportional set size of the whole process tree: what processes share counts once."""
+    core_seconds: float
+    """Of all its processes."""
 
 
 def measured(command: list[str], output: Path, cores: Collection[int] | None = None) -> Run:
@@ -35,7 +38,7 @@ def measured(command: list[str], output: Path, cores: Collection[int] | None = N
     """
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
     with tempfile.TemporaryFile() as log:
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), children_seconds()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
         if cores is not None:
             os.sched_setaffinity(process.pid, cores)
@@ -52,7 +55,13 @@ def measured(command: list[str], output: Path, cores: Collection[int] | None = N
             raise SystemExit(f"{command[:4]} failed:\n{log.read().decode()[-3000:]}")
     shards = [json.loads(path.read_text()) for path in output.rglob("*_stats.json")]
     working = max(one["end_time"] for one in shards) - min(one["start_time"] for one in shards)
-    return Run(seconds, working, peak)
+    return Run(seconds, working, peak, children_seconds() - spent)
+
+
+def children_seconds() -> float:
+    """Returns what the processes that this one has waited for have taken of all cores."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def _held_bytes(process: int) -> int:

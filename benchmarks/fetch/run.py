@@ -13,6 +13,7 @@ web: ten shards of thumbnails of 2,000 hosts, of which one in ten hangs and one 
     eight seconds; ours alone, one shard at a time and as it comes, beside what 1,024 connections
     allow.
 limit: what the images of the first part cost without any fetching, step by step.
+start: from the command to the first request, with one worker and with two.
 cores: the first part on one core and on two, which shows what one more core brings.
 pixels: how far both sides are from a full decode with area resize, and what of that is encoding.
 
@@ -25,12 +26,13 @@ side, what they share counted once.
 import argparse
 import json
 import os
+import select
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -44,11 +46,12 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.fetch.limit import limit_part
+from benchmarks.fetch.limit import decoding_alone, limit_part
 from benchmarks.fetch.measure import Run, measured
-from benchmarks.fetch.server import HOSTS, photographs, serve
+from benchmarks.fetch.server import HANG_EVERY, HOSTS, photographs, serve
 from benchmarks.fetch.sides import our_command, stored_images, their_command, write_pairs
-from benchmarks.fetch.web import web_part
+from benchmarks.fetch.start import start_part
+from benchmarks.fetch.web import least_seconds, web_part
 from benchmarks.results import save_result
 from scoring.images.prepare import prepare_image
 from scoring.images.settings import ImageSettings
@@ -56,13 +59,14 @@ from scoring.images.settings import ImageSettings
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
 PHOTOGRAPH, THUMBNAIL = (800, 600), (160, 120)
-PARTS = ("cpu", "limit", "latency", "mixed", "web", "cores", "pixels")
+PARTS = ("cpu", "limit", "latency", "mixed", "web", "start", "cores", "pixels")
 SIZES = {
     "cpu": 2000,
     "limit": 200,
     "latency": 30_000,
     "mixed": 2000,
     "web": 100_000,
+    "start": 400,
     "cores": 1000,
     "pixels": 200,
 }
@@ -72,10 +76,20 @@ QUICK_SIZES = {
     "latency": 400,
     "mixed": 200,
     "web": 4000,
+    "start": 40,
     "cores": 100,
     "pixels": 40,
 }
-ROUNDS = {"cpu": 3, "limit": 5, "latency": 1, "mixed": 1, "web": 1, "cores": 1, "pixels": 1}
+ROUNDS = {
+    "cpu": 3,
+    "limit": 5,
+    "latency": 1,
+    "mixed": 1,
+    "web": 1,
+    "start": 3,
+    "cores": 1,
+    "pixels": 1,
+}
 
 
 class Bench:
@@ -97,8 +111,10 @@ class Bench:
                 (photos / f"{number:05d}.jpg").write_bytes(data)
         words = ["--serve", str(photos), "--delay", str(delay_seconds), *["--web"] * is_web]
         server = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        self._served = server.stdout
         try:
-            yield int(server.stdout.readline())  # type: ignore[union-attr]
+            yield int(server.stdout.readline())
         finally:
             server.kill()
             server.wait()
@@ -130,11 +146,23 @@ class Bench:
         return {
             "images": images,
             "rounds": rounds,
+            **bounds(self.files, images, delay_seconds, size, ours["working_seconds"]),
             **sides,
             "times_faster_by_the_clock": theirs["seconds"] / ours["seconds"],
             "times_faster_in_their_own_count": theirs["working_seconds"] / ours["working_seconds"],
             "memory_ratio": ours["peak_mib"] / theirs["peak_mib"],
         }
+
+    @contextmanager
+    def serving_first(self) -> Iterator[tuple[int, Callable[[], float]]]:
+        """Gives a server's port, and what returns when it was asked first, in Unix time."""
+        with self.serving(0.0, THUMBNAIL) as port:
+            yield port, self._first_asked
+
+    def _first_asked(self) -> float:
+        if not select.select([self._served], [], [], 0.0)[0]:
+            raise SystemExit("nothing was asked of the server")
+        return float(self._served.readline())
 
     def _run(
         self,
@@ -170,8 +198,31 @@ def _medians(runs: list[Run], images: int, kept: int) -> dict[str, float]:
         "working_seconds": statistics.median(run.working_seconds for run in runs),
         "images_per_second": images / seconds,
         "peak_mib": statistics.median(run.peak_bytes for run in runs) / 2**20,
+        "core_ms_per_image": 1000 * statistics.median(run.core_seconds for run in runs) / images,
         "kept": kept,
     }
+
+
+def bounds(
+    files: list[bytes],
+    images: int,
+    delay_seconds: float,
+    size: tuple[int, int],
+    working_seconds: float,
+) -> dict[str, float]:
+    """Returns what this machine and the connections allow, and which share of it was reached."""
+    found = {}
+    if size == PHOTOGRAPH:
+        found["decoding_alone_per_second"] = decoding_alone(files, 2)
+    if delay_seconds:
+
+        def answer_seconds(host: int) -> float | None:
+            return None if host % HANG_EVERY == HANG_EVERY - 1 else delay_seconds
+
+        allowed = images / least_seconds(images, HOSTS, answer_seconds)
+        found["connections_allow_per_second"] = allowed
+    nearest = min(found.values())
+    return {**found, "share_of_the_bound": images / working_seconds / nearest}
 
 
 def cores_part(bench: Bench, images: int, rounds: int) -> dict[str, Any]:
@@ -259,6 +310,8 @@ def run_part(
     if part == "web":
         serving = partial(bench.serving, LATENCY_SECONDS, THUMBNAIL, is_web=True)
         return web_part(serving, bench.folder, images, rounds)
+    if part == "start":
+        return start_part(bench.serving_first, bench.folder, images, rounds)
     if part == "cores":
         return cores_part(bench, images, rounds)
     return pixels_part(bench, images)

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +58,7 @@ class PhotoServer(asyncio.Protocol):
     """Answers every GET with the photograph that its path numbers."""
 
     files: ClassVar[list[bytes]] = []
+    was_asked: ClassVar[bool] = False
     delay_seconds = 0.0
     is_web = False
 
@@ -72,7 +74,10 @@ class PhotoServer(asyncio.Protocol):
             self._hangs = is_hanging(number)
 
     def data_received(self, data: bytes) -> None:
-        """Answers each whole request, after the delay."""
+        """Answers each whole request, after the delay; says when the first one came."""
+        if not PhotoServer.was_asked:
+            PhotoServer.was_asked = True
+            print(time.time(), flush=True)
         self._received += data
         while b"\r\n\r\n" in self._received:
             head, self._received = self._received.split(b"\r\n\r\n", 1)
@@ -94,7 +99,7 @@ class PhotoServer(asyncio.Protocol):
 
 
 def serve(folder: Path, delay_seconds: float, *, is_web: bool = False) -> None:
-    """Serves the photographs in a folder for ever; prints the port."""
+    """Serves the photographs in a folder for ever; prints the port, and when it is asked first."""
 
     async def run() -> None:
         PhotoServer.files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]

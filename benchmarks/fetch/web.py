@@ -1,11 +1,12 @@
 """Ten shards of a web in which one host in ten hangs and one in twenty takes eight seconds."""
 
+import math
 import shutil
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.fetch.measure import Run, measured
 from benchmarks.fetch.server import SLOW_SECONDS, WEB_HOSTS, is_hanging, is_slow, web_host
@@ -39,7 +40,7 @@ def web_part(
                 write_pairs(str(root), urls, images // SHARDS)
                 command = our_command(root, port, None, at_once)
                 runs[at_once].append(measured(command, root))
-    allowed = images / least_seconds(images)
+    allowed = images / least_seconds(images, WEB_HOSTS, seconds_of_a_host)
     rates = {
         at_once: images / statistics.median(run.working_seconds for run in found)
         for at_once, found in runs.items()
@@ -61,20 +62,36 @@ def web_part(
     }
 
 
-def least_seconds(images: int) -> float:
+def seconds_of_a_host(host: int) -> float | None:
+    """Returns what a host takes for a picture; None if it hangs."""
+    if is_hanging(host):
+        return None
+    return SLOW_SECONDS if is_slow(host) else LATENCY_SECONDS
+
+
+def least_seconds(images: int, hosts: int, answer_seconds: Callable[[int], float | None]) -> float:
     """Returns what all downloads take if every connection is at work from first to last.
 
-    A host that hangs is asked once for its rules; nothing of it is asked then.
+    A host that hangs is asked once for its rules; nothing of it is asked then. No job takes less
+    than its slowest host.
+
+    Args:
+        hosts: that have as many of the images each.
+        answer_seconds: of each host; None if it hangs.
     """
     config = FetchConfig()
-    of_host = [images // WEB_HOSTS + (host < images % WEB_HOSTS) for host in range(WEB_HOSTS)]
-    busy = 0.0
-    for host, count in enumerate(of_host):
-        if not count:
-            continue
-        if is_hanging(host):
-            busy += config.timeout_seconds
+    busy = longest = 0.0
+    for host in range(hosts):
+        count = images // hosts + (host < images % hosts)
+        answer = answer_seconds(host)
+        if count and answer is None:
+            asked = chain = config.timeout_seconds
+        elif count:
+            rules, answer = RULES * LATENCY_SECONDS, cast(float, answer)
+            asked = rules + count * answer
+            chain = rules + math.ceil(count / config.connections_per_host) * answer
         else:
-            answer = SLOW_SECONDS if is_slow(host) else LATENCY_SECONDS
-            busy += RULES * LATENCY_SECONDS + count * answer
-    return busy / config.connections
+            continue
+        busy += asked
+        longest = max(longest, chain)
+    return max(busy / config.connections, longest)

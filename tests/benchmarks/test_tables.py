@@ -10,11 +10,20 @@ from benchmarks import everything, results, tables
 COMPARED = {
     "images": 2000,
     "rounds": 1,
-    "ours": {"images_per_second": 318.6, "working_seconds": 4.0, "peak_mib": 484.2, "kept": 2000},
+    "decoding_alone_per_second": 700.2,
+    "share_of_the_bound": 0.714,
+    "ours": {
+        "images_per_second": 318.6,
+        "working_seconds": 4.0,
+        "peak_mib": 484.2,
+        "core_ms_per_image": 3.456,
+        "kept": 2000,
+    },
     "img2dataset": {
         "images_per_second": 120.4,
         "working_seconds": 8.0,
         "peak_mib": 2300.0,
+        "core_ms_per_image": 9.0,
         "kept": 1999,
     },
     "times_faster_by_the_clock": 2.646,
@@ -45,8 +54,10 @@ def test_a_result_says_what_it_was_made_on_and_its_table_is_put_between_the_mark
     )
     made = tables.with_tables(page)
     assert "old" not in made
-    assert "| ours | 319 | 500 | 484 | 2,000 |" in made
-    assert "| **times** | **2.65** | **2.00** | **0.21** | |" in made
+    assert "| ours | 319 | 500 | 484 | 3.46 | 2,000 |" in made
+    assert "| **times** | **2.65** | **2.00** | **0.21** | | |" in made
+    assert "nothing else to do | | 700 | | | |" in made
+    assert "| ours, share of the bound | | 0.71 | | | |" in made
     assert made.startswith("# A page\n\n<!-- from") and made.endswith("<!-- end -->\n\nmore\n")
     assert tables.with_tables(made) == made
 

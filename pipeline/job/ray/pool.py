@@ -182,15 +182,15 @@ class RayWorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _tell_who_waits(self) -> None:
-        """Says so whenever workers are left that Ray has not placed, so that nobody wonders."""
+        """Says so whenever workers are left that Ray has not started, so that nobody wonders."""
         told = None
         while not self._is_closed.wait(TELL_SECONDS):
             processes = list(self.processes.values())
             placed = sum(process.is_placed() for process in processes)
             if placed < len(processes) and placed != told:
                 self._say(
-                    f"Ray has placed {placed} of {len(processes)} workers so far: the others wait "
-                    "for room on the cluster, which others use, and join when there is some."
+                    f"Ray has started {placed} of {len(processes)} workers so far: the others join "
+                    "when there is room for them on the cluster and their processes have come up."
                 )
                 told = placed
 

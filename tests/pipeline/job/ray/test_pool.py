@@ -62,6 +62,6 @@ def test_workers_that_wait_for_room_are_told_of(monkeypatch):
     pool = RayWorkerPool(Places(without_gpu=(), with_gpu=()), WorkerNeeds(), say=said.put)
     pool.processes["w"] = cast(Any, Waiting())
     try:
-        assert said.get(timeout=60).startswith("Ray has placed 0 of 1 workers so far")
+        assert said.get(timeout=60).startswith("Ray has started 0 of 1 workers so far")
     finally:
         pool.close()
