@@ -17,8 +17,7 @@ AT_START = {"MALLOC_ARENA_MAX": "1"}
 """Environment of a process that is to keep freed memory, before it begins.
 
 A heap of its own that a library's thread has by the time of `keep_freed_memory` is given to
-others later, and what does not fit there is mapped: half of scoring's time, or more.
-Source: benchmarks/score_memory.py.
+others later, and what does not fit there is mapped anew each time.
 """
 
 KEEPING_ALL = (

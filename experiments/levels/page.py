@@ -80,47 +80,61 @@ def table(found: Found, pictures: int) -> list[str]:
     ]
     for (wrong, levels, steps, measure), by_seed in found.items():
         each = ", ".join(f"{by_seed[seed][0]:+.3f}" for seed in sorted(by_seed))
-        first = by_seed[min(by_seed)]
+        first, seen = by_seed[min(by_seed)], verdict(summed(by_seed))
+        if len(by_seed) < 3 and seen != "not seen":
+            seen += ", over pictures"  # and not over seeds, of which there are too few
         lines.append(
             f"| {wrong:.0%} | {levels} | {steps} | {MEASURES[measure]} | "
-            f"{spelled(summed(by_seed))} | {len(by_seed)} | {each} | {verdict(summed(by_seed))} | "
+            f"{spelled(summed(by_seed))} | {len(by_seed)} | {each} | {seen} | "
             f"{pictures_needed(first, pictures)} |"
         )
     return lines
 
 
 def sentences(found: Found, is_small: bool) -> list[str]:
-    """Returns what was found, in three sentences."""
-    planted = [key for key in found if key[0] > 0]
-    wrong, levels, steps, _ = max(planted, key=lambda key: (key[1], key[0], len(found[key])))
-    value = {name: summed(found[wrong, levels, steps, name]) for name in MEASURES}
-    count = len(found[wrong, levels, steps, "trust"])
-    over = f"{count} seeds" if count > 1 else "one seed"
+    """Returns what was found, in three sentences; of the share of wrong captions with most seeds.
+
+    Of two such shares the higher counts.
+    """
+    planted = [key for key in found if key[0] > 0 and key[3] == "trust"]
+    wrong, levels, steps, _ = max(planted, key=lambda key: (len(found[key]), key[1], key[0]))
     language = "a small language model that learns" if is_small else "SmolLM2, frozen"
-    words = {"yes": "", "not seen": " (not seen: 0 lies within)", "no, the other way": " (worse)"}
-    told = {name: f"{spelled(one)}{words[verdict(one)]}" for name, one in value.items()}
-    control = {
-        name: summed(found[0.0, levels, steps, name])
-        for name in MEASURES
-        if (0.0, levels, steps, name) in found
-    }
+    shares = sorted({key[0] for key in planted if key[1:3] == (levels, steps)}, reverse=True)
+    better = " and ".join(_told(found, (share, levels, steps, "better")) for share in shares)
+    trust, told = (found[wrong, levels, steps, name] for name in ("trust", "told"))
     last = "A control without wrong captions has not been run."
-    if control:
+    control = [(0.0, levels, steps, name) for name in MEASURES]
+    if all(key in found for key in control):
         parts = ", ".join(
-            f"({'abc'[place]}) {spelled(control[name])}"
-            for place, name in enumerate(MEASURES)
-            if name in control
+            f"({letter}) {spelled(summed(found[key]))} ({_seeds(found[key])})"
+            for letter, key in zip("abc", control, strict=True)
         )
         last = f"Control: where no caption is wrong and levels mean nothing, the same are {parts}."
     return [
-        f"- With {wrong:.0%} wrong captions ({over}, {language}) a model that is told the best of "
-        f"{levels} levels finds the right caption of a new picture likelier than a model without "
-        f"levels, by {told['better']} nats a token.",
-        f"- Told the best level it trusts the picture more than told the worst (an exchanged "
-        f"picture costs it more, by {told['trust']}), and the right caption is likelier by "
-        f"{told['told']}.",
+        f"- Is a model that is told the best of {levels} levels more likely to say the right "
+        f"caption of a new picture than one trained without levels ({language})? By so many nats a "
+        f"token: {better}.",
+        f"- With {wrong:.0%} wrong captions ({_seeds(trust)}) it trusts the picture more told the "
+        f"best level than told the worst (an exchanged picture costs it more, by "
+        f"{_worth(trust)}), and the right caption is likelier by {_worth(told)}.",
         f"- {last}",
     ]
+
+
+def _told(found: Found, key: tuple[float, int, int, str]) -> str:
+    by_seed = found[key]
+    return f"{_worth(by_seed)} with {key[0]:.0%} wrong captions ({_seeds(by_seed)})"
+
+
+def _worth(by_seed: dict[int, tuple[float, float, float]]) -> str:
+    value = summed(by_seed)
+    words = {"yes": "", "not seen": "; not seen", "no, the other way": "; worse"}
+    return f"{spelled(value)[:-1]}{words[verdict(value)]})"
+
+
+def _seeds(by_seed: dict[int, tuple[float, float, float]]) -> str:
+    told = f"{len(by_seed)} seeds" if len(by_seed) > 1 else "one seed"
+    return told if len(by_seed) > 2 else f"{told}, interval over pictures"
 
 
 def draw(found: Found, path: Path) -> None:
@@ -164,10 +178,11 @@ from the worst level to the best, of which none are wrong. What the frozen tower
 pooled to 2 x 2. {language} Steps are of about 16 pairs. All is measured on {pictures} held-out
 pictures with right captions; the measures were fixed before any run, and every cell that was run
 stands in the table. An interval is a bootstrap over the pictures where there is one seed, holds
-both such intervals where there are two, and is Student's t over the seeds where there are more;
-the dots of the picture are the seeds. The last column is the power computation: of how many
-pictures the first seed's interval would leave out 0, since it falls with the root of their
-number.
+both such intervals where there are two, and is Student's t over the seeds where there are more:
+only that speaks of models trained anew. The dots of the picture are the seeds. The last column is
+the power computation: of how many pictures the first seed's interval would leave out 0, since it
+falls with the root of their number. Seeds 0 and 1 with 60% and seed 0 without wrong captions were
+trained by commands of their own, on two threads, the others in one process on one.
 
 The setting is small, and so is what it shows: two dozen captions, levels that are told apart by
 nothing but the share of wrong captions, a share of wrong captions at the worst levels as no
