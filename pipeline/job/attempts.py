@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from pipeline.dataset.finished import finished_shards
 from pipeline.dataset.progress import ProgressReader, ShardState
 from pipeline.job.failures import JobFailed, WorkersLost, place_of
 from schemas.errors import StorageError
@@ -64,5 +65,9 @@ class Attempts:
     def _count_done(self) -> int:
         """Returns how much is done: shards of all stages, and pieces of their steps."""
         reader = ProgressReader(self._layout)
-        shards = sum(state.state == "done" for state in reader.read())
-        return shards + sum(step.done for step in reader.read_steps())
+        # Of a very large dataset, what is known of each shard would take hundreds of megabytes.
+        done = set(finished_shards(self._layout))
+        for _, state in reader.read_files():
+            change = done.add if state.state == "done" else done.discard
+            change((state.stage.value, state.shard))
+        return len(done) + sum(step.done for step in reader.read_steps())

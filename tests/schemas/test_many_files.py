@@ -28,7 +28,8 @@ def test_contents_come_in_the_order_asked_for_and_none_for_what_is_gone(root, mo
     assert list(read_many([])) == []
 
 
-def test_what_is_named_is_removed_and_nothing_that_looks_like_it(root):
+def test_what_is_named_is_removed_and_nothing_that_looks_like_it(root, monkeypatch):
+    monkeypatch.setattr("schemas.many_files.REMOVED_IN_TURN", 2)
     other = root.replace("[1]", "1")
     for folder in (root, other):
         for name in ("1.json", "2.json", "3.json"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.dataset.progress import ShardProgress, ShardState
+from pipeline.dataset.progress import ShardProgress, ShardState, forget_unfinished
 from pipeline.job.attempts import Attempts
 from pipeline.job.failures import JobFailed, WorkersLost
 from schemas.errors import StorageError
@@ -51,6 +51,16 @@ def test_a_shard_that_takes_its_worker_with_it_three_times_is_named(layout):
         attempts.next_after(WorkersLost("died", [in_hands(1), in_hands(7)]))
     with pytest.raises(JobFailed, match="3 workers died over shard 00007 in stage score"):
         attempts.next_after(WorkersLost("died", [in_hands(7)]))
+
+
+def test_to_join_what_is_finished_is_to_get_no_further(layout, monkeypatch):
+    monkeypatch.setattr("pipeline.dataset.progress.JOINED_FILES", 1)
+    do(layout, 0)
+    attempts = Attempts(layout, 2)
+    attempts.next_after(WorkersLost("a worker"))
+    forget_unfinished(layout)
+    with pytest.raises(WorkersLost, match="a worker"):
+        attempts.next_after(WorkersLost("a worker"))
 
 
 def test_a_full_disk_is_not_tried_again(layout):
