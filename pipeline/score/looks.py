@@ -37,8 +37,9 @@ embeddings, so that only the order of sums can differ."""
 LIKELIHOOD_TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 """Largest difference of a likelihood that other batch-mates, threads or processors may make.
 
-Source: presumed. Logits of about 20 are told to 20 / 256 = 0.08 in bf16 and 0.01 in fp16, and a
-likelihood moves by a quarter of what its logit does.
+Source: benchmarks/itm.py by the demo's finetuned model (docs/signals.md): 2e-6 in fp32, 0.022 in
+bf16. fp16 is presumed: logits of about 20 are told to 0.01 there, to 0.08 in bf16, and a likelihood
+moves by a quarter of what its logit does.
 """
 
 
