@@ -105,7 +105,8 @@ def _turns(sample: RawSample) -> list[tuple[str, str]]:
     """Returns the role and the words of each turn."""
     if sample.conversations is None:
         raise DatasetError(
-            f"sample {sample.name} has no conversations: it is a pair, for --data.form caption"
+            f"sample {sample.name} has no conversations: it is a pair, for --data.form caption "
+            "(of evaluate: --form caption)"
         )
     try:
         turns = [(ROLES[turn["from"]], turn["value"]) for turn in json.loads(sample.conversations)]
