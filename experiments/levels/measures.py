@@ -33,7 +33,10 @@ def measures(
         plain: of the arm without levels, of the same data and seed.
     """
     if "told_N" not in result:
-        return {"looks": difference(result["plain_exchanged"], result["plain"])}
+        of_arm = {"looks": difference(result["plain_exchanged"], result["plain"])}
+        if plain is not None and plain is not result:
+            of_arm["better"] = difference(plain["plain"], result["plain"])
+        return of_arm
 
     def worth(name: str) -> dict[str, list[float]]:
         other = result[f"{name}_exchanged"]
