@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from experiments.levels.data import Picture, planted, write_captioned
 from schemas.progress import show_progress
+from schemas.storage import commit_text
 from training.config import (
     AlignmentMode,
     DataConfig,
@@ -36,7 +37,7 @@ TOKENS = 146
 """Of a step's sequence: 16 pairs of about 9 tokens."""
 PAIRS_PER_STEP = 16
 RATE = 1e-3
-"""Highest learning rate of projector and vectors: the paper's for stage 1. Not searched for."""
+"""Highest learning rate of both stages: the paper's for stage 1. Not searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,32 +113,39 @@ def config_of(cell: Cell, out: Path, models: Path, num_pairs: int, is_small: boo
     """Returns the configuration of a cell's training: the demo's stage 1, changed."""
     base = demo_pretrain(str(models))
     language = small_language_model(out, models) if is_small else models / "smollm2"
-    return in_arm(
-        replace(
-            base,
-            model=replace(
-                base.model,
-                language_model=str(language),
-                num_levels=cell.levels,
-                projector_start="scaled",
-            ),
-            data=replace(
-                base.data,
-                validation_ratio=0.0,
-                tokens_per_sequence=TOKENS,
-                vision_features_folder=str(out / "features"),
-            ),
-            optimizer=replace(
-                base.optimizer, learning_rate=RATE, part_learning_rates={"projector": RATE}
-            ),
-            told_samples=0,
-            max_steps=cell.steps,
-            epochs=-(-cell.steps * PAIRS_PER_STEP // num_pairs) + 1,
-            seed=cell.seed,
+    config = shortened(base, TOKENS, out / "features", cell.steps, cell.seed)
+    model = replace(
+        base.model,
+        language_model=str(language),
+        num_levels=cell.levels,
+        projector_start="scaled",
+    )
+    epochs = -(-cell.steps * PAIRS_PER_STEP // num_pairs) + 1
+    config = replace(config, model=model, epochs=epochs)
+    return in_arm(config, cell.arm, cell.levels, is_small)
+
+
+def shortened(base: TrainConfig, tokens: int, features: Path, steps: int, seed: int) -> TrainConfig:
+    """Returns the demo's configuration of a stage for so many small steps, without its looks.
+
+    Args:
+        tokens: of a step's sequence.
+        features: folder of what the tower gives.
+    """
+    return replace(
+        base,
+        data=replace(
+            base.data,
+            validation_ratio=0.0,
+            tokens_per_sequence=tokens,
+            vision_features_folder=str(features),
         ),
-        cell.arm,
-        cell.levels,
-        is_small,
+        optimizer=replace(
+            base.optimizer, learning_rate=RATE, part_learning_rates={"projector": RATE}
+        ),
+        told_samples=0,
+        max_steps=steps,
+        seed=seed,
     )
 
 
@@ -215,6 +223,4 @@ def run(cell: Cell, options: argparse.Namespace, train_set: list[Picture]) -> No
         "cell": {name: getattr(cell, name) for name in cell.__slots__},
         "losses": losses,
     }
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(values) + "\n")
-    aside.replace(path)
+    commit_text(str(path), json.dumps(values) + "\n")

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments.levels.cells import stored_features
+from experiments.levels.cells import shortened, stored_features
 from experiments.levels.data import COLOURS, Picture, curate, turns
 from schemas.progress import show_progress
+from schemas.storage import commit_text
 from training.config import DataConfig, ParallelConfig
 from training.data.dataset import TrainDataset
 from training.data.lengths import measure_lengths
@@ -64,8 +65,6 @@ TASK = (*(0 for _ in CAPTIONS), *(1 for _ in SHORT))
 """Of each question."""
 TOKENS = 640
 """Of a step's sequence: about 12 samples."""
-RATE = 1e-3
-"""Highest learning rate. Not searched for."""
 
 Weights = NDArray[np.float64]
 """(pictures, questions, N - 1) as the gate gave them."""
@@ -126,23 +125,8 @@ def run_gate(
     curate(learnt, mixed(train_set), train_set[0].path.parent)
     rows = [_asked(picture, question) for picture in held for question in range(len(QUESTIONS))]
     curate(asked, rows, held[0].path.parent)
-    base = demo_finetune()
-    config = replace(
-        base,
-        data=replace(
-            base.data,
-            validation_ratio=0.0,
-            tokens_per_sequence=TOKENS,
-            vision_features_folder=str(out / "features_tasks"),
-        ),
-        optimizer=replace(
-            base.optimizer, learning_rate=RATE, part_learning_rates={"projector": RATE}
-        ),
-        told_samples=0,
-        max_steps=steps,
-        epochs=4,
-        seed=seed,
-    )
+    config = shortened(demo_finetune(), TOKENS, out / "features_tasks", steps, seed)
+    config = replace(config, epochs=4)
     train(config, [str(learnt)], str(folder / "run"), str(stage_1))
     before, _ = weights_of(stage_1, asked, out)
     after, losses = weights_of(folder / "run" / "model", asked, out)
@@ -152,9 +136,7 @@ def run_gate(
         "after": after.tolist(),
         "losses": losses,
     }
-    aside = folder / "gate.tmp"
-    aside.write_text(json.dumps(values) + "\n")
-    aside.replace(folder / "gate.json")
+    commit_text(str(folder / "gate.json"), json.dumps(values) + "\n")
 
 
 def weights_of(

@@ -24,14 +24,20 @@ Found = dict[tuple[float, int, int, str], dict[int, tuple[float, float, float]]]
 """Share of wrong captions, levels, steps and measure to seed to mean and interval."""
 
 
+def cell_of(row: dict[str, Any]) -> tuple[str, float, int, int, int]:
+    """Returns the arm, the share of wrong captions, levels, steps and seed that a row is of."""
+    arm, wrong, levels, steps, seed = row["cell"].rsplit("_", 4)
+    return arm, float(wrong), int(levels[1:]), int(steps), int(seed[1:])
+
+
 def found_in(rows: Sequence[dict[str, Any]]) -> Found:
     """Returns the measures of the arm `levels` in what `report` gives."""
     found: Found = {}
     for row in rows:
-        arm, wrong, levels, steps, seed = row["cell"].rsplit("_", 4)
+        arm, wrong, levels, steps, seed = cell_of(row)
         if arm == "levels" and row["measure"] in MEASURES:
-            key = (float(wrong), int(levels[1:]), int(steps), row["measure"])
-            found.setdefault(key, {})[int(seed[1:])] = (row["mean"], *row["95 %"])
+            key = (wrong, levels, steps, row["measure"])
+            found.setdefault(key, {})[seed] = (row["mean"], *row["95 %"])
     return dict(
         sorted(found.items(), key=lambda item: (*item[0][:3], [*MEASURES].index(item[0][3])))
     )
@@ -277,20 +283,21 @@ Arms = dict[tuple[str, str], dict[int, tuple[float, float, float]]]
 def arms_in(rows: Sequence[dict[str, Any]]) -> tuple[float, Arms]:
     """Returns a share of wrong captions, and what all arms did with it on the seeds of all.
 
-    Of shares with which weights or curricula were run, the highest; nothing where none were.
+    Of settings in which weights or curricula were run, that with most wrong captions; nothing where
+    none were.
     """
-    found: dict[float, Arms] = {}
+    found: dict[tuple[float, int, int], Arms] = {}
     for row in rows:
-        arm, wrong, levels, _, seed = row["cell"].rsplit("_", 4)
-        if arm in ARM_NAMES and row["measure"] in ARM_MEASURES and levels == "N8":
-            of_arm = found.setdefault(float(wrong), {}).setdefault((arm, row["measure"]), {})
-            of_arm[int(seed[1:])] = (row["mean"], *row["95 %"])
-    shares = [wrong for wrong, arms in found.items() if {arm for arm, _ in arms} - {"levels"}]
-    if not shares:
+        arm, wrong, levels, steps, seed = cell_of(row)
+        if arm in ARM_NAMES and row["measure"] in ARM_MEASURES:
+            arms = found.setdefault((wrong, levels, steps), {})
+            arms.setdefault((arm, row["measure"]), {})[seed] = (row["mean"], *row["95 %"])
+    settings = [key for key, arms in found.items() if {arm for arm, _ in arms} - {"levels"}]
+    if not settings:
         return 0.0, {}
-    arms = found[max(shares)]
+    arms = found[max(settings)]
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in arms.values())))
-    return max(shares), {key: {seed: arms[key][seed] for seed in seeds} for key in arms}
+    return max(settings)[0], {key: {seed: arms[key][seed] for seed in seeds} for key in arms}
 
 
 def rival(rows: Sequence[dict[str, Any]]) -> str:
