@@ -56,6 +56,12 @@ class Cell:
         parts = (self.arm, f"{self.wrong:g}", f"N{self.levels}", f"{self.steps}", f"s{self.seed}")
         return "_".join(parts)
 
+    @classmethod
+    def named(cls, name: str) -> "Cell":
+        """Returns the cell that has a name."""
+        arm, wrong, levels, steps, seed = name.rsplit("_", 4)
+        return cls(arm, float(wrong), int(levels[1:]), int(steps), int(seed[1:]))
+
     @property
     def data(self) -> str:
         """Name of its dataset: arms of one seed share it."""

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from experiments.levels.cells import shortened, stored_features
 from experiments.levels.data import COLOURS, Picture, curate, turns
+from experiments.levels.intervals import Value
 from schemas.progress import show_progress
 from schemas.storage import commit_text
 from training.config import DataConfig, ParallelConfig
@@ -68,7 +69,6 @@ TOKENS = 640
 
 Weights = NDArray[np.float64]
 """(pictures, questions, N - 1) as the gate gave them."""
-Value = tuple[float, float, float]
 
 
 def answer(picture: Picture, question: int) -> str:

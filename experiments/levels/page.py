@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
+from experiments.levels.arms import arms_section, rival
+from experiments.levels.cells import Cell
 from experiments.levels.gate import gate_measures
+from experiments.levels.intervals import BySeed, Value, seeds, spelled, summed, verdict, worth
+from experiments.levels.measures import report
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- levels_matter: begin -->", "<!-- levels_matter: end -->"
@@ -20,61 +23,29 @@ MEASURES = {
 }
 COLOURS = {"better": "#2b5d9b", "trust": "#2f7d6b", "told": "#b8860b"}
 
-Found = dict[tuple[float, int, int, str], dict[int, tuple[float, float, float]]]
+Found = dict[tuple[float, int, int, str], BySeed]
 """Share of wrong captions, levels, steps and measure to seed to mean and interval."""
-
-
-def cell_of(row: dict[str, Any]) -> tuple[str, float, int, int, int]:
-    """Returns the arm, the share of wrong captions, levels, steps and seed that a row is of."""
-    arm, wrong, levels, steps, seed = row["cell"].rsplit("_", 4)
-    return arm, float(wrong), int(levels[1:]), int(steps), int(seed[1:])
 
 
 def found_in(rows: Sequence[dict[str, Any]]) -> Found:
     """Returns the measures of the arm `levels` in what `report` gives."""
     found: Found = {}
     for row in rows:
-        arm, wrong, levels, steps, seed = cell_of(row)
-        if arm == "levels" and row["measure"] in MEASURES:
-            key = (wrong, levels, steps, row["measure"])
-            found.setdefault(key, {})[seed] = (row["mean"], *row["95 %"])
+        cell = Cell.named(row["cell"])
+        if cell.arm == "levels" and row["measure"] in MEASURES:
+            key = (cell.wrong, cell.levels, cell.steps, row["measure"])
+            found.setdefault(key, {})[cell.seed] = (row["mean"], *row["95 %"])
     return dict(
         sorted(found.items(), key=lambda item: (*item[0][:3], [*MEASURES].index(item[0][3])))
     )
 
 
-def summed(by_seed: dict[int, tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Returns mean and 95 % interval: over the seeds if there are three or more.
-
-    Of one seed the interval is that over pictures, of two it holds those of both.
-    """
-    means = [mean for mean, _, _ in by_seed.values()]
-    mean = float(np.mean(means))
-    if len(means) < 3:
-        lows, highs = zip(*((low, high) for _, low, high in by_seed.values()), strict=True)
-        return mean, min(lows), max(highs)
-    half = float(t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5)
-    return mean, mean - half, mean + half
-
-
-def pictures_needed(value: tuple[float, float, float], pictures: int) -> str:
+def pictures_needed(value: Value, pictures: int) -> str:
     """Returns of how many pictures an interval of one seed would leave out 0."""
     mean, low, high = value
     if mean == 0:
         return "-"
     return f"{int(np.ceil(pictures * ((high - low) / 2 / abs(mean)) ** 2)):,}"
-
-
-def spelled(value: tuple[float, float, float]) -> str:
-    """Returns a mean with its interval."""
-    return f"{value[0]:+.3f} ({value[1]:+.3f} to {value[2]:+.3f})"
-
-
-def verdict(value: tuple[float, float, float]) -> str:
-    """Returns what an interval shows."""
-    if value[1] > 0:
-        return "yes"
-    return "no, the other way" if value[2] < 0 else "not seen"
 
 
 def table(found: Found, pictures: int) -> list[str]:
@@ -115,7 +86,7 @@ def sentences(found: Found, is_small: bool, beside: str = "") -> list[str]:
     control = [(0.0, levels, steps, name) for name in MEASURES]
     if all(key in found for key in control):
         parts = ", ".join(
-            f"({letter}) {spelled(summed(found[key]))} ({_seeds(found[key])})"
+            f"({letter}) {spelled(summed(found[key]))} ({seeds(found[key])})"
             for letter, key in zip("abc", control, strict=True)
         )
         last = f"Control: where no caption is wrong and levels mean nothing, the same are {parts}."
@@ -123,27 +94,16 @@ def sentences(found: Found, is_small: bool, beside: str = "") -> list[str]:
         f"- Is a model that is told the best of {levels} levels more likely to say the right "
         f"caption of a new picture than one trained without levels ({language})? By so many nats a "
         f"token: {better}.{beside}",
-        f"- With {wrong:.0%} wrong captions ({_seeds(trust)}) it trusts the picture more told the "
+        f"- With {wrong:.0%} wrong captions ({seeds(trust)}) it trusts the picture more told the "
         f"best level than told the worst (an exchanged picture costs it more, by "
-        f"{_worth(trust)}), and the right caption is likelier by {_worth(told)}.",
+        f"{worth(trust)}), and the right caption is likelier by {worth(told)}.",
         f"- {last}",
     ]
 
 
 def _told(found: Found, key: tuple[float, int, int, str]) -> str:
     by_seed = found[key]
-    return f"{_worth(by_seed)} with {key[0]:.0%} wrong captions ({_seeds(by_seed)})"
-
-
-def _worth(by_seed: dict[int, tuple[float, float, float]]) -> str:
-    value = summed(by_seed)
-    words = {"yes": "", "not seen": "; not seen", "no, the other way": "; worse"}
-    return f"{spelled(value)[:-1]}{words[verdict(value)]})"
-
-
-def _seeds(by_seed: dict[int, tuple[float, float, float]]) -> str:
-    told = f"{len(by_seed)} seeds" if len(by_seed) > 1 else "one seed"
-    return told if len(by_seed) > 2 else f"{told}, interval over pictures"
+    return f"{worth(by_seed)} with {key[0]:.0%} wrong captions ({seeds(by_seed)})"
 
 
 def draw(found: Found, path: Path) -> None:
@@ -236,113 +196,60 @@ def gate_section(out: Path) -> list[str]:
     files = [json.loads(path.read_text()) for path in sorted(out.glob("gate_*/gate.json"))]
     if not files:
         return []
-    seeds = {int(values["cell"].rsplit("_s", 1)[1]): gate_measures(values) for values in files}
+    of_seed = {int(values["cell"].rsplit("_s", 1)[1]): gate_measures(values) for values in files}
     rows = []
     for name, words in GATE_MEASURES.items():
-        by_seed = {seed: found[name] for seed, found in seeds.items()}
+        by_seed = {seed: found[name] for seed, found in of_seed.items()}
         each = ", ".join(f"{by_seed[seed][0]:+.3f}" for seed in sorted(by_seed))
         rows.append(f"| {words} | {spelled(summed(by_seed))} | {len(by_seed)} | {each} |")
-    tasks = summed({seed: found["tasks"] for seed, found in seeds.items()})
-    verdict = "Yes, in this setting." if tasks[1] > 0 else "Not that it could be seen here."
+    tasks = summed({seed: found["tasks"] for seed, found in of_seed.items()})
+    answer = "Yes, in this setting." if tasks[1] > 0 else "Not that it could be seen here."
     losses = [
         f"{task} {np.mean([values['losses'][task][0] for values in files]):.2f} and "
         f"{np.mean([values['losses'][task][1] for values in files]):.2f}"
         for task in files[0]["losses"]
     ]
     pictures = len(files[0]["after"])
-    told = {"verdict": verdict, "pictures": pictures, "rows": "\n".join(rows)}
+    told = {"verdict": answer, "pictures": pictures, "rows": "\n".join(rows)}
     return [GATE.format(**told, losses=", ".join(losses)), ""]
 
 
-ARM_NAMES = {
-    "levels": "level vectors, all pairs",
-    "upper_half": "no level vectors, the upper half of the levels alone",
-    "low_first": "level vectors, low levels early",
-    "low_left_out": "level vectors, low levels left out later",
-}
-ARM_MEASURES = {
-    "better": "the right caption likelier than by a model without levels on all pairs",
-    "looks": "an exchanged picture costs more",
-}
-ARMS_SECTION = """## Weights and curricula
+FROZEN_SECTION = """## With a language model that is frozen
 
-Other ways to use the levels, with {wrong:.0%} wrong captions and the same seeds. Models with level
-vectors are told the best level. The simplest rival leaves out the lower half, by
-`--data.level-weights`, and needs no vectors.
+SmolLM2-135M in place of the small one, frozen as in the paper's first stage: projector and level
+vectors alone learn, on the same pictures and captions.
 
-| arm | measure | nats a token, 95 % | seeds | each seed |
-|---|---|---|---|---|
 {rows}
 """
 
 
-Arms = dict[tuple[str, str], dict[int, tuple[float, float, float]]]
-"""Arm and measure to seed to mean and interval."""
+def held_out_number(out: Path) -> int:
+    """Returns on how many held-out pictures the cells of a folder were measured."""
+    first = json.loads(next(iter(sorted(out.glob("levels_*/result.json")))).read_text())
+    return len(first["losses"]["told_N"])
 
 
-def arms_in(rows: Sequence[dict[str, Any]]) -> tuple[float, Arms]:
-    """Returns a share of wrong captions, and what all arms did with it on the seeds of all.
-
-    Of settings in which weights or curricula were run, that with most wrong captions; nothing where
-    none were.
-    """
-    found: dict[tuple[float, int, int], Arms] = {}
-    for row in rows:
-        arm, wrong, levels, steps, seed = cell_of(row)
-        if arm in ARM_NAMES and row["measure"] in ARM_MEASURES:
-            arms = found.setdefault((wrong, levels, steps), {})
-            arms.setdefault((arm, row["measure"]), {})[seed] = (row["mean"], *row["95 %"])
-    settings = [key for key, arms in found.items() if {arm for arm, _ in arms} - {"levels"}]
-    if not settings:
-        return 0.0, {}
-    arms = found[max(settings)]
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in arms.values())))
-    return max(settings)[0], {key: {seed: arms[key][seed] for seed in seeds} for key in arms}
-
-
-def rival(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns what the simplest rival of level vectors does, as the end of a sentence."""
-    wrong, arms = arms_in(rows)
-    if ("upper_half", "better") not in arms:
-        return ""
-    of_rival, of_levels = arms["upper_half", "better"], arms["levels", "better"]
-    return (
-        f" Training on the upper half of the levels alone, without vectors, does it by "
-        f"{_worth(of_rival)} where the vectors do by {_worth(of_levels)} ({wrong:.0%} wrong, the "
-        f"same {_seeds(of_levels)})."
-    )
-
-
-def arms_section(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns what weights and curricula do, beside `levels` on their seeds; nothing if not run."""
-    wrong, arms = arms_in(rows)
-    if not arms:
-        return []
-    lines = []
-    for measure, words in ARM_MEASURES.items():
-        for arm, name in ARM_NAMES.items():
-            by_seed = arms.get((arm, measure), {})
-            if by_seed:
-                each = ", ".join(f"{mean:+.3f}" for mean, _, _ in by_seed.values())
-                told = spelled(summed(by_seed))
-                lines.append(f"| {name} | {words} | {told} | {len(by_seed)} | {each} |")
-    return [ARMS_SECTION.format(wrong=wrong, rows="\n".join(lines))]
-
-
-def write_docs(out: Path, rows: Sequence[dict[str, Any]], is_small: bool) -> None:
+def write_docs(
+    out: Path, rows: Sequence[dict[str, Any]], is_small: bool, frozen: Path | None = None
+) -> None:
     """Writes the page and its picture, and what was found at the top of docs/modes.md.
 
     Args:
         rows: as `report` gives them.
         is_small: whether the language model was the small one.
+        frozen: folder of cells with the other one, to be shown as well.
     """
     found = found_in(rows)
-    first = json.loads(next(iter(sorted(out.glob("levels_*/result.json")))).read_text())
-    pictures = len(first["losses"]["told_N"])
+    pictures = held_out_number(out)
     trained = json.loads(next(iter(sorted(out.glob("data/wrong_*/manifest.json")))).read_text())
     said = sentences(found, is_small, rival(rows))
     draw(found, DOCS / "levels_matter.png")
-    flag = " --small-language" if is_small else ""
+    flags = " --small-language" if is_small else ""
+    other = []
+    if frozen:
+        flags += " --frozen runs/levels_frozen"
+        of_frozen = table(found_in(report(frozen)), held_out_number(frozen))
+        other = [FROZEN_SECTION.format(rows="\n".join(of_frozen))]
     page = [
         "# Do the levels matter to a model?",
         "",
@@ -355,11 +262,12 @@ def write_docs(out: Path, rows: Sequence[dict[str, Any]], is_small: bool) -> Non
         METHOD.format(
             train=trained["kept"], pictures=pictures, language=SMALL if is_small else FROZEN
         ),
+        *other,
         *arms_section(rows),
         *gate_section(out),
         "Written by",
         "",
-        f"    python experiments/levels/run.py --out runs/levels{flag} --report --write-docs",
+        f"    python experiments/levels/run.py --out runs/levels{flags} --report --write-docs",
         "",
     ]
     (DOCS / "levels_matter.md").write_text("\n".join(page), encoding="utf-8")

@@ -88,6 +88,9 @@ def main() -> None:
     )
     parser.add_argument("--gate-steps", type=int, default=400)
     parser.add_argument("--write-docs", action="store_true", help="write the page and its picture")
+    parser.add_argument(
+        "--frozen", type=Path, help="--out of a run without --small-language, for the page as well"
+    )
     parser.add_argument("--report", action="store_true", help="show what is done, run nothing")
     options = parser.parse_args()
     if options.report and not options.out.is_dir():
@@ -100,7 +103,7 @@ def main() -> None:
     if options.write_docs:
         from experiments.levels.page import write_docs
 
-        write_docs(options.out, rows, options.small_language)
+        write_docs(options.out, rows, options.small_language, options.frozen)
 
 
 if __name__ == "__main__":
