@@ -198,7 +198,7 @@ def _parse_options(beam_flags: Sequence[str], *, has_flags_of_its_own: bool) -> 
         raise ConfigError(f"{named[0]} after --: name the runner before it, by --runner NAME")
     if has_flags_of_its_own:
         return options
-    known = PipelineOptions().get_all_options()
+    known = PipelineOptions([]).get_all_options()
     unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
     if unknown:
         name = min(unknown)
