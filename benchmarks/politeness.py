@@ -179,7 +179,12 @@ def seen(host: Host, workers: int, sharing: int) -> list[str]:
     ):
         loop.run_until_complete(ask(host, workers, FetchConfig(sharing_workers=sharing)))
     mean, rate = host.busy_seconds / host.seconds, host.requests / host.seconds
-    return [str(host.most_at_first), str(host.most), f"{mean:.2g}", f"{rate:.3g}"]
+    return [str(host.most_at_first), str(host.most), rounded(mean, 2), rounded(rate, 3)]
+
+
+def rounded(value: float, digits: int) -> str:
+    """Returns a number to so many digits that count."""
+    return f"{float(f'{value:.{digits}g}'):,.12g}"
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ from schemas.memory import keep_freed_memory
 from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key
 from schemas.shards import DatasetLayout
 from schemas.storage import remove
-from scoring.clip import packing
+from scoring.clip.packing import can_pack, packed_product
 from scoring.clip.preprocess import load_batches
 from scoring.clip.scorer import ClipScorer, shared_scorer
 from scoring.config import ScoreConfig
@@ -278,7 +278,7 @@ def all_counted() -> Iterator[FlopCounterMode]:
     was_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        own = {packing.LINEAR: _packed_flops}
+        own = {packed_product(): _packed_flops} if can_pack(torch.float32) else {}
         counter = FlopCounterMode(display=False, custom_mapping=own)
         with sdpa_kernel(SDPBackend.MATH), counter:
             yield counter

@@ -10,11 +10,6 @@ from torch import nn
 
 from schemas.arithmetic import fast_arithmetic
 
-LINEAR = torch.ops.mkldnn._linear_pointwise
-LAID_OUT = torch.ops.mkldnn._reorder_linear_weight
-"""oneDNN's product, and the weights as it takes them. MKL, which multiplies for torch on x86, lays
-them out anew for each batch."""
-
 USUAL_ROWS = 800
 """Tokens that the layout is chosen for: 16 pictures of 50. It serves other batches as well."""
 
@@ -62,18 +57,27 @@ def _is_known(block: nn.Module) -> bool:
     )
 
 
+def packed_product() -> Any:
+    """Returns oneDNN's product with packed weights, which a torch without oneDNN does not have."""
+    return torch.ops.mkldnn._linear_pointwise
+
+
 class PackedLinear(nn.Module):
-    """A linear layer by oneDNN, with an activation after it."""
+    """A linear layer by oneDNN, with an activation after it.
+
+    MKL, which multiplies for torch on x86, lays the weights out anew for each batch.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: str = "none") -> None:
         super().__init__()
-        self._weight = LAID_OUT(weight, USUAL_ROWS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, USUAL_ROWS)
+        self._product = packed_product()
         self._bias = bias
         self._activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns (..., out) of (..., in)."""
-        y: torch.Tensor = LINEAR(x, self._weight, self._bias, self._activation, [], "none")
+        y: torch.Tensor = self._product(x, self._weight, self._bias, self._activation, [], "none")
         return y
 
 
@@ -86,7 +90,7 @@ class PackedBlock(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         attention = block.attn
-        self._dtype = attention.out_proj.weight.dtype
+        self._dtype: torch.dtype = attention.out_proj.weight.dtype
         self.heads = attention.num_heads
         self.ln_1, self.ls_1, self.ln_2, self.ls_2 = block.ln_1, block.ls_1, block.ln_2, block.ls_2
         self.qkv = PackedLinear(attention.in_proj_weight, attention.in_proj_bias)
@@ -109,8 +113,8 @@ class PackedBlock(nn.Module):
         Args:
             attn_mask: what is added to the logits of the attention: (L, L) or (B H, L, L).
         """
-        x = q_x + self.ls_1(self._attend(self.ln_1(q_x), attn_mask))
-        x = x + self.ls_2(self.mlp(self.ln_2(x)))
+        x: torch.Tensor = q_x + self.ls_1(self._attend(self.ln_1(q_x), attn_mask))
+        x += self.ls_2(self.mlp(self.ln_2(x)))
         return x
 
     def _attend(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -120,7 +124,8 @@ class PackedBlock(nn.Module):
         if mask is not None:
             mask = mask.to(x.dtype).view(-1, 1 if mask.ndim == 2 else self.heads, length, length)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        attended: torch.Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return attended
 
 
 def _packed_mlp(layers: Any) -> nn.Sequential:

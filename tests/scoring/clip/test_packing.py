@@ -1,3 +1,4 @@
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -6,7 +7,6 @@ import torch
 from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from scoring.clip import packing
 from scoring.clip.checkpoints import deciding_identity
 from scoring.clip.packing import PackedBlock, can_pack, pack_blocks
 from scoring.clip.scorer import ClipScorer
@@ -62,9 +62,9 @@ def test_what_is_not_known_to_the_last_step_stays_as_it_is(
 
 
 def test_only_processors_that_were_measured_pack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert not can_pack(torch.float32)
-    monkeypatch.setattr(packing.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not can_pack(torch.bfloat16)
 
