@@ -132,7 +132,10 @@ def measure(
             core_seconds[name].append(time.process_time() - started_core)
         latest = ", ".join(f"{len(samples) / times[-1]:.1f}" for times in seconds.values())
         print(f"round of {latest} pairs/s, load {os.getloadavg()[0]:.1f}", flush=True)
-    rates = {name: len(samples) / statistics.median(times) for name, times in seconds.items()}
+    rates, core_rates = (
+        {name: len(samples) / statistics.median(times) for name, times in side.items()}
+        for side in (seconds, core_seconds)
+    )
     config = scorer.config
     print(
         f"{config.model} {config.precision} on {scorer.identity['device']}, {config.threads} "
@@ -157,6 +160,7 @@ def measure(
         "pairs": len(samples),
         "rounds": rounds,
         "pairs_per_second": rates,
+        "pairs_per_core_second": core_rates,
         "shares": shares,
     }
 

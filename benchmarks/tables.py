@@ -23,16 +23,20 @@ MARKED = re.compile(r"(<!-- from benchmarks/results/(\w+)\.json -->\n).*?(<!-- e
 
 def score_table(figures: dict[str, Any]) -> str:
     """Returns the rates of scoring end to end, of the bare model and of decoding."""
-    columns = "| | pairs/s, median | share of it end to end: by the clock | by core seconds |"
+    columns = (
+        "| | pairs/s | pairs/s of a core | share of it end to end: by the clock | by core seconds |"
+    )
     shares = {
         "bare forward, same tokens": ("same tokens", "by core time"),
         "bare forward, whole context": ("whole context",),
     }
-    lines = [columns, "|---|--:|---|---|"]
+    lines = [columns, "|---|--:|--:|---|---|"]
     for name, rate in figures["pairs_per_second"].items():
         found = [figures["shares"][share] for share in shares.get(name, ())]
         cells = [f"{one['median']:.3f} ({one['least']:.3f} to {one['most']:.3f})" for one in found]
-        lines.append(f"| {name} | {rate:.1f} | {' | '.join([*cells, '', ''][:2])} |")
+        of_a_core = figures["pairs_per_core_second"][name]
+        more = " | ".join([*cells, "", ""][:2])
+        lines.append(f"| {name} | {rate:.1f} | {of_a_core:.1f} | {more} |")
     return "\n".join(lines)
 
 

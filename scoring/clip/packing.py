@@ -1,4 +1,4 @@
-"""Transformer blocks with weights that lie as a processor multiplies by them, not as they load."""
+"""Linear layers with weights that lie as a processor multiplies by them, not as they load."""
 
 import platform
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import nn
 
 from schemas.arithmetic import fast_arithmetic
@@ -15,6 +17,13 @@ USUAL_ROWS = 800
 
 QUICK = 1.702
 """QuickGELU is x sigmoid(1.702 x)."""
+
+
+CALLED_ONLY: dict[type[nn.Module], tuple[str, ...]] = {
+    Mlp: ("fc1", "fc2"),
+    Attention: ("qkv", "proj"),
+}
+"""timm's modules, of ViT and ConvNeXt, and their linear layers, which they call and no more."""
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -29,21 +38,27 @@ def can_pack(dtype: torch.dtype) -> bool:
     return is_known and is_fast
 
 
-def pack_blocks(model: nn.Module) -> int:
-    """Returns how many transformer blocks of a model on a CPU were exchanged for packed ones.
+def pack_linears(model: nn.Module) -> int:
+    """Returns how many linear layers of a model on a CPU were exchanged for packed ones.
 
-    Only open_clip's own in which the tokens of one sequence attend to each other, which are known
-    to the last step. The output stays the same to rounding.
+    Those of open_clip's and timm's own modules, which are known to the last step; of open_clip's
+    the whole block. The output stays the same to rounding.
     """
     places = [
         (parent, name)
         for parent in model.modules()
-        for name, block in parent.named_children()
-        if _is_known(block)
+        for name, part in parent.named_children()
+        if _is_known(part) or (name in CALLED_ONLY.get(type(parent), ()) and _is_packable(part))
     ]
     for parent, name in places:  # one by one, so that no two copies of all weights are held
-        setattr(parent, name, PackedBlock(getattr(parent, name)))
-    return len(places)
+        part: Any = parent.get_submodule(name)
+        packed = PackedBlock(part) if _is_known(part) else PackedLinear(part.weight, part.bias)
+        setattr(parent, name, packed)
+    return sum(isinstance(part, PackedLinear) for part in model.modules())
+
+
+def _is_packable(layer: Any) -> bool:
+    return type(layer) is nn.Linear and layer.bias is not None and can_pack(layer.weight.dtype)
 
 
 def _is_known(block: nn.Module) -> bool:

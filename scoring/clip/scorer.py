@@ -20,7 +20,7 @@ from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.clip.folding import fold_norms
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
-from scoring.clip.packing import pack_blocks
+from scoring.clip.packing import pack_linears
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
 from scoring.clip.text_tower import TextTower, length_step
 from scoring.clip.timing import ScoringTime, Stopwatch
@@ -84,7 +84,7 @@ class ClipScorer:
         self._memory_format = fast_memory_format(self.device)
         self.model.to(memory_format=self._memory_format)
         is_packable = self.device.type == "cpu" and not config.compile_model
-        packed = pack_blocks(self.model) if is_packable else 0
+        packed = pack_linears(self.model) if is_packable else 0
         self.text_tower = TextTower(self.model, tokenizer, length_step(self.device))
         self.image_tower = _image_encoder(self.model, config)
         self._dtype = input_dtype(arithmetic)
@@ -97,7 +97,7 @@ class ClipScorer:
             "arithmetic": arithmetic,
             "memory_format": str(self._memory_format).removeprefix("torch."),
             "folded_norms": str(folded),
-            "packed_blocks": str(packed),
+            "packed_linears": str(packed),
             "device": describe_device(self.device),
         }
 

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import nn
 
 from scoring.clip.checkpoints import deciding_identity
-from scoring.clip.packing import PackedBlock, can_pack, pack_blocks
+from scoring.clip.packing import PackedBlock, can_pack, pack_linears
 from scoring.clip.scorer import ClipScorer
 
 WIDTH, HEADS, TOKENS = 32, 4, 7
@@ -34,11 +36,26 @@ def test_a_packed_block_gives_what_the_block_gives(activation: type[nn.Module], 
     mask = (None, causal, each + causal)[min(masks, 2)]
     with torch.inference_mode():
         expected = tower[0](x, attn_mask=mask)
-        assert pack_blocks(tower) == 1
+        assert pack_linears(tower) == 4
         found = tower[0](x, attn_mask=mask)
     assert isinstance(tower[0], PackedBlock)
     assert tower[0].get_weight_dtype() == torch.float32
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@HERE
+def test_timms_modules_give_what_they_gave_with_packed_layers() -> None:
+    torch.manual_seed(0)
+    attention = Attention(WIDTH, HEADS, qkv_bias=True)
+    mlp = Mlp(WIDTH, 4 * WIDTH, norm_layer=nn.LayerNorm)
+    tower = nn.Sequential(attention, mlp, Mlp(WIDTH, 8, bias=False), Mlp(WIDTH, 8, use_conv=True))
+    tower = tower.eval().requires_grad_(False)
+    x = torch.randn(3, TOKENS, WIDTH)
+    with torch.inference_mode():
+        expected = tower[:3](x)
+        assert pack_linears(tower) == 4
+        found = tower[:3](x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @HERE
@@ -57,7 +74,7 @@ def test_what_is_not_known_to_the_last_step_stays_as_it_is(
 ) -> None:
     block = made()
     tower = nn.Sequential(block)
-    assert pack_blocks(tower) == 0
+    assert pack_linears(tower) == 0
     assert tower[0] is block
 
 
@@ -70,7 +87,7 @@ def test_only_processors_that_were_measured_pack(monkeypatch: pytest.MonkeyPatch
 
 
 @HERE
-def test_scores_say_how_many_blocks_are_packed_and_do_not_hang_on_it(tiny_clip: Any) -> None:
+def test_scores_say_how_many_layers_are_packed_and_do_not_hang_on_it(tiny_clip: Any) -> None:
     scorer = ClipScorer(tiny_clip.score_config())
-    assert scorer.identity["packed_blocks"] == "4"
-    assert "packed_blocks" not in deciding_identity(scorer.identity)
+    assert scorer.identity["packed_linears"] == "16"
+    assert "packed_linears" not in deciding_identity(scorer.identity)
