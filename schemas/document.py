@@ -113,7 +113,7 @@ def schema_document() -> str:
     ]
     parts += [
         "## Reasons for rejection\n",
-        f"The closed list, by stage. {', '.join(_silent_stages())} rejects nothing.\n",
+        f"The closed list, by stage. {' and '.join(_silent_stages())} reject nothing; `not_selected` and\n`repeated_key` stand in manifests of selections and mergers alone.\n",
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]
