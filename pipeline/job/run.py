@@ -171,10 +171,9 @@ def refuse_job_passwords(job: Job) -> None:
 
 
 def _print_warning(manifest: Manifest | None, console: Console) -> None:
-    """Says so where the scores hardly tell the pairs from exchanged ones."""
-    control = None if manifest is None else manifest.score_control
-    if control is not None and control.warning is not None:
-        console.print(control.warning, style="yellow", highlight=False, markup=False)
+    """Says so where score or signals hardly tell the pairs from exchanged ones."""
+    for warning in () if manifest is None else manifest.warnings:
+        console.print(warning, style="yellow", highlight=False, markup=False)
 
 
 def print_pace(layout: DatasetLayout, stages: Sequence[Stage], console: Console) -> None:

@@ -9,7 +9,8 @@ import pytest
 from pipeline.config import CurationConfig, FetchConfig, PackConfig
 from pipeline.dataset.train_shards import write_index
 from pipeline.pack.shard import pack_shard
-from pipeline.report.write import covered_seconds, politeness_rows, write_report
+from pipeline.report.page import politeness_rows
+from pipeline.report.write import write_report
 from schemas.errors import DatasetError
 from schemas.manifest import LevelDrift, Manifest
 from schemas.records import TRAIN_SCHEMA
@@ -42,11 +43,6 @@ def write_drift(layout: DatasetLayout) -> None:
         "population_stability_index": 0.0625,
     }
     Path(layout.edges).write_text(json.dumps({"drift": drift}))
-
-
-def test_time_in_which_several_shards_were_fetched_counts_once() -> None:
-    assert covered_seconds([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.0, 1.5)]) == 5.0
-    assert covered_seconds([]) == 0.0
 
 
 class Page(HTMLParser):
