@@ -7,6 +7,7 @@ from typing import Any
 
 import docstring_parser
 import tyro
+from docstring_parser import Docstring, DocstringStyle
 
 
 def parse_options(command: type, arguments: Sequence[str], program: str, default: Any) -> Any:
@@ -36,8 +37,8 @@ def flowing_docstrings() -> Iterator[None]:
     """
     parse = docstring_parser.parse_from_object
 
-    def parse_flowing(obj: Any) -> docstring_parser.Docstring:
-        found = parse(obj)
+    def parse_flowing(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> Docstring:
+        found = parse(obj, style)
         for field in found.params:
             field.description = " ".join((field.description or "").split()) or None
         return found
