@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 MEASURED = {
-    "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
+    "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--images", "6000", "--rounds", "1"),
     "latency": ("benchmarks/fetch/run.py", "--part", "latency"),
     "start": ("benchmarks/fetch/run.py", "--part", "start"),
     "mixed": ("benchmarks/fetch/run.py", "--part", "mixed"),
