@@ -1,6 +1,7 @@
 """From a record type to its Arrow schema, and the Parquet files that carry it."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -20,6 +21,10 @@ KEPT_FIELD = b"aligngpt.kept"
 
 SIGNAL_FIELD = b"aligngpt.signal"
 """Marks a column that `score.signals` asked for; its value says how it was made."""
+
+EXCHANGED_FIELD = b"aligngpt.exchanged"
+"""Marks a column of a scored shard with a signal of exchanged pairs; its value is as JSON the
+signal's name and how many rows the shard had then."""
 
 RECAPTION_FIELD = b"aligngpt.recaption"
 """Marks a column that `recaption` made; its value says by which model and how."""
@@ -92,6 +97,26 @@ def signal_field(name: str, description: str, made: str) -> pa.Field:
     """
     told = {"description": description, KEPT_FIELD: b"1", SIGNAL_FIELD: made.encode()}
     return pa.field(name, pa.float32(), metadata=told)
+
+
+def exchanged_field(signal: str, rows: int) -> pa.Field:
+    """Returns the field of what a signal is of pictures with captions of other pairs.
+
+    Args:
+        rows: of the shard: the others are found by their places in it.
+    """
+    told = {
+        "description": f"{signal} of the picture with captions of other pairs, its control",
+        EXCHANGED_FIELD: json.dumps({"signal": signal, "rows": rows}).encode(),
+    }
+    # No signal is called so: a space is in none of their names.
+    return pa.field(f"{signal} exchanged", pa.list_(pa.float32()), metadata=told)
+
+
+def exchanged_fields(schema: pa.Schema) -> dict[str, pa.Field]:
+    """Returns signal to the field of its exchanged pairs, of a scored file."""
+    fields = [_as_written(field) for field in schema if EXCHANGED_FIELD in (field.metadata or {})]
+    return {json.loads(field.metadata[EXCHANGED_FIELD])["signal"]: field for field in fields}
 
 
 def recaption_fields(schema: pa.Schema) -> list[pa.Field]:

@@ -82,7 +82,9 @@ null), or what all values have in common: of JSON `bool`, `int64`, `double`, lis
 `string` for any other mixture and for objects, as JSON; of CSV and TSV numbers only where they lose
 nothing as such (`007` is a `string`).
 
-Signals stand in `scored/` and `train/` the same way (`aligngpt.signal`), and where a model wrote
+Signals stand in `scored/` and `train/` the same way (`aligngpt.signal`), in `scored/` beside them
+what each is of the first 2,048 pictures of a shard with captions of other pairs, lists of float32
+called `negclip exchanged` and so on (`aligngpt.exchanged`). Where a model wrote
 captions the columns of `recaptioned/` from `is_recaptioned` on stand in `train/`
 (`aligngpt.recaption`); `caption` is then the better of both, and `original_caption` what the key is
 made of.
@@ -113,7 +115,8 @@ def schema_document() -> str:
     ]
     parts += [
         "## Reasons for rejection\n",
-        f"The closed list, by stage. {', '.join(_silent_stages())} rejects nothing.\n",
+        f"The closed list, by stage. {' and '.join(_silent_stages())} reject nothing. Manifests of "
+        "selections and\nmergers have `not_selected` and `repeated_key` too.\n",
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]

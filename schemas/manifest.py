@@ -127,6 +127,10 @@ class ScoreControl:
         return cls(**{**_intervals(values), **made})
 
 
+def _control_from(values: dict[str, Any] | None) -> ScoreControl | None:
+    return None if values is None else ScoreControl.from_dict(values)
+
+
 def _intervals(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values with tuples where JSON has lists of two numbers."""
     return {
@@ -155,6 +159,15 @@ class SignalSummary:
     """Likewise."""
     level_means: dict[str, float]
     """Level to the mean of its samples."""
+    control: ScoreControl | None = None
+    """Whether it tells pairs from exchanged ones; null where that cannot be said."""
+    no_control: str | None = None
+    """Why it cannot: it is not about the pair, or its model would have to run again."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SignalSummary":
+        """Returns what JSON holds."""
+        return cls(**{**values, "control": _control_from(values.get("control"))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +217,8 @@ class Parent:
     """Of them, those that are here."""
     config: dict[str, Any]
     """The configuration that made it."""
+    warnings: list[str] = field(default_factory=list)
+    """What its manifest warned of its levels, its score and its signals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +251,11 @@ class Manifest:
     """Where levels.edges_from gave the edges: how the data moved against them."""
     score_control: ScoreControl | None = None
     """Whether the score tells pairs from exchanged ones; null without stored embeddings."""
+    level_control: ScoreControl | None = None
+    """The same of what decides the levels (`levels.by`), as the levels mean no more than it does;
+    null where that cannot be said."""
+    no_level_control: str | None = None
+    """Why it cannot; null where it can, and where levels are not decided here."""
     signals: list[SignalSummary] = field(default_factory=list)
     """The further numbers that `score.signals` asked for; none by default."""
     recaption: RecaptionSummary | None = None
@@ -250,6 +270,14 @@ class Manifest:
     """Samples in each train shard; only the last has fewer."""
     shards: list[ShardEntry] = field(default_factory=list)
     """The train shards, in their order."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to think of levels, score and signals that tell pairs from exchanged ones hardly."""
+        signals = [signal.control for signal in self.signals]
+        controls = [self.level_control, self.score_control, *signals]
+        found = [control.warning for control in controls if control is not None]
+        return [*dict.fromkeys(warning for warning in found if warning is not None)]
 
     def to_json(self) -> str:
         """Returns the manifest as JSON, the same text for the same manifest."""
@@ -279,12 +307,12 @@ class Manifest:
         values["shards"] = [ShardEntry(**entry) for entry in values["shards"]]
         if values.get("level_drift") is not None:
             values["level_drift"] = LevelDrift(**values["level_drift"])
-        values["signals"] = [SignalSummary(**row) for row in values.get("signals", [])]
+        values["signals"] = [SignalSummary.from_dict(row) for row in values.get("signals", [])]
         if values.get("recaption") is not None:
             interval = values["recaption"].get("beats_interval")
             values["recaption"] = RecaptionSummary(
                 **{**values["recaption"], "beats_interval": interval and tuple(interval)}
             )
-        if values.get("score_control") is not None:
-            values["score_control"] = ScoreControl.from_dict(values["score_control"])
+        for name in ("score_control", "level_control"):
+            values[name] = _control_from(values.get(name))
         return cls(**values)

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 EXCHANGES = 8
 """Other captions that each picture is held against."""
 
+CONTROLLED_ROWS = 2048
+"""Of a shard, whose signals are computed of exchanged pairs too: of 64 shards, the share of wins is
+then known to a thousandth."""
+
 MOST_CAPTIONS = 8
 """Captions of one pair that count: its score is the best of them, and so is that of an exchange."""
 
@@ -31,16 +35,26 @@ def own_scores(image: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray
     return np.asarray(np.einsum("nd,nd->n", image, text, dtype=np.float32), np.float32)
 
 
-def exchanged_scores(
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Pictures with captions of other pairs."""
+
+    partner: NDArray[np.int64]
+    """Row of the pair whose caption each picture gets, (n, EXCHANGES); -1 where there is none."""
+    cosine: NDArray[np.float32]
+    """Of the picture and that caption, (n, EXCHANGES); NaN where there is none."""
+
+
+def exchange_captions(
     image: NDArray[np.float32],
     text: NDArray[np.float32],
     captions: NDArray[np.int64],
     group: NDArray[np.int64] | None = None,
-) -> NDArray[np.float32]:
-    """Returns the cosines of pictures with captions of other pairs, (n, EXCHANGES).
+) -> Exchange:
+    """Returns each picture with captions of other pairs.
 
     A picture whose own score is the best of k captions is held against the best of k others: else
-    the choice alone would make the own pair win. NaN where there are not so many other pairs.
+    the choice alone would make the own pair win.
 
     Args:
         image: unit embeddings, (n, d).
@@ -57,19 +71,42 @@ def exchanged_scores(
     wanted = np.clip(captions, 1, MOST_CAPTIONS)
     shifts = min(EXCHANGES * int(wanted.max(initial=1)), max(count - 1, 0))
     cosine = np.full((count, shifts), np.nan, np.float32)
+    partner = np.full((count, shifts), -1, np.int64)
     for shift in range(1, shifts + 1):
         rows = np.flatnonzero(size > shift)
         if not len(rows):
             break
-        partner = order[start[rows] + (place[rows] + shift) % size[rows]]
-        cosine[order[rows], shift - 1] = own_scores(image[order[rows]], text[partner])
-    found = np.full((count, EXCHANGES), np.nan, np.float32)
+        other = order[start[rows] + (place[rows] + shift) % size[rows]]
+        partner[order[rows], shift - 1] = other
+        cosine[order[rows], shift - 1] = own_scores(image[order[rows]], text[other])
+    return _best_of_as_many(Exchange(partner, cosine), wanted)
+
+
+def _best_of_as_many(tried: Exchange, wanted: NDArray[np.int64]) -> Exchange:
+    """Returns of each so many exchanges in turn the best; none where they are not complete.
+
+    Args:
+        tried: (n, t) of both.
+        wanted: how many each picture's best is of, (n,).
+    """
+    count, shifts = tried.cosine.shape
+    cosine = np.full((count, EXCHANGES), np.nan, np.float32)
+    partner = np.full((count, EXCHANGES), -1, np.int64)
     for number in np.unique(wanted).tolist():
         rows = np.flatnonzero(wanted == number)
         trials = min(EXCHANGES, shifts // number)
-        tried = cosine[rows, : trials * number].reshape(len(rows), trials, number)
-        found[rows, :trials] = tried.max(axis=2, initial=-np.inf)
-    return found
+        shape = (len(rows), trials, number)
+        of_rows = tried.cosine[rows, : trials * number].reshape(shape)
+        is_whole = ~np.isnan(of_rows).any(axis=2)
+        if not is_whole.any():
+            continue
+        best = np.where(np.isnan(of_rows), -np.inf, of_rows).argmax(axis=2)[..., None]
+        others = tried.partner[rows, : trials * number].reshape(shape)
+        found = np.take_along_axis(of_rows, best, axis=2)[..., 0]
+        chosen = np.take_along_axis(others, best, axis=2)[..., 0]
+        cosine[rows, :trials] = np.where(is_whole, found, np.nan)
+        partner[rows, :trials] = np.where(is_whole, chosen, -1)
+    return Exchange(partner, cosine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,8 @@ class Covered:
 class _Ledger:
     """The sums of this process for a stage of a dataset, and where they are written."""
 
-    path: str
+    path: str | None
+    """None where they are to be held until all of the work has succeeded."""
     steps: dict[tuple[str, str], StepTime]
     clock: Covered = field(default_factory=Covered)
     processor: Covered = field(default_factory=Covered)
@@ -131,8 +132,8 @@ def timed(
         ended, cpu_ended = time.perf_counter(), cpu_seconds()
         ledger = _ledgers.get((layout.root, stage))
         if ledger is None:
-            path = f"{_folder(layout)}/{stage}-{uuid.uuid4().hex}.json"
-            ledger = _ledgers.setdefault((layout.root, stage), _Ledger(path, {}))
+            ledger = _Ledger(_new_path(layout, stage), {})
+            _ledgers[layout.root, stage] = ledger
         # A worker may do several pieces at once: what all of them took is shared out.
         work.seconds = ledger.clock.add(started, ended)
         work.cpu_seconds = ledger.processor.add(cpu_started, cpu_ended)
@@ -141,10 +142,39 @@ def timed(
             ledger.steps[place].add(work)
         else:
             ledger.steps[place] = replace(work, processes=1) if tells_start else work.as_first()
-        steps = [asdict(one) for one in ledger.steps.values()]
-        # As of progress: a full disk must fail at the file that the work is for.
-        with suppress(StorageError):
-            commit_text(ledger.path, json.dumps({"cores": _cores(), "steps": steps}))
+        if ledger.path is not None:
+            _write(ledger.path, ledger)
+
+
+@contextmanager
+def replacing_times(layout: DatasetLayout, stage: str) -> Iterator[None]:
+    """Puts what the block takes of a stage in the place of what was known of it, if it succeeds."""
+    ledger = _Ledger(None, {})
+    with _lock:
+        _ledgers[layout.root, stage] = ledger
+    try:
+        yield
+    finally:
+        with _lock:
+            _ledgers.pop((layout.root, stage), None)
+    before = _files(layout, {stage})
+    if _write(_new_path(layout, stage), ledger):
+        for path in before:
+            remove(path)
+
+
+def _new_path(layout: DatasetLayout, stage: str) -> str:
+    return f"{_folder(layout)}/{stage}-{uuid.uuid4().hex}.json"
+
+
+def _write(path: str, ledger: _Ledger) -> bool:
+    """Returns whether the sums could be written."""
+    steps = [asdict(one) for one in ledger.steps.values()]
+    # As of progress: a full disk must fail at the file that the work is for.
+    with suppress(StorageError):
+        commit_text(path, json.dumps({"cores": _cores(), "steps": steps}))
+        return True
+    return False
 
 
 def _cores() -> int:

@@ -22,7 +22,7 @@ ALONE = frozenset({(Stage.DEDUPLICATE, "train"), (Stage.DEDUPLICATE, "join"), (S
 FIXED = frozenset({(REPORT, "render")})
 """Steps that take the same however many pairs there are."""
 
-AT_MOST = {(REPORT, "control"): CONTROLLED_SHARDS}
+AT_MOST = {(REPORT, step): CONTROLLED_SHARDS for step in ("control", "signals")}
 """Steps that look at so many shards at most."""
 
 OF_SOME = frozenset({(Stage.FETCH, "retry")})

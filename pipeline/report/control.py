@@ -5,12 +5,8 @@ rows stand in them in the order of a hash, so that any of them are a fair sample
 exchanged within a batch.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -19,25 +15,32 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
-from pipeline.dataset.worktimes import CONTROLLED_SHARDS
 from pipeline.report.contents import LevelContents
-from schemas.columns import check_schema, kept_fields, read_table
+from pipeline.report.pair_groups import (
+    chosen_tables,
+    fetched_of,
+    groups_of,
+    levels_of,
+    shard_of,
+)
+from schemas.columns import check_schema
 from schemas.manifest import GroupControl, LevelControl, ScoreControl
 from schemas.progress import shown
-from schemas.records import FETCHED_SCHEMA, LEVELLED_SCHEMA, SCORED_SCHEMA
+from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
-from schemas.stages import Stage
-from schemas.storage import exists, list_files, open_read, read_json
+from schemas.storage import exists, open_read, read_json
 from scoring.control import (
     CELLS,
     ScoreCounts,
     Wins,
     area,
     area_interval,
-    exchanged_scores,
+    exchange_captions,
     own_scores,
     share_between,
 )
+
+SCORE = "clip_score"
 
 ROWS_AT_ONCE = 8192
 MOST_ROWS_OF_SHARD = 65_536
@@ -56,9 +59,6 @@ GROUP_MARGIN = 0.05
 MOST_GROUPS = 4096
 """Hosts that are counted beside each other; beyond twice as many the rarest are forgotten."""
 NAMED_OF_KIND = 5
-
-LANGUAGE_COLUMN = re.compile(r"(caption_|text_)?(language|lang)(_id|_code)?", re.IGNORECASE)
-"""What a column of the input with the caption's language is called."""
 
 
 @dataclass(slots=True)
@@ -84,54 +84,66 @@ def read_control(
     Raises:
         DatasetError: if a table is damaged.
     """
-    paths = list_files(layout.folder(Stage.SCORE), ".parquet")
-    count = min(len(paths), CONTROLLED_SHARDS)
-    wanted = [paths[index * len(paths) // count] for index in range(count)]
-    control = Control(is_cut=_is_cut(layout))
+    wanted = chosen_tables(layout)
+    control = Control(is_cut=is_cut(layout))
     is_long = None if len(wanted) > 16 else False  # what is done in seconds says nothing
     tables = each(wanted)
     for path in shown("Exchanging captions", tables, len(wanted), unit="shard", is_active=is_long):
-        shard = int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
-        _count_shard(control, layout, shard)
+        _count_shard(control, layout, shard_of(path))
     return control if control.overall.wins.pairs else None
 
 
-def summary(control: Control, levels: Sequence[LevelContents]) -> ScoreControl:
-    """Returns what the manifest says of it."""
+def summary(
+    control: Control, levels: Sequence[LevelContents], *, is_deciding: bool = True
+) -> ScoreControl:
+    """Returns what the manifest says of it.
+
+    Args:
+        is_deciding: whether the score decides the levels.
+    """
     counts, wins = control.overall, control.overall.wins
     return ScoreControl(
-        signal="clip_score",
+        signal=SCORE,
         pairs=wins.pairs,
         beats_ratio=wins.ratio,
         beats_interval=wins.interval(),
         auc=area(counts.own, counts.exchanged),
         auc_interval=area_interval(counts.own, counts.exchanged, wins.pairs),
-        warning=warning_of(wins),
+        warning=warning_of(wins, SCORE, is_deciding=is_deciding),
         levels=_level_rows(control, levels),
-        standing_out=_standing_out(control),
+        standing_out=standing_out(control.groups, wins.ratio),
     )
 
 
-def warning_of(wins: Wins) -> str | None:
-    """Returns what to think of levels whose score wins so often; None if there is no worry."""
+def warning_of(wins: Wins, signal: str = SCORE, *, is_deciding: bool = True) -> str | None:
+    """Returns what to think of a signal that wins so often; None if there is no worry.
+
+    Args:
+        is_deciding: whether it decides the levels, which then mean no more than it does.
+    """
     low, _ = wins.interval()
     if wins.ratio >= NEAR_HALF and low > 0.5:
         return None
+    of_signal = "" if is_deciding and signal == SCORE else f"by {signal} "
     told = (
-        f"a pair beats the same picture with another caption {wins.ratio:.2f} of the time, and "
-        "0.50 would be chance"
+        f"{of_signal}a pair beats the same picture with another caption {wins.ratio:.2f} of the "
+        "time, and 0.50 would be chance"
     )
     if wins.pairs < FEWEST_PAIRS or wins.ratio >= NEAR_HALF:
-        return f"{wins.pairs:,} pairs are too few to tell whether the levels mean anything: {told}."
-    verdict = "mean nothing" if low < 0.52 else "mean little"
+        meant = "the levels mean" if is_deciding else f"{signal} means"
+        return f"{wins.pairs:,} pairs are too few to tell whether {meant} anything: {told}."
+    much = "nothing" if low < 0.52 else "little"
+    if not is_deciding:
+        return f"{signal} tells {much} of these pairs: {told}. Do not choose by it."
     return (
-        f"The levels of this dataset {verdict}: {told}. Either the captions do not belong to the "
+        f"The levels of this dataset mean {much}: {told}. Either the captions do not belong to the "
         "pictures, or the scoring model knows nothing of such pictures or of this language: look "
         "at the pairs of the best level, and score with another model."
     )
 
 
-def _is_cut(layout: DatasetLayout) -> bool:
+def is_cut(layout: DatasetLayout) -> bool:
+    """Returns whether pairs were left out when the levels were cut."""
     groups = read_json(layout.edges).get("groups", ()) if exists(layout.edges) else ()
     return any(group.get("left_out") for group in groups)
 
@@ -143,8 +155,8 @@ def _nothing() -> ScoreCounts:
 
 def _count_shard(control: Control, layout: DatasetLayout, shard: int) -> None:
     """Adds the pairs of a scored shard."""
-    levels = _levels_of(layout, shard)
-    fetched, languages = _fetched_of(layout, shard)
+    levels = levels_of(layout, shard)
+    fetched, languages = fetched_of(layout, shard)
     read = 0
     path = layout.scored(shard)
     with open_read(path) as file:
@@ -162,24 +174,6 @@ def _count_shard(control: Control, layout: DatasetLayout, shard: int) -> None:
                 break
 
 
-def _levels_of(layout: DatasetLayout, shard: int) -> pa.Table | None:
-    """Returns keys and levels of a shard's levelled pairs; None if they are not levelled yet."""
-    path = layout.levelled(shard)
-    if not exists(path):
-        return None
-    with open_read(path) as file:
-        return read_table(file, LEVELLED_SCHEMA, ["key", "alignment_level"])
-
-
-def _fetched_of(layout: DatasetLayout, shard: int) -> tuple[pa.Table, list[str]]:
-    """Returns what the groups are made from, and which columns tell a language."""
-    with open_read(layout.fetched(shard, "parquet")) as file:
-        schema = pq.read_schema(file)
-        told = [row.name for row in kept_fields(schema) if LANGUAGE_COLUMN.fullmatch(row.name)]
-        names = ["key", "source", "url", "caption", "captions", *told]
-        return read_table(file, FETCHED_SCHEMA, names), told
-
-
 def _count_rows(
     control: Control,
     path: str,
@@ -191,7 +185,7 @@ def _count_rows(
     image = embedding_array(scored, "image_embedding", path)
     text = embedding_array(scored, "text_embedding", path)
     captions = np.array([len(texts) for texts in caption_choices(fetched)], np.int64)
-    own, exchanged = own_scores(image, text), exchanged_scores(image, text, captions)
+    own, exchanged = own_scores(image, text), exchange_captions(image, text, captions).cosine
     control.overall = control.overall.plus(ScoreCounts.of(own, exchanged))
     if levels is not None:
         places = pc.index_in(scored["key"], levels["key"].combine_chunks())
@@ -200,11 +194,11 @@ def _count_rows(
             rows = numbers == level
             counts = ScoreCounts.of(own[rows], exchanged[rows])
             control.levels[level] = control.levels.get(level, _nothing()).plus(counts)
-    for kind, names in _groups_of(fetched, languages):
+    for kind, names in groups_of(fetched, languages):
         encoded = pa.array(names).dictionary_encode()
         codes = np.asarray(encoded.indices.to_numpy(), np.int64)
         is_one = len(encoded.dictionary) == 1
-        within = exchanged if is_one else exchanged_scores(image, text, captions, codes)
+        within = exchanged if is_one else exchange_captions(image, text, captions, codes).cosine
         known = control.groups.setdefault(kind, {})
         for code, name in enumerate(encoded.dictionary.to_pylist()):
             rows = codes == code
@@ -213,39 +207,6 @@ def _count_rows(
         if len(known) > 2 * MOST_GROUPS:
             frequent = sorted(known, key=lambda name: (-known[name].pairs, name))[:MOST_GROUPS]
             control.groups[kind] = {name: known[name] for name in frequent}
-
-
-def _groups_of(fetched: pa.Table, languages: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yields each kind of group with the name of it that every row belongs to."""
-    yield "source", fetched["source"].to_pylist()
-    yield "host", [_host(url) for url in fetched["url"].to_pylist()]
-    yield "script", [script_of(text) for text in fetched["caption"].to_pylist()]
-    for name in languages:
-        yield name, [str(value) for value in fetched[name].to_pylist()]
-
-
-def _host(url: str | None) -> str:
-    """Returns the host of an address; nothing for paths."""
-    try:
-        return urlsplit(url or "").hostname or ""
-    except ValueError:
-        return ""
-
-
-def script_of(text: str) -> str:
-    """Returns what most of a text's letters are written in: Latin, Cyrillic, Cjk, Arabic."""
-    if text.isascii():
-        return "Latin"
-    counts: dict[str, int] = {}
-    for letter in filter(str.isalpha, text[:64]):
-        script = _script_of_letter(letter)
-        counts[script] = counts.get(script, 0) + 1
-    return max(counts, key=lambda script: (counts[script], script), default="Latin")
-
-
-@lru_cache(maxsize=16_384)
-def _script_of_letter(letter: str) -> str:
-    return unicodedata.name(letter, "other").split()[0].capitalize()
 
 
 def _level_rows(control: Control, levels: Sequence[LevelContents]) -> list[LevelControl]:
@@ -282,16 +243,23 @@ def _exchanged_by_level(control: Control, levels: Sequence[LevelContents]) -> Ma
     }
 
 
-def _standing_out(control: Control) -> list[GroupControl]:
-    """Returns the groups that fall behind all pairs, of each kind those with the most pairs."""
+def standing_out(
+    groups_of_kind: Mapping[str, Mapping[str, Wins]], of_all: float
+) -> list[GroupControl]:
+    """Returns the groups that fall behind all pairs, of each kind those with the most pairs.
+
+    Args:
+        groups_of_kind: kind to name to what was counted of it.
+        of_all: the share of all pairs.
+    """
     found = []
-    for kind, groups in control.groups.items():
+    for kind, groups in groups_of_kind.items():
         behind = [
             (name, wins)
             for name, wins in groups.items()
             if name
             and wins.pairs >= FEWEST_OF_GROUP
-            and wins.interval(GROUP_Z)[1] < control.overall.wins.ratio - GROUP_MARGIN
+            and wins.interval(GROUP_Z)[1] < of_all - GROUP_MARGIN
         ]
         behind.sort(key=lambda item: (-item[1].pairs, item[0]))
         found += [

@@ -1,6 +1,7 @@
 """The figures of the report, drawn as SVG."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pipeline.report.contents import SCORE_CELLS, LevelContents
+from pipeline.report.signal_controls import Histogram
 from schemas.manifest import StageCounts
 
 WIDTH = 920
@@ -61,23 +63,50 @@ def score_figure(
     low = first / SCORE_CELLS * 2 - 1
     high = (first + len(bars) * per_bar) / SCORE_CELLS * 2 - 1
     others = _bars(behind[first : int(used[-1]) + 1], per_bar)
-    step = (RIGHT - LEFT) / len(bars)
-    scale = (BOTTOM - TOP) / max(*bars, *others)
+    outline = None if exchanged is None else others
+    title = "pairs by CLIP score, with the edges of the levels"
+    return _histogram(bars, outline, (low, high), levels, "CLIP score", title)
 
-    def place(score: float) -> float:
-        return LEFT + (score - low) / (high - low) * (RIGHT - LEFT)
+
+def signal_figure(name: str, found: Histogram) -> Markup:
+    """Returns the histogram of a signal, that of exchanged pairs behind it where it is known."""
+    behind = None
+    if found.exchanged is not None:
+        behind = found.exchanged * (found.own.sum() / max(found.exchanged.sum(), 1))
+    title = f"pairs by {name}{'' if behind is None else ', exchanged pairs behind them'}"
+    sides = (found.low, found.high)
+    outline = None if behind is None else behind.tolist()
+    return _histogram(found.own.tolist(), outline, sides, found.levels, name, title)
+
+
+def _histogram(
+    bars: Sequence[float],
+    others: Sequence[float] | None,
+    sides: tuple[float, float],
+    levels: Sequence[LevelContents],
+    name: str,
+    title: str,
+) -> Markup:
+    """Returns bars between two values, others as an outline behind them, and levels' edges."""
+    low, high = sides
+    step = (RIGHT - LEFT) / len(bars)
+    highest = max([*bars, *(others or ())])
+    scale = (BOTTOM - TOP) / highest
+
+    def place(value: float) -> float:
+        return LEFT + (min(max(value, low), high) - low) / (high - low) * (RIGHT - LEFT)
 
     bands = [] if _overlap(levels) else _level_bands(levels, place)
-    parts = bands + _count_axis(round(max(*bars, *others)), scale)
-    if exchanged is not None:
+    parts = bands + _count_axis(round(highest), scale)
+    if others is not None:
         parts.append(_outline(others, step, scale))
     parts += [
         f'<rect x="{LEFT + index * step:.2f}" y="{BOTTOM - bar * scale:.2f}" '
         f'width="{max(step - 1, 0.5):.2f}" height="{bar * scale:.2f}" class="bar"/>'
         for index, bar in enumerate(bars)
     ]
-    parts += _score_axis(low, high, place)
-    return _svg(parts, BOTTOM + 44, "pairs by CLIP score, with the edges of the levels")
+    parts += _value_axis(low, high, len(bars), place, name)
+    return _svg(parts, BOTTOM + 44, title)
 
 
 def round_ticks(low: int, high: int, most: int) -> range:
@@ -111,17 +140,20 @@ def _outline(bars: Sequence[float], step: float, scale: float) -> str:
     return f'<path d="{" ".join(corners)} V{BOTTOM} Z" class="exchanged"/>'
 
 
-def _score_axis(low: float, high: float, place: Callable[[float], float]) -> list[str]:
-    ticks = round_ticks(round(low * 1000), round(high * 1000), 10)
-    decimals = 3 if ticks.step < 10 else 2
+def _value_axis(
+    low: float, high: float, bars: int, place: Callable[[float], float], name: str
+) -> list[str]:
+    unit = 10.0 ** math.floor(math.log10((high - low) / bars) + 1e-9)  # no finer than a bar
+    ticks = round_ticks(math.ceil(low / unit - 1e-9), math.floor(high / unit + 1e-9), 10)
+    decimals = max(2 if high - low < 2 else 0, -math.floor(math.log10(unit * ticks.step) + 1e-9))
     return [
         f'<line x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}" class="axis"/>',
         *(
-            f'<text x="{place(tick / 1000):.2f}" y="{BOTTOM + 18}" class="tick">'
-            f"{tick / 1000:.{decimals}f}</text>"
+            f'<text x="{place(tick * unit):.2f}" y="{BOTTOM + 18}" class="tick">'
+            f"{tick * unit:.{decimals}f}</text>"
             for tick in ticks
         ),
-        f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" class="title">CLIP score</text>',
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" class="title">{escape(name)}</text>',
     ]
 
 

@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.dataset.derivation import read_derivation
+from pipeline.dataset.manifests import refuse_no_folder
 from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.report.contents import Contents, LevelContents, read_contents
-from pipeline.report.control import read_control, summary
+from pipeline.report.controls import Controls, read_controls
 from pipeline.report.drift import drift_rows, read_drift
 from pipeline.report.recaption import read_recaptions, recaption_line, recaption_table
 from pipeline.report.signals import read_signals
@@ -32,9 +33,11 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     """Prints what a dataset holds, from its Parquet files alone.
 
     Raises:
-        DatasetError: if there is no dataset at `root`.
+        ConfigError: if there is no such folder.
+        DatasetError: if it holds no dataset.
     """
     console = console or Console()
+    refuse_no_folder(root)
     layout = DatasetLayout(root)
     derivation = read_derivation(layout)
     stages = count_stages(layout) if derivation is None else derivation.stages
@@ -50,11 +53,14 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
         console.print(reasons_table(layout, stages))
     if levels:
         console.print(levels_table(levels))
+    controls = Controls(signals=tuple(read_signals(packed)))
     if Stage.SCORE.value in stages:
-        _print_control(layout, levels, console)
-    signals = read_signals(packed)
-    if signals:
-        console.print(signals_table(signals))
+        controls = read_controls(layout, controls.signals, levels)
+    for parent in () if derivation is None else derivation.parents:
+        _print_warnings([f"Of {parent.folder}: {warning}" for warning in parent.warnings], console)
+    _print_controls(controls, console)
+    if controls.signals:
+        console.print(signals_table(controls.signals))
     _print_recaptions(packed, max([0, *(level.level for level in levels)]), console)
     drift = read_drift(layout)
     if drift is not None:
@@ -128,36 +134,44 @@ def _print_recaptions(packed: Sequence[str], num_levels: int, console: Console) 
     console.print(recaption_table(found, num_levels))
 
 
-def _print_control(layout: DatasetLayout, levels: list[LevelContents], console: Console) -> None:
-    """Prints whether the score tells anything, where embeddings are stored."""
-    control = read_control(layout)
-    if control is None:
-        return
-    found = summary(control, levels)
-    told = f"{found.beats_ratio:.3f} ({_between(found.beats_interval)})"
-    area = f"{found.auc:.3f} ({_between(found.auc_interval)})"
-    console.print(
-        f"A pair beats the same picture with another caption {told} of the time, 0.5 is chance; "
-        f"area under the curve {area}; {found.pairs:,} pairs.",
-        highlight=False,
-    )
-    if found.warning is not None:
-        console.print(found.warning, style="yellow", highlight=False, markup=False)
-    if found.levels:
-        console.print(control_table(found))
-    for group in found.standing_out:
+def _print_warnings(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(warning, style="yellow", highlight=False, markup=False)
+
+
+def _print_controls(controls: Controls, console: Console) -> None:
+    """Prints whether score, levels and signals tell anything, where that can be said."""
+    _print_warnings(controls.warnings, console)
+    for found in controls.tables:
+        told = f"{found.beats_ratio:.3f} ({_between(found.beats_interval)})"
+        under = f"{found.auc:.3f} ({_between(found.auc_interval)})"
         console.print(
-            f"{group.kind} {shown(group.name)}: {group.beats_ratio:.3f} "
-            f"({_between(group.beats_interval)}), {group.pairs:,} pairs: of these the score tells "
-            "much less.",
+            f"By {found.signal} a pair beats the same picture with another caption {told} of the "
+            f"time, 0.5 is chance; area under the curve {under}; {found.pairs:,} pairs.",
             highlight=False,
-            markup=False,
         )
+        if found.levels:
+            console.print(control_table(found))
+    if controls.no_levels is not None:
+        console.print(
+            f"Whether the levels tell anything of the pairs cannot be said: {controls.no_levels}.",
+            highlight=False,
+        )
+    for found in controls.all:
+        for group in found.standing_out:
+            console.print(
+                f"{group.kind} {shown(group.name)}: {group.beats_ratio:.3f} "
+                f"({_between(group.beats_interval)}), {group.pairs:,} pairs: of these "
+                f"{found.signal} tells much less.",
+                highlight=False,
+                markup=False,
+            )
 
 
 def control_table(control: ScoreControl) -> Table:
     """Returns how the pairs of each level do beside exchanged ones."""
-    table = Table(title="Pairs beside exchanged ones", title_justify="left")
+    title = f"Pairs beside exchanged ones, by {control.signal}"
+    table = Table(title=title, title_justify="left")
     names = ("level", "beat one", "95 %", "by chance", "area", "exchanged so")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -178,17 +192,22 @@ def _between(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def signals_table(signals: list[SignalSummary]) -> Table:
-    """Returns what the signals of the samples are like."""
+def signals_table(signals: Sequence[SignalSummary]) -> Table:
+    """Returns what the signals of the samples are like, and whether they tell anything of pairs."""
     table = Table(title="Signals", title_justify="left")
     table.add_column("signal", no_wrap=True)
     for name in ("lowest", "mean", "highest"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("beats an exchanged pair")
     table.add_column("what it is")
     for signal in signals:
         values = (signal.lowest, signal.mean, signal.highest)
         texts = ["-" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(signal.name, *texts, shown(signal.description))
+        control = signal.no_control or "-"
+        if signal.control is not None:
+            interval = _between(signal.control.beats_interval)
+            control = f"{signal.control.beats_ratio:.3f} ({interval})"
+        table.add_row(signal.name, *texts, control, shown(signal.description))
     return table
 
 

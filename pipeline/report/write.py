@@ -3,28 +3,20 @@
 All three are made from what the stages left on disk; nothing is counted while the job runs.
 """
 
-import base64
 import dataclasses
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
-from typing import Any
 
-import jinja2
 import pyarrow.parquet as pq
-from markupsafe import Markup
-from PIL import Image
 
 from pipeline.config import CurationConfig
 from pipeline.dataset.croissant import croissant_metadata
 from pipeline.dataset.derivation import Derivation, read_derivation
-from pipeline.dataset.progress import ProgressReader
 from pipeline.dataset.train_samples import read_kept_fields
-from pipeline.dataset.worktimes import REPORT, forget_times, timed
+from pipeline.dataset.worktimes import REPORT, replacing_times, timed
 from pipeline.report.balance import (
     check_balance,
     count_stages,
@@ -32,29 +24,25 @@ from pipeline.report.balance import (
     stage_tables,
     total_rejections,
 )
-from pipeline.report.contents import SCORE_CELLS, Contents, Example, read_contents
-from pipeline.report.control import Control, read_control, summary
-from pipeline.report.drift import drift_rows, read_drift
-from pipeline.report.figures import balance_figure, score_figure
-from pipeline.report.recaption import read_recaptions, recaption_page
+from pipeline.report.contents import read_contents
+from pipeline.report.controls import Controls, read_controls
+from pipeline.report.drift import read_drift
+from pipeline.report.page import Seen, render_report
+from pipeline.report.recaption import read_recaptions
 from pipeline.report.signals import read_signals
 from schemas.columns import file_metadata
 from schemas.errors import DatasetError, RejectReason
 from schemas.manifest import Manifest, ShardEntry, StageCounts
-from schemas.many_files import map_files, read_many
+from schemas.many_files import map_files
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import commit_text, list_files, open_read
-from schemas.terminal import shown
+from schemas.storage import commit_text, open_read
 from schemas.versions import installed_versions, program_version
 
 EXAMPLES_PER_LEVEL = 8
 EXAMPLES_WITHOUT_LEVELS = 24
-THUMBNAIL_PIXELS = 176
 TIMED_PIECES = 512
 """Most pieces that a step of the report is timed by."""
-
-RETRYABLE = frozenset(reason.value for reason in RejectReason if reason.is_retryable)
 
 DECIDING_PACKAGES = (
     "apache-beam",
@@ -72,7 +60,7 @@ DECIDING_PACKAGES = (
 """Whose version can show in the bytes of a dataset."""
 
 HINTS = {
-    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
+    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names all ports that may be reached",
     RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
     RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
@@ -108,14 +96,14 @@ def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
-    forget_times(layout, (REPORT,))
-    manifest, contents, control = _read_all(layout, config)
-    with timed(layout, REPORT, "render") as work:
-        work.rows = manifest.rows_in
-        kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
-        commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
-        commit_text(layout.report, render_report(layout, manifest, contents, control))
-        commit_text(layout.manifest, manifest.to_json())
+    with replacing_times(layout, REPORT):
+        manifest, seen = _read_all(layout, config)
+        with timed(layout, REPORT, "render") as work:
+            work.rows = manifest.rows_in
+            kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
+            commit_text(f"{layout.root}/croissant.json", croissant_metadata(manifest, kept))
+            commit_text(layout.report, render_report(layout, manifest, seen))
+            commit_text(layout.manifest, manifest.to_json())
     return manifest
 
 
@@ -135,9 +123,7 @@ def _timed_each(
             work.rows = rows * end // len(tables) - rows * begin // len(tables)
 
 
-def _read_all(
-    layout: DatasetLayout, config: CurationConfig
-) -> tuple[Manifest, Contents, Control | None]:
+def _read_all(layout: DatasetLayout, config: CurationConfig) -> tuple[Manifest, Seen]:
     """Returns the manifest of what the stages left, and what there is to show of it."""
     derivation = read_derivation(layout)
     stages = _finished_stages(layout, config) if derivation is None else derivation.stages
@@ -151,7 +137,15 @@ def _read_all(
     packed = stage_tables(layout, Stage.PACK)
     contents = read_contents(each("report")(packed), num_levels, wanted)
     recaption, contents.recaptioned = read_recaptions(packed)
-    control = read_control(layout, each("control")) if Stage.SCORE.value in stages else None
+    controls = Controls(signals=tuple(read_signals(packed)))
+    if Stage.SCORE.value in stages:
+        controls = read_controls(
+            layout,
+            controls.signals,
+            list(contents.levels.values()),
+            each("control"),
+            each("signals"),
+        )
     manifest = Manifest(
         aligngpt_version=program_version(),
         config=json.loads(json.dumps(dataclasses.asdict(config))),
@@ -164,8 +158,10 @@ def _read_all(
         num_levels=num_levels,
         level_edges=[level.as_dict() for level in contents.levels.values()] or None,
         level_drift=read_drift(layout),
-        score_control=None if control is None else summary(control, [*contents.levels.values()]),
-        signals=read_signals(packed),
+        score_control=controls.score,
+        level_control=controls.levels,
+        no_level_control=controls.no_levels,
+        signals=list(controls.signals),
         recaption=recaption,
         truncated_captions=(
             count_truncated_captions(layout) if Stage.SCORE.value in stages else None
@@ -175,7 +171,7 @@ def _read_all(
         samples_per_shard=config.pack.samples_per_shard,
         shards=[*map_files(_shard_entry, packed)],
     )
-    return manifest, contents, control
+    return manifest, Seen(contents, controls)
 
 
 def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str, StageCounts]:
@@ -186,7 +182,8 @@ def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str,
     """
     stages = count_stages(layout)
     if not stages:
-        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+        hint = "the input has no rows. Mend it and run again with --redo read"
+        raise DatasetError(f"{layout.root} has no pairs: {hint}")
     refuse_nothing_kept(layout, stages)
     missing = [stage.value for stage in config.stages if stage.value not in stages]
     if stages[Stage.READ.value].kept and missing:
@@ -211,156 +208,6 @@ def refuse_nothing_kept(layout: DatasetLayout, stages: Mapping[str, StageCounts]
                 f"({told}). `aligngpt-curate inspect {layout.root}` shows examples"
                 f"{f'; {hint}' if hint else ''}. Mend the cause and run again with --redo {name}"
             )
-
-
-def render_report(
-    layout: DatasetLayout, manifest: Manifest, contents: Contents, control: Control | None
-) -> str:
-    """Returns the report as one page of HTML that needs no other file."""
-    template = files("pipeline.report").joinpath("report.jinja").read_text()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printable
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    return environment.from_string(template).render(
-        manifest=manifest,
-        name=layout.root.rstrip("/").rsplit("/", 1)[-1],
-        balance=balance_figure(manifest.stages),
-        scores=_score_figure(contents, control),
-        control=manifest.score_control,
-        reasons=_reason_rows(manifest),
-        politeness=politeness_rows(manifest),
-        levels=list(contents.levels.values()),
-        recaption=recaption_page(manifest.recaption, contents, _thumbnail),
-        drift=drift_rows(manifest.level_drift),
-        sizes=contents.sizes,
-        texts_alone=contents.texts_alone,
-        galleries=[
-            (level, [_card(example) for example in examples])
-            for level, examples in contents.examples.items()
-        ],
-        fetching=_fetching(layout),
-        tar_bytes=_bytes_text(sum(shard.tar_bytes for shard in manifest.shards)),
-        config=json.dumps(manifest.config, indent=2),
-    )
-
-
-def _score_figure(contents: Contents, control: Control | None) -> Markup | None:
-    """Returns the histogram of the scores, that of exchanged pairs behind it where it is known."""
-    levels = list(contents.levels.values())
-    exchanged = None
-    if control is not None:
-        exchanged = control.overall.exchanged.reshape(SCORE_CELLS, -1).sum(axis=1)
-    return score_figure(contents.score_counts, levels, exchanged)
-
-
-POLITENESS = (
-    ("robots.txt", "respects_robots", RejectReason.ROBOTS_DISALLOWED),
-    ("robots.txt that cannot be reached", "respects_robots", RejectReason.ROBOTS_UNREACHABLE),
-    ("X-Robots-Tag", "respects_robots_tag", RejectReason.OPTED_OUT_BY_HEADER),
-    ("TDM-Reservation, tdmrep.json", "respects_tdm", RejectReason.TDM_RESERVED),
-)
-"""What a host can ask of us: the rule, the setting that follows it, the reason that tells of it."""
-
-
-def politeness_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """Returns, for every rule that hosts make, whether it was followed and what it left out."""
-    configs = [parent.config for parent in manifest.parents] or [manifest.config]
-    return [
-        {
-            "rule": rule,
-            "setting": f"fetch.{setting}",
-            "is_followed": all(bool(config["fetch"][setting]) for config in configs),
-            "count": manifest.rejected.get(reason.value, 0),
-        }
-        for rule, setting, reason in POLITENESS
-    ]
-
-
-def _printable(value: Any) -> Any:
-    """Returns what a page shows of a value: texts without control characters."""
-    return shown(value) if type(value) is str else value
-
-
-def _reason_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "stage": stage,
-            "reason": reason,
-            "count": count,
-            "ratio": count / manifest.rows_in,
-            "is_retryable": reason in RETRYABLE,
-        }
-        for stage, counts in manifest.stages.items()
-        for reason, count in counts.rejected.items()
-    ]
-    return sorted(rows, key=lambda row: -row["count"])
-
-
-def _card(example: Example) -> dict[str, Any]:
-    """Returns what a sample's card in the contact sheet shows."""
-    row = example.row
-    turns = json.loads(row["conversations"]) if row["conversations"] else []
-    return {
-        "thumbnail": _thumbnail(example),
-        "caption": row["caption"],
-        "question": turns[0]["value"].replace("<image>", "").strip() if turns else None,
-        "clip_score": row["clip_score"],
-        "size": f"{row['width']} x {row['height']}" if row["width"] else "text alone",
-    }
-
-
-def _thumbnail(example: Example) -> str | None:
-    """Returns a small JPEG of a sample's image, as base64."""
-    row = example.row
-    if row["image_offset"] is None:
-        return None
-    with open_read(example.path.removesuffix(".parquet") + ".tar") as file:
-        file.seek(row["image_offset"])
-        data = file.read(row["image_bytes"])
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    output = io.BytesIO()
-    small.save(output, "JPEG", quality=80)
-    return base64.b64encode(output.getvalue()).decode()
-
-
-def _fetching(layout: DatasetLayout) -> dict[str, Any] | None:
-    """Returns what the fetch stage took of its workers' time, of which each fetches several shards.
-
-    A shard whose worker nobody remembers counts with the others of that kind.
-    """
-    worker_of = {
-        f"{state.shard:05d}": f"{state.process} on {state.host}"
-        for state in ProgressReader(layout).read()
-        if state.stage is Stage.FETCH
-    }
-    spans: dict[str, list[tuple[float, float]]] = {}
-    pairs = 0
-    paths = list_files(layout.folder(Stage.FETCH), Stage.FETCH.marker)
-    for path, content in zip(paths, read_many(paths), strict=True):
-        if content is None:
-            continue
-        stats = json.loads(content)
-        shard = path.rsplit("/", 1)[-1].removesuffix(Stage.FETCH.marker)
-        begin = stats.get("start_time")
-        worker = path if begin is None else worker_of.get(shard, "")
-        spans.setdefault(worker, []).append((begin or 0.0, (begin or 0.0) + stats["duration"]))
-        pairs += stats["count"]
-    seconds = sum(map(covered_seconds, spans.values()))
-    if not seconds:
-        return None
-    return {"seconds": seconds, "pairs_per_second": pairs / seconds}
-
-
-def covered_seconds(spans: Sequence[tuple[float, float]]) -> float:
-    """Returns the time that lies within any of some spans, each from its begin to its end."""
-    covered, until = 0.0, -math.inf
-    for begin, end in sorted(spans):
-        covered += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return covered
 
 
 def _model_identity(layout: DatasetLayout, derivation: Derivation | None) -> dict[str, str] | None:
@@ -388,12 +235,3 @@ def _shard_entry(path: str) -> ShardEntry:
         parquet_bytes=len(data),
         parquet_sha256=hashlib.sha256(data).hexdigest(),
     )
-
-
-def _bytes_text(count: float) -> str:
-    units: Sequence[str] = ("bytes", "kB", "MB", "GB", "TB", "PB")
-    for unit in units[:-1]:
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {units[-1]}"

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.tars import read_images
+from pipeline.score.exchanges import exchanged_cosines
 from schemas.errors import ConfigError
 from schemas.memory import large_imports
 from schemas.shards import DatasetLayout
 from scoring.config import Precision, ScoreConfig
+from scoring.control import Exchange
 from scoring.devices import with_precision
 from scoring.signals.names import SignalSpec
 
@@ -104,8 +106,15 @@ def look_values(
     keys: pa.ChunkedArray,
     captions: Sequence[str],
     config: ScoreConfig,
-) -> NDArray[np.float32]:
-    """Returns a signal of a model for some pairs of a shard, in the order of its table, (n,)."""
+    exchange: Exchange | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Returns a signal of a model for some pairs of a shard, in the order of its table, (n,).
+
+    Beside it, of a `clip`, that of exchanged pairs, where there are: (m, EXCHANGES).
+
+    Args:
+        exchange: of the first m pairs.
+    """
     with large_imports():
         from scoring.clip.scorer import shared_scorer
         from scoring.itm.likelihood import shared_judge
@@ -113,9 +122,13 @@ def look_values(
     images = read_images(layout, shard, keys.to_pylist(), formats)
     if spec.kind == "clip":
         scorer = shared_scorer(with_precision(clip_config(spec, config)))
-        return scorer.score(images, list(captions)).clip_score
+        scores = scorer.score(images, list(captions))
+        if exchange is None:
+            return scores.clip_score, None
+        embeddings = scores.image_embedding, scores.text_embedding
+        return scores.clip_score, exchanged_cosines(*embeddings, exchange)
     exact = with_precision(_without_signals(config))
-    return shared_judge(spec.argument, exact).likelihoods(images, captions)
+    return shared_judge(spec.argument, exact).likelihoods(images, captions), None
 
 
 def look_tolerance(spec: SignalSpec, config: ScoreConfig) -> float:

@@ -7,19 +7,21 @@ stay as they are. Each says in its field's metadata how it was made.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.commits import stage_fingerprint
-from pipeline.dataset.embeddings import embedding_array
-from pipeline.dataset.fetched_rows import fetched_rows
 from pipeline.dataset.progress import end_piece
 from pipeline.dataset.worktimes import timed
+from pipeline.score.exchanges import (
+    exchange_of,
+    exchanged_column,
+    exchanged_signal,
+    is_exchangeable,
+)
 from pipeline.score.looks import (
     check_look,
     config_of,
@@ -28,9 +30,11 @@ from pipeline.score.looks import (
     look_tolerance,
     look_values,
 )
+from pipeline.score.reference import captions_of, reference_identity, reference_of, scored_pairs
 from schemas.columns import (
     SIGNAL_FIELD,
-    check_schema,
+    exchanged_field,
+    exchanged_fields,
     read_table,
     signal_field,
     signal_fields,
@@ -43,13 +47,12 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read
 from scoring.config import ScoreConfig
+from scoring.control import Exchange
 from scoring.signals.function import checked_values, load_function
 from scoring.signals.head import load_head
 from scoring.signals.names import SignalSpec, parse_signals
-from scoring.signals.negclip import REFERENCE_PAIRS, TEMPERATURE, Reference, negclip
+from scoring.signals.negclip import TEMPERATURE, negclip
 from scoring.signals.pairs import ScoredPairs
-
-MOST_REFERENCE_SHARDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def add_signals(
         raise DatasetError(f"{path} is missing: score shard {shard} first")
     with open_read(path) as file, pq.ParquetFile(file) as parquet:
         schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+    exchanged = exchanged_fields(schema)
     standing = {
         field.name: json.loads(field.metadata[SIGNAL_FIELD]) for field in signal_fields(schema)
     }
@@ -99,7 +103,8 @@ def add_signals(
     for spec in parse_signals(config.signals):
         making = making_of(spec, layout, shards, config)
         fingerprint = stage_fingerprint(Stage.SCORE, {"signal": making.identity}, [upstream])
-        if standing.get(spec.name, {}).get("fingerprint") != fingerprint:
+        is_standing = standing.get(spec.name, {}).get("fingerprint") == fingerprint
+        if not is_standing or (spec.name not in exchanged and _is_cheap_to_exchange(spec)):
             missing.append((making, fingerprint))
     if missing:
         with timed(layout, Stage.SCORE, "signals") as work:
@@ -108,6 +113,11 @@ def add_signals(
     name = parse_signals(config.signals)[0].name.replace("_", "-")
     end_piece(layout, Stage.SCORE, "signals", f"{shard}-{name}")
     return shard
+
+
+def _is_cheap_to_exchange(spec: SignalSpec) -> bool:
+    """Returns whether a signal made before there were controls gets one without a model's pass."""
+    return not spec.looks_at_pictures and is_exchangeable(spec)
 
 
 def signal_steps(config: ScoreConfig) -> list[ScoreConfig]:
@@ -162,7 +172,7 @@ def making_of(
         return Making(spec, {"function": spec.argument, "sha256": sha256}, spec.argument)
     identity = {
         "temperature": str(TEMPERATURE),
-        "reference": _reference_identity(layout, tuple(shards)),
+        "reference": reference_identity(layout, tuple(shards)),
     }
     told = "cosine less how well each half fits other pairs (negCLIPLoss, arXiv:2405.19547)"
     return Making(spec, identity, told)
@@ -181,7 +191,7 @@ def signal_values(
     if spec.kind == "function":
         function, _ = load_function(spec.argument)
         return checked_values(spec.argument, function(pairs), len(pairs.keys))
-    identity = _reference_identity(layout, tuple(shards))
+    identity = reference_identity(layout, tuple(shards))
     return negclip(pairs, reference_of(layout, tuple(shards), identity))
 
 
@@ -242,7 +252,7 @@ def _difference(
             f"signal {name} was made with another {' and '.join(changed)} than there is now: "
             "bring back what made it, or compute it again by `score`"
         )
-    found = _values(spec, layout, shard, scored, shards, config)
+    found, _ = _values(spec, layout, shard, scored, shards, config)
     stored = np.asarray(scored[name].to_numpy(), np.float64)
     size = np.abs(stored - found) / np.maximum(np.abs(stored), 1.0)
     size = np.where(np.isnan(stored) & np.isnan(found), 0.0, size)
@@ -257,77 +267,22 @@ def _values(
     scored: pa.Table,
     shards: Sequence[int],
     config: ScoreConfig,
-) -> NDArray[np.float32]:
-    """Returns a signal of rows of a scored shard, (n,)."""
-    if not len(scored):
-        return np.empty(0, np.float32)
-    if not spec.looks_at_pictures:
-        return signal_values(spec, scored_pairs(layout, shard, scored), layout, shards)
-    captions = _captions(layout, shard, scored)
-    return look_values(spec, layout, shard, scored["key"], captions, config)
-
-
-def reference_rows(shards: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Returns from which shards the reference is taken, and how many rows of each, the first.
-
-    Rows stand in the order of a hash: the first of them are a fair sample.
-    """
-    ordered = sorted(shards)
-    count = min(len(ordered), MOST_REFERENCE_SHARDS)
-    rows = -(-REFERENCE_PAIRS // count)
-    return [(ordered[index * len(ordered) // count], rows) for index in range(count)]
-
-
-def _reference_identity(layout: DatasetLayout, shards: tuple[int, ...]) -> str:
-    """Returns what tells a reference from another: `purge` takes rows out of a scored shard."""
-    parts = []
-    for shard, rows in reference_rows(shards):
-        with open_read(layout.scored(shard)) as file:
-            found = pq.read_metadata(file).num_rows
-        parts.append(f"{shard}:{committed_fingerprint(layout.scored(shard))}:{rows} of {found}")
-    return ", ".join(parts)
-
-
-@lru_cache(maxsize=1)
-def reference_of(layout: DatasetLayout, shards: tuple[int, ...], identity: str) -> Reference:
-    """Returns the pairs that all pairs are held against.
+    exchange: Exchange | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Returns a signal of rows of a scored shard, (n,), and of exchanged pairs, where there are.
 
     Args:
-        identity: of the reference, for the cache.
+        exchange: of the first of these rows.
     """
-    keys: list[str] = []
-    image, text = [], []
-    for shard, rows in reference_rows(shards):
-        names = ["key", "image_embedding", "text_embedding"]
-        with open_read(layout.scored(shard)) as file:
-            parquet = pq.ParquetFile(file)
-            check_schema(parquet.schema_arrow, SCORED_SCHEMA, layout.scored(shard))
-            for batch in parquet.iter_batches(rows, columns=names, use_threads=False):
-                table = pa.Table.from_batches([batch])
-                keys += table["key"].to_pylist()
-                image.append(embedding_array(table, "image_embedding", layout.scored(shard)))
-                text.append(embedding_array(table, "text_embedding", layout.scored(shard)))
-                break
-    places = {key: row for row, key in enumerate(keys)}
-    return Reference(np.concatenate(image), np.concatenate(text), places)
-
-
-def scored_pairs(layout: DatasetLayout, shard: int, scored: pa.Table) -> ScoredPairs:
-    """Returns rows of a scored shard as signals take them."""
-    path = layout.scored(shard)
-    return ScoredPairs(
-        keys=scored["key"].to_pylist(),
-        captions=_captions(layout, shard, scored),
-        clip_score=np.asarray(scored["clip_score"].to_numpy(), np.float32),
-        image_embedding=embedding_array(scored, "image_embedding", path),
-        text_embedding=embedding_array(scored, "text_embedding", path),
-    )
-
-
-def _captions(layout: DatasetLayout, shard: int, scored: pa.Table) -> list[str]:
-    """Returns the caption of each row, of several the one that scored best."""
-    rows = fetched_rows(layout, shard, scored["key"], ["caption", "captions"])
-    return chosen_captions(rows, scored["caption_index"].to_pylist())
+    if not len(scored):
+        return np.empty(0, np.float32), None
+    if spec.looks_at_pictures:
+        captions = captions_of(layout, shard, scored)
+        return look_values(spec, layout, shard, scored["key"], captions, config, exchange)
+    own = signal_values(spec, scored_pairs(layout, shard, scored), layout, shards)
+    if exchange is None:
+        return own, None
+    return own, exchanged_signal(spec, layout, shard, scored, tuple(shards), exchange)
 
 
 def _write(
@@ -343,13 +298,21 @@ def _write(
         table = read_table(file, SCORED_SCHEMA)
     metadata = table.schema.metadata
     columns = {field.name: (field, table[field.name]) for field in signal_fields(table.schema)}
+    others = {name: (one, table[one.name]) for name, one in exchanged_fields(table.schema).items()}
     own = table.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
+    exchange = exchange_of(layout, shard, own)
     for making, fingerprint in missing:
         name = making.spec.name
         field = signal_field(name, making.description, making.as_json(fingerprint))
-        found = _values(making.spec, layout, shard, own, shards, config)
+        is_exchanged = is_exchangeable(making.spec)
+        wanted = exchange if is_exchanged else None
+        found, exchanged = _values(making.spec, layout, shard, own, shards, config, wanted)
         columns[name] = (field, pa.chunked_array([pa.array(found)]))
-    ordered = [columns[name] for name in sorted(columns)]
+        others.pop(name, None)
+        if is_exchanged:
+            column = exchanged_column(exchanged, len(own))
+            others[name] = (exchanged_field(name, len(own)), pa.chunked_array([column]))
+    ordered = [of[name] for of in (columns, others) for name in sorted(of)]
     schema = with_kept(SCORED_SCHEMA, [field for field, _ in ordered]).with_metadata(metadata)
     table = pa.Table.from_arrays([*own.columns, *(values for _, values in ordered)], schema=schema)
     with commit_file(path) as out:

@@ -3,7 +3,9 @@
     def shortness(pairs: ScoredPairs) -> np.ndarray:
         return -np.array([len(caption) for caption in pairs.captions], np.float32)
 
-It must be a pure function of its rows, each by itself: they come shard by shard.
+It must be a pure function of its rows, each by itself: they come shard by shard. For the control
+some rows come again, their pictures (keys, image embeddings) with captions of other pairs. A
+function that cannot say anything of such rows says so: `shortness.has_control = False`.
 """
 
 import hashlib
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
+from scoring.control import Exchange
 from scoring.signals.pairs import ScoredPairs
 
 
@@ -54,4 +57,35 @@ def checked_values(spelled: str, values: object, count: int) -> NDArray[np.float
             f"score.signals: {spelled} must give {count} finite numbers, one a pair, it gave "
             f"{found.shape} with {int((~np.isfinite(found)).sum())} that are not finite"
         )
+    return found
+
+
+def has_control(function: Callable[[ScoredPairs], object]) -> bool:
+    """Returns whether a function may be asked of exchanged pairs."""
+    return bool(getattr(function, "has_control", True))
+
+
+def exchanged_values(
+    spelled: str, function: Callable[[ScoredPairs], object], pairs: ScoredPairs, exchange: Exchange
+) -> NDArray[np.float32]:
+    """Returns what a function gives of pictures with captions of other pairs, (n, t).
+
+    NaN where there is no such pair.
+
+    Raises:
+        ConfigError: if it is not one finite number for each pair.
+    """
+    found = np.full(exchange.partner.shape, np.nan, np.float32)
+    for trial, partner in enumerate(exchange.partner.T):
+        rows = np.flatnonzero(partner >= 0)
+        if len(rows):
+            other = partner[rows]
+            exchanged = ScoredPairs(
+                keys=[pairs.keys[row] for row in rows],
+                captions=[pairs.captions[row] for row in other],
+                clip_score=exchange.cosine[rows, trial],
+                image_embedding=pairs.image_embedding[rows],
+                text_embedding=pairs.text_embedding[other],
+            )
+            found[rows, trial] = checked_values(spelled, function(exchanged), len(rows))
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring.control import Exchange
 from scoring.signals.pairs import ScoredPairs
 
 TEMPERATURE = 0.01
@@ -33,6 +34,10 @@ class Reference:
     places: dict[str, int]
     """Key to row."""
 
+    def places_of(self, keys: list[str]) -> NDArray[np.int64]:
+        """Returns the rows of some pairs, (n,); -1 for those that are none of the sample."""
+        return np.array([self.places.get(key, -1) for key in keys], np.int64)
+
 
 def negclip(pairs: ScoredPairs, reference: Reference) -> NDArray[np.float32]:
     """Returns the negative CLIP loss of pairs times the temperature, (n,): higher fits better.
@@ -41,27 +46,78 @@ def negclip(pairs: ScoredPairs, reference: Reference) -> NDArray[np.float32]:
 
     Source: arXiv:2405.19547, equation 1.
     """
-    found = np.empty(len(pairs.keys), np.float32)
-    for start in range(0, len(found), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        image, text = pairs.image_embedding[rows], pairs.text_embedding[rows]
-        own = np.einsum("nd,nd->n", image, text, dtype=np.float64)
-        places = [reference.places.get(key, -1) for key in pairs.keys[rows]]
-        of_image = _log_sum(image @ reference.text_embedding.T, own, places)
-        of_text = _log_sum(text @ reference.image_embedding.T, own, places)
-        found[rows] = own - TEMPERATURE * (of_image + of_text) / 2
+    own = np.einsum("nd,nd->n", pairs.image_embedding, pairs.text_embedding, dtype=np.float64)
+    places = reference.places_of(pairs.keys)
+    of_image = _others(pairs.image_embedding, reference.text_embedding, places)
+    of_text = _others(pairs.text_embedding, reference.image_embedding, places)
+    taken_off = (of_image.with_one_more(own) + of_text.with_one_more(own)) / 2
+    return np.asarray(own - TEMPERATURE * taken_off, np.float32)
+
+
+def exchanged_negclip(
+    pairs: ScoredPairs, reference: Reference, exchange: Exchange
+) -> NDArray[np.float32]:
+    """Returns the same of pictures with captions of other pairs, (n, t); NaN where there is none.
+
+    A picture and a caption of the sample are held against it without their own other halves: as
+    if the exchanged pair stood there in their place.
+    """
+    places = reference.places_of(pairs.keys)
+    of_image = _others(pairs.image_embedding, reference.text_embedding, places)
+    of_text = _others(pairs.text_embedding, reference.image_embedding, places)
+    found = np.full(exchange.partner.shape, np.nan, np.float32)
+    for trial, partner in enumerate(exchange.partner.T):
+        rows = np.flatnonzero(partner >= 0)
+        other = partner[rows]
+        own = exchange.cosine[rows, trial].astype(np.float64)
+        # Where the other half is of the sample, it stands among the others already.
+        of_pictures = of_image.of(rows).with_one_more(own, places[other] < 0)
+        of_captions = of_text.of(other).with_one_more(own, places[rows] < 0)
+        found[rows, trial] = own - TEMPERATURE * (of_pictures + of_captions) / 2
     return found
 
 
-def _log_sum(
-    cosine: NDArray[np.float32], own: NDArray[np.float64], places: list[int]
-) -> NDArray[np.float64]:
-    """Returns the log of the mean of the exponentials of cosines over the temperature, (n,)."""
-    logits = np.concatenate([cosine, own[:, None]], axis=1, dtype=np.float64) / TEMPERATURE
-    for row, place in enumerate(places):
-        if place >= 0:
-            logits[row, place] = -np.inf  # it stands there already, as its own
-    highest = logits.max(axis=1)
-    total = np.exp(logits - highest[:, None]).sum(axis=1)
-    count = logits.shape[1] - (np.array(places) >= 0)
-    return np.asarray(highest + np.log(total / count), np.float64)
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """How well each of n embeddings fits the others, its own other half left out."""
+
+    log_sum: NDArray[np.float64]
+    """Of the exponentials of the cosines over the temperature, (n,)."""
+    count: NDArray[np.int64]
+    """Of the others, (n,)."""
+
+    def of(self, rows: NDArray[np.int64]) -> "_Others":
+        """Returns those of some of the embeddings."""
+        return _Others(self.log_sum[rows], self.count[rows])
+
+    def with_one_more(
+        self, cosine: NDArray[np.float64], is_more: NDArray[np.bool_] | bool = True
+    ) -> NDArray[np.float64]:
+        """Returns the log of the mean of the exponentials with one cosine more, (n,).
+
+        Args:
+            is_more: whether it is none of the others already, (n,).
+        """
+        total = np.where(is_more, np.logaddexp(self.log_sum, cosine / TEMPERATURE), self.log_sum)
+        return np.asarray(total - np.log(self.count + np.asarray(is_more)), np.float64)
+
+
+def _others(
+    embedding: NDArray[np.float32], others: NDArray[np.float32], places: NDArray[np.int64]
+) -> _Others:
+    """Returns how well n embeddings fit r others.
+
+    Args:
+        places: of each one's own other half among the others, (n,); -1 where it is none of them.
+    """
+    log_sum = np.empty(len(embedding), np.float64)
+    for start in range(0, len(embedding), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        logits = (embedding[rows] @ others.T).astype(np.float64) / TEMPERATURE
+        own = np.flatnonzero(places[rows] >= 0)
+        logits[own, places[rows][own]] = -np.inf
+        highest = logits.max(axis=1)
+        highest[np.isneginf(highest)] = 0.0  # there is no other
+        with np.errstate(divide="ignore"):
+            log_sum[rows] = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
+    return _Others(log_sum, len(others) - (places >= 0))

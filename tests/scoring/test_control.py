@@ -8,7 +8,7 @@ from scoring.control import (
     Wins,
     area,
     area_interval,
-    exchanged_scores,
+    exchange_captions,
     interval_of,
     own_scores,
     share_between,
@@ -18,6 +18,10 @@ from scoring.control import (
 def unit(rows: int, seed: int, width: int = 16) -> np.ndarray:
     values = np.random.default_rng(seed).normal(size=(rows, width))
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def exchanged_scores(*arrays: np.ndarray) -> np.ndarray:
+    return exchange_captions(*arrays).cosine
 
 
 def ones(rows: int) -> np.ndarray:
@@ -115,3 +119,18 @@ def test_a_share_between_two_scores_may_end_within_a_cell():
     assert share_between(counts, -1.0, 1.0) == 1.0
     assert share_between(counts, 0.5 / CELLS, 1.0) == pytest.approx(0.75)
     assert share_between(np.zeros(CELLS, np.int64), -1.0, 1.0) == 0.0
+
+
+def test_an_exchange_says_whose_caption_it_is():
+    image, text = unit(40, 0), unit(40, 1)
+    captions = np.where(np.arange(40) % 3 == 0, 4, 1)
+    found = exchange_captions(image, text, captions)
+    is_one = found.partner >= 0
+    assert (is_one == ~np.isnan(found.cosine)).all()
+    rows = np.repeat(np.arange(40)[:, None], EXCHANGES, axis=1)
+    assert (rows != found.partner)[is_one].all()
+    own = own_scores(image[rows[is_one]], text[found.partner[is_one]])
+    assert found.cosine[is_one] == pytest.approx(own, abs=1e-6)
+    # Of four captions the best: none of the three others of the first try fits better.
+    tried = image[0] @ text[1:5].T
+    assert found.partner[0, 0] == 1 + tried.argmax()

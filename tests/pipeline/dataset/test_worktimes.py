@@ -9,6 +9,7 @@ from pipeline.dataset.worktimes import (
     begin_times,
     forget_times,
     read_times,
+    replacing_times,
     timed,
 )
 from schemas.errors import DatasetError
@@ -127,3 +128,18 @@ def test_pieces_at_the_same_time_share_its_seconds(tmp_path):
     (step,) = read_times(layout, Stage.FETCH)
     assert step.seconds == pytest.approx(inner.seconds + outer.seconds)
     assert step.pieces == 2
+
+
+def test_what_was_known_of_work_is_replaced_once_all_of_it_has_succeeded(tmp_path):
+    layout = DatasetLayout(str(tmp_path))
+    with replacing_times(layout, REPORT):
+        work(layout, REPORT, "render", 3)
+    with pytest.raises(ZeroDivisionError), replacing_times(layout, REPORT):
+        work(layout, REPORT, "render", 4)
+        raise ZeroDivisionError
+    assert [(step.pieces, step.rows) for step in read_times(layout, REPORT)] == [(1, 3)]
+    with replacing_times(layout, REPORT):
+        work(layout, REPORT, "render", 5)
+        work(layout, REPORT, "render", 6)
+        assert [step.rows for step in read_times(layout, REPORT)] == [3]
+    assert [(step.pieces, step.rows) for step in read_times(layout, REPORT)] == [(2, 11)]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.report.contents import LevelContents
-from pipeline.report.control import read_control, script_of, summary, warning_of
+from pipeline.report.control import read_control, summary, warning_of
 from schemas.columns import kept_field, table_from_records, with_kept, write_table
 from schemas.errors import DatasetError
 from schemas.records import (
@@ -166,14 +166,3 @@ def test_few_pairs_are_called_too_few_and_a_fair_score_no_worry():
     assert "10 pairs are too few" in warning_of(Wins(10, 80, 7.0, 7.0))
     assert "mean little" in warning_of(Wins(100_000, 800_000, 56_000.0, 40_000.0))
     assert warning_of(Wins(1000, 8000, 790.0, 700.0)) is None
-
-
-def test_the_script_is_that_of_most_letters():
-    texts = {
-        "A cat, 12": "Latin",
-        "猫 a": "Latin",
-        "猫です": "Hiragana",
-        "Ärger": "Latin",
-        "😀": "Latin",
-    }
-    assert {text: script_of(text) for text in texts} == texts

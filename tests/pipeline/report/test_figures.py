@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.contents import SCORE_CELLS, LevelContents
-from pipeline.report.figures import round_ticks, score_figure
+from pipeline.report.figures import round_ticks, score_figure, signal_figure
+from pipeline.report.signal_controls import Histogram
 
 
 def texts(figure: str, kind: str) -> list[str]:
@@ -35,6 +36,22 @@ def test_a_single_score_still_has_a_histogram():
     figure = str(score_figure(histogram([0.2], [1]), []))
     assert texts(figure, "tick") == ["0.200", "0.201"]
     assert texts(figure, "count") == ["0", "1"]
+
+
+def test_a_signal_of_any_size_has_its_histogram_before_that_of_exchanged_pairs():
+    counts = np.zeros(80, np.int64)
+    counts[[10, 70]] = 30
+    levels = [LevelContents(1), LevelContents(2)]
+    levels[0].add(np.array([-40.0, -12.0]))
+    levels[1].add(np.array([-12.0, 90.0]))
+    figure = str(signal_figure("<taste>", Histogram(-25.0, 60.0, counts, counts[::-1], levels)))
+    assert texts(figure, "title") == ["pairs", "&lt;taste&gt;"]
+    values = [str(value) for value in range(-20, 70, 10)]
+    assert texts(figure, "tick") == ["1", "2", *values]
+    assert figure.count('class="exchanged"') == 1
+    assert "<taste>" not in figure
+    alone = str(signal_figure("small", Histogram(1e-6, 3e-6, counts, None, [])))
+    assert texts(alone, "tick")[0] == "0.0000010" and "exchanged" not in alone
 
 
 def test_no_scores_make_no_histogram():

@@ -9,7 +9,8 @@ import pytest
 from pipeline.config import CurationConfig, FetchConfig, PackConfig
 from pipeline.dataset.train_shards import write_index
 from pipeline.pack.shard import pack_shard
-from pipeline.report.write import covered_seconds, politeness_rows, write_report
+from pipeline.report.page import politeness_rows
+from pipeline.report.write import write_report
 from schemas.errors import DatasetError
 from schemas.manifest import LevelDrift, Manifest
 from schemas.records import TRAIN_SCHEMA
@@ -42,11 +43,6 @@ def write_drift(layout: DatasetLayout) -> None:
         "population_stability_index": 0.0625,
     }
     Path(layout.edges).write_text(json.dumps({"drift": drift}))
-
-
-def test_time_in_which_several_shards_were_fetched_counts_once() -> None:
-    assert covered_seconds([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.0, 1.5)]) == 5.0
-    assert covered_seconds([]) == 0.0
 
 
 class Page(HTMLParser):
@@ -165,7 +161,7 @@ def test_an_unfinished_dataset_gets_no_report(tmp_path):
     shutil.rmtree(tmp_path / "rejected" / "level")
     with pytest.raises(DatasetError, match="run `level` first"):
         write_report(layout, config)
-    with pytest.raises(DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="has no pairs: the input has no rows"):
         write_report(DatasetLayout(str(tmp_path / "nothing")), config)
 
 

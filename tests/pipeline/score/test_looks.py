@@ -43,7 +43,9 @@ def test_models_add_columns_leave_the_rest_and_are_reproduced(looked, asked, tmp
     curate(config, "none", root, [Stage.SCORE])
     added = pq.read_table(root / "scored" / "00000.parquet")
     assert added.select(scored.column_names).equals(scored)
-    assert added.column_names[len(scored.column_names) :] == ["itm_tiny_vlm", "negclip", "second"]
+    exchanged = ["negclip exchanged", "second exchanged"]
+    new = added.column_names[len(scored.column_names) :]
+    assert new == ["itm_tiny_vlm", "negclip", "second", *exchanged]
     after = contents(root)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {name for name in after if name.startswith("scored/")}
@@ -63,6 +65,9 @@ def test_models_add_columns_leave_the_rest_and_are_reproduced(looked, asked, tmp
     curate(config, "none", root, [Stage.PACK])
     manifest = write_report(DatasetLayout(str(root)), config)
     told = {signal.name: signal.description for signal in manifest.signals}
+    asked_model, negclip, second_model = manifest.signals
+    assert "would have to be asked about exchanged pairs" in asked_model.no_control
+    assert negclip.control.pairs == second_model.control.pairs == manifest.score_control.pairs
     assert "likelihood of yes" in told["itm_tiny_vlm"] and "cosine" in told["second"]
 
     other = replace(config, score=replace(config.score, itm_prompt="{caption}?"))

@@ -17,8 +17,8 @@ from pipeline.report.inspect import inspect_dataset
 from pipeline.report.verify import verify_dataset
 from pipeline.report.write import write_report
 from pipeline.score.rescore import rescore_dataset
-from pipeline.score.signals import reference_rows
 from schemas.errors import ConfigError, DatasetError
+from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console
@@ -56,7 +56,9 @@ def test_signals_are_added_without_touching_the_rest_and_go_to_train(finished):
     run(root, config, Stage.SCORE)
     added = pq.read_table(root / "scored" / "00000.parquet")
     assert added.select(scored.column_names).equals(scored)
-    assert added.column_names[len(scored.column_names) :] == ["brevity", "negclip", "taste"]
+    exchanged = ["brevity exchanged", "negclip exchanged"]
+    new = added.column_names[len(scored.column_names) :]
+    assert new == ["brevity", "negclip", "taste", *exchanged]
     image = np.stack([np.asarray(row, np.float32) for row in scored["image_embedding"].to_numpy()])
     assert added["taste"].to_numpy() == pytest.approx(image @ weight[0], abs=1e-5)
     after = contents(root)
@@ -72,11 +74,15 @@ def test_signals_are_added_without_touching_the_rest_and_go_to_train(finished):
     manifest = write_report(DatasetLayout(str(root)), by_signal)
     check_levels(root, manifest)
     assert [signal.name for signal in manifest.signals] == ["brevity", "negclip", "taste"]
-    assert "negCLIPLoss" in (root / "report.html").read_text()
+    page = (root / "report.html").read_text()
+    assert "negCLIPLoss" in page and "Does negclip tell anything?" in page
+    assert "it looks at the caption alone" in page and "it looks at the picture alone" in page
+    assert manifest.level_control == manifest.signals[1].control
+    assert Manifest.from_json((root / "manifest.json").read_text()) == manifest
     assert verify_dataset(str(root)).samples == manifest.kept
     said = io.StringIO()
     inspect_dataset(str(root), Console(file=said, width=120))
-    assert "ours:brevity" in said.getvalue()
+    assert "ours:brevity" in said.getvalue() and "By negclip a pair beats" in said.getvalue()
 
 
 def check_levels(root, manifest) -> None:
@@ -135,7 +141,8 @@ def test_a_purge_takes_a_pair_out_of_the_reference_of_negclip_too(finished, tmp_
     assert rescore_dataset(str(root), 20).is_reproduced
     again = pq.read_table(path)
     assert not again["negclip"].equals(purged["negclip"])
-    assert again.drop_columns("negclip").equals(purged.drop_columns("negclip"))
+    made_anew = ["negclip", "negclip exchanged"]
+    assert again.drop_columns(made_anew).equals(purged.drop_columns(made_anew))
 
 
 def test_what_cannot_be_computed_stops_the_job_before_it_starts(finished):
@@ -154,11 +161,3 @@ def test_what_cannot_be_computed_stops_the_job_before_it_starts(finished):
         with pytest.raises(ConfigError, match=message):
             run(root, wrong, Stage.SCORE, Stage.DEDUPLICATE, Stage.LEVEL)
     assert contents(root) == before
-
-
-def test_the_reference_is_an_even_choice_of_all_shards():
-    assert reference_rows((1, 0)) == [(0, 2048), (1, 2048)]
-    chosen = reference_rows(tuple(range(1000)))
-    assert len(chosen) == 64
-    assert {rows for _, rows in chosen} == {64}
-    assert chosen[0][0] == 0 and chosen[-1][0] > 980

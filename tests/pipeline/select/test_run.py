@@ -91,6 +91,23 @@ def test_its_manifest_and_page_name_the_parent_and_the_condition(parent, tmp_pat
     assert "select" in said.getvalue()
 
 
+def test_what_a_parent_warned_of_is_not_lost_however_often_it_is_selected(parent, tmp_path):
+    doubtful = tmp_path / "doubtful"
+    shutil.copytree(parent, doubtful)
+    about = {"signal": "negclip", "pairs": 9, "beats_ratio": 0.5, "auc": 0.5, "levels": []}
+    about |= {"beats_interval": [0.4, 0.6], "auc_interval": [0.4, 0.6], "standing_out": []}
+    told = json.loads((doubtful / "manifest.json").read_text())
+    told["level_control"] = {**about, "warning": "the levels mean nothing"}
+    (doubtful / "manifest.json").write_text(json.dumps(told))
+    for out, source in (("first", doubtful), ("second", tmp_path / "first")):
+        make(tmp_path / out, source, where="alignment_level >= 3")
+        assert manifest_of(tmp_path / out).parents[0].warnings == ["the levels mean nothing"]
+        assert "the levels mean nothing" in (tmp_path / out / "report.html").read_text()
+    said = io.StringIO()
+    inspect_dataset(str(tmp_path / "second"), Console(file=said, width=200))
+    assert "first: the levels mean nothing" in said.getvalue()
+
+
 def test_levels_are_cut_anew_where_asked(parent, tmp_path):
     rows = make(tmp_path / "out", parent, where="alignment_level >= 2", num_levels=3)
     counts = Counter(row["alignment_level"] for row in rows)
@@ -206,7 +223,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(parent, turns
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds what is not of a dataset"):
         make(tmp_path / "mine", parent, where="true")
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         make(tmp_path / "out", tmp_path / "nowhere", where="true")
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from scoring.signals.negclip import TEMPERATURE, Reference, negclip
+from scoring.control import Wins, exchange_captions
+from scoring.signals.negclip import TEMPERATURE, Reference, exchanged_negclip, negclip
 from scoring.signals.pairs import ScoredPairs
 
 
@@ -50,3 +51,30 @@ def test_a_caption_that_fits_every_picture_is_worth_less_than_one_that_fits_its_
     vague = np.tile(np.eye(6, dtype=np.float32)[0], (200, 1))
     found = negclip(pairs(image, vague), reference(pairs(image, vague)))
     assert negclip(pairs(image, image), reference(pairs(image, image))).min() > found.mean()
+
+
+@pytest.mark.parametrize("known", [0, 7, 40])
+def test_an_exchanged_pair_is_as_one_that_stands_there_in_place_of_both(known):
+    """Held against a dataset in which picture i has caption j and their own halves are gone."""
+    batch = pairs(unit(40, 0), unit(40, 1))
+    sample = reference(pairs(batch.image_embedding[:known], batch.text_embedding[:known]))
+    if not known:
+        sample = reference(pairs(unit(5, 2), unit(5, 3), first=100))
+    exchange = exchange_captions(batch.image_embedding, batch.text_embedding, np.ones(40, np.int64))
+    found = exchanged_negclip(batch, sample, exchange)
+    for row, trial in ((0, 0), (0, 7), (6, 0), (20, 3), (39, 2)):
+        other = exchange.partner[row, trial]
+        rest = [place for key, place in sample.places.items() if int(key) not in (row, other)]
+        one = pairs(batch.image_embedding[[row]], batch.text_embedding[[other]], first=200)
+        left = Reference(sample.image_embedding[rest], sample.text_embedding[rest], {})
+        assert found[row, trial] == pytest.approx(negclip(one, left)[0], abs=1e-6)
+
+
+def test_right_pairs_beat_exchanged_ones_and_strangers_do_half_of_the_time():
+    image = unit(1500, 0)
+    for text, ratio in ((image, 1.0), (unit(1500, 1), 0.5)):
+        batch = pairs(image, text)
+        exchange = exchange_captions(image, text, np.ones(1500, np.int64))
+        exchanged = exchanged_negclip(batch, reference(batch), exchange)
+        wins = Wins.of(negclip(batch, reference(batch)), exchanged)
+        assert wins.ratio == pytest.approx(ratio, abs=0.02)
