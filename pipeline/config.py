@@ -82,7 +82,7 @@ class FetchConfig(ImageSettings):
     """Downloads at once in each worker process; fewer where the system lets it open fewer files."""
     shards_at_once: int = 4
     """Shards that a worker process fetches at once, with the same connections: while one waits for
-    its last slow hosts, the next ones go on. Each holds its rows in memory and 16 MiB of images."""
+    its last slow hosts, the next ones go on. Each holds its rows in memory and 2 MiB of images."""
     connections_per_host: int = 8
     """Downloads at once from one host, by all worker processes together."""
     requests_per_second_per_host: float = 0.0

@@ -12,14 +12,14 @@ from contextlib import suppress
 
 import psutil
 
-_living: set[int] = set()
+_living: dict[int, psutil.Process] = {}
 _lock = threading.Lock()
 
 
 def count_in(process_id: int) -> None:
     """Counts in what a child of ours takes, until `end_process` ends it."""
-    with _lock:
-        _living.add(process_id)
+    with _lock, suppress(psutil.Error):
+        _living[process_id] = psutil.Process(process_id)
 
 
 def end_process(process: "subprocess.Popen[bytes]") -> int:
@@ -27,7 +27,7 @@ def end_process(process: "subprocess.Popen[bytes]") -> int:
     with _lock:  # or it would count twice, or not at all, for who asks just now
         process.kill()
         status = process.wait()
-        _living.discard(process.pid)
+        _living.pop(process.pid, None)
     return status
 
 
@@ -35,13 +35,19 @@ def cpu_seconds() -> float:
     """Returns what this process and its children have taken of all cores since they began."""
     with _lock:
         own = sum(_spent(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return own + sum(map(cpu_seconds_of, _living))
+        return own + sum(map(_spent_by, _living.values()))
 
 
 def cpu_seconds_of(process_id: int) -> float:
     """Returns what a process has taken since it began; 0 if it is no more."""
     with suppress(psutil.Error):
-        spent = psutil.Process(process_id).cpu_times()
+        return _spent_by(psutil.Process(process_id))
+    return 0.0
+
+
+def _spent_by(process: psutil.Process) -> float:
+    with suppress(psutil.Error):
+        spent = process.cpu_times()
         return float(spent.user + spent.system)
     return 0.0
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pipeline.dataset.processor_time import cpu_seconds
 
 ROWS_OF_A_SAMPLE = 8
+SAMPLES_OF_THE_DOWNLOADS = 32
+"""As many rows as there are downloads at once have no more samples: each asks for every process."""
+
 MAX_SAMPLES = 128
 """Moments that are remembered; of more, every second is forgotten."""
 
@@ -53,7 +56,8 @@ class Flow:
             connections: downloads at once.
         """
         self._connections = connections
-        self._rows, self._rows_of_a_sample = 0, ROWS_OF_A_SAMPLE
+        self._rows = 0
+        self._rows_of_a_sample = max(ROWS_OF_A_SAMPLE, connections // SAMPLES_OF_THE_DOWNLOADS)
         self._moments = [_Moment.now(0)]
 
     def count(self) -> None:

@@ -57,6 +57,10 @@ NOT_DECIDING = (
 )
 """Settings of `FetchConfig` that change how fast a shard is fetched, not what comes of it."""
 
+_preparing = threading.Lock()
+"""Held by who reads a shard from a disk and takes its URLs apart, which is work as well: the first
+of several shards that begin together is ready sooner, and the others while hosts are waited for."""
+
 _writing = threading.Lock()
 """Held by who writes a shard to a disk, which is work: two would both take from who asks."""
 
@@ -81,12 +85,15 @@ def fetch_shard(
     remove(marker)
     with timed(layout, Stage.FETCH, "fetch", tells_start=True) as work:
         started_at = time.time()
-        pairs = read_pairs(layout, shard)
-        with (
-            ShardProgress(layout, Stage.FETCH, shard, len(pairs)) as progress,
-            Spool() as spool,
-        ):
-            kept, rejections = fetch_pairs(pairs, config, session, spool, progress, work)
+        with ExitStack() as opened:
+            with _preparing if is_local(layout.root) else nullcontext():
+                pairs = read_pairs(layout, shard)
+                progress = opened.enter_context(
+                    ShardProgress(layout, Stage.FETCH, shard, len(pairs))
+                )
+                spool = opened.enter_context(Spool())
+                fetcher = ShardFetcher(pairs, config, spool, progress)
+            kept, rejections = _fetch(fetcher, pairs, config, session, progress, work)
             with _writing if is_local(layout.root) else nullcontext():
                 samples = read_spool(kept, spool, config.image_format)
                 tar, table = layout.fetched(shard, "tar"), layout.fetched(shard, "parquet")
@@ -152,6 +159,17 @@ def fetch_pairs(
         work: is told what was downloaded, what starting took, and what rows took in the middle.
     """
     fetcher = ShardFetcher(pairs, config, spool, progress)
+    return _fetch(fetcher, pairs, config, session, progress, work)
+
+
+def _fetch(
+    fetcher: ShardFetcher,
+    pairs: list[Pair],
+    config: FetchConfig,
+    session: FetchSession | None,
+    progress: ShardProgress,
+    work: StepTime,
+) -> tuple[list[KeptPair], list[Rejection]]:
     kept: list[KeptPair] = []
     rejections: list[Rejection] = []
     with ExitStack() as own, settings_of_fetching():

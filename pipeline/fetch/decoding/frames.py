@@ -1,12 +1,14 @@
 """What a worker and its decoding processes say to each other: frames of a JSON header and bytes."""
 
 import dataclasses
+import functools
 import json
 import struct
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import IO, Any
 
-from scoring.images.settings import ImageSettings
+from scoring.images.settings import Box, ImageSettings
 
 FRAME = struct.Struct(">II")
 """Length of the header and of the bytes that follow it."""
@@ -25,7 +27,30 @@ class Handling(StrEnum):
 
 def frame_head(header: dict[str, Any], data_bytes: int) -> bytes:
     """Returns a message up to its bytes, which follow."""
-    text = json.dumps(header).encode()
+    return _head(json.dumps(header).encode(), data_bytes)
+
+
+def job_head(
+    expected_hash: str | None, handling: Handling, boxes: Sequence[Box], data_bytes: int
+) -> bytes:
+    """Returns a job for a file up to the file's bytes, which follow."""
+    if expected_hash is None and not boxes:
+        return _head(_plain_job(handling), data_bytes)
+    return _head(_job(expected_hash, handling, boxes), data_bytes)
+
+
+def _job(expected_hash: str | None, handling: Handling, boxes: Sequence[Box]) -> bytes:
+    job = {"expected_hash": expected_hash, "handling": handling.value, "boxes": list(boxes)}
+    return json.dumps(job).encode()
+
+
+@functools.cache
+def _plain_job(handling: Handling) -> bytes:
+    """Returns what nearly all jobs say."""
+    return _job(None, handling, ())
+
+
+def _head(text: bytes, data_bytes: int) -> bytes:
     return FRAME.pack(len(text), data_bytes) + text
 
 

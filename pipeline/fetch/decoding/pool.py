@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pipeline.dataset.processor_time import count_in, cpu_seconds_of, end_process
-from pipeline.fetch.decoding.frames import FRAME, Handling, frame_head, read_frame, start_message
+from pipeline.fetch.decoding.frames import (
+    FRAME,
+    Handling,
+    frame_head,
+    job_head,
+    read_frame,
+    start_message,
+)
 from schemas.errors import RejectReason, SampleRejected
 from scoring.images.settings import Box, ImageSettings
 
@@ -155,11 +162,11 @@ class DecoderPool:
 
         It fails with `DecoderStartError` if nobody could look at the file.
         """
-        job = {"expected_hash": expected_hash, "handling": handling.value, "boxes": list(boxes)}
-        head = frame_head(job, len(data))
+        head = job_head(expected_hash, handling, boxes, len(data))
         waiting = _Job(data, head, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._hand_out()
+        if len(self._waiting) == 1:  # those that wait already do so since nobody has room
+            self._hand_out()
         return waiting.answer
 
     def _hand_out(self) -> None:

@@ -45,6 +45,11 @@ class HostRules:
     memory_bytes: int = MEMORY_PER_HOST
     """What this takes in memory, at most."""
 
+    @property
+    def allow_all(self) -> bool:
+        """Whether the host has nothing against any URL."""
+        return self.unreachable is None and self.robots is None and not self.reservations
+
     def check(self, url: str, path: str, agent: str) -> None:
         """Raises `SampleRejected` if the host does not want this URL to be taken."""
         if self.unreachable is not None:
@@ -176,7 +181,7 @@ class HostMemory:
 
     def require_not_opted_out(self, url: str) -> None:
         """Raises `SampleRejected` if the page has opted out when it was asked before."""
-        found = self._opt_outs.get(_digest(url))
+        found = self._opt_outs.get(_digest(url)) if self._opt_outs else None
         if found is not None:
             raise SampleRejected(*found.args)
 

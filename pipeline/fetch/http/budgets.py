@@ -19,9 +19,12 @@ class ByteBudget:
         self._leader: int | None = None
         self._released = asyncio.Event()
 
-    def has_room(self, amount: int) -> bool:
-        """Returns whether so many more bytes need not wait."""
-        return self._held + amount <= self._limit
+    def took(self, amount: int) -> bool:
+        """Returns whether there is room for so many more bytes at once: then they are noted."""
+        if self._held + amount > self._limit:
+            return False
+        self._held += amount
+        return True
 
     async def grow(self, amount: int, holder: int) -> None:
         """Takes note of more bytes of a download, as soon as there is room for them."""

@@ -152,17 +152,21 @@ class HttpClient:
             detail = "it leads to an address on a deny-list"
             raise SampleRejected(RejectReason.DENIED_REDIRECT, detail)
 
-    async def ask_image(self, url: URL, is_last: bool, deadline: asyncio.Timeout) -> Response:
+    async def ask_image(
+        self, url: URL, origin: str, is_last: bool, deadline: asyncio.Timeout
+    ) -> Response:
         """Returns the answer to a request for an image.
 
         Args:
+            origin: of the URL.
             is_last: whether the connection need not be kept for more.
             deadline: of the caller, moved by waits for room in memory.
 
         Raises:
             SampleRejected: whatever is in the way.
         """
-        return await self._ask(url, self._config.max_bytes, deadline, is_last, is_image=True)
+        limit = self._config.max_bytes
+        return await self._ask(url, origin, limit, deadline, is_last, is_image=True)
 
     async def ask_text(self, url: URL, deadline: asyncio.Timeout) -> Response:
         """Returns the answer to a request for a small text, under the same guards.
@@ -172,10 +176,17 @@ class HttpClient:
         Raises:
             SampleRejected: whatever is in the way.
         """
-        return await self._ask(url, MAX_RULES_BYTES, deadline, is_last=False, is_image=False)
+        origin, limit = str(url.origin()), MAX_RULES_BYTES
+        return await self._ask(url, origin, limit, deadline, is_last=False, is_image=False)
 
     async def _ask(
-        self, url: URL, max_bytes: int, deadline: asyncio.Timeout, is_last: bool, is_image: bool
+        self,
+        url: URL,
+        origin: str,
+        max_bytes: int,
+        deadline: asyncio.Timeout,
+        is_last: bool,
+        is_image: bool,
     ) -> Response:
         """Returns the answer to one request."""
         headers = {"Connection": "close"} if is_last else None
@@ -186,7 +197,7 @@ class HttpClient:
             async with self._session.get(url, allow_redirects=False, headers=headers) as response:
                 if response.status == PROXY_REFUSES and self._config.proxy is not None:
                     raise not_let_in(self._config.proxy)
-                self._heed_pause(response)
+                self._heed_pause(origin, response)
                 if is_image:
                     self._check_opt_out(url, response)
                 if response.status in REDIRECTS:
@@ -226,9 +237,8 @@ class HttpClient:
         for address in found:
             self._guard.check_address(address)
 
-    def _heed_pause(self, response: aiohttp.ClientResponse) -> None:
+    def _heed_pause(self, origin: str, response: aiohttp.ClientResponse) -> None:
         """Takes note whether the host wants to be left alone for a while."""
-        origin = str(response.url.origin())
         if response.status not in PAUSING_STATUS:
             self._memory.accepted(origin)
             return
@@ -260,11 +270,11 @@ class HttpClient:
         """
         encodings = response.headers.getall("Content-Encoding", [])
         unpack = Unpacker(",".join(encodings), is_image)
-        body = bytearray()
+        stream, body = response.content, bytearray()
         raw_bytes, patience = 0, MAX_ROOM_SECONDS
         is_sniffed, is_cut = not is_image, False
         try:
-            async for chunk in response.content.iter_any():
+            while chunk := await _next_chunk(stream):
                 if unpack.has_ended:
                     break  # what follows is not of the image; the connection is given up
                 piece = unpack(chunk, max_bytes + 1 - len(body))
@@ -299,8 +309,7 @@ class HttpClient:
         Raises:
             SampleRejected: RATE_LIMITED, if our decoders are too slow; no host is to blame.
         """
-        if self._budget.has_room(amount):
-            await self._budget.grow(amount, holder)
+        if self._budget.took(amount):
             return 0.0
         before = time.monotonic()
         try:
@@ -311,6 +320,13 @@ class HttpClient:
             detail = f"no room in memory within {MAX_ROOM_SECONDS:g} s: the decoders are slow"
             raise SampleRejected(RejectReason.RATE_LIMITED, detail) from None
         return time.monotonic() - before
+
+
+async def _next_chunk(stream: aiohttp.StreamReader) -> bytes:
+    """Returns what has come of a body, nothing at its end."""
+    if stream.is_eof():  # a small body comes with its head, and need not be waited for
+        return stream.read_nowait()
+    return await stream.readany()
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

@@ -188,7 +188,7 @@ class Downloader:
         """Returns the answer to a request, asked again as long as that can help and time is."""
         for attempt in range(self._config.retries + 1):
             try:
-                return await self._client.ask_image(url, is_last, request.deadline)
+                return await self._client.ask_image(url, request.asked, is_last, request.deadline)
             except SampleRejected as rejected:
                 if rejected.reason not in PASSING or attempt == self._config.retries:
                     raise

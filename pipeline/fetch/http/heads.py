@@ -37,6 +37,8 @@ FIELDS = {
 }
 """What is read of a head, beside what says where the body ends."""
 
+READ = frozenset({*FIELDS, b"content-length", b"transfer-encoding"})
+
 
 class PlainHead:
     """The head of one answer as it is handed on, and where its body ends."""
@@ -56,21 +58,26 @@ class PlainHead:
         """Length of the body, None if it is not said in the head."""
         version = b"1.0" if found[1] + (found[2] or b"") == b"10" else b"1.1"
         self._lines = [b"HTTP/%s %s -" % (version, found[3])]
-        self._read([_field(line) for line in lines[1:]], has_body=found[3] not in (b"204", b"304"))
+        self._read(lines[1:], has_body=found[3] not in (b"204", b"304"))
 
     @property
     def plain(self) -> bytes:
         """The head as bytes, its empty line with it."""
         return b"\r\n".join([*self._lines, b"", b""])
 
-    def _read(self, fields: list[tuple[bytes, bytes]], has_body: bool) -> None:
+    def _read(self, lines: list[bytes], has_body: bool) -> None:
         lengths, codings = [], []
-        for name, value in fields:
+        for line in lines:
+            name, _, text = line.partition(b":")
+            name = name.strip().lower()
+            if name not in READ:  # most of them
+                continue
+            value = UNCARRIED.sub(b" ", text).strip()
             if name == b"content-length":
                 lengths += [part.strip() for part in value.split(b",") if part.strip()]
             elif name == b"transfer-encoding":
                 codings += [part.strip().lower() for part in value.split(b",")]
-            elif name in FIELDS:
+            else:
                 self._lines.append(b"%s: %s" % (FIELDS[name], value))
         codings = [coding for coding in codings if coding not in (b"", b"identity")]
         if codings:
@@ -86,6 +93,8 @@ class PlainHead:
 
 def _unfolded(head: bytes) -> list[bytes]:
     """Returns the lines of a head, those that go on in the next one put together."""
+    if b"\n " not in head and b"\n\t" not in head:
+        return [line.rstrip(b"\r") for line in head.split(b"\n")]
     lines: list[bytes] = []
     for line in head.split(b"\n"):
         if line[:1] in (b" ", b"\t") and len(lines) > 1:
@@ -93,11 +102,6 @@ def _unfolded(head: bytes) -> list[bytes]:
         else:
             lines.append(line.rstrip(b"\r"))
     return lines
-
-
-def _field(line: bytes) -> tuple[bytes, bytes]:
-    name, _, value = line.partition(b":")
-    return name.strip().lower(), UNCARRIED.sub(b" ", value).strip()
 
 
 def _length(lengths: list[bytes]) -> int:

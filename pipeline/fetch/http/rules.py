@@ -65,6 +65,8 @@ class RuleKeeper:
                 self._pending[origin] = asyncio.create_task(self._ask_rules(url.origin()))
             # Shielded: one image's deadline must not cancel what others wait for.
             rules = await asyncio.shield(self._pending[origin])
+        if rules.allow_all:
+            return
         for target in {url.raw_path_qs, plain_reading(url.raw_path_qs)}:
             rules.check(f"{origin}{target}", target, self._agent)
 
