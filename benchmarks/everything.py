@@ -17,16 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 MEASURED = {
-    "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--rounds", "1"),
+    "cpu": ("benchmarks/fetch/run.py", "--part", "cpu", "--images", "6000", "--rounds", "1"),
     "latency": ("benchmarks/fetch/run.py", "--part", "latency"),
     "start": ("benchmarks/fetch/run.py", "--part", "start"),
     "mixed": ("benchmarks/fetch/run.py", "--part", "mixed"),
     "web": ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
+    "score": ("benchmarks/score.py", "--pairs", "128"),
     "score_feed": ("benchmarks/score_feed.py",),
-    "score_memory": (
-        *("benchmarks/score_memory.py", "--images", "128", "--rounds", "1", "--cases"),
-        *("demo", "demo bf16", "ViT-B-32", "ViT-B-32 bf16"),
-    ),
+    "score_memory": ("benchmarks/score_memory.py", "--images", "64", "--rounds", "1"),
 }
 """Scripts that store their figures, by the name of the part, at sizes that take minutes in all."""
 

@@ -312,6 +312,11 @@ class TrainConfig:
             rule.startswith("language_model") for rule in self.train_parts
         )
 
+    @property
+    def tells_levels(self) -> bool:
+        """Whether the model is told the level of each sample with a picture, as in stage 1."""
+        return self.data.form == "caption" and self.model.alignment_mode != "none"
+
     def accumulation(self, processes: int) -> int:
         """Returns how many forward passes each of `processes` makes for one optimizer step.
 

@@ -35,6 +35,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.fetch.limit import decoding_alone, limit_part
+from benchmarks.fetch.least import least_core_ms
+from benchmarks.fetch.limit import limit_part
 from benchmarks.fetch.measure import Run, measured
-from benchmarks.fetch.server import HANG_EVERY, HOSTS, photographs, serve
+from benchmarks.fetch.server import HOSTS, hangs, photographs, serve
 from benchmarks.fetch.sides import our_command, stored_images, their_command, write_pairs
 from benchmarks.fetch.start import start_part
 from benchmarks.fetch.web import least_seconds, web_part
@@ -58,6 +60,8 @@ from scoring.images.settings import ImageSettings
 
 DISTINCT = 200
 LATENCY_SECONDS = 0.5
+BARELY_ASKED = 6000
+"""Images that a client asks for that does nothing else: connecting is then little of it."""
 PHOTOGRAPH, THUMBNAIL = (800, 600), (160, 120)
 PARTS = ("cpu", "limit", "latency", "mixed", "web", "start", "cores", "pixels")
 SIZES = {
@@ -112,7 +116,7 @@ class Bench:
         words = ["--serve", str(photos), "--delay", str(delay_seconds), *["--web"] * is_web]
         server = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE)
         assert server.stdout is not None
-        self._served = server.stdout
+        self._served, self._server = server.stdout, server.pid
         try:
             yield int(server.stdout.readline())
         finally:
@@ -140,13 +144,15 @@ class Bench:
             for number in range(rounds):
                 for side in sorted(runs, reverse=number % 2 == 0):
                     runs[side].append(self._run(side, urls, port, processes, cores))
+            least = self._least_core_ms(urls, size)
         kept = {"ours": len(self.our_images()), "img2dataset": len(self.their_images())}
         sides = {side: _medians(found, images, kept[side]) for side, found in runs.items()}
         ours, theirs = sides["ours"], sides["img2dataset"]
         return {
             "images": images,
             "rounds": rounds,
-            **bounds(self.files, images, delay_seconds, size, ours["working_seconds"]),
+            "least_core_ms": least,
+            **bounds(images, delay_seconds, least, ours["working_seconds"]),
             **sides,
             "times_faster_by_the_clock": theirs["seconds"] / ours["seconds"],
             "times_faster_in_their_own_count": theirs["working_seconds"] / ours["working_seconds"],
@@ -181,6 +187,13 @@ class Bench:
         pq.write_table(pa.table({"url": urls, "caption": ["a photograph"] * len(urls)}), table)
         return measured(their_command(table, root, processes), root, cores)
 
+    def _least_core_ms(self, urls: list[str], size: tuple[int, int]) -> dict[str, float]:
+        """Returns what each image takes of the cores at least, by who needs them."""
+        files = sorted((self.folder / f"{size[0]}x{size[1]}").glob("*.jpg"))
+        answered = [url for number, url in enumerate(urls) if not hangs(number % HOSTS)]
+        asked = list(islice(cycle(answered), BARELY_ASKED))
+        return least_core_ms(asked, [path.read_bytes() for path in files], self._server)
+
     def our_images(self) -> dict[str, bytes]:
         """Returns what our last run stored, by URL."""
         return stored_images(sorted((self.folder / "ours" / "fetched").glob("*.tar")))
@@ -204,20 +217,22 @@ def _medians(runs: list[Run], images: int, kept: int) -> dict[str, float]:
 
 
 def bounds(
-    files: list[bytes],
-    images: int,
-    delay_seconds: float,
-    size: tuple[int, int],
-    working_seconds: float,
+    images: int, delay_seconds: float, least: dict[str, float], working_seconds: float
 ) -> dict[str, float]:
-    """Returns what this machine and the connections allow, and which share of it was reached."""
-    found = {}
-    if size == PHOTOGRAPH:
-        found["decoding_alone_per_second"] = decoding_alone(files, 2)
+    """Returns what this machine and the connections allow, and which share of it was reached.
+
+    Args:
+        least: milliseconds of a core for an image, by who needs them.
+    """
+    cores = len(os.sched_getaffinity(0))
+    found = {
+        "decoding_alone_per_second": 1000 * cores / least["preparing"],
+        "cores_allow_per_second": 1000 * cores / sum(least.values()),
+    }
     if delay_seconds:
 
         def answer_seconds(host: int) -> float | None:
-            return None if host % HANG_EVERY == HANG_EVERY - 1 else delay_seconds
+            return None if hangs(host) else delay_seconds
 
         allowed = images / least_seconds(images, HOSTS, answer_seconds)
         found["connections_allow_per_second"] = allowed

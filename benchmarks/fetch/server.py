@@ -22,6 +22,11 @@ def web_host(number: int) -> str:
     return f"127.9.{number // HOSTS_OF_A_NET}.{number % HOSTS_OF_A_NET}"
 
 
+def hangs(number: int) -> bool:
+    """Returns whether a host of the other parts never answers where answers take time."""
+    return number % HANG_EVERY == HANG_EVERY - 1
+
+
 def is_hanging(number: int) -> bool:
     """Returns whether a host of the part `web` never answers: one in ten."""
     return number % 10 == 7
@@ -69,7 +74,7 @@ class PhotoServer(asyncio.Protocol):
         net, last = map(int, transport.get_extra_info("sockname")[0].split(".")[2:])
         number = net * HOSTS_OF_A_NET + last
         self._is_slow = self.is_web and is_slow(number)
-        self._hangs = self.delay_seconds > 0 and last % HANG_EVERY == HANG_EVERY - 1
+        self._hangs = self.delay_seconds > 0 and hangs(last)
         if self.is_web:
             self._hangs = is_hanging(number)
 
