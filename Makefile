@@ -8,7 +8,7 @@ TESTERS := $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n + 1 : 4
 # One that crashes ends the run with its test's name; if it were replaced, xdist would wait for ever.
 PYTEST  := $(BIN)/pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-PAIRS   ?=                  # input of curate, read and fetch: files or globs
+PAIRS   ?=                  # input of curate and fetch: files or globs
 OUT     ?=                  # folder to write to
 RECIPE  ?=                  # name of a recipe (see aligngpt-curate curate --help)
 DATA    ?=                  # curated dataset to train on

@@ -3,6 +3,8 @@
     python benchmarks/balance.py                     # 8 local workers, 200 shards
     python benchmarks/balance.py --runner ray        # 8 workers on a Ray cluster of this machine
     python benchmarks/balance.py --static            # as Beam's own runner divides the work
+    python benchmarks/balance.py --save              # benchmarks/results/balance.json
+    python benchmarks/balance.py --quick             # does it run at all?
 
 Each shard is a sleep, so that the cores of the machine do not matter. The ideal is the longest of
 two: all of the work divided by the workers, and the longest shard. The time counts from the first
@@ -35,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.job.local_workers import LocalRunner
 from pipeline.job.log import logging_to_folder
 from pipeline.job.ray.options import RayOptions
@@ -187,8 +190,8 @@ def start_ray(options: argparse.Namespace, stack: ExitStack) -> None:
     options.address = cluster.address
 
 
-def main() -> None:
-    """Prints how far over the ideal each kind of work took."""
+def parse_options() -> argparse.Namespace:
+    """Returns the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runner", choices=["local", "ray"], default="local")
     parser.add_argument("--workers", type=int, default=8)
@@ -197,34 +200,57 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of an ordinary shard")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--static", action="store_true", help="local: divided beforehand")
+    parser.add_argument("--quick", action="store_true", help="few short shards, two workers")
+    add_save_option(parser, "balance")
     options = parser.parse_args()
+    if options.quick:
+        options.workers, options.shards, options.rounds, options.seconds = 2, 12, 1, 0.05
+    return options
+
+
+def measured(options: argparse.Namespace, kind: str) -> list[str]:
+    """Returns the row of a kind of work: the medians of the rounds."""
+    over, blind = [], []
+    for round_ in range(options.rounds):
+        parts = KINDS[kind](random.Random(round_), options.shards)
+        seconds = [options.seconds * part for part in parts]
+        ideal = max(sum(seconds) / options.workers, max(seconds))
+        with tempfile.TemporaryDirectory() as folder:
+            took = run(chosen_runner(options, folder), seconds, options.workers)
+        blind.append(in_turn(seconds, options.workers) / ideal - 1)
+        all_of_it = ideal * options.workers
+        idle = [part / all_of_it for part in (took.before, took.between, took.after)]
+        over.append((took.seconds / ideal - 1, *idle))
+    whole, *idle = (statistics.median(part) for part in zip(*over, strict=True))
+    cells = [f"{statistics.median(blind):+.1%}", f"{whole:+.1%}", *(f"{one:.1%}" for one in idle)]
+    return [kind, *cells]
+
+
+def main() -> None:
+    """Prints how far over the ideal each kind of work took."""
+    options = parse_options()
     logging.disable(logging.WARNING)
+    rows = []
     with ExitStack() as stack:
         if options.runner == "ray":
             start_ray(options, stack)
         for kind in options.kinds:
-            over: list[tuple[float, float, float, float]] = []
-            blind: list[float] = []
-            for round_ in range(options.rounds):
-                parts = KINDS[kind](random.Random(round_), options.shards)
-                seconds = [options.seconds * part for part in parts]
-                ideal = max(sum(seconds) / options.workers, max(seconds))
-                with tempfile.TemporaryDirectory() as folder:
-                    took = run(chosen_runner(options, folder), seconds, options.workers)
-                blind.append(in_turn(seconds, options.workers) / ideal - 1)
-                all_of_it = ideal * options.workers
-                idle = [part / all_of_it for part in (took.before, took.between, took.after)]
-                over.append((took.seconds / ideal - 1, *idle))
-            medians = [statistics.median(part) for part in zip(*over, strict=True)]
-            print(
-                f"{options.runner}, {options.workers} workers, {options.shards} shards, {kind}: "
-                f"{medians[0]:+.1%} over the ideal "
-                f"({', '.join(f'{one[0]:+.1%}' for one in sorted(over))}), each in turn at no "
-                f"cost {statistics.median(blind):+.1%}; workers had no work "
-                f"before their first shard {medians[1]:.1%}, between shards {medians[2]:.1%}, "
-                f"after their last {medians[3]:.1%}",
-                flush=True,
-            )
+            rows.append(measured(options, kind))
+            print(", ".join(rows[-1]), flush=True)
+    columns = (
+        *("over the ideal", "in turn, at no cost", "as divided"),
+        *("of that: before the first shard", "between shards", "after the last"),
+    )
+    show_table(
+        Table(columns, rows),
+        options.save,
+        runner=options.runner,
+        divided="beforehand, as Beam does" if options.static else "from the queue",
+        workers=options.workers,
+        shards=options.shards,
+        seconds_of_a_shard=options.seconds,
+        rounds=options.rounds,
+    )
 
 
 if __name__ == "__main__":

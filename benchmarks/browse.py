@@ -1,24 +1,29 @@
 """Measures how long `aligngpt-curate browse` takes to answer over many rows.
 
-    python -m benchmarks.browse                   # one million rows
-    python -m benchmarks.browse --rows 20000      # does it run at all?
+    python benchmarks/browse.py             # one million rows
+    python benchmarks/browse.py --save      # and writes benchmarks/results/browse.json
+    python benchmarks/browse.py --quick     # does it run at all?
 
 The rows are made: nine in ten kept, in train shards of 10,000, the others left out by the stages.
 Each request goes through the whole page, from the address to its HTML, without the network. A
-request is timed three times and the middle is printed, by the clock and by processor time, with the
-load of the machine: on a busy one the clock says little.
+request is timed three times and the middle is printed, by the clock and by processor time: on a
+busy machine the clock says little.
 """
 
 import argparse
-import os
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from starlette.testclient import TestClient
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.browse.page import Page
 from pipeline.browse.rows import DatasetRows
 from schemas.columns import write_table
@@ -28,6 +33,7 @@ from schemas.stages import Stage
 from schemas.storage import commit_file
 
 SHARD_ROWS = 10_000
+ROUNDS = 3
 WORDS = ("red", "green", "old", "small", "house", "cat", "dog", "street", "tree", "photo", "sign")
 REQUESTS = {
     "first page": "/",
@@ -86,22 +92,28 @@ def main() -> None:
     """Prints how long each kind of request takes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--quick", action="store_true", help="20,000 rows")
+    add_save_option(parser, "browse")
     options = parser.parse_args()
+    count = 20_000 if options.quick else options.rows
+    rows = []
     with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as root:
-        make_dataset(root, options.rows)
+        make_dataset(root, count)
         started, cores = time.perf_counter(), time.process_time()
         client = TestClient(Page(DatasetRows(root)).app(), base_url="http://127.0.0.1")
         took = time.perf_counter() - started, time.process_time() - cores
-        print(f"{options.rows:,} rows, load {os.getloadavg()[0]:.1f}")
-        print(f"{'opened':28s} {took[0]:8.3f} s {took[1]:8.3f} s of a core", flush=True)
+        rows.append(["opening the dataset, once", *(f"{side:.2f}" for side in took)])
         for name, address in REQUESTS.items():
             times = []
-            for _ in range(3):
+            for _ in range(ROUNDS):
                 started, cores = time.perf_counter(), time.process_time()
                 assert client.get(address).status_code == 200
                 times.append((time.perf_counter() - started, time.process_time() - cores))
-            clock, core = (statistics.median(side) for side in zip(*times, strict=True))
-            print(f"{name:28s} {clock:8.3f} s {core:8.3f} s of a core", flush=True)
+            sides = (statistics.median(side) for side in zip(*times, strict=True))
+            rows.append([name, *(f"{side:.2f}" for side in sides)])
+            print(", ".join(rows[-1]), flush=True)
+    table = Table(("", "seconds", "seconds of a core"), rows)
+    show_table(table, options.save, rows=count, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

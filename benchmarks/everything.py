@@ -22,11 +22,9 @@ MEASURED = {
     "start": ("benchmarks/fetch/run.py", "--part", "start"),
     "mixed": ("benchmarks/fetch/run.py", "--part", "mixed"),
     "web": ("benchmarks/fetch/run.py", "--part", "web", "--images", "50000"),
+    "score": ("benchmarks/score.py", "--pairs", "128"),
     "score_feed": ("benchmarks/score_feed.py",),
-    "score_memory": (
-        *("benchmarks/score_memory.py", "--images", "128", "--rounds", "1", "--cases"),
-        *("demo", "demo bf16", "ViT-B-32", "ViT-B-32 bf16"),
-    ),
+    "score_memory": ("benchmarks/score_memory.py", "--images", "64", "--rounds", "1"),
 }
 """Scripts that store their figures, by the name of the part, at sizes that take minutes in all."""
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.results import Table, add_save_option, show_table
 from schemas.shards import DatasetLayout
 from scoring.config import Precision, RecaptionConfig, ScoreConfig
 from scoring.itm.likelihood import CaptionJudge
@@ -58,13 +59,14 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--keep", type=Path, help="file for the likelihoods")
     parser.add_argument("--beside", type=Path, help="file of another run")
+    add_save_option(parser, "itm")
     options = parser.parse_args()
     images, captions = first_pairs(options.data, options.pairs)
     count, trust = len(images), options.trust_remote_code
     mixed = np.random.default_rng(0).permutation(count).tolist()
     kept: dict[str, list[float]] = {}
     before = json.loads(options.beside.read_text()) if options.beside else {}
-    print("| precision | compared with batches of 8 | largest | mean |\n|---|---|---|---|")
+    rows = []
     for name in options.precisions:
         precision: Precision = name
         score = ScoreConfig(
@@ -81,9 +83,12 @@ def main() -> None:
         kept[name] = stored.tolist()
         for how, found in others.items():
             apart = np.abs(found - stored)
-            print(f"| {name} | {how} | {apart.max():.1e} | {apart.mean():.1e} |", flush=True)
+            rows.append([name, how, f"{apart.max():.1e}", f"{apart.mean():.1e}"])
+            print(", ".join(rows[-1]), flush=True)
         print(f"{name}: spread of the likelihoods {stored.std():.3f}", flush=True)
         print_written(RecaptionConfig(model=options.model, trust_remote_code=trust), score, images)
+    columns = ("precision", f"beside batches of {BATCH}", "largest difference", "mean")
+    show_table(Table(columns, rows), options.save, pairs=count)
     if options.keep:
         options.keep.write_text(json.dumps(kept) + "\n")
 

@@ -1,6 +1,8 @@
 """Measures how fast levels are cut, beside numpy.argsort of the same scores in the same run.
 
-    python benchmarks/levels.py [--pairs 100000000]
+    python benchmarks/levels.py --repeat 3
+    python benchmarks/levels.py --repeat 3 --save    # and writes benchmarks/results/levels.json
+    python benchmarks/levels.py --quick              # two million pairs
 
 Each of the two runs in a process of its own on one core; its peak memory is the process's. The
 hashes are computed from the row when they are asked for, which is for pairs at an edge alone, so
@@ -15,10 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import Table, add_save_option, show_table
 from scoring.levels.edges import (
     EdgeSearch,
     count_cells,
@@ -27,6 +33,7 @@ from scoring.levels.edges import (
 )
 
 NUM_LEVELS = 8
+TASKS = ("levels", "argsort")
 
 
 def scores(pairs: int) -> NDArray[np.float32]:
@@ -79,35 +86,54 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000_000)
     parser.add_argument("--quick", action="store_true", help="two million pairs")
     parser.add_argument("--repeat", type=int, default=1, help="runs, of which the median counts")
-    parser.add_argument("--task", choices=["levels", "argsort"])
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    add_save_option(parser, "levels")
     arguments = parser.parse_args()
     if arguments.task:
         print(json.dumps(measure(arguments.task, arguments.pairs)))
         return
     if arguments.quick:
         arguments.pairs = 2_000_000
-    one_core = min(os.sched_getaffinity(0))
-    ratios: dict[str, list[float]] = {"seconds": [], "processor_seconds": []}
-    for _ in range(arguments.repeat):
-        found = {}
-        for task in ("levels", "argsort"):
-            command = [sys.executable, __file__, "--task", task, "--pairs", str(arguments.pairs)]
-            output = subprocess.run(
-                ["taskset", "-c", str(one_core), *command],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-            found[task] = json.loads(output)
-            figures = (f"{name} {value:.3g}" for name, value in found[task].items())
-            print(f"{task:8}", "  ".join(figures), flush=True)
-        for name, all_ratios in ratios.items():
-            all_ratios.append(found["argsort"][name] / found["levels"][name])
-    wall, processor = (statistics.median(values) for values in ratios.values())
-    print(
-        f"levels of {arguments.pairs:,} pairs: {wall:.1f} times as fast as argsort, "
-        f"{processor:.1f} times by processor time, load {os.getloadavg()[0]:.1f}"
+    runs = [measured(arguments.pairs) for _ in range(arguments.repeat)]
+    rows = [[str(number), *row_of(run)] for number, run in enumerate(runs, 1)]
+    middle = {
+        task: {
+            name: statistics.median(run[task][name] for run in runs) for name in runs[0]["argsort"]
+        }
+        for task in TASKS
+    }
+    rows.append(["median", *row_of(middle)])
+    columns = (
+        *("run", "levels: wall, processor", "argsort: wall, processor"),
+        *("times as fast, by both", "peak, levels", "peak, argsort"),
     )
+    show_table(Table(columns, rows), arguments.save, pairs=arguments.pairs, levels=NUM_LEVELS)
+
+
+def measured(pairs: int) -> dict[str, dict[str, float]]:
+    """Returns what both ways took, each on one core in a process of its own."""
+    one_core = min(os.sched_getaffinity(0))
+    found = {}
+    for task in TASKS:
+        command = [sys.executable, __file__, "--task", task, "--pairs", str(pairs)]
+        output = subprocess.run(
+            ["taskset", "-c", str(one_core), *command], check=True, capture_output=True, text=True
+        ).stdout
+        found[task] = json.loads(output)
+        figures = (f"{name} {value:.3g}" for name, value in found[task].items())
+        print(f"{task:8}", "  ".join(figures), flush=True)
+    return found
+
+
+def row_of(run: dict[str, dict[str, float]]) -> list[str]:
+    """Returns what both ways took, and how many times as fast the levels are."""
+    levels, argsort = run["levels"], run["argsort"]
+    times = [argsort[name] / levels[name] for name in ("seconds", "processor_seconds")]
+    return [
+        *(f"{one['seconds']:.2f} s, {one['processor_seconds']:.2f} s" for one in (levels, argsort)),
+        f"{times[0]:.1f}, {times[1]:.1f}",
+        *(f"{one['peak_gb']:.2f} GB" for one in (levels, argsort)),
+    ]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     python benchmarks/plan.py --rates pipeline/plan/rates.json   # and keep what both took
     python benchmarks/plan.py --sizes 1000 8000 --workers 2 --latency 0.1   # other circumstances
     python benchmarks/plan.py --runner ray --workers 2           # on a cluster of this machine
+    python benchmarks/plan.py --save                             # benchmarks/results/plan.json
 
 Both are curations of pictures made of two bundled stamps each, from a server on this machine, with
 the demonstration CLIP, all by one worker unless told otherwise. Printed are, for each stage, the
@@ -17,7 +18,7 @@ import argparse
 import csv
 import io
 import json
-import platform
+import os
 import random
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.fetch.server import serve
+from benchmarks.results import Table, add_save_option, processor, show_table
 from pipeline.plan.forecast import Resources, StageForecast, forecast
 from pipeline.plan.rates import Rates, rates_of, told_apart
 
@@ -46,6 +48,8 @@ PAIRS_PER_FILE = 250
 def main() -> None:
     """Runs both curations and prints the comparison."""
     options = parse_options()
+    if options.quick:
+        options.sizes, options.pairs_per_shard = (50, 200), 50
     if options.serve:
         serve(Path(options.serve), options.latency)
     with ExitStack() as stack:
@@ -60,7 +64,14 @@ def main() -> None:
             words = [*workers, *shards_of(options.pairs_per_shard)]
             roots = [curate(folder, model, captions[:n], port, words) for n in options.sizes]
         small, large = (rates_of(str(root), described(root, options)) for root in roots)
-    print_comparison(small, large, options.workers)
+    show_table(
+        comparison(small, large, options.workers),
+        options.save,
+        pairs=f"{small.rows_in:,} predict {large.rows_in:,}",
+        runner=options.runner,
+        workers=options.workers,
+        latency_seconds=options.latency,
+    )
     if options.rates:
         Path(options.rates).write_text(told_apart([small, large]).to_json())
 
@@ -74,6 +85,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--runner", choices=["local", "ray"], default="local")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--model", help="folder of the demonstration CLIP")
+    parser.add_argument("--quick", action="store_true", help="50 pairs and 200")
+    add_save_option(parser, "plan")
     parser.add_argument("--rates", help="file to write what the larger run took to")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -176,19 +189,12 @@ def described(root: Path, options: argparse.Namespace) -> str:
     return (
         f"benchmarks/plan.py: {rows:,} pictures of 512 x 256 from the machine itself, the "
         f"demonstration CLIP, {workers}{' on Ray' * (options.runner == 'ray')} "
-        f"on {_processor()}, {date.today():%B %Y}"
+        f"on {len(os.sched_getaffinity(0))} cores of {processor()}, {date.today():%B %Y}"
     )
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else platform.machine()
-
-
-def print_comparison(small: Rates, large: Rates, workers: int) -> None:
-    """Prints what each stage was to take and took."""
+def comparison(small: Rates, large: Rates, workers: int) -> Table:
+    """Returns what each stage was said to take by the smaller run, and took."""
     resources = Resources(
         workers=workers,
         gpus=0,
@@ -198,15 +204,14 @@ def print_comparison(small: Rates, large: Rates, workers: int) -> None:
     )
     predicted = forecast(small, large.rows_in, resources)
     measured = forecast(large, large.rows_in, resources)
-    print(
-        f"\n{small.rows_in:,} pairs predict {large.rows_in:,}\n\n"
-        "| stage | worker seconds: predicted | measured | off by "
-        "| core seconds: predicted | measured | off by "
-        "| MB stored: predicted | measured | off by |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    for before, after in zip(predicted, measured, strict=True):
-        print("| " + " | ".join([before.stage, *_cells(before, after)]) + " |")
-    print("| " + " | ".join(["all", *_cells(_sum(predicted), _sum(measured))]) + " |")
+    units = ("seconds by the clock", "core seconds", "MB stored")
+    columns = [cell for unit in units for cell in (f"{unit}: said", "took", "off by")]
+    rows = [
+        [before.stage, *_cells(before, after)]
+        for before, after in zip(predicted, measured, strict=True)
+    ]
+    rows.append(["all", *_cells(_sum(predicted), _sum(measured))])
+    return Table(["stage", *columns], rows)
 
 
 def _sum(stages: list[StageForecast]) -> StageForecast:

@@ -2,6 +2,8 @@
 
     python benchmarks/politeness.py                  # 100 workers
     python benchmarks/politeness.py --workers 12
+    python benchmarks/politeness.py --save           # benchmarks/results/politeness.json
+    python benchmarks/politeness.py --quick          # does it run at all?
 
 Each worker is the fetch stage's own code: its memory of hosts, its slots and queues, its reader of
 robots.txt, its downloader. Only the network is made up: answers take the time that they are told
@@ -26,6 +28,7 @@ from yarl import URL
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.config import FetchConfig
 from pipeline.fetch.hosts.memory import HostMemory
 from pipeline.fetch.hosts.queues import HostQueues
@@ -166,30 +169,44 @@ def hosts() -> list[Host]:
     ]
 
 
+def seen(host: Host, workers: int, sharing: int) -> list[str]:
+    """Returns what a host saw of workers: most at once, at first and then, mean, rate."""
+    random.seed(0)
+    with (
+        reckoned_clock() as loop,
+        mock.patch.object(MadeUpClient, "host", host, create=True),
+        mock.patch.object(download, "HttpClient", MadeUpClient),
+    ):
+        loop.run_until_complete(ask(host, workers, FetchConfig(sharing_workers=sharing)))
+    mean, rate = host.busy_seconds / host.seconds, host.requests / host.seconds
+    return [str(host.most_at_first), str(host.most), rounded(mean, 2), rounded(rate, 3)]
+
+
+def rounded(value: float, digits: int) -> str:
+    """Returns a number to so many digits that count."""
+    return f"{float(f'{value:.{digits}g}'):,.12g}"
+
+
 def main() -> None:
     """Prints what hosts see of workers that do not share them, and of those that do."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, default=100)
-    workers = parser.parse_args().workers
-    print("| host | workers | at once, most at first | at once, most | mean | requests a second |")
-    print("|---|---|---|---|---|---|")
+    parser.add_argument("--quick", action="store_true", help="three workers")
+    add_save_option(parser, "politeness")
+    options = parser.parse_args()
+    workers = 3 if options.quick else options.workers
+    columns = ("host", "workers", "at once, most at first", "at once, most", "mean", "requests/s")
+    rows = []
     for number in range(len(hosts())):
         for words, count, sharing in (
             ("1", 1, 1),
             (f"{workers}, each on its own", workers, 1),
             (f"{workers} that share", workers, workers),
         ):
-            host, config = hosts()[number], FetchConfig(sharing_workers=sharing)
-            random.seed(0)
-            with (
-                reckoned_clock() as loop,
-                mock.patch.object(MadeUpClient, "host", host, create=True),
-                mock.patch.object(download, "HttpClient", MadeUpClient),
-            ):
-                loop.run_until_complete(ask(host, count, config))
-            mean, rate = host.busy_seconds / host.seconds, host.requests / host.seconds
-            cells = (host.name, words, host.most_at_first, host.most, f"{mean:.2g}", f"{rate:.3g}")
-            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            host = hosts()[number]
+            rows.append([host.name, words, *seen(host, count, sharing)])
+            print(", ".join(rows[-1]), flush=True)
+    show_table(Table(columns, rows), options.save, workers=workers)
 
 
 if __name__ == "__main__":

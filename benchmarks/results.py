@@ -1,8 +1,11 @@
 """What benchmarks found, as files that say on which machine and with which versions."""
 
+import argparse
 import json
 import os
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,42 @@ PACKAGES = (
     *("open_clip_torch", "pillow", "simplejpeg", "timm", "torch", "transformers"),
 )
 """Libraries whose versions can show in the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as a benchmark prints it and as a page of the docs shows it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        """Returns it in Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def add_save_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Lets a command line ask for the table to be stored, under this name or one that it gives."""
+    parser.add_argument(
+        "--save",
+        nargs="?",
+        const=name,
+        metavar="NAME",
+        help=f"store the table in benchmarks/results/NAME.json, by default {name}.json",
+    )
+
+
+def show_table(table: Table, save: str | None, **sizes: int | float | str) -> None:
+    """Prints a table, and stores it if it was asked for.
+
+    Args:
+        sizes: what was measured, and how much of it.
+    """
+    print(f"\n{table}")
+    if save:
+        stored = {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
+        print(save_result(save, {**sizes, "table": stored}))
 
 
 def save_result(name: str, figures: dict[str, Any]) -> Path:
@@ -35,7 +74,7 @@ def read_result(name: str) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """Returns what kind of machine this is, and how busy others keep it."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
@@ -43,7 +82,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,6 +1,7 @@
 """How near scoring comes to the speed of the bare model, end to end from a fetched shard.
 
     python benchmarks/score.py                                      # CPU, ViT-B-32
+    python benchmarks/score.py --save     # and writes benchmarks/results/score.json
     python benchmarks/score.py --device cuda --precision bf16 --model ViT-L-14 \\
         --batch-size 256 --pairs 20000 --compile-model               # one GPU
     python benchmarks/score.py --quick                              # does it run at all?
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
@@ -27,11 +29,13 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.made_up import caption, photograph
+from benchmarks.results import save_result
 from pipeline.dataset.tars import read_images
 from pipeline.score.shard import score_shard
 from schemas.columns import table_from_records, write_table
@@ -39,11 +43,15 @@ from schemas.memory import keep_freed_memory
 from schemas.records import FETCHED_SCHEMA, FetchedSample, pair_key
 from schemas.shards import DatasetLayout
 from schemas.storage import remove
+from scoring.clip.packing import can_pack, packed_product
 from scoring.clip.preprocess import load_batches
 from scoring.clip.scorer import ClipScorer, shared_scorer
 from scoring.config import ScoreConfig
 
-WORDS = ("a", "photo", "of", "the", "red", "old", "dog", "cat", "truck", "tree", "on", "water")
+END_TO_END = "end to end, tar to Parquet"
+SAME_TOKENS = "bare forward, same tokens"
+WHOLE_CONTEXT = "bare forward, whole context"
+DECODING = "tar, decoding, preprocessing"
 DISTINCT_IMAGES = 256
 MATMUL_SIDE = 8192
 
@@ -71,7 +79,9 @@ def main() -> None:
             threads=options.threads,
             compile_model=options.compile_model,
         )
-        measure(layout, samples, shared_scorer(config), options.rounds)
+        found = measure(layout, samples, shared_scorer(config), options.rounds)
+    if options.save:
+        print(save_result("score", found))
 
 
 def parse_options() -> argparse.Namespace:
@@ -86,6 +96,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--compile-model", action="store_true")
     parser.add_argument("--quick", action="store_true", help="few pairs, one round")
+    parser.add_argument("--save", action="store_true", help="write the figures into a file")
     return parser.parse_args()
 
 
@@ -100,14 +111,14 @@ class Ready:
 
 def measure(
     layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer, rounds: int
-) -> None:
-    """Prints the rates of the whole, of the bare model and of decoding."""
+) -> dict[str, Any]:
+    """Returns the rates of the whole, of the bare model and of decoding, and prints them."""
     ready = make_ready(layout, samples, scorer)
     ways: dict[str, Callable[[], None]] = {
-        "end to end, tar to Parquet": lambda: end_to_end(layout, scorer.config),
-        "bare forward, same tokens": lambda: forward(scorer, ready, ready.trimmed_tokens),
-        "bare forward, whole context": lambda: forward(scorer, ready, ready.whole_tokens),
-        "tar, decoding, preprocessing": lambda: decode(layout, samples, scorer),
+        END_TO_END: lambda: end_to_end(layout, scorer.config),
+        SAME_TOKENS: lambda: forward(scorer, ready, ready.trimmed_tokens),
+        WHOLE_CONTEXT: lambda: forward(scorer, ready, ready.whole_tokens),
+        DECODING: lambda: decode(layout, samples, scorer),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     core_seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -121,7 +132,10 @@ def measure(
             core_seconds[name].append(time.process_time() - started_core)
         latest = ", ".join(f"{len(samples) / times[-1]:.1f}" for times in seconds.values())
         print(f"round of {latest} pairs/s, load {os.getloadavg()[0]:.1f}", flush=True)
-    rates = {name: len(samples) / statistics.median(times) for name, times in seconds.items()}
+    rates, core_rates = (
+        {name: len(samples) / statistics.median(times) for name, times in side.items()}
+        for side in (seconds, core_seconds)
+    )
     config = scorer.config
     print(
         f"{config.model} {config.precision} on {scorer.identity['device']}, {config.threads} "
@@ -129,17 +143,36 @@ def measure(
     )
     for name, rate in rates.items():
         print(f"  {name:32s} {rate:10.1f} pairs/s")
-    whole_rate, forward_rate, _, decoding_rate = rates.values()
-    print_limit(whole_rate, forward_rate, decoding_rate)
-    total, bare, whole, _ = (np.array(times) for times in seconds.values())
-    print_share("same tokens", bare / total)
-    print_share("whole context", whole / total)
+    print_limit(rates[END_TO_END], rates[SAME_TOKENS], rates[DECODING])
+    shares = {
+        "same tokens": share_of_bare(seconds, SAME_TOKENS),
+        "whole context": share_of_bare(seconds, WHOLE_CONTEXT),
+    }
     if scorer.device.type == "cpu":  # hardly moved by what else runs on the machine
-        total, bare, *_ = (np.array(times) for times in core_seconds.values())
-        print_share("by core time", bare / total)
+        shares["by core time"] = share_of_bare(core_seconds, SAME_TOKENS)
+    for name, share in shares.items():
+        print_share(name, share)
     if scorer.device.type == "cuda":
-        rate = rates["end to end, tar to Parquet"]
-        print_gpu(layout, scorer, ready, rate, len(samples))
+        print_gpu(layout, scorer, ready, rates[END_TO_END], len(samples))
+    settings = ("model", "precision", "threads", "batch_size")
+    return {
+        **{name: getattr(config, name) for name in settings},
+        "pairs": len(samples),
+        "rounds": rounds,
+        "pairs_per_second": rates,
+        "pairs_per_core_second": core_rates,
+        "shares": shares,
+    }
+
+
+def share_of_bare(seconds: dict[str, list[float]], bare: str) -> dict[str, float]:
+    """Returns the share of a bare forward's rate that is reached end to end, over the rounds."""
+    shares = np.array(seconds[bare]) / np.array(seconds[END_TO_END])
+    return {
+        "median": float(np.median(shares)),
+        "least": float(shares.min()),
+        "most": float(shares.max()),
+    }
 
 
 def print_limit(whole: float, forward: float, decoding: float) -> None:
@@ -151,11 +184,11 @@ def print_limit(whole: float, forward: float, decoding: float) -> None:
     )
 
 
-def print_share(name: str, shares: NDArray[np.float64]) -> None:
+def print_share(name: str, share: dict[str, float]) -> None:
     """Prints the share of the bare model's rate that is reached end to end."""
     print(
-        f"  share of bare, {name:17s} {np.median(shares):10.3f}  "
-        f"(rounds: {shares.min():.3f} to {shares.max():.3f})"
+        f"  share of bare, {name:17s} {share['median']:10.3f}  "
+        f"(rounds: {share['least']:.3f} to {share['most']:.3f})"
     )
 
 
@@ -182,9 +215,9 @@ def forward(scorer: ClipScorer, ready: Ready, tokens: list[torch.Tensor]) -> Non
     """Runs both towers on tensors that are ready."""
     torch.set_num_threads(scorer.config.threads)
     for images in ready.images:
-        scorer._encode_image(images)
+        scorer.image_tower(images)
     for ids in tokens:
-        scorer._text_tower.encode(ids)
+        scorer.text_tower.encode(ids)
     if scorer.device.type == "cuda":
         torch.cuda.synchronize(scorer.device)
 
@@ -212,17 +245,14 @@ def pixel_batches(
 
 def make_ready(layout: DatasetLayout, samples: list[FetchedSample], scorer: ClipScorer) -> Ready:
     """Returns the shard as the model's input, on its device."""
-    images = [
-        scorer.preprocessor.normalize(batch.to(scorer.device)).to(scorer._dtype)
-        for batch in pixel_batches(layout, samples, scorer)
-    ]
-    tokens = scorer._captions([sample.caption for sample in samples])
+    images = [scorer.model_input(batch) for batch in pixel_batches(layout, samples, scorer)]
+    tokens = scorer.tokenizer([sample.caption for sample in samples])
     order = np.argsort(tokens.lengths, kind="stable")
     size = scorer.config.batch_size
     rows = [order[start : start + size] for start in range(0, len(order), size)]
     whole = [tokens.ids[torch.from_numpy(part)] for part in rows]
     trimmed = [
-        scorer._text_tower.trim(ids, tokens.lengths[part])
+        scorer.text_tower.trim(ids, tokens.lengths[part])
         for ids, part in zip(whole, rows, strict=True)
     ]
     return Ready(
@@ -242,7 +272,7 @@ def count_flops(scorer: ClipScorer, ready: Ready) -> float:
     count = counter.get_total_flops() / len(image) * sum(len(batch) for batch in ready.images)
     with all_counted() as counter:
         for ids in ready.trimmed_tokens:
-            scorer._text_tower.encode(ids)
+            scorer.text_tower.encode(ids)
     return count + counter.get_total_flops()
 
 
@@ -252,10 +282,17 @@ def all_counted() -> Iterator[FlopCounterMode]:
     was_fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        own = {packed_product(): _packed_flops} if can_pack(torch.float32) else {}
+        counter = FlopCounterMode(display=False, custom_mapping=own)
+        with sdpa_kernel(SDPBackend.MATH), counter:
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(was_fast)
+
+
+def _packed_flops(x: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size) -> int:
+    """Returns the operations of a product with packed weights, which torch does not count."""
+    return 2 * x.numel() * out_shape[-1]
 
 
 def matmul_rate(device: torch.device) -> float:
@@ -298,30 +335,20 @@ def kernel_seconds(events: Iterable[Any]) -> float:
 def make_shard(layout: DatasetLayout, pairs: int) -> list[FetchedSample]:
     """Writes a fetched shard of 256-pixel JPEGs with captions of 3 to 20 words."""
     rng = np.random.default_rng(0)
-    images = [make_image(rng) for _ in range(min(pairs, DISTINCT_IMAGES))]
+    images = [photograph(rng, 340, 256) for _ in range(min(pairs, DISTINCT_IMAGES))]
     samples = sorted((make_sample(row, rng) for row in range(pairs)), key=lambda row: row.key)
     write_shard(layout, samples, images)
     return samples
 
 
-def make_image(rng: np.random.Generator) -> bytes:
-    """Returns a JPEG with the detail of a photograph: about 17 kB."""
-    small = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(small).resize((340, 256), Image.Resampling.BICUBIC))
-    noisy = smooth + rng.normal(0, 4, smooth.shape)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=95)
-    return buffer.getvalue()
-
-
 def make_sample(row: int, rng: np.random.Generator) -> FetchedSample:
     """Returns the table's row of a made-up pair."""
-    caption = " ".join(rng.choice(WORDS, rng.integers(3, 21)))
+    text = caption(rng)
     url = f"https://host.example/{row}.jpg"
     return FetchedSample(
-        key=pair_key(url, caption),
+        key=pair_key(url, text),
         url=url,
-        caption=caption,
+        caption=text,
         conversations=None,
         source="benchmark",
         expected_hash=None,

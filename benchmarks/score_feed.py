@@ -10,7 +10,6 @@ How well threads share the work is seen by the clock, which another load on the 
 """
 
 import argparse
-import io
 import statistics
 import sys
 import time
@@ -26,9 +25,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.made_up import photograph
 from benchmarks.results import save_result
 from schemas.memory import keep_freed_memory
-from scoring.clip.preprocess import ImagePreprocessor, _jpeg_pixels, load_batches
+from scoring.clip.preprocess import ImagePreprocessor, jpeg_pixels, load_batches
 
 SHAPES = {
     "landscape, 341 x 256": (341, 256),
@@ -52,7 +52,11 @@ def main() -> None:
         options.images, options.rounds = 64, 1
     torch.set_num_threads(1)
     preprocessor = ImagePreprocessor(asdict(PreprocessCfg(size=(224, 224))))
-    stored = {name: pictures(*shape, options.images) for name, shape in SHAPES.items()}
+    rng = np.random.default_rng(0)
+    stored = {
+        name: [photograph(rng, *shape) for _ in range(options.images)]
+        for name, shape in SHAPES.items()
+    }
     shapes = {name: steps(files, preprocessor, options.rounds) for name, files in stored.items()}
     for name, found in shapes.items():
         said = ", ".join(f"{step} {value:.2f} ms" for step, value in found.items())
@@ -66,27 +70,13 @@ def main() -> None:
         print(save_result("score_feed", {**sizes, "shapes": shapes, "threads": threads}))
 
 
-def pictures(width: int, height: int, count: int) -> list[bytes]:
-    """Returns JPEGs with the detail of photographs."""
-    rng = np.random.default_rng(0)
-    files = []
-    for _ in range(count):
-        small = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        smooth = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-        noisy = np.asarray(smooth) + rng.normal(0, 4, (height, width, 3))
-        buffer = io.BytesIO()
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=95)
-        files.append(buffer.getvalue())
-    return files
-
-
 def steps(files: Sequence[bytes], preprocessor: ImagePreprocessor, rounds: int) -> dict[str, float]:
     """Returns milliseconds of a core for a picture: of decoding, of the rest, and of all."""
     decoded = [
-        Image.fromarray(pixels) for file in files if (pixels := _jpeg_pixels(file)) is not None
+        Image.fromarray(pixels) for file in files if (pixels := jpeg_pixels(file)) is not None
     ]
     ways: dict[str, tuple[Callable[[Any], Any], Sequence[Any]]] = {
-        "decode": (_jpeg_pixels, files),
+        "decode": (jpeg_pixels, files),
         "resize": (preprocessor.pixels, decoded),
         "all": (preprocessor.pixels, files),
     }

@@ -1,6 +1,6 @@
-"""What scoring on a CPU gains over open_clip as it comes: kept memory, layout, folded norms.
+"""What scoring on a CPU gains over open_clip as it comes: kept memory, layouts, folded norms.
 
-    python benchmarks/score_memory.py            # two convolutional towers and ViT-B-32
+    python benchmarks/score_memory.py            # three convolutional towers and ViT-B-32
     python benchmarks/score_memory.py --save     # and writes benchmarks/results/score_memory.json
     python benchmarks/score_memory.py --quick    # does it run at all?
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SIDES = ("as it comes", "kept")
 DEMO = "demo"
-CASES = (DEMO, "demo bf16", "RN50", "ViT-B-32", "ViT-B-32 bf16")
+CASES = (DEMO, "demo bf16", "RN50", "convnext_base", "ViT-B-32", "ViT-B-32 bf16")
 ASSEMBLE = Path(__file__).parent.parent / "examples" / "assemble_models.py"
 SIZE = 224
 
@@ -211,23 +211,19 @@ def _as_it_comes(config: "ScoreConfig") -> "Encoders":
 
 def _kept(config: "ScoreConfig") -> "Encoders":
     """Returns what encodes a batch of images, and captions, as the score stage does."""
-    from scoring.clip.scorer import ClipScorer, encode_in_parts
+    from scoring.clip.scorer import ClipScorer
 
     scorer = ClipScorer(config)
-
-    def images(pixels: "torch.Tensor") -> Any:
-        return encode_in_parts(scorer._image_features, pixels, scorer.fitted_batch_size)
-
-    return images, scorer.encode_captions
+    return scorer.encode_pixels, scorer.encode_captions
 
 
 def _captions(count: int) -> list[str]:
     import numpy as np
 
-    from benchmarks.score import WORDS
+    from benchmarks.made_up import caption
 
     rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(WORDS, rng.integers(3, 21))) for _ in range(count)]
+    return [caption(rng) for _ in range(count)]
 
 
 def _timed(work: Callable[[], Any], times: int, rows: int) -> dict[str, float]:

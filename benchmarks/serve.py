@@ -1,7 +1,8 @@
 """What batching brings a server: 1, 4 and 16 clients, answered together and one at a time.
 
-python benchmarks/serve.py --quick                 # a tiny random model
-python benchmarks/serve.py --model runs/stage2/model --clients 1 4 16
+    python benchmarks/serve.py --quick                 # a tiny random model
+    python benchmarks/serve.py --model runs/stage2/model --clients 1 4 16
+    python benchmarks/serve.py --model runs/stage2/model --save   # benchmarks/results/serve.json
 
 Each client asks again and again about a picture, and all ask the same number of questions in all.
 Both servers run in this process, one after the other, with the same model and the same questions,
@@ -14,18 +15,21 @@ import base64
 import io
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import Table, add_save_option, show_table
 from training.parts import Assembled, load_to_answer
 from training.serve.commands import Limits, Serve
 from training.serve.run import Server, listen
@@ -42,20 +46,25 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=32, help="in all, for each row")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--quick", action="store_true")
+    add_save_option(parser, "serve")
     arguments = parser.parse_args()
     questions = 16 if arguments.quick else arguments.questions
     parts = load_to_answer(arguments.model) if arguments.model else tiny()
-    table = Table(
-        "clients", "answered", "answers/s", "tokens/s", "median s", "slowest s", "CPU s an answer"
+    columns = (
+        *("clients", "answered", "answers/s", "tokens/s"),
+        *("median, s", "slowest, s", "core seconds an answer"),
     )
+    rows = []
     for batch_size in (1, BATCH):
         with serving(parts, batch_size) as address:
             ask(address, 0, arguments.tokens)
             for clients in arguments.clients:
                 row = measure(address, clients, questions, arguments.tokens)
                 name = "one at a time" if batch_size == 1 else f"in batches of {batch_size}"
-                table.add_row(str(clients), name, *row)
-    Console().print(table)
+                rows.append([str(clients), name, *row])
+                print(", ".join(rows[-1]), flush=True)
+    sizes = {"questions": questions, "tokens": arguments.tokens}
+    show_table(Table(columns, rows), arguments.save, **sizes)
 
 
 @contextmanager

@@ -15,10 +15,29 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.results import read_result
+from benchmarks.results import Table, read_result
 
 DOCS = Path(__file__).parent.parent / "docs"
 MARKED = re.compile(r"(<!-- from benchmarks/results/(\w+)\.json -->\n).*?(<!-- end -->)", re.S)
+
+
+def score_table(figures: dict[str, Any]) -> str:
+    """Returns the rates of scoring end to end, of the bare model and of decoding."""
+    columns = (
+        "| | pairs/s | pairs/s of a core | share of it end to end: by the clock | by core seconds |"
+    )
+    shares = {
+        "bare forward, same tokens": ("same tokens", "by core time"),
+        "bare forward, whole context": ("whole context",),
+    }
+    lines = [columns, "|---|--:|--:|---|---|"]
+    for name, rate in figures["pairs_per_second"].items():
+        found = [figures["shares"][share] for share in shares.get(name, ())]
+        cells = [f"{one['median']:.3f} ({one['least']:.3f} to {one['most']:.3f})" for one in found]
+        of_a_core = figures["pairs_per_core_second"][name]
+        more = " | ".join([*cells, "", ""][:2])
+        lines.append(f"| {name} | {rate:.1f} | {of_a_core:.1f} | {more} |")
+    return "\n".join(lines)
 
 
 def score_memory_table(figures: dict[str, Any]) -> str:
@@ -138,31 +157,41 @@ def start_table(figures: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "score": score_table,
     "score_memory": score_memory_table,
     "score_feed": score_feed_table,
     "fetch_web": web_table,
     "fetch_start": start_table,
     **dict.fromkeys(("fetch_cpu", "fetch_latency", "fetch_mixed"), beside_table),
 }
-"""Name of a result to what makes its table."""
+"""Name of a result to what makes its table; others hold theirs as it was printed."""
+
+LIBRARIES = {"fetch": ("aiohttp",), "score": ("torch", "open_clip_torch")}
+"""Whose versions show in a table, by the first word of a result's name."""
 
 
 def table(name: str) -> str:
     """Returns a table with what its figures were made on, from the stored result."""
     values = read_result(name)
-    machine, versions = values["machine"], values["versions"]
-    figures = values["figures"]
-    sizes = ", ".join(
-        f"{key.replace('_', ' ')} {value:,}"
+    machine, figures = values["machine"], values["figures"]
+    sizes = [
+        f"{key.replace('_', ' ')} {value:,}" if isinstance(value, int | float) else f"{key} {value}"
         for key, value in figures.items()
-        if isinstance(value, int)
-    )
-    made_on = (
-        f"{machine['processor']}, {machine['cores']} cores, "
-        f"load {machine['load_of_the_last_minute']}; "
-        f"{sizes}; torch {versions['torch']}, aiohttp {versions['aiohttp']}."
-    )
-    return f"{TABLES[name](figures)}\n\n{made_on}"
+        if isinstance(value, int | str) or (isinstance(value, float) and name not in TABLES)
+    ]
+    libraries = LIBRARIES.get(name.partition("_")[0], ())
+    parts = [
+        ", ".join([machine["processor"], f"{machine['cores']} cores", _load(machine)]),
+        ", ".join(sizes),
+        ", ".join(f"{library} {values['versions'][library]}" for library in libraries),
+    ]
+    made = TABLES[name](figures) if name in TABLES else Table(**figures["table"])
+    return f"{made}\n\n{'; '.join(part for part in parts if part)}."
+
+
+def _load(machine: dict[str, Any]) -> str:
+    load = machine["load_of_the_last_minute"]
+    return "load not noted" if load is None else f"load {load}"
 
 
 def with_tables(page: str) -> str:

@@ -1,7 +1,8 @@
 """`verify` and `verify --quick` beside plain reading and hashing of the same files.
 
     python benchmarks/verify.py
-    python benchmarks/verify.py --samples 400 --rounds 1   # small
+    python benchmarks/verify.py --save                     # benchmarks/results/verify.json
+    python benchmarks/verify.py --quick                    # does it run at all?
     python benchmarks/verify.py --data DIR                 # a dataset that stands already
 
 The dataset is photographs in a folder of this machine, read, stored and packed without scores. All
@@ -26,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.fetch.server import photographs
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.report import verify
 
 COMMAND = Path(sys.executable).parent / "aligngpt-curate"
@@ -40,7 +42,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=6000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", help="folder of a finished dataset")
+    parser.add_argument("--quick", action="store_true", help="400 samples, one round")
+    add_save_option(parser, "verify")
     options = parser.parse_args()
+    if options.quick:
+        options.samples, options.rounds = 400, 1
     with tempfile.TemporaryDirectory() as folder:
         root = Path(options.data or made(Path(folder), options.samples))
         files = sorted((root / "train").glob("*.*"))
@@ -51,7 +57,10 @@ def main() -> None:
             "verify, one process": lambda: verify_all(root, in_processes=False),
             "verify, a process for each core": lambda: verify_all(root, in_processes=True),
         }
-        measure(sides, size, options.rounds)
+        rows = measure(sides, size, options.rounds)
+    columns = ("", "MB/s by the clock", "MB for a core second", "core seconds, plain hashing = 1")
+    megabytes = round(size / 1e6)
+    show_table(Table(columns, rows), options.save, megabytes=megabytes, rounds=options.rounds)
 
 
 def made(folder: Path, samples: int) -> Path:
@@ -87,8 +96,8 @@ def hash_all(files: list[Path]) -> None:
         list(threads.map(hash_one, files))
 
 
-def measure(sides: dict[str, Callable[[], object]], size: int, rounds: int) -> None:
-    """Prints for each side its rate by the clock and by the time of all cores."""
+def measure(sides: dict[str, Callable[[], object]], size: int, rounds: int) -> list[list[str]]:
+    """Returns for each side its rate by the clock and by the time of all cores."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
@@ -96,15 +105,13 @@ def measure(sides: dict[str, Callable[[], object]], size: int, rounds: int) -> N
             side()
             taken = time.perf_counter() - began, _core_seconds() - spent
             seconds[name].append(taken)
-    print(f"\n{size / 1e6:,.0f} MB, {len(os.sched_getaffinity(0))} cores, {rounds} rounds, medians")
-    print("| | MB/s by the clock | MB for a core second | core seconds, plain hashing = 1 |")
-    print("|---|---|---|---|")
     plain = statistics.median(core for _, core in next(iter(seconds.values())))
+    rows = []
     for name, rounded in seconds.items():
-        clock = statistics.median(clock for clock, _ in rounded)
-        core = statistics.median(core for _, core in rounded)
-        rates = f"{size / 1e6 / clock:,.0f} | {size / 1e6 / core:,.0f} | {core / plain:.2f}"
-        print(f"| {name} | {rates} |")
+        clock, core = (statistics.median(side) for side in zip(*rounded, strict=True))
+        rates = [f"{size / 1e6 / clock:,.0f}", f"{size / 1e6 / core:,.0f}", f"{core / plain:.2f}"]
+        rows.append([name, *rates])
+    return rows
 
 
 def _core_seconds() -> float:

@@ -1,7 +1,6 @@
 """The command `aligngpt-curate`."""
 
 import dataclasses
-import inspect
 import logging
 import os
 import signal
@@ -39,6 +38,7 @@ from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.memory import keep_freed_memory, large_imports
+from schemas.options import parse_options
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.terminal import Console, prepare_output
@@ -133,14 +133,8 @@ def parse(arguments: Sequence[str]) -> Command:
             defaults[part.name] = getattr(base, part.name)
         elif part.default is part.default_factory is dataclasses.MISSING:
             defaults[part.name] = tyro.MISSING
-    parsed: Command = tyro.cli(
-        command,
-        default=command(**defaults),
-        args=rest,
-        prog=f"aligngpt-curate {name}",
-        description=inspect.cleandoc(command.__doc__ or ""),
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    default = command(**defaults)
+    parsed: Command = parse_options(command, rest, f"aligngpt-curate {name}", default)
     return parsed
 
 

@@ -12,6 +12,8 @@ from schemas.errors import ConfigError
 from schemas.stages import Stage
 from scoring.config import DeduplicateConfig, LevelConfig, RecaptionConfig, ScoreConfig
 
+Dataset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -123,7 +125,7 @@ class Retry:
     levels are found over all pairs again, and the train shards are packed anew.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of the dataset, or an fsspec URL."""
     reasons: tuple[str, ...] = ()
     """Reasons to ask again for, such as timed_out; by default all that are retryable."""
@@ -154,7 +156,7 @@ class Select:
     it, with no access to files or the network. The manifest names the dataset that was chosen from.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of a finished dataset, or an fsspec URL."""
     where: str
     """SQL condition; docs/selecting.md has the columns and examples."""
@@ -166,6 +168,9 @@ class Select:
     samples_per_shard: int | None = None
     """Samples in a train shard; as many as before by default."""
 
+    def __post_init__(self) -> None:
+        check_samples_per_shard(self.samples_per_shard)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
@@ -175,7 +180,7 @@ class Merge:
     of the first counts. Scores of different models do not compare: such datasets are refused.
     """
 
-    datasets: Annotated[tuple[str, ...], tyro.conf.Positional]
+    datasets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATASETS")]
     """Folders of finished datasets, or fsspec URLs."""
     out: str
     """Folder of the new dataset, or an fsspec URL. The same command again goes on where it was."""
@@ -187,6 +192,7 @@ class Merge:
     def __post_init__(self) -> None:
         if self.datasets is not tyro.MISSING and len(self.datasets) < 2:
             raise ConfigError("merge takes two datasets or more")
+        check_samples_per_shard(self.samples_per_shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +204,7 @@ class Purge:
     cut.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of a finished dataset, or an fsspec URL."""
     deny_urls: tuple[str, ...] = ()
     """Files of addresses, a line each (also .gz): URLs, or MD5, SHA-1 or SHA-256 of URLs."""
@@ -217,7 +223,7 @@ class Publish:
     Megatron-Energon read. `datasets`, `webdataset`, DuckDB, pandas and polars open it in one line.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of a finished dataset, or an fsspec URL."""
     out: str
     """New folder of the publication, or an fsspec URL. The same command again goes on where it
@@ -237,15 +243,14 @@ class Publish:
     """Samples in a shard; as many as the dataset's shards have by default."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.samples_per_shard, int) and self.samples_per_shard < 1:
-            raise ConfigError(f"--samples-per-shard must be at least 1: {self.samples_per_shard}")
+        check_samples_per_shard(self.samples_per_shard)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
     """Show what is in a dataset: levels, reasons of rejection, sizes, examples."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of the dataset, or an fsspec URL."""
 
 
@@ -300,10 +305,14 @@ class Browse:
     what is shown to `select`. Needs a dataset on this machine; loads nothing from the web.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of the dataset."""
     port: int = 0
     """Port of the page on 127.0.0.1; 0 takes one that is free."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise ConfigError(f"--port must be in 0..65535, got {self.port}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +324,7 @@ class Verify:
     file and row; the exit status is then 1.
     """
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of the dataset, or an fsspec URL."""
     quick: bool = False
     """Check the hashes of the train shards and the counts of the manifest alone."""
@@ -325,7 +334,7 @@ class Verify:
 class Rescore:
     """Compute a sample of the scores again, and report how far they are from the stored ones."""
 
-    dataset: Annotated[str, tyro.conf.Positional]
+    dataset: Dataset
     """Folder of the dataset, or an fsspec URL."""
     sample: int = 1000
     """Pairs to score again."""
@@ -336,6 +345,12 @@ class Rescore:
     itm_trust_remote_code: bool = False
     """Whether the code that the models of itm: signals bring may run, as it did when they were
     made."""
+
+
+def check_samples_per_shard(number: int | None) -> None:
+    """Raises `ConfigError` if there is no such number of samples in a shard."""
+    if number is not None and number < 1:
+        raise ConfigError(f"--samples-per-shard must be at least 1, got {number}")
 
 
 Command = (

@@ -115,7 +115,8 @@ def schema_document() -> str:
     ]
     parts += [
         "## Reasons for rejection\n",
-        f"The closed list, by stage. {', '.join(_silent_stages())} rejects nothing.\n",
+        f"The closed list, by stage. {' and '.join(_silent_stages())} reject nothing. Manifests of "
+        "selections and\nmergers have `not_selected` and `repeated_key` too.\n",
         _table(("reason", "stage", "retryable"), reasons),
         "## Manifest\n",
     ]

@@ -91,6 +91,27 @@ def test_every_command_recipe_and_setting_that_a_page_names_exists(page: str) ->
     assert set(re.findall(r"--[a-z-]+\.[a-z0-9.-]*[a-z0-9]", code)) <= known
 
 
+def tables_of(section: str) -> Iterator[list[str]]:
+    """The cells of each table of a section, without its header and its first column."""
+    for rows in re.findall(r"^\|[-: |]+\|\n((?:\|.*\n)+)", section + "\n", re.M):
+        cells = [cell.strip(" *") for row in rows.splitlines() for cell in row.split("|")[2:]]
+        yield [cell for cell in cells if cell]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_of_figures_are_made_by_a_script_or_say_which_one_prints_them(page: str) -> None:
+    text = PAGES[page]
+    head, *sections = re.split(r"^(?=##+ )", text, flags=re.M)
+    named = r"(?:benchmarks|experiments)[/.]\w|aligngpt-(?:curate|train) [a-z]"
+    if re.search(rf"--write-docs|Written by `(?:{named})", text):  # all of it, by one script
+        return
+    for section in (head, *sections):
+        for cells in tables_of(section):
+            figures = [cell for cell in cells if re.match(r"[-+]?\d", cell)]
+            if len(cells) > 2 and len(figures) * 2 >= len(cells):
+                assert re.search(named, section), f"{section.splitlines()[0]}: {cells[:4]}"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_has_a_page_for_every_module(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -112,6 +112,10 @@ USES = [
     ("transformers", "transformers.modeling_utils", "PreTrainedModel._no_split_modules", None),
     ("torch", "torch", "_assert_async", "training/model/packing/segments.py"),
     *(
+        ("torch", "torch", f"ops.mkldnn.{name}", "scoring/clip/packing.py")
+        for name in ("_linear_pointwise", "_reorder_linear_weight")
+    ),
+    *(
         (
             "uvicorn",
             "uvicorn.protocols.http.h11_impl",

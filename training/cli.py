@@ -15,6 +15,7 @@ from schemas.command_line import print_commands, print_error, value_of
 from schemas.disk import is_out_of_room
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, PeerLost, StorageError
 from schemas.memory import keep_freed_memory, large_imports
+from schemas.options import parse_options
 from schemas.progress import at_work, is_first_process
 from schemas.terminal import Console, prepare_output
 from training.chat.commands import Chat
@@ -57,6 +58,10 @@ class TrainOptions:
     processes: int = 1
     """Training processes on this machine, one for each GPU; torchrun sets its own."""
 
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"--processes must be at least 1, got {self.processes}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainOptions):
@@ -80,7 +85,7 @@ class Finetune(TrainOptions):
 class Import:
     """Turn a checkpoint of AlignGPT, LLaVA-1.5 or llava-hf into a model folder."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """Folder, or name on the Hugging Face hub, with config.json, tokenizer and weights; or of stage
     1, with mm_projector_align.bin or mm_projector.bin, or that file."""
     out: str
@@ -99,7 +104,7 @@ class Import:
 class Export:
     """Write a model folder as others read it: published code, transformers, servers of LLaVA."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder."""
     out: str
     """Folder to write to."""
@@ -190,13 +195,8 @@ def parse(arguments: Sequence[str]) -> Command:
         defaults = {"data": tyro.MISSING, "out": tyro.MISSING, "config": recipe_of(command, rest)}
         if command is Finetune:
             defaults["init"] = tyro.MISSING
-    parsed: Command = tyro.cli(
-        command,
-        default=command(**defaults) if defaults else None,
-        args=rest,
-        prog=f"aligngpt-train {name}",
-        description=command.__doc__,
-    )
+    default = command(**defaults) if defaults else None
+    parsed: Command = parse_options(command, rest, f"aligngpt-train {name}", default)
     return parsed
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.browse.filters import quoted
 from pipeline.dataset.conditions import checked_condition, closed_connection
 from pipeline.dataset.guard import stored_config
+from pipeline.dataset.manifests import refuse_no_folder
 from schemas.columns import kept_fields, signal_fields, with_kept
 from schemas.errors import ConfigError, DatasetError
 from schemas.records import REJECTION_SCHEMA, TRAIN_SCHEMA
@@ -69,12 +70,14 @@ class DatasetRows:
     """The rows of a dataset on this machine; several threads may ask for some.
 
     Raises:
-        DatasetError: if there is none, or nothing of it is packed or rejected yet.
+        ConfigError: if there is no such folder on a disk of this machine.
+        DatasetError: if nothing of a dataset in it is packed or rejected yet.
     """
 
     def __init__(self, root: str) -> None:
         if not is_local(root):
             raise ConfigError(f"browse reads a dataset on this machine: copy {root} first")
+        refuse_no_folder(root)
         self.layout = DatasetLayout(str(Path(local_path(root)).resolve()))
         folder = Path(self.layout.root)
         self.packed = sorted((folder / "train").glob("*.parquet"))

@@ -139,6 +139,8 @@ def _parsed(connection: duckdb.DuckDBPyConnection, text: str, flag: str) -> dict
     What closes a bracket that it did not open is found without brackets around it, what goes on
     behind the condition with them.
     """
+    if not text.strip():
+        raise ConfigError(f'{flag} is empty: give a condition, such as "width >= 256"')
     for query in (f"SELECT 1 FROM {ROWS} WHERE \n{text}\n", f"SELECT (\n{text}\n)"):
         row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
         found: dict[str, Any] = json.loads(row[0]) if row else {}
@@ -236,8 +238,9 @@ def _lambda_names(tree: Any) -> Iterator[str]:
 
 
 def _refusal(text: str, schema: pa.Schema, error: duckdb.Error, flag: str) -> ConfigError:
-    said = str(error).splitlines()[0]
+    said = str(error).splitlines()[0].rstrip(".!")
     return ConfigError(
         f"{flag} {text!r} cannot be computed: {said}. The columns are "
-        f"{', '.join(schema.names)}; text that may be no number takes try_cast"
+        f"{', '.join(schema.names)}; a text stands in single quotes; one that may be no number "
+        "takes try_cast"
     )

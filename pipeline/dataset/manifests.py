@@ -2,20 +2,28 @@
 
 import hashlib
 
-from schemas.errors import DatasetError
+from schemas.errors import ConfigError, DatasetError
 from schemas.manifest import Manifest
 from schemas.shards import DatasetLayout
-from schemas.storage import exists, read_bytes
+from schemas.storage import exists, is_folder, is_local, read_bytes
+
+
+def refuse_no_folder(root: str) -> None:
+    """Raises `ConfigError` unless a folder is where a dataset is said to be."""
+    if not exists(root):
+        raise ConfigError(f"there is no folder {root}")
+    if is_local(root) and not is_folder(root):
+        raise ConfigError(f"{root} is a file: give the folder of a dataset")
 
 
 def read_manifest(layout: DatasetLayout) -> Manifest:
     """Returns the manifest of a dataset.
 
     Raises:
-        DatasetError: if there is none, or of another schema version.
+        ConfigError: if there is no such folder.
+        DatasetError: if it holds no manifest, or one of another schema version.
     """
-    if not exists(layout.root):
-        raise DatasetError(f"there is no folder {layout.root}")
+    refuse_no_folder(layout.root)
     if not exists(layout.manifest):
         raise DatasetError(f"{layout.root} has no manifest.json: run `report` or `curate` first")
     return Manifest.from_json(read_bytes(layout.manifest).decode())

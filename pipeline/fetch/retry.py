@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.config import CurationConfig, FetchConfig
 from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.guard import config_from_json, config_path, has_output, stored_config
+from pipeline.dataset.manifests import refuse_no_folder
 from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons
 from pipeline.dataset.tars import read_members
@@ -112,13 +113,14 @@ def retry_settings(root: str, reasons: Sequence[str]) -> dict[str, Any]:
     """Returns what a retry asks of the job: the stages that the dataset has gone through.
 
     Raises:
-        ConfigError: if a reason is none that can be asked again for.
-        DatasetError: if there is no dataset.
+        ConfigError: if there is no such folder, or a reason is none that can be asked again for.
+        DatasetError: if the folder holds no dataset.
     """
+    refuse_no_folder(root)
     layout = DatasetLayout(root)
     stored = stored_config(layout)
     if stored is None:
-        raise DatasetError(f"{root} is no dataset of ours: it has no {config_path(layout)}")
+        raise DatasetError(f"{root} is no dataset: it has no {config_path(layout)}")
     config = config_from_json(stored)
     return {
         "root": root,

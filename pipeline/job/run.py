@@ -56,7 +56,7 @@ from schemas.memory import large_imports
 from schemas.progress import at_work
 from schemas.shards import DatasetLayout
 from schemas.stages import Stage
-from schemas.storage import exists, is_local, list_files, local_path, read_json
+from schemas.storage import exists, is_folder, is_local, list_files, local_path, read_json
 from schemas.terminal import Console
 from scoring.devices import require_device
 from scoring.signals.names import parse_signals
@@ -156,7 +156,9 @@ def run_job(job: Job, console: Console) -> Manifest | None:
 
 
 def _refuse_without_dataset(job: Job, layout: DatasetLayout) -> None:
-    """Raises `DatasetError` if a job is to go on with a dataset that is not there."""
+    """Raises what is wrong where a job is to go on with a dataset that is not there."""
+    if is_local(layout.root) and exists(layout.root) and not is_folder(layout.root):
+        raise ConfigError(f"--out {layout.root} is a file: give a folder")
     if Stage.READ not in job.stages and not exists(layout.root):
         raise DatasetError(f"there is no folder {layout.root}: run `read` or `curate` first")
     if not job.stages and not exists(config_path(layout)):
@@ -169,7 +171,7 @@ def refuse_job_passwords(job: Job) -> None:
 
 
 def _print_warning(manifest: Manifest | None, console: Console) -> None:
-    """Says so where score or signals hardly tell the pairs from exchanged ones."""
+    """Says so where score, signals or captions by a model hardly tell anything of the pairs."""
     for warning in () if manifest is None else manifest.warnings:
         console.print(warning, style="yellow", highlight=False, markup=False)
 
@@ -215,9 +217,11 @@ def check_stages(job: Job, *, runs_here: bool) -> None:
     Raises:
         ConfigError: if the model cannot be loaded, old edges do not fit, a GPU is not there, or the
             folder was made from other datasets.
-        DatasetError: if old edges cannot be read.
+        DatasetError: if old edges cannot be read, or the stage before has not done all shards.
     """
     check_levels(job)
+    if job.stages and job.stages[0] is not Stage.READ:
+        shards_before(DatasetLayout(job.root), job.stages[0])  # before a model is downloaded
     if Stage.DEDUPLICATE in job.stages and runs_here:
         require_device(job.config.deduplicate.device, "deduplicate.device")
     if Stage.SCORE in job.stages:

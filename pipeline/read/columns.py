@@ -63,11 +63,13 @@ def map_columns(path: str, found: list[str], config: ReadConfig, is_certain: boo
             )
     if columns.conversations is None:
         for column, flag in ((columns.url, "url_column"), (columns.caption, "caption_column")):
+            if column is None and not found:
+                raise ConfigError(f"{path} is empty: it has neither columns nor rows")
             if column is None:
                 hint = "" if is_certain else ", or read.column_names if the file has no header line"
                 raise ConfigError(
                     f"{path} has no column {getattr(config, flag)!r}: it has "
-                    f"{', '.join(found) or 'none'}; set read.{flag} to one of them{hint}"
+                    f"{', '.join(found)}; set read.{flag} to one of them{hint}"
                 )
     return columns
 

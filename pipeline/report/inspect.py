@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.dataset.derivation import read_derivation
+from pipeline.dataset.manifests import refuse_no_folder
 from pipeline.report.balance import count_stages, count_truncated_captions, stage_tables
 from pipeline.report.contents import Contents, LevelContents, read_contents
 from pipeline.report.controls import Controls, read_controls
@@ -32,9 +33,11 @@ def inspect_dataset(root: str, console: Console | None = None) -> None:
     """Prints what a dataset holds, from its Parquet files alone.
 
     Raises:
-        DatasetError: if there is no dataset at `root`.
+        ConfigError: if there is no such folder.
+        DatasetError: if it holds no dataset.
     """
     console = console or Console()
+    refuse_no_folder(root)
     layout = DatasetLayout(root)
     derivation = read_derivation(layout)
     stages = count_stages(layout) if derivation is None else derivation.stages

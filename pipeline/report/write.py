@@ -60,7 +60,7 @@ DECIDING_PACKAGES = (
 """Whose version can show in the bytes of a dataset."""
 
 HINTS = {
-    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names ports other than 80 and 443",
+    RejectReason.FORBIDDEN_PORT.value: "fetch.allow_ports names all ports that may be reached",
     RejectReason.FORBIDDEN_ADDRESS.value: "fetch.allow_networks opens private networks",
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
     RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
@@ -182,7 +182,8 @@ def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str,
     """
     stages = count_stages(layout)
     if not stages:
-        raise DatasetError(f"{layout.root} holds no dataset: run `curate` first")
+        hint = "the input has no rows. Mend it and run again with --redo read"
+        raise DatasetError(f"{layout.root} has no pairs: {hint}")
     refuse_nothing_kept(layout, stages)
     missing = [stage.value for stage in config.stages if stage.value not in stages]
     if stages[Stage.READ.value].kept and missing:

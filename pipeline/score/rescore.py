@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.dataset.captions import caption_choices
+from pipeline.dataset.manifests import refuse_no_folder
 from pipeline.dataset.tars import read_images
 from pipeline.score.looks import COSINE_TOLERANCES
 from pipeline.score.shard import Provenance, read_provenance
@@ -115,15 +116,16 @@ def rescore_dataset(
     Raises:
         DatasetError: if no pair is scored, the model is not the one that made the scores, or what
             they were made from is missing or damaged.
-        ConfigError: if the model cannot be loaded.
+        ConfigError: if there is no such folder, or the model cannot be loaded.
     """
     if sample < 1:
         raise DatasetError(f"a sample has at least 1 row, got {sample}")
+    refuse_no_folder(root)
     layout = DatasetLayout(root)
     paths = list_files(layout.folder(Stage.SCORE), ".parquet")
     shards = [int(path.rsplit("/", 1)[-1].split(".")[0]) for path in paths]
     if not shards:
-        raise DatasetError(f"{root} holds no scores: score it first")
+        raise DatasetError(f"{root} holds no scores: run `score` first")
     rows_of = _sample_rows(layout, shards, sample)
     if not rows_of:
         raise DatasetError(f"{root} holds no scored pair to score again: all its shards are empty")

@@ -40,7 +40,7 @@ LIBRARIES = (
 """Whose version can move a score, within rounding."""
 
 
-OF_THE_RUN = ("device", "arithmetic", "memory_format", "folded_norms")
+OF_THE_RUN = ("device", "arithmetic", "memory_format", "folded_norms", "packed_linears")
 """What an identity says of how a model ran, which moves a score within rounding, too."""
 
 

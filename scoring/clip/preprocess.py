@@ -132,14 +132,14 @@ def _rows_of(top: int, bottom: int, height: int, whole_height: int) -> tuple[int
 
 def _as_image(source: ImageSource) -> Image.Image:
     if isinstance(source, bytes):
-        pixels = _jpeg_pixels(source)
+        pixels = jpeg_pixels(source)
         return Image.open(io.BytesIO(source)) if pixels is None else Image.fromarray(pixels)
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     return source
 
 
-def _jpeg_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
+def jpeg_pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
     """Returns the pixels of a usual JPEG, decoded without Pillow's detours; None of any other."""
     if not data.startswith(JPEG_START):
         return None

@@ -20,8 +20,9 @@ from scoring.clip.captions import PROBE_CAPTIONS, CaptionTokenizer, Tokens
 from scoring.clip.checkpoints import Checkpoint, ModelIdentity, identify, resolve_checkpoint
 from scoring.clip.folding import fold_norms
 from scoring.clip.loading import fast_memory_format, input_dtype, load_model, load_tokenizer
+from scoring.clip.packing import pack_linears
 from scoring.clip.preprocess import ImagePreprocessor, ImageSource, load_batches
-from scoring.clip.text_tower import TextTower
+from scoring.clip.text_tower import TextTower, length_step
 from scoring.clip.timing import ScoringTime, Stopwatch
 from scoring.config import ScoreConfig
 from scoring.devices import (
@@ -74,7 +75,7 @@ class ClipScorer:
         self.config = config
         self.device = claim_device(config.device)
         tokenizer = load_tokenizer(checkpoint, config)
-        self._captions = CaptionTokenizer(tokenizer, config.prompt_template)
+        self.tokenizer = CaptionTokenizer(tokenizer, config.prompt_template)
         self.preprocessor = ImagePreprocessor(checkpoint.preprocessing)
         self.model, arithmetic = load_model(checkpoint, config, self.device)
         visual: Any = self.model.visual
@@ -82,18 +83,21 @@ class ClipScorer:
         folded = fold_norms(visual) if is_exact else 0
         self._memory_format = fast_memory_format(self.device)
         self.model.to(memory_format=self._memory_format)
-        self._text_tower = TextTower(self.model, tokenizer)
-        self._encode_image = _image_encoder(self.model, config)
+        is_packable = self.device.type == "cpu" and not config.compile_model
+        packed = pack_linears(self.model) if is_packable else 0
+        self.text_tower = TextTower(self.model, tokenizer, length_step(self.device))
+        self.image_tower = _image_encoder(self.model, config)
         self._dtype = input_dtype(arithmetic)
         self._embedding_width = int(checkpoint.architecture["embed_dim"])
         self._lock = threading.Lock()
         self._image_batch = images_at_once(config, self.device)
         self._text_batch = config.batch_size
         self.identity: ModelIdentity = {
-            **_identity(checkpoint, config, self._captions),
+            **_identity(checkpoint, config, self.tokenizer),
             "arithmetic": arithmetic,
             "memory_format": str(self._memory_format).removeprefix("torch."),
             "folded_norms": str(folded),
+            "packed_linears": str(packed),
             "device": describe_device(self.device),
         }
 
@@ -123,7 +127,7 @@ class ClipScorer:
         took = ScoringTime()
         owner = np.repeat(np.arange(len(choices)), [len(texts) for texts in choices])
         with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            tokens = pool.submit(self._captions, [text for texts in choices for text in texts])
+            tokens = pool.submit(self.tokenizer, [text for texts in choices for text in texts])
             image_embedding = self.encode_images(images, on_batch, took)
             text_embedding = self._encode_tokens(tokens.result(), took)
         if len(image_embedding) != len(captions):
@@ -145,7 +149,7 @@ class ClipScorer:
         self, captions: Sequence[str]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Returns the captions' embeddings (n, embed_dim) and whether each was truncated."""
-        tokens = self._captions(captions)
+        tokens = self.tokenizer(captions)
         return self._encode_tokens(tokens), tokens.is_truncated
 
     def _encode_tokens(
@@ -160,7 +164,7 @@ class ClipScorer:
         order = np.argsort(tokens.lengths, kind="stable")
         for start in range(0, len(order), self.config.batch_size):
             rows = order[start : start + self.config.batch_size]
-            ids = self._text_tower.trim(tokens.ids[torch.from_numpy(rows)], tokens.lengths[rows])
+            ids = self.text_tower.trim(tokens.ids[torch.from_numpy(rows)], tokens.lengths[rows])
             with self._lock:
                 features, self._text_batch = encode_in_parts(
                     self._text_features, ids, self._text_batch
@@ -207,9 +211,7 @@ class ClipScorer:
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing))  # rows are independent
             with self._lock:
                 watch = Stopwatch(self.device)
-                features, self._image_batch = encode_in_parts(
-                    self._image_features, pixels, self._image_batch
-                )
+                features = self.encode_pixels(pixels)
                 watch.stop()
             running.append(watch)
             if len(running) > BATCHES_IN_FLIGHT or self.device.type != "cuda":
@@ -220,20 +222,34 @@ class ClipScorer:
                 on_batch(done)
         took.model += sum(watch.seconds() for watch in running)
 
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns unit image embeddings (B, D) of a batch of images made ready, on the device.
+
+        Args:
+            pixels: uint8 (B, height, width, 3), as `preprocessor` has them.
+        """
+        features, self._image_batch = encode_in_parts(
+            self._image_features, pixels, self._image_batch
+        )
+        return features
+
+    def model_input(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Returns uint8 pixels (B, height, width, 3) as the image tower takes them."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        return self.preprocessor.normalize(pixels, self._memory_format).to(self._dtype)
+
     @torch.inference_mode()
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Returns unit image embeddings (B, D) of pixels (B, height, width, 3)."""
         torch.set_num_threads(self.config.threads)
-        pixels = pixels.to(self.device, non_blocking=True)
-        batch = self.preprocessor.normalize(pixels, self._memory_format)
-        features = self._encode_image(batch.to(self._dtype))
+        features = self.image_tower(self.model_input(pixels))
         return F.normalize(features.float(), dim=-1)
 
     @torch.inference_mode()
     def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
         """Returns unit text embeddings (B, D) of token ids (B, L)."""
         torch.set_num_threads(self.config.threads)
-        features = self._text_tower.encode(ids.to(self.device, non_blocking=True))
+        features = self.text_tower.encode(ids.to(self.device, non_blocking=True))
         return F.normalize(features.float(), dim=-1)
 
 

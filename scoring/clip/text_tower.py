@@ -11,8 +11,16 @@ from open_clip.transformer import TextTransformer, text_global_pool
 
 from scoring.clip.captions import pads_on_the_right
 
-TRIM_MULTIPLE = 8
-"""Batches are cut to a multiple of this many tokens, so that few shapes occur."""
+GPU_LENGTH_STEP = 8
+"""Batches on a GPU are cut to a multiple of this many tokens, so that few shapes occur."""
+
+
+def length_step(device: torch.device) -> int:
+    """Returns what number of tokens batches are cut to a multiple of.
+
+    To a processor one shape is as good as another.
+    """
+    return 1 if device.type == "cpu" else GPU_LENGTH_STEP
 
 
 class TextTower:
@@ -23,8 +31,9 @@ class TextTower:
     its longest caption; every other tower sees its whole context.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, step: int) -> None:
         self._model: Any = model
+        self._step = step
         self._causal = _causal_tower(model) if pads_on_the_right(tokenizer) else None
         self._is_masked = pads_on_the_right(tokenizer) and _masks_padding(model, tokenizer)
 
@@ -38,7 +47,7 @@ class TextTower:
         if not self.can_trim:
             return ids
         longest = int(lengths.max())
-        return ids[:, : -(-longest // TRIM_MULTIPLE) * TRIM_MULTIPLE]
+        return ids[:, : -(-longest // self._step) * self._step]
 
     def encode(self, ids: torch.Tensor) -> torch.Tensor:
         """Returns the captions' features (B, D), not normalized, of ids (B, L)."""

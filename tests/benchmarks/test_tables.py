@@ -1,5 +1,6 @@
 """The tables of the docs are what the stored results of the benchmarks give."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -63,6 +64,25 @@ def test_a_result_says_what_it_was_made_on_and_its_table_is_put_between_the_mark
     assert "| ours, share of the lowest bound | | 0.71 | | | |" in made
     assert made.startswith("# A page\n\n<!-- from") and made.endswith("<!-- end -->\n\nmore\n")
     assert tables.with_tables(made) == made
+
+
+def test_a_table_that_a_script_printed_is_put_between_its_marks_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    parser = argparse.ArgumentParser()
+    results.add_save_option(parser, "hosts")
+    table = results.Table(("host", "requests/s"), [["slow", "2.07"], ["fast", "23.5"]])
+    results.show_table(table, parser.parse_args([]).save, workers=100)
+    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    assert printed == ("\n| host | requests/s |\n| --- | --- |\n| slow | 2.07 |\n| fast | 23.5 |\n")
+    for words, name in ((["--save"], "hosts"), (["--save", "hosts_ray"], "hosts_ray")):
+        save = parser.parse_args(words).save
+        results.show_table(table, save, runner="ray", workers=1000, latency_seconds=0.1)
+        made = tables.with_tables(f"<!-- from benchmarks/results/{name}.json -->\n<!-- end -->")
+        assert printed.strip() in made
+        assert "; runner ray, workers 1,000, latency seconds 0.1." in made
 
 
 def test_what_is_run_in_one_go_is_there_and_knows_a_quick_way() -> None:

@@ -142,12 +142,24 @@ def test_every_configuration_that_cannot_be_parsed_is_an_error_of_the_command_li
         parse(["--out"])
 
 
-@pytest.mark.parametrize("command", [["pack", "--out"], ["report", "--out"], ["verify"]])
-def test_a_folder_that_is_not_there_is_said_to_be_and_not_made(command, tmp_path, capsys):
-    folder = tmp_path / "nosuch"
-    assert run([*command, str(folder)]) != 0
+@pytest.mark.parametrize(
+    "command",
+    [["pack", "--out"], ["report", "--out"], ["verify"], ["inspect"], ["retry"], ["rescore"]],
+)
+def test_a_folder_that_is_not_there_or_a_file_is_said_to_be_and_not_made(command, tmp_path, capsys):
+    folder, file = tmp_path / "nosuch", tmp_path / "pairs.tsv"
+    assert run([*command, str(folder)]) == 2
     assert f"there is no folder {folder}" in capsys.readouterr().err
     assert not folder.exists()
+    file.touch()
+    assert run([*command, str(file)]) == 2
+    assert f"{file} is a file: give" in capsys.readouterr().err
+
+
+def test_scoring_looks_for_pairs_before_it_looks_for_a_model(tmp_path, capsys):
+    words = ["score", "--out", str(tmp_path), "--score.model", "local-dir:nowhere"]
+    assert run(words) == 2
+    assert f"{tmp_path} has no pairs" in capsys.readouterr().err
 
 
 def test_a_report_of_a_folder_that_is_no_dataset_leaves_it_as_it_is(tmp_path, capsys):

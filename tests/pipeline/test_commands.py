@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.commands import COMMANDS, Fetch, Merge, Plan, Publish, RunOptions
+from pipeline.commands import COMMANDS, Browse, Fetch, Merge, Plan, Publish, RunOptions, Select
 from schemas.errors import ConfigError
 from schemas.stages import Stage
 
@@ -13,10 +13,25 @@ def test_a_merger_takes_two_datasets_or_more():
         Merge(datasets=("a",), out="c")
 
 
-def test_a_publication_has_samples_in_its_shards():
-    Publish(dataset="a", out="b", samples_per_shard=1)
-    with pytest.raises(ConfigError, match="--samples-per-shard must be at least 1: 0"):
-        Publish(dataset="a", out="b", samples_per_shard=0)
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (Publish, {"dataset": "a"}),
+        (Select, {"dataset": "a", "where": "true"}),
+        (Merge, {"datasets": ("a", "b")}),
+    ],
+)
+def test_what_is_written_anew_has_samples_in_its_shards(command, options):
+    command(**options, out="c", samples_per_shard=1)
+    with pytest.raises(ConfigError, match="--samples-per-shard must be at least 1, got 0"):
+        command(**options, out="c", samples_per_shard=0)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_page_needs_a_port_that_there_is(port):
+    Browse(dataset="a", port=65_535)
+    with pytest.raises(ConfigError, match=rf"--port must be in 0\.\.65535, got {port}"):
+        Browse(dataset="a", port=port)
 
 
 @pytest.mark.parametrize(

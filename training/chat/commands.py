@@ -12,11 +12,11 @@ from training.config import SampleForm
 class Chat:
     """Ask a model about a picture; without a prompt, in turns at the terminal.
 
-    At the terminal, /help lists what can be done beside asking. Without one, each line that is read
-    is a question, and answers alone are printed.
+    At a terminal, /help lists what can be done beside asking. Elsewhere each line that is read is a
+    question, and answers alone are printed.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder."""
     image: tuple[str, ...] = ()
     """Picture to talk about, or several, in their order."""

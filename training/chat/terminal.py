@@ -60,7 +60,8 @@ def load_picture(path: str) -> Image.Image:
         ConfigError: if it is not there or no picture.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"there is no file {path}: give a picture with --image")
+        problem = f"{path} is a folder" if Path(path).is_dir() else f"there is no file {path}"
+        raise ConfigError(f"{problem}: give a picture with --image")
     try:
         picture = Image.open(path)
         picture.load()

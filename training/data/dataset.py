@@ -27,6 +27,9 @@ from training.data.mapped import (
 )
 from training.data.rows import HASHES, ROWS_VERSION, MappedRows, bytes_of_copy, write_rows
 
+LOOKED_AT = 100
+"""Samples of a folder by which it is told whether it is one of text alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSample:
@@ -138,14 +141,30 @@ class TrainDataset:
         for _, samples in pieces_of(self.by_key):
             yield from samples[is_wanted[samples]].tolist()
 
-    def check_levels(self, num_levels: int) -> None:
-        """Raises ConfigError if a model of so many levels has no vector for some of these."""
+    def check_levels(self, num_levels: int, *, are_told: bool) -> None:
+        """Raises ConfigError if a model of so many levels has no vector for some of these.
+
+        Args:
+            are_told: whether the model is told the level of each picture, as in stage 1.
+        """
+        starts = self._ends - self.sizes
+        for folder, rows, start in zip(self.folders, self._rows, starts.tolist(), strict=True):
+            if are_told and not rows.levels.any() and self._has_pictures(start, len(rows)):
+                raise ConfigError(
+                    f"{folder} has no alignment levels, and of each picture with a caption the "
+                    "model is told its level: curate the data with the level stage, or train with "
+                    "model.alignment_mode none"
+                )
         if self.highest_level > num_levels:
             raise ConfigError(
                 f"{', '.join(self.folders)}: alignment levels up to {self.highest_level}, but the "
                 f"model has {num_levels}: train one with --model.num-levels {self.highest_level}, "
                 f"or cut the levels anew with levels.num_levels {num_levels}"
             )
+
+    def _has_pictures(self, start: int, samples: int) -> bool:
+        """Returns whether one of the first samples of a folder has a picture."""
+        return any(self[start + n].num_images for n in range(min(samples, LOOKED_AT)))
 
     def is_held_out(self, ratio: float) -> np.ndarray:
         """Returns (samples,) whether each sample is in the held-out share.

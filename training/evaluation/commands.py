@@ -49,7 +49,7 @@ class Evaluate:
     scripts do; without, its loss on the datasets in --data is printed.
     """
 
-    model: Annotated[str, tyro.conf.Positional] = ""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = ""
     """Model folder."""
     list: bool = False
     """Show every benchmark with its files, split, metric and where to get it, and do nothing."""
@@ -112,7 +112,7 @@ class Evaluate:
 class Score:
     """Score an answer file of a benchmark, this program's or LLaVA's."""
 
-    benchmark: Annotated[str, tyro.conf.Positional]
+    benchmark: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BENCHMARK")]
     """Benchmark: pope, mme, … (`aligngpt-train evaluate --list` names them)."""
     data: str
     """Folder with the benchmark's files, or with a folder for each benchmark."""
@@ -133,9 +133,9 @@ class Score:
 class Compare:
     """Compare two models' answers to the same questions: differences, intervals, McNemar's test."""
 
-    first: Annotated[str, tyro.conf.Positional]
+    first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
     """Folder of an evaluation (--out), or an answer file."""
-    second: Annotated[str, tyro.conf.Positional]
+    second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
     """Another one."""
     data: str
     """Folder with the benchmarks' files."""

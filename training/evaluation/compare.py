@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy.stats import binomtest
 
@@ -126,10 +127,13 @@ def print_comparison(command: Compare) -> None:
         value = {one.benchmark.name: one.to_json() for one in found}
         print(json.dumps(value))  # noqa: T201
         return
-    table = Table(title=f"{command.second} against {command.first}", title_justify="left")
+    title = f"{command.second} against {command.first}"
+    # Eight columns, whose words are to stand whole in 80 letters.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     head = ("benchmark", "first", "second", "difference", "95 % interval", "only first right")
     for number, name in enumerate((*head, "only second right", "p (McNemar)")):
-        table.add_column(name, justify="right" if number else "left")
+        longest = max(map(len, name.split()))
+        table.add_column(name, justify="right" if number else "left", min_width=longest)
     for one in found:
         table.add_row(*cells(one))
     Console(highlight=False).print(table)

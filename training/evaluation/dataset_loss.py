@@ -56,7 +56,8 @@ def dataset_loss(
     check_told_levels(parts.model.config, told_levels)
     config = replace(DataConfig(), form=form, tokens_per_sequence=tokens_per_sequence)
     dataset = TrainDataset(data)
-    dataset.check_levels(parts.model.config.num_levels)
+    are_told = form == "caption" and parts.model.config.has_align_token
+    dataset.check_levels(parts.model.config.num_levels, are_told=are_told)
     encoder = parts.encoder(config)
     lengths = measure_lengths(dataset, encoder, show_progress("tokenising", is_active=True))
     chosen = dataset.by_key[: samples or None].tolist()

@@ -104,7 +104,8 @@ def write_submission(chosen: Benchmark, command: Score) -> None:
 def print_table(scored: Scored) -> None:
     """Prints a result, and what must be known of it."""
     chosen = scored.benchmark
-    table = Table(title=f"{chosen.title}: {chosen.metric}", title_justify="left")
+    title = f"{chosen.title}: {chosen.metric}"
+    table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("score", f"[bold]{scored.score:.2f}")

@@ -49,6 +49,8 @@ def read_answers(path: str) -> AnswerFile:
     Raises:
         ConfigError: if there is no such file, or nothing in it.
     """
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder: give its file of answers with --predictions")
     if not Path(path).is_file():
         raise ConfigError(f"there is no file {path}: give the answers with --predictions")
     rows: list[dict[str, Any]] = []

@@ -57,7 +57,7 @@ def build(folder: RunFolder) -> Run:
     check_wandb(config.wandb_project)
     torch.manual_seed(config.seed)
     dataset = together(lambda: TrainDataset(data, folder.rows))
-    dataset.check_levels(config.model.num_levels)
+    dataset.check_levels(config.model.num_levels, are_told=config.tells_levels)
     parts = assemble(config, init)
     check_part_rates(parts.model, config)
     with at_work("trying out attention"):
@@ -281,7 +281,7 @@ def _held_out(
     if config.data.validation_data:
         kept = dataset.kept
         dataset = together(lambda: TrainDataset(config.data.validation_data, kept))
-        dataset.check_levels(config.model.num_levels)
+        dataset.check_levels(config.model.num_levels, are_told=config.tells_levels)
         lengths = _lengths(dataset, encoder, is_first)
         is_present = lengths.tokens > 0
     chosen = list(islice(dataset.first_by_key(is_present), config.data.validation_samples))

@@ -47,7 +47,7 @@ class Serve:
     Programs ask http://HOST:PORT/v1 as they ask OpenAI's; people open http://HOST:PORT/.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder."""
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0 for all of this machine's, which needs a key."""

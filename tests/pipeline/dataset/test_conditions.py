@@ -57,7 +57,7 @@ def test_a_condition_knows_the_columns_that_it_reads():
     ("text", "message"),
     [
         ("width >", "no SQL condition"),
-        ("", "no SQL condition"),
+        ("", "--where is empty"),
         ("width > 3; DROP TABLE samples", "no SQL condition"),
         ("width = 1) OR (1 = 1", "no SQL condition"),
         ("width > 3 ORDER BY 1", "no SQL condition"),

@@ -65,7 +65,7 @@ def test_a_selection_and_a_folder_without_a_dataset_are_refused(curated, tmp_pat
     make_selection(selection, str(tmp_path / "chosen"), quiet_console())
     with pytest.raises(ConfigError, match="was made from other datasets"):
         rates_of(str(tmp_path / "chosen"))
-    with pytest.raises(DatasetError):
+    with pytest.raises(ConfigError, match="there is no folder"):
         rates_of(str(tmp_path / "nothing"))
 
 

@@ -71,6 +71,8 @@ def test_a_name_that_was_asked_for_is_the_only_one_looked_for() -> None:
     assert (columns.url, columns.caption) == (None, "What")
     with pytest.raises(ConfigError, match="has no column 'where': it has url, caption, What; set"):
         map_columns("in.csv", ["url", "caption", "What"], config, is_certain=True)
+    with pytest.raises(ConfigError, match=r"in\.csv is empty"):
+        map_columns("in.csv", [], config, is_certain=False)
 
 
 def test_paths_name_images_beside_conversations_and_where_a_folder_is_given() -> None:

@@ -161,7 +161,7 @@ def test_an_unfinished_dataset_gets_no_report(tmp_path):
     shutil.rmtree(tmp_path / "rejected" / "level")
     with pytest.raises(DatasetError, match="run `level` first"):
         write_report(layout, config)
-    with pytest.raises(DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="has no pairs: the input has no rows"):
         write_report(DatasetLayout(str(tmp_path / "nothing")), config)
 
 

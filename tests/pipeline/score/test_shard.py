@@ -103,14 +103,14 @@ def test_scores_say_how_many_images_fitted_into_memory_at_once(
 ) -> None:
     layout, config = DatasetLayout(str(tmp_path)), tiny_clip.score_config(batch_size=8)
     scorer = ClipScorer(config)
-    encode = scorer._encode_image
+    encode = scorer.image_tower
 
     def encode_two(images: torch.Tensor) -> torch.Tensor:
         if len(images) > 2:
             raise torch.OutOfMemoryError("memory for two images")
         return encode(images)
 
-    monkeypatch.setattr(scorer, "_encode_image", encode_two)
+    monkeypatch.setattr(scorer, "image_tower", encode_two)
     monkeypatch.setattr("scoring.clip.scorer.shared_scorer", lambda config: scorer)
     make_shard(layout, 0)
     score_shard(layout, 0, config)

@@ -223,7 +223,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(parent, turns
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds what is not of a dataset"):
         make(tmp_path / "mine", parent, where="true")
-    with pytest.raises(DatasetError, match="there is no folder"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         make(tmp_path / "out", tmp_path / "nowhere", where="true")
 
 

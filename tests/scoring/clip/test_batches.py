@@ -149,17 +149,17 @@ def test_text_tower_sees_captions_by_length_in_batches_cut_to_their_longest(
 ) -> None:
     scorer = ClipScorer(tiny_clip.score_config(batch_size=4))
     seen = list[torch.Tensor]()
-    encode = scorer._text_tower.encode
+    encode = scorer.text_tower.encode
 
     def noted(ids: torch.Tensor) -> torch.Tensor:
         seen.append(ids)
         return encode(ids)
 
-    monkeypatch.setattr(scorer._text_tower, "encode", noted)
+    monkeypatch.setattr(scorer.text_tower, "encode", noted)
     words = [13, 1, 9, 2, 14, 1, 3, 10, 1]
     captions = ["a " * count for count in words]
     found, _ = scorer.encode_captions(captions)
-    assert [tuple(ids.shape) for ids in seen] == [(4, 8), (4, 16), (1, 16)]
+    assert [tuple(ids.shape) for ids in seen] == [(4, 4), (4, 15), (1, 16)]
     lengths = [int(count) for ids in seen for count in (ids != 0).sum(dim=1)]
     assert lengths == sorted(count + 2 for count in words)
     alone = [scorer.encode_captions([caption])[0][0] for caption in captions]

@@ -98,7 +98,7 @@ def test_every_kind_of_model_scores_as_open_clip_and_is_trimmed_only_where_it_is
     scorer = ClipScorer(
         ScoreConfig(model=model, device="cpu", threads=1, batch_size=2, precision="fp32")
     )
-    assert scorer._text_tower.can_trim is can_trim
+    assert scorer.text_tower.can_trim is can_trim
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in CAPTIONS]
     scores = scorer.score(images, CAPTIONS)

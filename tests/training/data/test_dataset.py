@@ -52,6 +52,20 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
         TrainDataset([str(tmp_path)])
 
 
+def test_pictures_without_levels_are_refused_where_the_model_is_told_them(
+    make_dataset: Any, caption_dataset: str, conversation_dataset: str, tmp_path: Path
+) -> None:
+    dataset = TrainDataset([caption_dataset, conversation_dataset])
+    dataset.check_levels(4, are_told=False)
+    with pytest.raises(ConfigError, match=f"^{conversation_dataset} has no alignment levels"):
+        dataset.check_levels(4, are_told=True)
+    text = {"url": "a", "caption": "words", "image": None, "level": None}
+    texts = make_dataset(tmp_path / "data", [text])
+    TrainDataset([caption_dataset, texts]).check_levels(4, are_told=True)
+    with pytest.raises(ConfigError, match="alignment levels up to 4, but the model has 2"):
+        TrainDataset([caption_dataset]).check_levels(2, are_told=True)
+
+
 def test_rows_that_the_manifest_does_not_know_are_an_error(
     make_dataset: Any, tmp_path: Path
 ) -> None:

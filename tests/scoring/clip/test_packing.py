@@ -1,0 +1,93 @@
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
+from torch import nn
+
+from scoring.clip.checkpoints import deciding_identity
+from scoring.clip.packing import PackedBlock, can_pack, pack_linears
+from scoring.clip.scorer import ClipScorer
+
+WIDTH, HEADS, TOKENS = 32, 4, 7
+HERE = pytest.mark.skipif(not can_pack(torch.float32), reason="not a processor it was measured on")
+
+
+def block_of(activation: type[nn.Module] = nn.GELU, **settings: Any) -> ResidualAttentionBlock:
+    torch.manual_seed(0)
+    block = ResidualAttentionBlock(WIDTH, HEADS, act_layer=activation, **settings)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return block.eval().requires_grad_(False)
+
+
+@HERE
+@pytest.mark.parametrize("masks", [0, 1, 3 * HEADS])
+@pytest.mark.parametrize("activation", [nn.GELU, QuickGELU, nn.ReLU])
+def test_a_packed_block_gives_what_the_block_gives(activation: type[nn.Module], masks: int) -> None:
+    tower = nn.Sequential(block_of(activation, ls_init_value=0.5))
+    x = torch.randn(3, TOKENS, WIDTH)
+    causal = torch.full((TOKENS, TOKENS), float("-inf")).triu_(1)
+    each = torch.randn(masks, TOKENS, TOKENS)
+    mask = (None, causal, each + causal)[min(masks, 2)]
+    with torch.inference_mode():
+        expected = tower[0](x, attn_mask=mask)
+        assert pack_linears(tower) == 4
+        found = tower[0](x, attn_mask=mask)
+    assert isinstance(tower[0], PackedBlock)
+    assert tower[0].get_weight_dtype() == torch.float32
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@HERE
+def test_timms_modules_give_what_they_gave_with_packed_layers() -> None:
+    torch.manual_seed(0)
+    attention = Attention(WIDTH, HEADS, qkv_bias=True)
+    mlp = Mlp(WIDTH, 4 * WIDTH, norm_layer=nn.LayerNorm)
+    tower = nn.Sequential(attention, mlp, Mlp(WIDTH, 8, bias=False), Mlp(WIDTH, 8, use_conv=True))
+    tower = tower.eval().requires_grad_(False)
+    x = torch.randn(3, TOKENS, WIDTH)
+    with torch.inference_mode():
+        expected = tower[:3](x)
+        assert pack_linears(tower) == 4
+        found = tower[:3](x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@HERE
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: block_of(is_cross_attention=True),
+        lambda: block_of(batch_first=False),
+        lambda: block_of().double(),
+        lambda: CustomResidualAttentionBlock(WIDTH, HEADS),
+        lambda: type("Derived", (ResidualAttentionBlock,), {})(WIDTH, HEADS),
+    ],
+)
+def test_what_is_not_known_to_the_last_step_stays_as_it_is(
+    made: Callable[[], nn.Module],
+) -> None:
+    block = made()
+    tower = nn.Sequential(block)
+    assert pack_linears(tower) == 0
+    assert tower[0] is block
+
+
+def test_only_processors_that_were_measured_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not can_pack(torch.float32)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not can_pack(torch.bfloat16)
+
+
+@HERE
+def test_scores_say_how_many_layers_are_packed_and_do_not_hang_on_it(tiny_clip: Any) -> None:
+    scorer = ClipScorer(tiny_clip.score_config())
+    assert scorer.identity["packed_linears"] == "16"
+    assert "packed_linears" not in deciding_identity(scorer.identity)
