@@ -273,9 +273,9 @@ class Manifest:
 
     @property
     def warnings(self) -> list[str]:
-        """What to think of levels, score and signals that tell pairs from exchanged ones hardly."""
+        """What to think of levels, score, signals and captions that hardly tell anything."""
         signals = [signal.control for signal in self.signals]
-        controls = [self.level_control, self.score_control, *signals]
+        controls = [self.level_control, self.score_control, *signals, self.recaption]
         found = [control.warning for control in controls if control is not None]
         return [*dict.fromkeys(warning for warning in found if warning is not None)]
 

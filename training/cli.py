@@ -58,6 +58,10 @@ class TrainOptions:
     processes: int = 1
     """Training processes on this machine, one for each GPU; torchrun sets its own."""
 
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"--processes must be at least 1, got {self.processes}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainOptions):

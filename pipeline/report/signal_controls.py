@@ -26,6 +26,7 @@ OF_PICTURE = (
 OF_CAPTION = (
     "not about the pair: it looks at the caption alone, so that with another picture it is the same"
 )
+OF_BEFORE = "no control: it was computed before signals had one; `score` with its name adds it"
 WITHOUT = {
     "head": OF_PICTURE,
     "itm": (
@@ -40,10 +41,8 @@ WITHOUT = {
         "no control: its function says that it cannot be asked of exchanged pairs (has_control), "
         "or it was computed before signals had one; then `score` with its name adds it"
     ),
-    "negclip": (
-        "no control: it was computed before signals had one; `score --score.signals negclip` adds "
-        "it"
-    ),
+    "negclip": OF_BEFORE,
+    "neighbours": OF_BEFORE,
 }
 """Kind of a signal to why it has no control."""
 
