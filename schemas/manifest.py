@@ -279,6 +279,12 @@ class Manifest:
         found = [control.warning for control in controls if control is not None]
         return [*dict.fromkeys(warning for warning in found if warning is not None)]
 
+    @property
+    def handed_on_warnings(self) -> list[str]:
+        """Its own warnings, and of a selection or a merger those of the datasets before it."""
+        before = (warning for parent in self.parents for warning in parent.warnings)
+        return [*dict.fromkeys([*self.warnings, *before])]
+
     def to_json(self) -> str:
         """Returns the manifest as JSON, the same text for the same manifest."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
