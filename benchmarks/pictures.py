@@ -1,6 +1,7 @@
 """What a picture costs to train on, and what is saved: logits at targets, stored features.
 
     python benchmarks/pictures.py
+    python benchmarks/pictures.py --save             # and writes both tables' results
     python benchmarks/pictures.py --demo demo        # the losses of stage 1 with either features
 
 Measured on this machine, in fp32: one pass forward and back through a language model of
@@ -20,8 +21,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import Table, show_table
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 
 TOKENS, TARGETS, TIMES = 512, 40, 3
 GPU_FLOPS = 400e12
@@ -129,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one pass each")
     parser.add_argument("--demo", type=Path, help="folder of a finished demo: compare its losses")
+    parser.add_argument("--save", action="store_true", help="store both tables")
     parser.add_argument("--kept", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.kept:
@@ -137,22 +142,28 @@ def main() -> None:
     if arguments.demo:
         print_nearness(arguments.demo)
         return
-    print("| logits | processor time | peak memory |\n|---|---|---|")
+    rows = []
     for name, kept in (("at all tokens", TOKENS), ("where a target follows", TARGETS)):
         command = [sys.executable, __file__, "--kept", str(kept)]
         command += ["--quick"] if arguments.quick else []
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = json.loads(said)
-        print(f"| {name} | {found['seconds']:.2f} s | {found['peak'] / 1e9:.2f} GB |")
-    print("\n| tower, connector | a picture | LLaVA's 558K | tower, 558K on one GPU |")
-    print("|---|---|---|---|")
+        rows.append([name, f"{found['seconds']:.1f} s", f"{found['peak'] / 1e9:.2f} GB"])
+    passes = 1 if arguments.quick else TIMES
+    logits = Table(("logits", "processor time", "peak memory"), rows)
+    show_table(logits, "logits" if arguments.save else None, passes=passes)
+    rows = []
     for tower in towers():
         size = tower.bytes_of_picture
         seconds = PICTURES * tower.flops / GPU_FLOPS
-        print(
-            f"| {tower.name} | {size / 1e3:,.0f} KB | {PICTURES * size / 1e9:,.0f} GB "
-            f"| {seconds / 60:.0f} min |"
+        cells = (
+            f"{size / 1e3:,.0f} KB",
+            f"{PICTURES * size / 1e9:,.0f} GB",
+            f"{seconds / 60:.0f} min",
         )
+        rows.append([tower.name, *cells])
+    columns = ("tower, connector", "a picture", "LLaVA's 558K pictures", "tower, 558K on one GPU")
+    show_table(Table(columns, rows), "features" if arguments.save else None, pictures=PICTURES)
 
 
 if __name__ == "__main__":

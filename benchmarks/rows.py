@@ -1,6 +1,6 @@
 """What a run does with a hundred million rows before its first batch: seconds and memory.
 
-    python benchmarks/rows.py --folder /tmp/rows --rows 1e7
+    python benchmarks/rows.py --folder /tmp/rows --rows 1e7 --save   # benchmarks/results/rows.json
     python benchmarks/rows.py --folder /tmp/rows --rows 1e8 --parts make
     python benchmarks/rows.py --folder /tmp/rows --rows 1e8 --parts copy plan again several
     python benchmarks/rows.py --folder /tmp/rows --rows 1e6 --parts make copy plan lists
@@ -40,6 +40,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.results import Table, add_save_option, show_table
 from schemas.columns import write_table
 from schemas.manifest import Manifest, ShardEntry
 from schemas.records import TRAIN_SCHEMA
@@ -56,6 +57,21 @@ PARTS = ("make", "copy", "plan", "again", "several", "lists")
 SHARD = 100_000
 SHORTEST, LONGEST = 600, 760
 """Tokens of a caption behind 576 vectors of a picture."""
+FIGURES = {
+    "seconds": "seconds",
+    "cores": "of cores",
+    "row": "a random row, us",
+    "held": "MB held",
+    "start": "of it at the start",
+}
+"""What a process of a part found, and its column."""
+NAMES = {
+    "copy": "copying the rows, once for a dataset",
+    "plan": "from there to the rows of the first step",
+    "again": "the same with the plan there",
+    "several": "one of several processes at once",
+    "lists": "the same plan in lists",
+}
 READ = 20_000
 """Rows that are read at random."""
 WORDS = np.array(["a", "photo", "of", "the", "red", "blue", "old", "cat", "dog", "house", "lake"])
@@ -80,12 +96,17 @@ def main() -> None:
         return
     if "make" in options.parts:
         make_dataset(options.folder / "data", int(options.rows))
-    print("| | seconds | of cores | us a row | MB held | at start |\n|---|---|---|---|---|---|")
     found = {part: run(part, options) for part in options.parts if part != "make"}
     plans = {one["plan"] for part, ones in found.items() if part != "copy" for one in ones}
     assert len(plans) <= 1, "the plans differ"
     size = sum(path.stat().st_size for path in (options.folder / "rows").glob("*/*"))
-    print(f"{options.rows:,.0f} rows; {size / 1e9:.2f} GB in the folder of the rows")
+    cells = [
+        [NAMES[part], *(f"{one[name]:,.1f}" for name in FIGURES)]
+        for part, ones in found.items()
+        for one in ones
+    ]
+    table = Table(("", *FIGURES.values()), cells)
+    show_table(table, options.save, rows=int(options.rows), gigabytes_of_rows=round(size / 1e9, 2))
     if not options.keep:
         shutil.rmtree(options.folder)
 
@@ -99,11 +120,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="of several")
     parser.add_argument("--keep", action="store_true", help="leave the folder for further parts")
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    add_save_option(parser, "rows")
     return parser.parse_args()
 
 
 def run(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns what the processes of a part found, printed as rows of the table."""
+    """Returns what the processes of a part found, and prints it."""
     if part == "several":
         for folder in (options.folder / "rows").glob("epoch-*"):
             shutil.rmtree(folder)
@@ -113,8 +135,7 @@ def run(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(count) as pool:
         found = [json.loads(one.stdout) for one in pool.map(lambda _: call(), range(count))]
     for one in found:
-        cells = (f"{one[name]:,.1f}" for name in ("seconds", "cores", "row", "held", "start"))
-        print(f"| {part} | {' | '.join(cells)} |", flush=True)
+        print(part, ", ".join(f"{name} {one[name]:,.1f}" for name in FIGURES), flush=True)
     return found
 
 

@@ -108,7 +108,9 @@ def main() -> None:
     outcomes = {
         name: [plant(group, rate, draws) for rate in RATES] for name, group in groups.items()
     }
-    text = report(outcomes, {name: auc(group) for name, group in groups.items()}, draws, scorer)
+    same = shuffled_to_the_same(corpus, draws)
+    aucs = {name: auc(group) for name, group in groups.items()}
+    text = report(outcomes, aucs, draws, scorer, same)
     print(text)
     if not options.quick:
         draw(outcomes, options.out / "levels_real.png")
@@ -190,6 +192,18 @@ def plant(corpus: Corpus, rate: float, draws: int) -> Outcome:
     return Outcome(rate, np.array(shuffled), np.array(pairs))
 
 
+def shuffled_to_the_same(corpus: Corpus, draws: int) -> tuple[int, int]:
+    """Returns how many shuffled pairs got a caption that reads as their own, and how many all."""
+    captions = np.array([caption.lower() for caption in corpus.captions])
+    same = total = 0
+    for rate in RATES:
+        for seed in range(draws):
+            caption_of, is_shuffled = planted(len(captions), rate, np.random.default_rng(seed))
+            same += int((is_shuffled & (captions[caption_of] == captions)).sum())
+            total += int(is_shuffled.sum())
+    return same, total
+
+
 def auc(corpus: Corpus) -> float:
     """Returns how often a pair of the corpus scores above a picture with another caption."""
     table = corpus.images @ corpus.texts.T
@@ -198,9 +212,17 @@ def auc(corpus: Corpus) -> float:
 
 
 def report(
-    outcomes: dict[str, list[Outcome]], aucs: dict[str, float], draws: int, scorer: ClipScorer
+    outcomes: dict[str, list[Outcome]],
+    aucs: dict[str, float],
+    draws: int,
+    scorer: ClipScorer,
+    same: tuple[int, int],
 ) -> str:
-    """Returns the document."""
+    """Returns the document.
+
+    Args:
+        same: how many shuffled pairs got a caption that reads as their own, and of how many.
+    """
     weights = scorer.identity["weights_sha256"][:12]
     parts = [
         "# Is the level real?",
@@ -237,7 +259,8 @@ def report(
         "this model was not trained to read. They are real pairs all the same, so they stay in "
         "the first figure.",
         "- A shuffled caption can fit its new picture by chance (“A bird.”); such pairs count as "
-        "wrong here.",
+        f"wrong here. {same[0]} of the {same[1]:,} shuffled pairs of the first table got one that "
+        "reads as their own.",
     ]
     return "\n".join(parts) + "\n"
 

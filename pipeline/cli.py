@@ -36,6 +36,7 @@ from pipeline.fetch.http.proxy import hide_credentials
 from pipeline.recipes import RECIPES, laion_pairs
 from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
+from schemas.disk import refusal_in_words
 from schemas.errors import ConfigError, DatasetError, StorageError
 from schemas.memory import keep_freed_memory, large_imports
 from schemas.options import parse_options
@@ -94,6 +95,12 @@ def run(arguments: Sequence[str]) -> int:
     except StorageError as error:
         print_error(str(error))
         return STATUS_FAILED
+    except PermissionError as error:
+        said = refusal_in_words(error)
+        if said is None:
+            raise
+        print_error(said)
+        return STATUS_REFUSED
     except KeyboardInterrupt as request:
         print_error("stopped; what is committed stays: run the same command again to go on")
         return STATUS_TERMINATED if isinstance(request, Terminated) else STATUS_INTERRUPTED

@@ -164,6 +164,8 @@ class FetchConfig(ImageSettings):
             "host_failures",
             "min_side",
             "sharing_workers",
+            "requests_per_second_per_host",
+            "host_pause_seconds",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")

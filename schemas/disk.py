@@ -1,4 +1,4 @@
-"""How a disk that takes no more shows, and folders that are written whole or not at all."""
+"""How a disk shows that takes no more, or not from us, and folders that are written whole."""
 
 import errno
 import shutil
@@ -18,6 +18,13 @@ def is_out_of_room(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
     return any(words in str(error).lower() for words in NO_ROOM_WORDS)
+
+
+def refusal_in_words(error: BaseException) -> str | None:
+    """Returns what to say where the system keeps a file or folder from this user; else None."""
+    if not isinstance(error, PermissionError) or error.filename is None:
+        return None
+    return f"{error.filename}: {error.strerror}. Give this user leave to it, or name another place"
 
 
 @contextmanager

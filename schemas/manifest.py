@@ -273,11 +273,17 @@ class Manifest:
 
     @property
     def warnings(self) -> list[str]:
-        """What to think of levels, score and signals that tell pairs from exchanged ones hardly."""
+        """What to think of levels, score, signals and captions that hardly tell anything."""
         signals = [signal.control for signal in self.signals]
-        controls = [self.level_control, self.score_control, *signals]
+        controls = [self.level_control, self.score_control, *signals, self.recaption]
         found = [control.warning for control in controls if control is not None]
         return [*dict.fromkeys(warning for warning in found if warning is not None)]
+
+    @property
+    def handed_on_warnings(self) -> list[str]:
+        """Its own warnings, and of a selection or a merger those of the datasets before it."""
+        before = (warning for parent in self.parents for warning in parent.warnings)
+        return [*dict.fromkeys([*self.warnings, *before])]
 
     def to_json(self) -> str:
         """Returns the manifest as JSON, the same text for the same manifest."""

@@ -46,10 +46,10 @@ class ScoreConfig:
     decode_threads: int = 0
     """Threads that decode images ahead of the model; 0 for one per core."""
     signals: tuple[str, ...] = ()
-    """Further numbers a pair, each a column: negclip, head:FILE.safetensors and MODULE:FUNCTION
-    from stored embeddings; clip:MODEL/PRETRAINED, a second model of open_clip, and itm:MODEL, the
-    answer of an image-text-to-text model, with a pass over the pictures each; and NAME=SIGNAL for
-    another name; docs/signals.md."""
+    """Further numbers a pair, each a column: negclip, neighbours, head:FILE.safetensors and
+    MODULE:FUNCTION from stored embeddings; clip:MODEL/PRETRAINED, a second model of open_clip, and
+    itm:MODEL, the answer of an image-text-to-text model, with a pass over the pictures each; and
+    NAME=SIGNAL for another name; docs/signals.md."""
     itm_prompt: str = ITM_PROMPT
     """What itm:MODEL is asked; {caption} stands for the pair's caption."""
     itm_batch_size: int = 8

@@ -54,6 +54,29 @@ def _gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def machine_lock(kind: str, of: str = "") -> IO[bytes]:
+    """Returns an empty file that this user's processes on this machine lock for something.
+
+    Others may write to its folder too: no link there is followed, and nothing there is emptied.
+
+    Args:
+        kind: what it is for.
+        of: which of them.
+
+    Raises:
+        ConfigError: if something else stands in its place.
+    """
+    name = "-".join(filter(None, ("aligngpt", kind, str(os.getuid()), of)))
+    path = Path(tempfile.gettempdir()) / f"{name}.lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.fdopen(os.open(path, flags, 0o600), "r+b")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be opened to be locked ({error.strerror}): remove what stands there"
+        ) from error
+
+
 def _claim(index: int) -> bool:
     """Returns whether the GPU is this process's; the claim ends with the process."""
     import torch
@@ -61,8 +84,7 @@ def _claim(index: int) -> bool:
     if index in _claims:
         return True
     uuid = torch.cuda.get_device_properties(index).uuid
-    path = Path(tempfile.gettempdir()) / f"aligngpt-gpu-{os.getuid()}-{uuid}.lock"
-    file = path.open("wb")
+    file = machine_lock("gpu", str(uuid))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

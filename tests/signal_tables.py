@@ -13,7 +13,7 @@ from schemas.storage import commit_text
 from scoring.config import ScoreConfig
 from tests.pipeline.report.test_control import unit, urls, write
 
-SIGNALS = ("agreement", "bound", "brevity", "negclip", "taste")
+SIGNALS = ("agreement", "bound", "brevity", "negclip", "neighbours", "taste")
 
 
 def write_scored(layout, signals, text=None, rows=300, **told):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from schemas.arithmetic import keep_products_reproducible
 from schemas.command_line import print_commands, print_error, value_of
-from schemas.disk import is_out_of_room
+from schemas.disk import is_out_of_room, refusal_in_words
 from schemas.errors import ConfigError, DatasetError, LossNotFinite, PeerLost, StorageError
 from schemas.memory import keep_freed_memory, large_imports
 from schemas.options import parse_options
@@ -57,6 +57,10 @@ class TrainOptions:
     """Complete configuration to start from; the other flags override it."""
     processes: int = 1
     """Training processes on this machine, one for each GPU; torchrun sets its own."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"--processes must be at least 1, got {self.processes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +177,7 @@ def failure_in_words(error: Exception) -> str | None:
             f"any more ({str(error).splitlines()[0]}); what it said last says why. The last "
             "checkpoint stays: run the same command again to go on"
         )
-    return None
+    return refusal_in_words(error)
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -140,6 +140,8 @@ class DataConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers must be at least 0, got {self.workers}")
         if any(weight < 0 for weight in self.weights):
             raise ConfigError(f"data.weights must not be negative, got {self.weights}")
         if any(not 0 <= weight < math.inf for weight in self.level_weights):
@@ -198,8 +200,13 @@ class OptimizerConfig:
                     f"optimizer.part_learning_rates must be positive, got {part} {rate}; what is "
                     "not to learn is left out of train_parts"
                 )
-        if not 0.0 <= self.warmup_ratio < 1.0:
-            raise ConfigError(f"optimizer.warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+        for name in ("warmup_ratio", "beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"optimizer.{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("weight_decay", "epsilon", "max_gradient_norm"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                value = getattr(self, name)
+                raise ConfigError(f"optimizer.{name} must be a number from 0 on, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,8 +296,14 @@ class TrainConfig:
                 f"data.level_weights must have one number for each of model.num_levels = "
                 f"{self.model.num_levels} levels, got {len(weights)}"
             )
-        if self.told_samples < 0:
-            raise ConfigError(f"told_samples must be at least 0, got {self.told_samples}")
+        for name in (
+            "told_samples",
+            "validate_every_steps",
+            "save_every_steps",
+            "keep_checkpoint_every_hours",
+        ):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("log_every_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,6 +1,7 @@
 """Model folders of others in, and ours out: the commands `import` and `export`."""
 
 import copy
+import os
 from pathlib import Path
 
 from schemas.disk import written_whole
@@ -112,10 +113,10 @@ def export_model(
     if form == "llava" and mode != "none":
         raise ConfigError(
             f"LLaVA has no alignment vectors, but {folder} has alignment_mode {mode}: it would "
-            "answer otherwise than it does; use --format aligngpt"
+            "answer otherwise than it does; use --to aligngpt or --to hf"
         )
     if form == "aligngpt" and mode == "none":
-        raise ConfigError(f"{folder} has no alignment vectors: use --format llava")
+        raise ConfigError(f"{folder} has no alignment vectors: use --to llava or --to hf")
     joined = parts.model.config.projector_type
     if joined != plain_type(joined):
         raise ConfigError(
@@ -161,6 +162,9 @@ def forget_places(config: AlignGPTConfig) -> None:
 
 def _check_free(out: str) -> None:
     place = Path(out)
+    above = next(path for path in place.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--out {out}: {above} is no folder that can be written to")
     if place.exists() and not place.is_dir():
         raise ConfigError(f"{out} is a file, a model is a folder: choose another --out")
     if place.exists() and any(place.iterdir()):

@@ -43,15 +43,15 @@ def write_pairs(root: str, urls: list[str], per_shard: int = PAIRS_PER_SHARD) ->
 
 def run_ours(root: str, settings: dict[str, Any]) -> None:
     """Fetches the shards of a dataset, as one worker of the pipeline does."""
-    from schemas.memory import keep_freed_memory
+    from schemas.memory import keep_freed_memory, large_imports
 
     keep_freed_memory()  # first of all, as a worker does
-
-    from pipeline.config import FetchConfig
-    from pipeline.fetch.overlap import ShardsAtOnce
-    from pipeline.fetch.shard import fetch_shard
-    from pipeline.fetch.sharing import FetchSession
-    from schemas.shards import DatasetLayout
+    with large_imports():  # as it does, too
+        from pipeline.config import FetchConfig
+        from pipeline.fetch.overlap import ShardsAtOnce
+        from pipeline.fetch.shard import fetch_shard
+        from pipeline.fetch.sharing import FetchSession
+        from schemas.shards import DatasetLayout
 
     config, layout = FetchConfig(**settings), DatasetLayout(root)
     with FetchSession(config) as session:

@@ -61,6 +61,7 @@ class SharedTools:
 
     def add(self, rows: Sequence[tuple[str, Row]]) -> None:
         """Has rows done, each with its host, behind those that wait already."""
+        self.decoders.expect(len(rows))  # first of all: they load their libraries meanwhile
         wanted = min(self._config.connections, len(self._workers) + len(rows))
         if wanted > len(self._workers):
             for _ in range(connections_allowed(wanted) - len(self._workers)):
@@ -68,7 +69,6 @@ class SharedTools:
                 worker.add_done_callback(self._note_end)
                 self._workers.append(worker)
         self._queues.add(rows)
-        self.decoders.expect(len(rows))
 
     async def _work(self) -> None:
         while (taken := await self._queues.take()) is not None:

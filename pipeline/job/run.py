@@ -171,7 +171,7 @@ def refuse_job_passwords(job: Job) -> None:
 
 
 def _print_warning(manifest: Manifest | None, console: Console) -> None:
-    """Says so where score or signals hardly tell the pairs from exchanged ones."""
+    """Says so where score, signals or captions by a model hardly tell anything of the pairs."""
     for warning in () if manifest is None else manifest.warnings:
         console.print(warning, style="yellow", highlight=False, markup=False)
 

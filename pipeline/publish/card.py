@@ -53,7 +53,7 @@ def card(
     parts = [
         f"---\n{header}---\n\n# {about.name}\n",
         _summary(manifest, counts, splits),
-        _levels(counts),
+        _levels(manifest, counts),
         _opening(about, splits),
         _making(manifest),
         _opt_outs(manifest),
@@ -121,17 +121,19 @@ def _summary(manifest: Manifest, counts: Counts, splits: list[str]) -> str:
     )
 
 
-def _levels(counts: Counts) -> str:
+def _levels(manifest: Manifest, counts: Counts) -> str:
     if not counts.levels:
         return ""
+    warnings = "".join(f"\n> {warning}\n" for warning in manifest.handed_on_warnings)
     rows = "".join(
         f"| {level} | {int(count):,} | {low:.4f} | {high:.4f} |\n"
         for level, (count, low, high) in sorted(counts.levels.items())
     )
+    picture = f"![Samples and scores of each level]({LEVELS_PICTURE})"
     return (
         "## Alignment levels\n\n`alignment_level` ranks the samples by how well image and text "
-        f"belong together, 1 the worst.\n\n![Samples and scores of each level]({LEVELS_PICTURE})"
-        f"\n\n| level | samples | lowest score | highest score |\n|---|---|---|---|\n{rows}"
+        f"belong together, 1 the worst.\n{warnings}\n{picture}\n\n"
+        f"| level | samples | lowest score | highest score |\n|---|---|---|---|\n{rows}"
     )
 
 

@@ -55,6 +55,7 @@ def render_report(layout: DatasetLayout, manifest: Manifest, seen: Seen) -> str:
         balance=balance_figure(manifest.stages),
         scores=_score_figure(contents, seen.controls.counted),
         control=manifest.score_control,
+        warnings=seen.controls.warnings,
         tables=seen.controls.tables,
         signal_figures=_signal_figures(seen.controls),
         reasons=_reason_rows(manifest),

@@ -1,6 +1,5 @@
 """What became of captions that a model wrote: counts, moves of levels, and pairs to look at."""
 
-import heapq
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.table import Table
 
 from pipeline.report.contents import Contents, Example
@@ -37,29 +38,32 @@ class _Tally:
         self.refused: Counter[str] = Counter()
         self.levels: Counter[int] = Counter()
         self.moved: Counter[tuple[int, int]] = Counter()
-        self.heaps: dict[bool, list[tuple[int, str, dict[str, Any]]]] = {True: [], False: []}
+        self.shown: dict[bool, list[tuple[str, dict[str, Any]]]] = {True: [], False: []}
+        """Tables and rows of the pairs to look at, by whether the caption was taken: those with
+        the lowest keys, which are hashes."""
 
-    def add(self, row: dict[str, Any], path: str) -> None:
-        """Takes a sample that the model was asked about."""
-        is_taken = row["is_recaptioned"]
-        self.asked += 1
-        self.taken += is_taken
-        self.before += row["original_score"]
-        self.after += row["clip_score"]
-        if row["model_refused"] is not None:
-            self.refused[row["model_refused"]] += 1
-        exchanged = row.get("exchanged_score")
-        if exchanged is not None:
-            own = np.array([row["model_score"]], np.float32)
-            self.wins = self.wins.plus(Wins.of(own, np.array([[exchanged]], np.float32)))
-            self.exchanged_taken += exchanged > row["original_score"]
-        if is_taken:
-            self.moved[row["original_level"], row["alignment_level"]] += 1
-        heap, entry = self.heaps[is_taken], (-int(row["key"], 16), path, row)
-        if len(heap) < EXAMPLES[is_taken]:
-            heapq.heappush(heap, entry)
-        elif entry[0] > heap[0][0]:
-            heapq.heapreplace(heap, entry)
+    def add(self, samples: pa.Table, path: str) -> None:
+        """Takes samples that the model was asked about."""
+        is_taken = np.asarray(samples["is_recaptioned"].to_numpy(), np.bool_)
+        before = _floats(samples["original_score"])
+        self.asked += len(samples)
+        self.taken += int(is_taken.sum())
+        self.before += float(before.sum(dtype=np.float64))
+        self.after += float(_floats(samples["clip_score"]).sum(dtype=np.float64))
+        self.refused.update(samples["model_refused"].drop_null().to_pylist())
+        if "exchanged_score" in samples.column_names:
+            exchanged, own = _floats(samples["exchanged_score"]), _floats(samples["model_score"])
+            is_known = ~np.isnan(exchanged)
+            self.wins = self.wins.plus(Wins.of(own[is_known], exchanged[is_known, None]))
+            self.exchanged_taken += int((exchanged > before).sum())
+        taken = samples.filter(pa.array(is_taken))
+        columns = (taken[name].to_pylist() for name in ("original_level", "alignment_level"))
+        self.moved.update(zip(*columns, strict=True))
+        for kind in (True, False):
+            some = samples.filter(pa.array(is_taken == kind))
+            first = pc.sort_indices(some["key"])[: EXAMPLES[kind]]
+            found = [*self.shown[kind], *((path, row) for row in some.take(first).to_pylist())]
+            self.shown[kind] = sorted(found, key=_key)[: EXAMPLES[kind]]
 
     def summary(self, made: dict[str, Any]) -> RecaptionSummary:
         """Returns what the manifest says."""
@@ -102,18 +106,26 @@ def read_recaptions(paths: Sequence[str]) -> tuple[RecaptionSummary | None, list
             check_schema(parquet.schema_arrow, TRAIN_SCHEMA, path)
             for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=names, use_threads=False):
                 _count(tally, pa.Table.from_batches([batch]), path)
-    chosen = [entry for heap in (tally.heaps[True], tally.heaps[False]) for entry in sorted(heap)]
+    chosen = [one for kind in (True, False) for one in reversed(tally.shown[kind])]
     made = json.loads(fields[0].metadata[RECAPTION_FIELD])
-    return tally.summary(made), [Example(path, row) for _, path, row in chosen]
+    return tally.summary(made), [Example(path, row) for path, row in chosen]
 
 
 def _count(tally: _Tally, table: pa.Table, path: str) -> None:
     is_asked = table["is_recaptioned"].is_valid()
-    before = table["original_level"].combine_chunks().fill_null(0).to_pylist()
-    now = table["alignment_level"].fill_null(0).to_pylist()
-    tally.levels.update(first or last for first, last in zip(before, now, strict=True))
-    for row in table.filter(is_asked).to_pylist():
-        tally.add(row, path)
+    before = pc.coalesce(table["original_level"], table["alignment_level"]).fill_null(0)
+    tally.levels.update(before.to_pylist())
+    if pc.any(is_asked).as_py():
+        tally.add(table.filter(is_asked), path)
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Returns a column of float32, NaN where there is none, (n,)."""
+    return np.asarray(column.to_numpy(), np.float32)
+
+
+def _key(shown: tuple[str, dict[str, Any]]) -> str:
+    return str(shown[1]["key"])
 
 
 def recaption_cards(

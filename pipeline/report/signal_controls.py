@@ -26,6 +26,14 @@ OF_PICTURE = (
 OF_CAPTION = (
     "not about the pair: it looks at the caption alone, so that with another picture it is the same"
 )
+WITHOUT_EMBEDDINGS = (
+    "no control: pairs cannot be exchanged without stored embeddings (score.keep_embeddings)"
+)
+WITHOUT_OTHERS = (
+    "no control: there are no other pairs to exchange captions with, or they are no longer known, "
+    "since `purge` has taken pairs from every shard that is looked at"
+)
+OF_BEFORE = "no control: it was computed before signals had one; `score` with its name adds it"
 WITHOUT = {
     "head": OF_PICTURE,
     "itm": (
@@ -33,17 +41,14 @@ WITHOUT = {
         "at least"
     ),
     "clip": (
-        "no control: it was computed before signals had one, or without stored embeddings "
-        "(score.keep_embeddings); only --redo score computes it anew"
+        "no control: it was computed before signals had one; only --redo score computes it anew"
     ),
     "function": (
         "no control: its function says that it cannot be asked of exchanged pairs (has_control), "
         "or it was computed before signals had one; then `score` with its name adds it"
     ),
-    "negclip": (
-        "no control: it was computed before signals had one; `score --score.signals negclip` adds "
-        "it"
-    ),
+    "negclip": OF_BEFORE,
+    "neighbours": OF_BEFORE,
 }
 """Kind of a signal to why it has no control."""
 
@@ -98,7 +103,7 @@ def signal_controls(
         is_cut: whether pairs were left out when they were cut.
     """
     found = {}
-    missing: dict[str, str | None] = {SCORE: None if SCORE in pairs.exchanged else WITHOUT["clip"]}
+    missing: dict[str, str | None] = {SCORE: None}
     groups = _group_rows(pairs)
     for signal in signals:
         values = _values_of(pairs, signal.name)
@@ -140,7 +145,8 @@ def _why_missing(pairs: SignalPairs, signal: SignalSummary, values: _Values) -> 
     """Returns why a signal has no control, or why its control would say nothing; None if it has."""
     exchanged = values.exchanged[values.is_known]
     if not np.isfinite(exchanged).any():
-        return WITHOUT.get(signal.made.get("kind", ""), WITHOUT["clip"])
+        why = WITHOUT.get(signal.made.get("kind", ""), OF_BEFORE)
+        return _why_nothing(pairs) if signal.name in pairs.exchanged else why
     is_there = np.isfinite(exchanged)
     own = np.broadcast_to(values.own[values.is_known, None], exchanged.shape)
     if _are_the_same(exchanged[is_there], own[is_there]):
@@ -150,6 +156,11 @@ def _why_missing(pairs: SignalPairs, signal: SignalSummary, values: _Values) -> 
     if is_there.any() and _are_the_same(exchanged[is_there], values.own[partner[is_there]]):
         return OF_CAPTION
     return None
+
+
+def _why_nothing(pairs: SignalPairs) -> str:
+    """Returns why no pair is exchanged, where signals are."""
+    return WITHOUT_OTHERS if SCORE in pairs.exchanged else WITHOUT_EMBEDDINGS
 
 
 def _are_the_same(one: Array, other: Array) -> bool:
@@ -294,7 +305,7 @@ def _mean_of_ranks(
     if (pairs.level > 0).any():
         is_known &= pairs.level > 0
     if not is_known.any():
-        return _nothing(len(is_known)), WITHOUT["clip"]
+        return _nothing(len(is_known)), _why_nothing(pairs)
     own = np.zeros(len(is_known), np.float64)
     exchanged = np.zeros(pairs.partner.shape, np.float64)
     for name, weight, values in zip(mean.names, mean.weights, known, strict=True):

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
 from pipeline.dataset.fetched_rows import fetched_rows
-from pipeline.score.reference import reference_identity, reference_of, scored_pairs
+from pipeline.score.reference import (
+    HELD_AGAINST_REFERENCE,
+    reference_identity,
+    reference_of,
+    scored_pairs,
+)
 from schemas.shards import DatasetLayout
 from scoring.control import CONTROLLED_ROWS, EXCHANGES, Exchange, exchange_captions, own_scores
 from scoring.signals.function import exchanged_values, has_control, load_function
 from scoring.signals.names import SignalSpec
-from scoring.signals.negclip import exchanged_negclip
 
 
 def is_exchangeable(spec: SignalSpec) -> bool:
@@ -27,7 +31,7 @@ def is_exchangeable(spec: SignalSpec) -> bool:
     """
     if spec.kind == "function":
         return has_control(load_function(spec.argument)[0])
-    return spec.kind in ("negclip", "clip")
+    return spec.kind == "clip" or spec.kind in HELD_AGAINST_REFERENCE
 
 
 def exchange_of(layout: DatasetLayout, shard: int, scored: pa.Table) -> Exchange | None:
@@ -61,9 +65,9 @@ def exchanged_signal(
         ConfigError: if it cannot be computed.
     """
     pairs = scored_pairs(layout, shard, scored.slice(0, CONTROLLED_ROWS))
-    if spec.kind == "negclip":
+    if spec.kind in HELD_AGAINST_REFERENCE:
         reference = reference_of(layout, shards, reference_identity(layout, shards))
-        return exchanged_negclip(pairs, reference, exchange)
+        return HELD_AGAINST_REFERENCE[spec.kind].of_exchanged(pairs, reference, exchange)
     function, _ = load_function(spec.argument)
     return exchanged_values(spec.argument, function, pairs, exchange)
 

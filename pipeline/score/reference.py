@@ -1,13 +1,16 @@
 """What signals from stored embeddings are computed from: pairs, and what these are held against.
 
-The reference of `negclip` is a fixed sample of the dataset, the same for every shard.
+That reference is a fixed sample of the dataset, the same for every shard.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.dataset.captions import chosen_captions
 from pipeline.dataset.embeddings import embedding_array
@@ -16,10 +19,39 @@ from schemas.columns import check_schema
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import committed_fingerprint, open_read
-from scoring.signals.negclip import REFERENCE_PAIRS, Reference
-from scoring.signals.pairs import ScoredPairs
+from scoring.control import Exchange
+from scoring.signals import negclip, neighbours
+from scoring.signals.pairs import REFERENCE_PAIRS, Reference, ScoredPairs
 
 MOST_REFERENCE_SHARDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAgainstReference:
+    """A signal of pairs that are held against others."""
+
+    temperature: float
+    description: str
+    of_pairs: Callable[[ScoredPairs, Reference], NDArray[np.float32]]
+    of_exchanged: Callable[[ScoredPairs, Reference, Exchange], NDArray[np.float32]]
+
+
+HELD_AGAINST_REFERENCE = {
+    "negclip": HeldAgainstReference(
+        negclip.TEMPERATURE,
+        "cosine less how well each half fits other pairs (negCLIPLoss, arXiv:2405.19547)",
+        negclip.negclip,
+        negclip.exchanged_negclip,
+    ),
+    "neighbours": HeldAgainstReference(
+        neighbours.TEMPERATURE,
+        "agreement with what is said of like pictures and shown by like captions (as LEMoN, "
+        "arXiv:2407.18941)",
+        neighbours.neighbours,
+        neighbours.exchanged_neighbours,
+    ),
+}
+"""By kind."""
 
 
 def reference_rows(shards: tuple[int, ...]) -> list[tuple[int, int]]:

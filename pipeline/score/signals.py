@@ -30,7 +30,13 @@ from pipeline.score.looks import (
     look_tolerance,
     look_values,
 )
-from pipeline.score.reference import captions_of, reference_identity, reference_of, scored_pairs
+from pipeline.score.reference import (
+    HELD_AGAINST_REFERENCE,
+    captions_of,
+    reference_identity,
+    reference_of,
+    scored_pairs,
+)
 from schemas.columns import (
     SIGNAL_FIELD,
     exchanged_field,
@@ -51,7 +57,6 @@ from scoring.control import Exchange
 from scoring.signals.function import checked_values, load_function
 from scoring.signals.head import load_head
 from scoring.signals.names import SignalSpec, parse_signals
-from scoring.signals.negclip import TEMPERATURE, negclip
 from scoring.signals.pairs import ScoredPairs
 
 
@@ -170,12 +175,12 @@ def making_of(
     if spec.kind == "function":
         _, sha256 = load_function(spec.argument)
         return Making(spec, {"function": spec.argument, "sha256": sha256}, spec.argument)
+    held = HELD_AGAINST_REFERENCE[spec.kind]
     identity = {
-        "temperature": str(TEMPERATURE),
+        "temperature": str(held.temperature),
         "reference": reference_identity(layout, tuple(shards)),
     }
-    told = "cosine less how well each half fits other pairs (negCLIPLoss, arXiv:2405.19547)"
-    return Making(spec, identity, told)
+    return Making(spec, identity, held.description)
 
 
 def signal_values(
@@ -192,7 +197,8 @@ def signal_values(
         function, _ = load_function(spec.argument)
         return checked_values(spec.argument, function(pairs), len(pairs.keys))
     identity = reference_identity(layout, tuple(shards))
-    return negclip(pairs, reference_of(layout, tuple(shards), identity))
+    reference = reference_of(layout, tuple(shards), identity)
+    return HELD_AGAINST_REFERENCE[spec.kind].of_pairs(pairs, reference)
 
 
 def read_signals_again(

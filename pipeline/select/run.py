@@ -30,7 +30,7 @@ from pipeline.select.choice import (
 from schemas.columns import file_metadata, with_kept
 from schemas.command_line import counted
 from schemas.errors import ConfigError
-from schemas.manifest import Manifest, Parent
+from schemas.manifest import Parent
 from schemas.progress import RunProgress, shown
 from schemas.records import TRAIN_SCHEMA
 from schemas.shards import DatasetLayout
@@ -209,7 +209,7 @@ def _derivation(
             samples=source.manifest.kept,
             taken=source.taken,
             config=source.manifest.config,
-            warnings=_warnings(source.manifest),
+            warnings=source.manifest.handed_on_warnings,
         )
         for source in sources
     ]
@@ -221,12 +221,6 @@ def _derivation(
         model=next((s.manifest.model for s in sources if s.manifest.model is not None), None),
         rejected={reason: count for reason, count in counts.items() if count},
     )
-
-
-def _warnings(manifest: Manifest) -> list[str]:
-    """Returns what a parent warned of, and of a derived one what its own parents did."""
-    before = (warning for parent in manifest.parents for warning in parent.warnings)
-    return [*dict.fromkeys([*manifest.warnings, *before])]
 
 
 def _write_shards(

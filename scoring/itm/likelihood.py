@@ -19,14 +19,8 @@ from numpy.typing import NDArray
 from schemas.errors import ConfigError
 from schemas.tokens import IMAGE_TOKEN
 from scoring.config import ScoreConfig
-from scoring.devices import (
-    claim_device,
-    quick_to_check,
-    require_device,
-    use_exact_arithmetic,
-    with_precision,
-)
-from scoring.itm.model import AskedModel, inputs_of, load_itm, question_about
+from scoring.devices import quick_to_check, require_device, with_precision
+from scoring.itm.model import AskedModel, claim_itm, inputs_of, question_about
 
 YES = ("yes", "Yes", " yes", " Yes")
 NO = ("no", "No", " no", " No")
@@ -41,14 +35,10 @@ class CaptionJudge:
     def __init__(self, name: str, config: ScoreConfig) -> None:
         config = with_precision(config)
         self._config = config
-        device = claim_device(config.device)
-        use_exact_arithmetic()
-        torch.set_num_threads(config.threads)
-        self._model, self._processor = load_itm(judge_model(name, config), config.precision, device)
+        # Padded there, what follows a text never changes what is said in it.
+        asked = judge_model(name, config)
+        self._model, self._processor = claim_itm(asked, config, padding="right")
         tokenizer = self._processor.tokenizer
-        tokenizer.padding_side = "right"  # what follows a text never changes what is said in it
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         yes, no = _first_tokens(tokenizer, YES), _first_tokens(tokenizer, NO)
         self._yes, self._no = sorted(yes - no), sorted(no - yes)
         if not self._yes or not self._no:

@@ -8,14 +8,12 @@ import fcntl
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,7 +25,8 @@ from transformers.models.auto.configuration_auto import (  # type: ignore[attr-d
 
 from schemas.errors import ConfigError
 from schemas.versions import installed_versions
-from scoring.config import Precision
+from scoring.config import Precision, ScoreConfig
+from scoring.devices import claim_device, machine_lock, use_exact_arithmetic
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What a model is loaded from; weights in pickles are not, since those could run code."""
@@ -98,6 +97,31 @@ def itm_identity(model: AskedModel) -> dict[str, str]:
 def itm_versions() -> dict[str, str]:
     """Returns the libraries whose version can move a likelihood within rounding."""
     return installed_versions(("torch", "transformers", "tokenizers", "pillow"))
+
+
+def claim_itm(
+    model: AskedModel, config: ScoreConfig, padding: Literal["left", "right"]
+) -> tuple[Any, Any]:
+    """Returns the model and its processor, on a device that is this process's.
+
+    It fixes the number of torch's CPU threads for the whole process, as the scorer does.
+
+    Args:
+        config: device, threads, and precision, which must be settled.
+        padding: the side of a batch's texts that is filled up.
+
+    Raises:
+        ConfigError: if there is no such model or device, or it cannot be asked.
+    """
+    device = claim_device(config.device)
+    use_exact_arithmetic()
+    torch.set_num_threads(config.threads)
+    loaded, processor = load_itm(model, config.precision, device)
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = padding
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded, processor
 
 
 def load_itm(model: AskedModel, precision: Precision, device: torch.device) -> tuple[Any, Any]:
@@ -173,8 +197,7 @@ def _copies_of_code() -> Iterator[None]:
 
     transformers writes those copies in place, so that another process could import half of one.
     """
-    path = Path(tempfile.gettempdir()) / f"aligngpt-code-{os.getuid()}.lock"
-    with path.open("wb") as file:
+    with machine_lock("code") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

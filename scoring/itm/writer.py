@@ -13,14 +13,8 @@ from typing import Any
 import torch
 
 from scoring.config import RecaptionConfig, ScoreConfig
-from scoring.devices import (
-    claim_device,
-    quick_to_check,
-    require_device,
-    use_exact_arithmetic,
-    with_precision,
-)
-from scoring.itm.model import AskedModel, inputs_of, load_itm, question_about
+from scoring.devices import quick_to_check, require_device, with_precision
+from scoring.itm.model import AskedModel, claim_itm, inputs_of, question_about
 
 SETTING = "recaption.model"
 
@@ -49,15 +43,9 @@ class CaptionWriter:
     def __init__(self, config: RecaptionConfig, score: ScoreConfig) -> None:
         score = with_precision(score)
         self._config, self._threads = config, score.threads
-        device = claim_device(score.device)
-        use_exact_arithmetic()
-        torch.set_num_threads(score.threads)
-        model = writer_model(config)
-        self._model, self._processor = load_itm(model, score.precision, device)
+        # Padded there, what is written follows the question at once.
+        self._model, self._processor = claim_itm(writer_model(config), score, padding="left")
         tokenizer = self._processor.tokenizer
-        tokenizer.padding_side = "left"  # what is written follows the question at once
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         self._ends = _end_tokens(self._model, tokenizer)
         # What it may not say stays as the model has it; it never draws by chance.
         own = copy.deepcopy(self._model.generation_config)

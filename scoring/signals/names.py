@@ -11,8 +11,8 @@ COLUMN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 FORMS = (
-    "negclip, head:FILE.safetensors, clip:MODEL/PRETRAINED, itm:MODEL or MODULE:FUNCTION, after "
-    "NAME= under another name"
+    "negclip, neighbours, head:FILE.safetensors, clip:MODEL/PRETRAINED, itm:MODEL or "
+    "MODULE:FUNCTION, after NAME= under another name"
 )
 
 CLIP_MODEL = re.compile(r"(?P<model>(local-dir|hf-hub):.+)|(?P<name>[^/]+|.+?\.json)/(?P<tag>.+)")
@@ -23,7 +23,7 @@ CLIP_MODEL = re.compile(r"(?P<model>(local-dir|hf-hub):.+)|(?P<name>[^/]+|.+?\.j
 class SignalSpec:
     """A signal that is asked for."""
 
-    kind: Literal["negclip", "head", "function", "clip", "itm"]
+    kind: Literal["negclip", "neighbours", "head", "function", "clip", "itm"]
     argument: str
     """The file of a head, a model, MODULE:FUNCTION, or nothing."""
     name: str
@@ -62,8 +62,9 @@ def parse_signals(spelled: tuple[str, ...]) -> tuple[SignalSpec, ...]:
 def _parse(text: str) -> SignalSpec:
     given, sign, rest = text.partition("=")
     given, spelled = (given, rest) if sign and COLUMN.fullmatch(given) else ("", text)
-    if spelled == "negclip":
-        spec = SignalSpec("negclip", "", given or "negclip")
+    if spelled in ("negclip", "neighbours"):
+        kind: Literal["negclip", "neighbours"] = "negclip" if spelled == "negclip" else "neighbours"
+        spec = SignalSpec(kind, "", given or spelled)
     elif spelled.startswith("head:") and spelled != "head:":
         path = spelled.removeprefix("head:")
         stem = path.rsplit("/", 1)[-1].split(".", 1)[0]

@@ -11,32 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring.control import Exchange
-from scoring.signals.pairs import ScoredPairs
+from scoring.signals.pairs import Reference, ScoredPairs
 
 TEMPERATURE = 0.01
 """Source: CLIP (arXiv:2103.00020), section 2.5: the logit scale is learned up to 100, and ends
 there."""
 
-REFERENCE_PAIRS = 4096
-"""Pairs that the others are held against."""
-
 ROWS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The pairs that all pairs are held against."""
-
-    image_embedding: NDArray[np.float32]
-    """(r, d)."""
-    text_embedding: NDArray[np.float32]
-    """(r, d)."""
-    places: dict[str, int]
-    """Key to row."""
-
-    def places_of(self, keys: list[str]) -> NDArray[np.int64]:
-        """Returns the rows of some pairs, (n,); -1 for those that are none of the sample."""
-        return np.array([self.places.get(key, -1) for key in keys], np.int64)
 
 
 def negclip(pairs: ScoredPairs, reference: Reference) -> NDArray[np.float32]:

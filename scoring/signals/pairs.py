@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+REFERENCE_PAIRS = 4096
+"""Pairs that the others are held against."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredPairs:
@@ -19,3 +22,19 @@ class ScoredPairs:
     """Of unit length up to the rounding of float16: (n, d)."""
     text_embedding: NDArray[np.float32]
     """(n, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The pairs that all pairs are held against."""
+
+    image_embedding: NDArray[np.float32]
+    """(r, d)."""
+    text_embedding: NDArray[np.float32]
+    """(r, d)."""
+    places: dict[str, int]
+    """Key to row."""
+
+    def places_of(self, keys: list[str]) -> NDArray[np.int64]:
+        """Returns the rows of some pairs, (n,); -1 for those that are none of the sample."""
+        return np.array([self.places.get(key, -1) for key in keys], np.int64)

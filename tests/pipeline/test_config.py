@@ -52,6 +52,7 @@ def test_names_that_a_dataset_has_already_are_refused(keep, words):
         ({"connections": 0}, "fetch.connections must be positive, got 0"),
         ({"timeout_seconds": -1.0}, "fetch.timeout_seconds must be positive"),
         ({"retries": -1}, "fetch.retries must be at least 0, got -1"),
+        ({"host_pause_seconds": -1.0}, "fetch.host_pause_seconds must be at least 0, got -1"),
         ({"image_quality": 101}, r"fetch.image_quality must be in 1\.\.100, got 101"),
         ({"max_aspect_ratio": 0.5}, "fetch.max_aspect_ratio is longest over shortest side"),
         ({"allow_networks": ("10.1.0.0/40",)}, "networks such as 10.1.0.0/16, got '10.1.0.0/40'"),

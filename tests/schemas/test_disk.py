@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.disk import is_out_of_room, written_whole
+from schemas.disk import is_out_of_room, refusal_in_words, written_whole
 from schemas.errors import StorageError
 
 
@@ -41,6 +41,12 @@ def test_what_fails_leaves_nothing_and_the_folder_before(
         (aside / "half").touch()
         raise error
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_what_the_system_keeps_from_a_user_is_named_with_what_to_do() -> None:
+    said = refusal_in_words(PermissionError(errno.EACCES, "Permission denied", "data/x"))
+    assert said is not None and said.startswith("data/x: Permission denied. Give this user leave")
+    assert refusal_in_words(FileNotFoundError(errno.ENOENT, "no such file", "data/x")) is None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -1,9 +1,17 @@
+import dataclasses
 import json
 
 import pytest
 
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest, ShardEntry, StageCounts
+from schemas.manifest import (
+    Manifest,
+    RecaptionSummary,
+    ScoreControl,
+    ShardEntry,
+    SignalSummary,
+    StageCounts,
+)
 
 MANIFEST = Manifest(
     aligngpt_version="0.1.0",
@@ -36,6 +44,59 @@ MANIFEST = Manifest(
 
 def test_a_manifest_comes_back_from_json_as_it_went_in():
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+def control(signal: str, warning: str | None) -> ScoreControl:
+    return ScoreControl(
+        signal=signal,
+        pairs=9,
+        beats_ratio=0.5,
+        beats_interval=(0.4, 0.6),
+        auc=0.5,
+        auc_interval=(0.4, 0.6),
+        warning=warning,
+        levels=[],
+        standing_out=[],
+    )
+
+
+def test_warnings_are_those_of_all_controls_that_of_the_levels_first_and_each_once():
+    signals = [
+        SignalSummary(
+            name=name,
+            description="",
+            made={},
+            samples=9,
+            lowest=0.0,
+            mean=0.5,
+            highest=1.0,
+            level_means={},
+            control=None if warning is None else control(name, warning),
+        )
+        for name, warning in (("taste", None), ("negclip", "of the levels"), ("other", "of other"))
+    ]
+    captions = RecaptionSummary(
+        made={},
+        asked=9,
+        taken=9,
+        refused={},
+        score_before=0.0,
+        score_after=0.1,
+        levels_before={},
+        moved={},
+        warning="of captions",
+    )
+    manifest = dataclasses.replace(
+        MANIFEST,
+        score_control=control("clip_score", "of the score"),
+        level_control=control("negclip", "of the levels"),
+        signals=signals,
+        recaption=captions,
+    )
+    assert manifest.warnings == ["of the levels", "of the score", "of other", "of captions"]
+    again = Manifest.from_json(manifest.to_json())
+    assert again.level_control == manifest.level_control and again.signals == manifest.signals
+    assert MANIFEST.warnings == []
 
 
 def test_the_stages_keep_their_order():

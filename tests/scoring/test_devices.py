@@ -1,5 +1,7 @@
+import fcntl
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,3 +95,19 @@ def test_the_cpu_is_taken_where_it_is_asked_for_or_nothing_else_is_there(gpus):
     assert devices._claims == {}
     with pytest.raises(ConfigError, match=r"score\.device is cuda"):
         devices.claim_device("cuda")
+
+
+def test_a_lock_in_the_shared_folder_follows_no_link_and_empties_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with devices.machine_lock("code") as first, devices.machine_lock("code") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (lock,) = tmp_path.iterdir()
+    lock.unlink()
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    lock.symlink_to(mine)
+    with pytest.raises(ConfigError, match=f"{lock.name} cannot be opened to be locked"):
+        devices.machine_lock("code")
+    assert mine.read_text() == "mine"

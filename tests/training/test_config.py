@@ -11,6 +11,25 @@ def test_the_sequences_of_a_step_must_be_dealt_out_evenly() -> None:
         config.accumulation(4)
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        (DataConfig, "workers", -1),
+        (OptimizerConfig, "beta2", 1.0),
+        (OptimizerConfig, "epsilon", -1e-8),
+        (OptimizerConfig, "max_gradient_norm", float("nan")),
+        (TrainConfig, "save_every_steps", -1),
+        (TrainConfig, "validate_every_steps", -1),
+        (TrainConfig, "keep_checkpoint_every_hours", -0.5),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_its_name(
+    part: type, name: str, value: float
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got {value}"):
+        part(**{name: value})
+
+
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"bf16 needs parallel\.zero_stage 1"):
         ParallelConfig(zero_stage=0, precision="bf16")

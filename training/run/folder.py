@@ -228,12 +228,13 @@ class RunFolder:
         """Returns whether the run has already written its model, from what is there now.
 
         Raises:
-            ConfigError: if it has, but from other data or another first model.
+            ConfigError: if it has, but by other settings, from other data or another first model.
         """
         path = self.out / "finished.json"
         if not path.exists() or not (self.out / "model").exists():
             return False
         if json.loads(path.read_text()) != self._sources():
+            self.check()  # other folders or settings say more than that the data is another
             raise ConfigError(
                 f"{self.out} holds a finished run, but its data or the model that it started from "
                 "have changed since: choose another --out, or remove this one"

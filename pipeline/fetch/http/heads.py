@@ -7,7 +7,7 @@ we read of a head. Here that is known: a few fields, which are handed on, and th
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -15,6 +15,8 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 MAX_HEAD_BYTES = 256 * 1024
 """Longest head of an answer. curl takes 300 KB."""
+
+Data = TypeVar("Data", bytes, memoryview)
 
 END_BYTES = 3
 """Bytes of what ends a head that may have come before its last one."""
@@ -146,27 +148,30 @@ class GenerousHandler(ResponseHandler):
 
     def _read_head(self, head: bytearray, data: bytes) -> bytes:
         """Returns a head in plain form with what follows it, nothing while it is not whole."""
-        seen = max(0, len(head) - END_BYTES)
-        head += data
+        place, seen = 0, max(0, len(head) - END_BYTES)
+        if head:
+            head += data
+        whole = head or data  # mostly a head comes in one piece, with all or much of its body
         try:
-            while (found := END_OF_HEAD.search(head, seen)) is not None:
-                if not head[: found.start()].strip(b"\r\n"):  # line ends before the status line
-                    del head[: found.end()]
-                    seen = 0
-                    continue
-                read = PlainHead(bytes(head[: found.start()]))
-                del head[: found.end()]
-                seen = 0
-                if not read.is_interim:
+            while (found := END_OF_HEAD.search(whole, seen)) is not None:
+                text = bytes(whole[place : found.start()])
+                # There may be line ends before the status line.
+                read = PlainHead(text) if text.strip(b"\r\n") else None
+                place = seen = found.end()
+                if read is not None and not read.is_interim:
                     self._head, self._left = None, read.body_bytes
-                    return read.plain + self._of_body(bytes(head))
-            if len(head) > MAX_HEAD_BYTES:
+                    return b"".join((read.plain, self._of_body(memoryview(whole)[place:])))
+            if len(whole) - place > MAX_HEAD_BYTES:
                 raise BadHttpMessage(f"a head of more than {MAX_HEAD_BYTES} bytes")
         except BadHttpMessage as error:
-            self._give_up(error)
+            self._give_up(error)  # what cannot be read stays before whatever may follow
+        if head:
+            del head[:place]
+        else:
+            head += data[place:]
         return b""
 
-    def _of_body(self, data: bytes) -> bytes:
+    def _of_body(self, data: Data) -> Data:
         """Returns what belongs to the body; a connection on which more comes is not used again."""
         if self._left is None:
             return data

@@ -73,6 +73,26 @@ def test_an_opt_out_counts_as_followed_only_where_all_parents_followed_it(manife
         assert f"| text-and-data-mining reservations | {word} | 1,234 |" in text
 
 
+def test_the_card_hands_on_what_the_dataset_and_its_parents_warned_of(manifest):
+    about = About(name="x", form="parquet", licence="mit", language=("en",))
+    counts = Counts(samples=Counter(train=6), levels={1: [3, 0.0, 0.5], 2: [3, 0.5, 1.0]})
+    warning = "The levels of this dataset mean nothing: \u2026"
+    parent = Parent(
+        folder="parent",
+        manifest_sha256="0" * 64,
+        samples=6,
+        taken=6,
+        config=manifest.config,
+        warnings=[warning],
+    )
+    assert f"\n> {warning}\n\n![" in card(
+        about, replace(manifest, parents=[parent]), counts, [], []
+    )
+    assert "\n> " not in card(
+        about, replace(manifest, score_control=None, level_control=None), counts, [], []
+    )
+
+
 def test_levels_are_drawn_from_their_lowest_to_their_highest_score():
     counts = Counts(levels={1: [3, 0.0, 0.5], 2: [3, 0.5, 1.0]})
     image = Image.open(io.BytesIO(levels_picture(counts)))

@@ -54,5 +54,5 @@ def signals(tmp_path, monkeypatch):
     weight = np.random.default_rng(0).normal(size=(1, 8)).astype(np.float32)
     save_file({"weight": weight}, str(tmp_path / "taste.safetensors"))
     named = [f"control_signals:{name}" for name in ("agreement", "bound", "brevity")]
-    yield (*named, "negclip", f"head:{tmp_path / 'taste.safetensors'}")
+    yield (*named, "negclip", "neighbours", f"head:{tmp_path / 'taste.safetensors'}")
     sys.modules.pop("control_signals", None)

@@ -21,7 +21,7 @@ def test_random_captions_warn_for_every_signal_of_the_pair(layout, signals):
     write_scored(layout, signals, unit(600, 1))
     found = {one.name: one for one in controls(layout).signals}
     assert tuple(found) == SIGNALS
-    for name in ("agreement", "negclip"):
+    for name in ("agreement", "negclip", "neighbours"):
         assert found[name].control.beats_ratio == pytest.approx(0.5, abs=0.04)
         assert found[name].control.auc == pytest.approx(0.5, abs=0.04)
         assert f"{name} tells nothing of these pairs" in found[name].control.warning

@@ -1,5 +1,5 @@
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +17,14 @@ WIDTH, HEADS, TOKENS = 32, 4, 7
 HERE = pytest.mark.skipif(not can_pack(torch.float32), reason="not a processor it was measured on")
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def block_of(activation: type[nn.Module] = nn.GELU, **settings: Any) -> ResidualAttentionBlock:
-    torch.manual_seed(0)
     block = ResidualAttentionBlock(WIDTH, HEADS, act_layer=activation, **settings)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -45,7 +51,6 @@ def test_a_packed_block_gives_what_the_block_gives(activation: type[nn.Module], 
 
 @HERE
 def test_timms_modules_give_what_they_gave_with_packed_layers() -> None:
-    torch.manual_seed(0)
     attention = Attention(WIDTH, HEADS, qkv_bias=True)
     mlp = Mlp(WIDTH, 4 * WIDTH, norm_layer=nn.LayerNorm)
     tower = nn.Sequential(attention, mlp, Mlp(WIDTH, 8, bias=False), Mlp(WIDTH, 8, use_conv=True))

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from scoring.control import Wins, exchange_captions
-from scoring.signals.negclip import TEMPERATURE, Reference, exchanged_negclip, negclip
-from scoring.signals.pairs import ScoredPairs
+from scoring.signals.negclip import TEMPERATURE, exchanged_negclip, negclip
+from scoring.signals.pairs import Reference, ScoredPairs
 
 
 def unit(rows: int, seed: int) -> np.ndarray:

@@ -120,6 +120,15 @@ def test_a_refusal_names_each_setting_with_both_values_and_what_to_do(
     assert "Give the old values" in message and "choose another --out" in message
 
 
+def test_a_finished_run_of_other_data_names_what_differs(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    assert train(config, [caption_dataset], str(tmp_path))
+    with pytest.raises(ConfigError, match="seed was 0 and is now 3"):
+        train(replace(config, seed=3), [caption_dataset, caption_dataset], str(tmp_path))
+
+
 def test_a_run_of_an_older_version_goes_on_if_only_new_settings_are_at_their_defaults(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:

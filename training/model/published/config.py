@@ -217,7 +217,7 @@ def _check_tower(config: AlignGPTConfig, vision_tower: str) -> None:
     if is_timm_tower(config.vision_config):
         raise ConfigError(
             f"the published code loads CLIP and SigLIP towers; this model has timm's "
-            f"{config.vision_config.architecture}: only --format stage_1 can be exported"
+            f"{config.vision_config.architecture}: only --to stage_1 can be exported"
         )
     is_siglip = config.vision_config.model_type.startswith("siglip")
     if is_siglip != ("siglip" in vision_tower.lower()):

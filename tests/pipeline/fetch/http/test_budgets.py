@@ -39,3 +39,11 @@ def test_one_body_larger_than_the_budget_still_gets_through() -> None:
         budget.release(100)
 
     asyncio.run(run())
+
+
+def test_bytes_for_which_there_is_room_are_noted_at_once() -> None:
+    budget = ByteBudget(100)
+    assert [budget.took(amount) for amount in (60, 41, 40, 1)] == [True, False, True, False]
+    budget.finish(60, holder=1)
+    budget.release(60)
+    assert budget.took(60)

@@ -90,6 +90,11 @@ REFUSED = {
         unsized(b"Transfer-Encoding: gzip, chunked", body=CHUNKED),
     ),
     "another protocol": (R.BAD_RESPONSE, b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    "another protocol, then an image": (R.BAD_RESPONSE, b"SSH-2.0\r\n\r\n" + answer()),
+    "hints, then another protocol": (
+        R.BAD_RESPONSE,
+        b"HTTP/1.1 103 Early Hints\r\n\r\nSSH-2.0\r\n\r\n" + answer(),
+    ),
     "no status": (R.BAD_RESPONSE, answer(first=b"HTTP/1.1 OK")),
     "a part": (
         R.HTTP_STATUS,

@@ -70,7 +70,7 @@ def test_a_model_is_published_under_the_names_of_its_kind():
 @pytest.mark.parametrize(
     ("settings", "tower", "message"),
     [
-        ({"vision": "timm"}, "timm", "only --format stage_1"),
+        ({"vision": "timm"}, "timm", "only --to stage_1"),
         ({"vision": "siglip"}, "openai/clip", "knows SigLIP by the name alone"),
         ({}, "google/siglip", "knows SigLIP by the name alone"),
         ({"image_scales": [32, 16]}, "openai/clip", "must rise from the tower's own 16"),
