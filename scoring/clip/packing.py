@@ -32,10 +32,17 @@ def can_pack(dtype: torch.dtype) -> bool:
     Source: `benchmarks/score_memory.py` on x86 with AVX2 and AVX-512. Others were not measured.
     """
     is_known = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
-    is_fast = dtype == torch.float32 or (
-        dtype == torch.bfloat16 and fast_arithmetic("cpu").precision == "bf16"
-    )
-    return is_known and is_fast
+    if not is_known or dtype != torch.bfloat16:
+        return is_known and dtype == torch.float32
+    return fast_arithmetic("cpu").precision == "bf16" and lays_out_bf16()
+
+
+def lays_out_bf16() -> bool:
+    """Returns whether oneDNN lays weights of bf16 out here: it asks for more than it multiplies by.
+
+    A dataset that began in bf16 elsewhere goes on in it where this cannot be.
+    """
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_linears(model: nn.Module) -> int:

@@ -1,5 +1,7 @@
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
 from torch import nn
 
+from schemas.arithmetic import LIMITS
+from scoring.clip import packing
 from scoring.clip.checkpoints import deciding_identity
-from scoring.clip.packing import PackedBlock, can_pack, pack_linears
+from scoring.clip.packing import PackedBlock, can_pack, lays_out_bf16, pack_linears
 from scoring.clip.scorer import ClipScorer
 
 WIDTH, HEADS, TOKENS = 32, 4, 7
@@ -89,6 +93,28 @@ def test_only_processors_that_were_measured_pack(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not can_pack(torch.bfloat16)
+
+
+def test_nothing_is_packed_in_bf16_where_onednn_does_not_lay_it_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its own question, since the processor's flags may promise more: a dataset moved, or a VM."""
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2 avx512f avx512_bf16\n")
+    monkeypatch.setattr("schemas.arithmetic.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(packing, "lays_out_bf16", lambda: False)
+    assert not can_pack(torch.bfloat16)
+    monkeypatch.setattr(packing, "lays_out_bf16", lambda: True)
+    assert can_pack(torch.bfloat16)
+
+
+@HERE
+def test_what_onednn_says_it_lays_out_it_does() -> None:
+    weight = torch.zeros(8, 8, dtype=torch.bfloat16)
+    with nullcontext() if lays_out_bf16() else pytest.raises(RuntimeError):
+        torch.ops.mkldnn._reorder_linear_weight(weight, 8)
 
 
 @HERE
