@@ -17,6 +17,7 @@ from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
 from pipeline.report.contents import LevelContents
 from pipeline.report.pair_groups import (
+    SCORE,
     chosen_tables,
     fetched_of,
     groups_of,
@@ -39,8 +40,6 @@ from scoring.control import (
     own_scores,
     share_between,
 )
-
-SCORE = "clip_score"
 
 ROWS_AT_ONCE = 8192
 MOST_ROWS_OF_SHARD = 65_536

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.report.contents import LevelContents
-from pipeline.report.control import SCORE, Control, is_cut, read_control, summary
+from pipeline.report.control import Control, is_cut, read_control, summary
+from pipeline.report.pair_groups import SCORE
 from pipeline.report.signal_controls import SignalControl, signal_controls, with_controls
 from pipeline.report.signal_pairs import read_signal_pairs
 from schemas.manifest import ScoreControl, SignalSummary

@@ -20,6 +20,8 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import exists, list_files, open_read
 
+SCORE = "clip_score"
+
 LANGUAGE_COLUMN = re.compile(r"(caption_|text_)?(language|lang)(_id|_code)?", re.IGNORECASE)
 """What a column of the input with the caption's language is called."""
 

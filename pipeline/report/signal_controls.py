@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.report.contents import LevelContents
 from pipeline.report.control import FEWEST_OF_GROUP, standing_out, warning_of
-from pipeline.report.signal_pairs import SCORE, SignalPairs
+from pipeline.report.pair_groups import SCORE
+from pipeline.report.signal_pairs import SignalPairs
 from schemas.manifest import LevelControl, ScoreControl, SignalSummary
 from scoring.control import Wins, area, area_interval
 from scoring.levels.ranks import RankMean, parse_rank_mean

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
 from pipeline.report.pair_groups import (
+    SCORE,
     chosen_tables,
     fetched_of,
     groups_of,
@@ -29,8 +30,6 @@ from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from schemas.storage import open_read
 from scoring.control import CONTROLLED_ROWS, EXCHANGES, exchange_captions, own_scores
-
-SCORE = "clip_score"
 
 
 @dataclass(frozen=True, slots=True)

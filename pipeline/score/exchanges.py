@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from pipeline.dataset.captions import caption_choices
 from pipeline.dataset.embeddings import embedding_array
 from pipeline.dataset.fetched_rows import fetched_rows
-from pipeline.score.reference import (
-    HELD_AGAINST_REFERENCE,
-    reference_identity,
-    reference_of,
-    scored_pairs,
-)
+from pipeline.score.reference import HELD_AGAINST_REFERENCE
 from schemas.shards import DatasetLayout
 from scoring.control import CONTROLLED_ROWS, EXCHANGES, Exchange, exchange_captions, own_scores
-from scoring.signals.function import exchanged_values, has_control, load_function
+from scoring.signals.function import has_control, load_function
 from scoring.signals.names import SignalSpec
 
 
@@ -46,30 +41,6 @@ def exchange_of(layout: DatasetLayout, shard: int, scored: pa.Table) -> Exchange
         embedding_array(rows, "text_embedding", path),
         np.array([len(texts) for texts in choices], np.int64),
     )
-
-
-def exchanged_signal(
-    spec: SignalSpec,
-    layout: DatasetLayout,
-    shard: int,
-    scored: pa.Table,
-    shards: tuple[int, ...],
-    exchange: Exchange,
-) -> NDArray[np.float32]:
-    """Returns a signal from stored embeddings of exchanged pairs, (n, EXCHANGES).
-
-    Args:
-        shards: all of the dataset.
-
-    Raises:
-        ConfigError: if it cannot be computed.
-    """
-    pairs = scored_pairs(layout, shard, scored.slice(0, CONTROLLED_ROWS))
-    if spec.kind in HELD_AGAINST_REFERENCE:
-        reference = reference_of(layout, shards, reference_identity(layout, shards))
-        return HELD_AGAINST_REFERENCE[spec.kind].of_exchanged(pairs, reference, exchange)
-    function, _ = load_function(spec.argument)
-    return exchanged_values(spec.argument, function, pairs, exchange)
 
 
 def exchanged_cosines(

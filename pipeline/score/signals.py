@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.commits import stage_fingerprint
 from pipeline.dataset.progress import end_piece
 from pipeline.dataset.worktimes import timed
-from pipeline.score.exchanges import (
-    exchange_of,
-    exchanged_column,
-    exchanged_signal,
-    is_exchangeable,
-)
+from pipeline.score.exchanges import exchange_of, exchanged_column, is_exchangeable
 from pipeline.score.looks import (
     check_look,
     config_of,
@@ -53,8 +48,8 @@ from schemas.shards import DatasetLayout
 from schemas.stages import Stage
 from schemas.storage import commit_file, committed_fingerprint, open_read
 from scoring.config import ScoreConfig
-from scoring.control import Exchange
-from scoring.signals.function import checked_values, load_function
+from scoring.control import CONTROLLED_ROWS, Exchange
+from scoring.signals.function import checked_values, exchanged_values, load_function
 from scoring.signals.head import load_head
 from scoring.signals.names import SignalSpec, parse_signals
 from scoring.signals.pairs import ScoredPairs
@@ -184,21 +179,34 @@ def making_of(
 
 
 def signal_values(
-    spec: SignalSpec, pairs: ScoredPairs, layout: DatasetLayout, shards: Sequence[int]
-) -> NDArray[np.float32]:
-    """Returns a signal of some pairs, (n,).
+    spec: SignalSpec,
+    pairs: ScoredPairs,
+    layout: DatasetLayout,
+    shards: Sequence[int],
+    exchange: Exchange | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Returns a signal of some pairs, (n,), and of exchanged ones, where there are.
+
+    Args:
+        exchange: of the first of the pairs, as `exchange_of` gives it.
 
     Raises:
         ConfigError: if it cannot be computed.
     """
     if spec.kind == "head":
-        return load_head(spec.argument).values(pairs)
+        return load_head(spec.argument).values(pairs), None
+    first = pairs.first(CONTROLLED_ROWS)
     if spec.kind == "function":
         function, _ = load_function(spec.argument)
-        return checked_values(spec.argument, function(pairs), len(pairs.keys))
+        own = checked_values(spec.argument, function(pairs), len(pairs.keys))
+        if exchange is None:
+            return own, None
+        return own, exchanged_values(spec.argument, function, first, exchange)
+    held = HELD_AGAINST_REFERENCE[spec.kind]
     identity = reference_identity(layout, tuple(shards))
     reference = reference_of(layout, tuple(shards), identity)
-    return HELD_AGAINST_REFERENCE[spec.kind].of_pairs(pairs, reference)
+    own = held.of_pairs(pairs, reference)
+    return own, None if exchange is None else held.of_exchanged(first, reference, exchange)
 
 
 def read_signals_again(
@@ -285,10 +293,7 @@ def _values(
     if spec.looks_at_pictures:
         captions = captions_of(layout, shard, scored)
         return look_values(spec, layout, shard, scored["key"], captions, config, exchange)
-    own = signal_values(spec, scored_pairs(layout, shard, scored), layout, shards)
-    if exchange is None:
-        return own, None
-    return own, exchanged_signal(spec, layout, shard, scored, tuple(shards), exchange)
+    return signal_values(spec, scored_pairs(layout, shard, scored), layout, shards, exchange)
 
 
 def _write(
@@ -306,16 +311,16 @@ def _write(
     columns = {field.name: (field, table[field.name]) for field in signal_fields(table.schema)}
     others = {name: (one, table[one.name]) for name, one in exchanged_fields(table.schema).items()}
     own = table.select(SCORED_SCHEMA.names).cast(SCORED_SCHEMA)
-    exchange = exchange_of(layout, shard, own)
+    exchangeable = {making.spec.name for making, _ in missing if is_exchangeable(making.spec)}
+    exchange = exchange_of(layout, shard, own) if exchangeable else None
     for making, fingerprint in missing:
         name = making.spec.name
         field = signal_field(name, making.description, making.as_json(fingerprint))
-        is_exchanged = is_exchangeable(making.spec)
-        wanted = exchange if is_exchanged else None
+        wanted = exchange if name in exchangeable else None
         found, exchanged = _values(making.spec, layout, shard, own, shards, config, wanted)
         columns[name] = (field, pa.chunked_array([pa.array(found)]))
         others.pop(name, None)
-        if is_exchanged:
+        if name in exchangeable:
             column = exchanged_column(exchanged, len(own))
             others[name] = (exchanged_field(name, len(own)), pa.chunked_array([column]))
     ordered = [of[name] for of in (columns, others) for name in sorted(of)]

@@ -1,6 +1,7 @@
 """Linear layers with weights that lie as a processor multiplies by them, not as they load."""
 
 import platform
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ USUAL_ROWS = 800
 
 QUICK = 1.702
 """QuickGELU is x sigmoid(1.702 x)."""
-
 
 CALLED_ONLY: dict[type[nn.Module], tuple[str, ...]] = {
     Mlp: ("fc1", "fc2"),
@@ -51,31 +51,35 @@ def pack_linears(model: nn.Module) -> int:
     Those of open_clip's and timm's own modules, which are known to the last step; of open_clip's
     the whole block. The output stays the same to rounding.
     """
+    types = {dtype for dtype in (torch.float32, torch.bfloat16) if can_pack(dtype)}
     places = [
         (parent, name)
         for parent in model.modules()
         for name, part in parent.named_children()
-        if _is_known(part) or (name in CALLED_ONLY.get(type(parent), ()) and _is_packable(part))
+        if _is_known(part, types)
+        or (name in CALLED_ONLY.get(type(parent), ()) and _is_packable(part, types))
     ]
     for parent, name in places:  # one by one, so that no two copies of all weights are held
         part: Any = parent.get_submodule(name)
-        packed = PackedBlock(part) if _is_known(part) else PackedLinear(part.weight, part.bias)
+        packed = (
+            PackedLinear(part.weight, part.bias) if type(part) is nn.Linear else PackedBlock(part)
+        )
         setattr(parent, name, packed)
     return sum(isinstance(part, PackedLinear) for part in model.modules())
 
 
-def _is_packable(layer: Any) -> bool:
-    return type(layer) is nn.Linear and layer.bias is not None and can_pack(layer.weight.dtype)
+def _is_packable(layer: Any, types: Set[torch.dtype]) -> bool:
+    return type(layer) is nn.Linear and layer.bias is not None and layer.weight.dtype in types
 
 
-def _is_known(block: nn.Module) -> bool:
+def _is_known(block: nn.Module, types: Set[torch.dtype]) -> bool:
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
     attention: Any = block.attn
     return (
         type(attention) is nn.MultiheadAttention
         and attention.batch_first
-        and can_pack(attention.out_proj.weight.dtype)
+        and attention.out_proj.weight.dtype in types
     )
 
 

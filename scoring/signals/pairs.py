@@ -23,6 +23,16 @@ class ScoredPairs:
     text_embedding: NDArray[np.float32]
     """(n, d)."""
 
+    def first(self, count: int) -> "ScoredPairs":
+        """Returns the first pairs, so many at most."""
+        return ScoredPairs(
+            keys=self.keys[:count],
+            captions=self.captions[:count],
+            clip_score=self.clip_score[:count],
+            image_embedding=self.image_embedding[:count],
+            text_embedding=self.text_embedding[:count],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
