@@ -36,7 +36,7 @@ def measured(command: list[str], output: Path, cores: Collection[int] | None = N
         output: folder below which it writes statistics of its shards, as img2dataset does.
         cores: those that it may use; None for all.
     """
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    environment = {**environment_of_users(), "NO_ALBUMENTATIONS_UPDATE": "1"}
     with tempfile.TemporaryFile() as log:
         started, spent = time.perf_counter(), children_seconds()
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
@@ -56,6 +56,14 @@ def measured(command: list[str], output: Path, cores: Collection[int] | None = N
     shards = [json.loads(path.read_text()) for path in output.rglob("*_stats.json")]
     working = max(one["end_time"] for one in shards) - min(one["start_time"] for one in shards)
     return Run(seconds, working, peak, children_seconds() - spent)
+
+
+def environment_of_users() -> dict[str, str]:
+    """Returns this environment, in which Python keeps what it compiles.
+
+    Without, each start compiles all libraries anew, a second of each side's time and more.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def children_seconds() -> float:

@@ -62,6 +62,8 @@ def run_ours(root: str, settings: dict[str, Any]) -> None:
         )
         for shard in range(len(list(Path(root, "pairs").glob("*.parquet")))):
             shards.add(shard)
+        import pandas  # noqa: F401, ICN001 - PyArrow's first array asks for it; a worker has it from Beam
+
         shards.finish()
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fetch.measure import children_seconds
+from benchmarks.fetch.measure import children_seconds, environment_of_users
 from benchmarks.fetch.server import HOSTS
 
 WORKERS = (1, 2)
@@ -67,6 +67,8 @@ def _run(
 
 def _command(*words: str) -> None:
     command = [sys.executable, "-c", "from pipeline.start import main; main()", *words]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment_of_users()
+    )
     if run.returncode != 0:
         raise SystemExit(f"{words} failed:\n{run.stderr[-3000:]}")

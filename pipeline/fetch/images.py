@@ -74,9 +74,15 @@ class ShardFetcher:
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             await self._fetch_all()
+            return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
         finally:
             self._end.cancel()  # what is still at work must write no more
-        return [tuple(found[image] for image in sorted(found)) for found in self._outcomes]
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forgets the rows: the frames of an error that somebody holds hold this object as well."""
+        self._images, self._outcomes, self._urls = [], [], {}
+        self._rows, self._origins, self._peer_outcomes = [], [], {}
 
     async def _fetch_all(self) -> None:
         if self._config.proxy is not None and any(map(self._is_asked, self._images)):
@@ -159,12 +165,14 @@ class ShardFetcher:
 
         Raises what is no image's fault.
         """
+        if isinstance(found, SampleRejected):
+            return SampleRejected(*found.args)  # without what it holds in memory
+        if isinstance(found, BaseException):
+            raise found
         try:
-            if isinstance(found, BaseException):
-                raise found
             self._refuse_hashes(found.pixel_hash, found.sha256)
         except SampleRejected as rejected:
-            return SampleRejected(*rejected.args)  # without what it holds in memory
+            return SampleRejected(*rejected.args)
         place = self._spool.add(found.encoded)
         return SpooledImage(place, len(found.encoded), dataclasses.replace(found, encoded=b""))
 

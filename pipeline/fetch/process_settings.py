@@ -33,7 +33,7 @@ Turns of 0.1 ms cost the asking process 17 % of its time (part web of benchmarks
 """
 
 _collecting = threading.Lock()
-_fetching = 0
+_fetching = _asking = 0
 _usual_thresholds = gc.get_threshold()
 _usual_turn = sys.getswitchinterval()
 _froze = False
@@ -66,15 +66,29 @@ def connections_allowed(wanted: int) -> int:
 
 def give_way() -> None:
     """Lets the thread that asks go on, if there is one: called now and then by who works long."""
-    if _fetching:
+    if _asking:
         time.sleep(SECONDS_OF_A_TURN)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Takes note that hosts are asked meanwhile: who works beside that gives way."""
+    global _asking
+    with _collecting:
+        _asking += 1
+    try:
+        yield
+    finally:
+        with _collecting:
+            _asking -= 1
 
 
 @contextmanager
 def settings_of_fetching() -> Iterator[None]:
     """Makes the turns of threads short, and Python look for cyclic garbage less often.
 
-    And only in what is made from now on.
+    And only in what is made from now on. Who fetches a shard has these until it is written: to look
+    through all of its rows takes as long as half of the writing.
     """
     global _fetching, _froze, _usual_thresholds, _usual_turn
     with _collecting:

@@ -19,7 +19,7 @@ from pipeline.dataset.progress import ShardProgress
 from pipeline.dataset.rejections import count_reasons, rejection, write_rejections
 from pipeline.dataset.worktimes import StepTime, timed
 from pipeline.fetch.images import ShardFetcher
-from pipeline.fetch.process_settings import settings_of_fetching
+from pipeline.fetch.process_settings import asking, settings_of_fetching
 from pipeline.fetch.sharing import FetchSession
 from pipeline.fetch.spool import (
     KeptPair,
@@ -83,6 +83,17 @@ def fetch_shard(
     if asked_fingerprint(marker) == fingerprint:
         return
     remove(marker)
+    with settings_of_fetching():  # till what was in memory is gone
+        _fetch_and_write(layout, shard, config, session, fingerprint)
+
+
+def _fetch_and_write(
+    layout: DatasetLayout,
+    shard: int,
+    config: FetchConfig,
+    session: FetchSession | None,
+    fingerprint: str,
+) -> None:
     with timed(layout, Stage.FETCH, "fetch", tells_start=True) as work:
         started_at = time.time()
         with ExitStack() as opened:
@@ -100,7 +111,8 @@ def fetch_shard(
                 write_samples(samples, tar, table, fingerprint, read_kept_fields(layout, shard))
                 write_rejections(layout, Stage.FETCH, shard, rejections, fingerprint)
         stats = shard_stats(count_reasons(rejections), len(kept), started_at)
-        commit_text(marker, json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n")
+        text = json.dumps({**stats, "fingerprint": fingerprint}, indent=2) + "\n"
+        commit_text(layout.fetched(shard, "_stats.json"), text)
         work.rows = len(pairs)
 
 
@@ -158,8 +170,9 @@ def fetch_pairs(
     Args:
         work: is told what was downloaded, what starting took, and what rows took in the middle.
     """
-    fetcher = ShardFetcher(pairs, config, spool, progress)
-    return _fetch(fetcher, pairs, config, session, progress, work)
+    with settings_of_fetching():
+        fetcher = ShardFetcher(pairs, config, spool, progress)
+        return _fetch(fetcher, pairs, config, session, progress, work)
 
 
 def _fetch(
@@ -172,7 +185,7 @@ def _fetch(
 ) -> tuple[list[KeptPair], list[Rejection]]:
     kept: list[KeptPair] = []
     rejections: list[Rejection] = []
-    with ExitStack() as own, settings_of_fetching():
+    with ExitStack() as own, asking():
         session = session or own.enter_context(FetchSession(config))
         found = session.run(fetcher.run)
         start, flow = session.take_pace()

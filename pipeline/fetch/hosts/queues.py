@@ -16,8 +16,9 @@ Row = TypeVar("Row")
 ROWS_PER_SLOW_ROW = 4
 """Of so many rows that are handed out, one is of a host that takes long, if one may be asked."""
 
-_Place = tuple[int, int, int, str]
-"""A host among those that may be asked: by turn, the slowest first, by when it was listed."""
+_Place = tuple[int, int, bool, int, int, str]
+"""A host among those that may be asked: by turn, the slowest first, those before all others that
+were never asked, then those of which most rows wait, by when it was listed."""
 
 
 @dataclass(slots=True)
@@ -31,8 +32,10 @@ class _Queue(Generic[Row]):
 class HostQueues(Generic[Row]):
     """Hands out rows so that no host gets more than its share and no worker waits for a host.
 
-    What was added first goes first: later rows fill what that leaves free. But of every few rows
-    one is of a host that takes long, if any waits: the end would be a wait for those alone.
+    What was added first goes first: later rows fill what that leaves free. Of that, hosts go first
+    of which nothing is known, then those with most rows: a host takes only so many at once. But of
+    every few rows one is of a host that takes long, if any waits: the end would be a wait for those
+    alone.
 
     Source: R. L. Graham, Bounds on Multiprocessing Timing Anomalies, SIAM J. Appl. Math., 1969
     (longest processing time first).
@@ -183,7 +186,9 @@ class HostQueues(Generic[Row]):
             return
         queue.is_listed = True
         slowness = self._slots.slowness(origin) if origin else 0
-        place = (queue.rows[0][0], -slowness, next(self._ticks), origin)
+        was_asked = bool(origin) and self._slots.was_asked(origin)
+        turn, waiting = queue.rows[0][0], len(queue.rows)
+        place = (turn, -slowness, was_asked, -waiting, next(self._ticks), origin)
         start_at = self._slots.start_at(origin) if origin else 0.0
         if start_at > time.monotonic():
             heapq.heappush(self._later, (start_at, place))

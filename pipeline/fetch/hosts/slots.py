@@ -57,6 +57,10 @@ class HostSlots:
         """Returns the whole seconds that a request at a host takes, as far as is known."""
         return int(self._memory.host(origin).busy_seconds)
 
+    def was_asked(self, origin: str) -> bool:
+        """Returns whether a host has answered, or failed to, as far as is known."""
+        return self._memory.host(origin).busy_seconds > 0.0
+
     def begin(self, origin: str) -> "Slot":
         """Returns a slot that is taken now; the caller has seen that there is room."""
         self._host(origin).active += 1

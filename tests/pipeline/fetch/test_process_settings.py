@@ -7,8 +7,11 @@ import pytest
 
 from pipeline.fetch.process_settings import (
     FILES_PER_CONNECTION,
+    SECONDS_OF_A_TURN,
     SPARE_FILES,
+    asking,
     connections_allowed,
+    give_way,
     settings_of_fetching,
 )
 
@@ -67,3 +70,16 @@ def test_what_was_set_aside_before_a_fetch_stays_so() -> None:
     with settings_of_fetching():
         assert gc.get_threshold()[0] > usual
     assert gc.get_freeze_count() > 0
+
+
+def test_who_works_gives_way_only_while_hosts_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("pipeline.fetch.process_settings.time.sleep", waits.append)
+    with settings_of_fetching():
+        give_way()
+        assert waits == []
+        with asking(), asking():
+            give_way()
+        assert waits == [SECONDS_OF_A_TURN]
+        give_way()
+    assert len(waits) == 1

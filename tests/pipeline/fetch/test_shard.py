@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import tarfile
@@ -8,8 +9,11 @@ import pytest
 import webdataset
 from PIL import Image
 
+from pipeline.fetch.decoding.pool import DecodedImage
 from pipeline.fetch.shard import fetch_shard
+from pipeline.fetch.sharing import FetchSession
 from schemas.errors import DatasetError
+from schemas.records import Pair
 from schemas.shards import DatasetLayout
 from tests.fetches import (
     committed_bytes,
@@ -40,6 +44,26 @@ def test_every_pair_ends_as_one_sample_or_one_rejection(
         "decode_failed": 1,
         "forbidden_port": 1,
     }
+
+
+def test_nothing_of_a_shard_stays_in_memory_once_it_is_written(
+    web_server: WebServer, tmp_path: Path
+) -> None:
+    layout, settings = DatasetLayout(str(tmp_path)), config(web_server)
+    rows = many_rows(web_server)
+    rows += [("http://nowhere.invalid/a.jpg", "no name"), (web_server.url("/b", "127.0.0.3"), "no")]
+    rows += [(web_server.url(f"/status/{status}"), str(status)) for status in (404, 410, 500, 503)]
+    write_pairs(layout, rows)
+    gc.collect()
+    gc.disable()  # a worker collects cycles once in many shards
+    try:
+        with FetchSession(settings) as session:
+            fetch_shard(layout, 0, settings, session)
+        left = [one for one in gc.get_objects() if type(one) in (Pair, DecodedImage)]
+    finally:
+        gc.enable()
+    assert len(rejected_rows(layout)) > 5
+    assert left == []
 
 
 def test_rejections_say_the_same_each_time(web_server: WebServer, tmp_path: Path) -> None:
