@@ -62,7 +62,7 @@ def run_ours(root: str, settings: dict[str, Any]) -> None:
         )
         for shard in range(len(list(Path(root, "pairs").glob("*.parquet")))):
             shards.add(shard)
-        import pandas  # noqa: F401, ICN001 - PyArrow's first array asks for it; a worker has it from Beam
+        import pandas  # noqa: F401 - PyArrow asks for it at its first array; a worker has it from Beam
 
         shards.finish()
 

@@ -16,9 +16,9 @@ Row = TypeVar("Row")
 ROWS_PER_SLOW_ROW = 4
 """Of so many rows that are handed out, one is of a host that takes long, if one may be asked."""
 
-_Place = tuple[int, int, bool, int, int, str]
-"""A host among those that may be asked: by turn, the slowest first, those before all others that
-were never asked, then those of which most rows wait, by when it was listed."""
+_Place = tuple[bool, int, bool, int, int, str]
+"""A host among those that may be asked: whether it takes long; its turn, unless it does; whether it
+was asked before; the work that waits for it, negative; when it was listed."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,8 @@ class _Queue(Generic[Row]):
     """The rows of one host that wait, each with its turn."""
 
     rows: deque[tuple[int, Row]] = field(default_factory=deque)
-    is_listed: bool = False
+    place: _Place | None = None
+    """Where its host is listed; other places that it has are of before."""
 
 
 class HostQueues(Generic[Row]):
@@ -34,8 +35,8 @@ class HostQueues(Generic[Row]):
 
     What was added first goes first: later rows fill what that leaves free. Of that, hosts go first
     of which nothing is known, then those with most rows: a host takes only so many at once. But of
-    every few rows one is of a host that takes long, if any waits: the end would be a wait for those
-    alone.
+    every few rows one is of a host that takes long, if any waits, whenever it was added: of the one
+    that will be busy longest, or the end would be a wait for those alone.
 
     Source: R. L. Graham, Bounds on Multiprocessing Timing Anomalies, SIAM J. Appl. Math., 1969
     (longest processing time first).
@@ -147,18 +148,26 @@ class HostQueues(Generic[Row]):
             first, second = self._ready, self._slow
             if is_turn_of_slow:
                 first, second = second, first
-            handed_out = self._hand_out(heapq.heappop(first or second)[-1])
+            place = heapq.heappop(first or second)
+            if not self._is_listed(place):
+                continue
+            handed_out = self._hand_out(place[-1])
             if handed_out is not None:
                 return handed_out
         return None
 
-    def _push(self, place: "_Place") -> None:
+    def _is_listed(self, place: _Place) -> bool:
+        """Returns whether a host is still listed at this place."""
+        queue = self._queues.get(place[-1])
+        return queue is not None and queue.place is place
+
+    def _push(self, place: _Place) -> None:
         """Lists a host as one that may be asked."""
-        heapq.heappush(self._slow if place[1] else self._ready, place)
+        heapq.heappush(self._slow if place[0] else self._ready, place)
 
     def _hand_out(self, origin: str) -> tuple[Slot | None, Row, bool] | None:
         queue = self._queues[origin]
-        queue.is_listed = False
+        queue.place = None
         if origin and (
             self._slots.is_full(origin) or self._slots.start_at(origin) > time.monotonic()
         ):
@@ -182,13 +191,16 @@ class HostQueues(Generic[Row]):
         """Puts the host where it will be taken from as soon as it may be asked."""
         queue = self._queues[origin]
         is_full = bool(origin) and self._slots.is_full(origin)
-        if queue.is_listed or not queue.rows or is_full:
-            return
-        queue.is_listed = True
         slowness = self._slots.slowness(origin) if origin else 0
+        # One that turns out to take long is no longer behind those that do not.
+        is_listed = queue.place is not None and queue.place[0] >= (slowness > 0)
+        if is_listed or not queue.rows or is_full:
+            return
         was_asked = bool(origin) and self._slots.was_asked(origin)
-        turn, waiting = queue.rows[0][0], len(queue.rows)
-        place = (turn, -slowness, was_asked, -waiting, next(self._ticks), origin)
+        turn = 0 if slowness else queue.rows[0][0]
+        work = len(queue.rows) * max(1, slowness)
+        place = (slowness > 0, turn, was_asked, -work, next(self._ticks), origin)
+        queue.place = place
         start_at = self._slots.start_at(origin) if origin else 0.0
         if start_at > time.monotonic():
             heapq.heappush(self._later, (start_at, place))
