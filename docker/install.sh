@@ -67,9 +67,15 @@ PYTHON
   chown -R aligngpt /models
 }
 
-# Whether what was installed can be started, before the image is anybody's.
+# Whether what was installed can be started, before the image is anybody's. What Python compiles for
+# that stays: the user that a job runs as may not write here, and would compile it at each start.
 check() {
   cd /
+  $VENV/bin/python -m compileall -q $VENV/lib/python3*/site-packages/pipeline \
+    $VENV/lib/python3*/site-packages/schemas $VENV/lib/python3*/site-packages/scoring
+  $VENV/bin/python -c 'import pipeline.fetch.transform, pipeline.score.transform
+from PIL import Image
+Image.init()'
   $VENV/bin/python -c 'import apache_beam, cv2, faiss, gcsfs, open_clip, ray, s3fs, simplejpeg, torch'
   $VENV/bin/aligngpt-curate curate --help >/dev/null
   $VENV/bin/ray --version
