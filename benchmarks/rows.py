@@ -241,9 +241,9 @@ def make_dataset(folder: Path, rows: int) -> None:
 
 def digest(manifest: Manifest) -> str:
     """Returns the name of the file of lengths, as `measure_lengths` looks for it."""
-    from training.data.dataset import _fingerprint
+    from training.data.dataset import manifest_fingerprint
 
-    made_of = Encoder().identity() + _fingerprint(manifest)
+    made_of = Encoder().identity() + manifest_fingerprint(manifest)
     return hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
 
 

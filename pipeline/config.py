@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, require_at_least
 from schemas.records import OWN_NAMES
 from schemas.stages import Stage
 from scoring.config import (
@@ -157,7 +157,7 @@ class FetchConfig(ImageSettings):
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"fetch.{name} must be positive, got {getattr(self, name)}")
-        for name in (
+        from_zero = (
             "retries",
             "max_redirects",
             "decode_processes",
@@ -166,9 +166,8 @@ class FetchConfig(ImageSettings):
             "sharing_workers",
             "requests_per_second_per_host",
             "host_pause_seconds",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"fetch.{name} must be at least 0, got {getattr(self, name)}")
+        )
+        require_at_least(0, self, from_zero, "fetch.")
         if self.engine == "img2dataset" and (self.respects_robots or self.respects_tdm):
             raise ConfigError(
                 "fetch.engine img2dataset asks neither robots.txt nor tdmrep.json, keeps from no "

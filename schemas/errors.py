@@ -1,6 +1,7 @@
 """Why a sample is not in the dataset, and why a run does not start."""
 
 import re
+from collections.abc import Iterable
 from enum import Enum
 
 from schemas.stages import Stage
@@ -97,6 +98,19 @@ class SampleRejected(Exception):
 
 class ConfigError(Exception):
     """This run cannot start: the message says what, its value, what is allowed, what to do."""
+
+
+def require_at_least(least: int, settings: object, names: Iterable[str], section: str = "") -> None:
+    """Raises `ConfigError` for the first setting of these that is less.
+
+    Args:
+        settings: that have them.
+        section: that stands before their names on the command line, with its dot.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value < least:
+            raise ConfigError(f"{section}{name} must be at least {least}, got {value}")
 
 
 class DatasetError(Exception):

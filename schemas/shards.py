@@ -101,6 +101,11 @@ def image_member(key: str, image_format: str, number: int = 0) -> str:
     return f"{key}.{number}.{image_format}" if number else f"{key}.{image_format}"
 
 
+def shard_number(path: str) -> int:
+    """Returns the number of the shard that a file of a dataset is of, by its name."""
+    return int(re.split(r"[._]", path.rsplit("/", 1)[-1], maxsplit=1)[0])
+
+
 def _suffixed(shard: int, digits: int, extension: str) -> str:
     separator = "" if extension.startswith("_") else "."
     return f"{shard:0{digits}d}{separator}{extension}"

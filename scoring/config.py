@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, require_at_least
 from schemas.levels import check_num_levels
 from scoring.levels.ranks import parse_rank_mean
 from scoring.signals.names import parse_signals
@@ -60,11 +60,8 @@ class ScoreConfig:
     """Whether the embeddings are stored beside the score; near-duplicates need them."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads", "itm_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"score.{name} must be at least 1, got {getattr(self, name)}")
-        if self.decode_threads < 0:
-            raise ConfigError(f"score.decode_threads must be at least 0, got {self.decode_threads}")
+        require_at_least(1, self, ("batch_size", "threads", "itm_batch_size"), "score.")
+        require_at_least(0, self, ("decode_threads",), "score.")
         specs = parse_signals(self.signals)
         stored = [spec.name for spec in specs if not spec.looks_at_pictures]
         if stored and not self.keep_embeddings:
@@ -193,9 +190,7 @@ class RecaptionConfig:
     """Tokens that it may write; a caption that is longer is refused."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"recaption.{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(1, self, ("batch_size", "max_new_tokens"), "recaption.")
         if self.model is not None and not self.model.strip():
             raise ConfigError("recaption.model is empty: name a model, or leave the setting out")
         if not self.prompt.strip():

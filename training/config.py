@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, require_at_least
 from schemas.levels import check_num_levels
 
 AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
@@ -131,17 +131,15 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_ratio must be in [0, 1), got {self.validation_ratio}"
             )
-        for name in (
+        from_one = (
             "tokens_per_sequence",
             "sequences_per_step",
             "sequences_per_device",
             "packing_window",
             "validation_samples",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ConfigError(f"data.workers must be at least 0, got {self.workers}")
+        )
+        require_at_least(1, self, from_one, "data.")
+        require_at_least(0, self, ("workers",), "data.")
         if any(weight < 0 for weight in self.weights):
             raise ConfigError(f"data.weights must not be negative, got {self.weights}")
         if any(not 0 <= weight < math.inf for weight in self.level_weights):
@@ -296,17 +294,14 @@ class TrainConfig:
                 f"data.level_weights must have one number for each of model.num_levels = "
                 f"{self.model.num_levels} levels, got {len(weights)}"
             )
-        for name in (
+        from_zero = (
             "told_samples",
             "validate_every_steps",
             "save_every_steps",
             "keep_checkpoint_every_hours",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("log_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        )
+        require_at_least(0, self, from_zero)
+        require_at_least(1, self, ("log_every_steps", "keep_checkpoints"))
         if not self.train_parts:
             raise ConfigError(
                 "train_parts must name at least one of projector, level_vectors, gate, "

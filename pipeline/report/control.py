@@ -22,13 +22,12 @@ from pipeline.report.pair_groups import (
     fetched_of,
     groups_of,
     levels_of,
-    shard_of,
 )
 from schemas.columns import check_schema
 from schemas.manifest import GroupControl, LevelControl, ScoreControl
 from schemas.progress import shown
 from schemas.records import SCORED_SCHEMA
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, shard_number
 from schemas.storage import exists, open_read, read_json
 from scoring.control import (
     CELLS,
@@ -88,7 +87,7 @@ def read_control(
     is_long = None if len(wanted) > 16 else False  # what is done in seconds says nothing
     tables = each(wanted)
     for path in shown("Exchanging captions", tables, len(wanted), unit="shard", is_active=is_long):
-        _count_shard(control, layout, shard_of(path))
+        _count_shard(control, layout, shard_number(path))
     return control if control.overall.wins.pairs else None
 
 

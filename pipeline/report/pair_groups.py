@@ -33,11 +33,6 @@ def chosen_tables(layout: DatasetLayout) -> list[str]:
     return [paths[index * len(paths) // count] for index in range(count)]
 
 
-def shard_of(path: str) -> int:
-    """Returns the number of a table's shard."""
-    return int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
-
-
 def levels_of(layout: DatasetLayout, shard: int) -> pa.Table | None:
     """Returns keys and levels of a shard's levelled pairs; None if they are not levelled yet."""
     path = layout.levelled(shard)

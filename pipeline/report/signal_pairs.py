@@ -18,7 +18,6 @@ from pipeline.report.pair_groups import (
     fetched_of,
     groups_of,
     levels_of,
-    shard_of,
 )
 from schemas.columns import (
     EXCHANGED_FIELD,
@@ -27,7 +26,7 @@ from schemas.columns import (
     signal_fields,
 )
 from schemas.records import SCORED_SCHEMA
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, shard_number
 from schemas.storage import open_read
 from scoring.control import CONTROLLED_ROWS, EXCHANGES, exchange_captions, own_scores
 
@@ -82,7 +81,7 @@ def _read_shard(layout: DatasetLayout, path: str) -> SignalPairs:
         batches = parquet.iter_batches(CONTROLLED_ROWS, columns=names, use_threads=False)
         first = next(batches, None)
     table = schema.empty_table() if first is None else pa.Table.from_batches([first])
-    fetched, languages = fetched_of(layout, shard_of(path))
+    fetched, languages = fetched_of(layout, shard_number(path))
     pairs = fetched.take(pc.index_in(table["key"], fetched["key"].combine_chunks()))
     own = {
         name: np.asarray(table[name].to_numpy(zero_copy_only=False), np.float32) for name in signals
@@ -93,7 +92,7 @@ def _read_shard(layout: DatasetLayout, path: str) -> SignalPairs:
     partner = _exchange_scores(table, pairs, path, own, of_others)
     if any(json.loads(one.metadata[EXCHANGED_FIELD])["rows"] != rows for one in exchanged.values()):
         partner = np.full_like(partner, -1)
-    level = _levels(layout, shard_of(path), table)
+    level = _levels(layout, shard_number(path), table)
     return SignalPairs(own, of_others, partner, level, dict(groups_of(pairs, languages)))
 
 

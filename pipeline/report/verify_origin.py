@@ -11,7 +11,7 @@ from pipeline.dataset.train_samples import fetched_part, image_places
 from schemas.columns import read_table
 from schemas.errors import DatasetError
 from schemas.records import FETCHED_SCHEMA
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, shard_number
 from schemas.stages import Stage
 from schemas.storage import list_files, open_read
 
@@ -28,7 +28,7 @@ def unlike_fetched(layout: DatasetLayout, name: str, rows: pa.Table) -> Iterator
     places = {key: place for place, key in enumerate(rows["key"].to_pylist())}
     with open_read(layout.train(int(name), "tar")) as tar:
         for path in list_files(layout.folder(Stage.FETCH), ".parquet"):
-            shard = int(path.rsplit("/", 1)[-1].removesuffix(".parquet"))
+            shard = shard_number(path)
             with open_read(path) as file:
                 keys = read_table(file, FETCHED_SCHEMA, ["key"])["key"]
             found = [key for key in keys.filter(pc.is_in(keys, rows["key"])).to_pylist()]

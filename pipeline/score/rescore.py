@@ -23,7 +23,7 @@ from schemas.columns import read_table
 from schemas.errors import DatasetError
 from schemas.progress import at_work, shown
 from schemas.records import FETCHED_SCHEMA, SCORED_SCHEMA
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, shard_number
 from schemas.stages import Stage
 from schemas.storage import list_files, open_read
 from scoring.clip.checkpoints import deciding_identity
@@ -123,7 +123,7 @@ def rescore_dataset(
     refuse_no_folder(root)
     layout = DatasetLayout(root)
     paths = list_files(layout.folder(Stage.SCORE), ".parquet")
-    shards = [int(path.rsplit("/", 1)[-1].split(".")[0]) for path in paths]
+    shards = [shard_number(path) for path in paths]
     if not shards:
         raise DatasetError(f"{root} holds no scores: run `score` first")
     rows_of = _sample_rows(layout, shards, sample)

@@ -1,9 +1,10 @@
 import pickle
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from schemas.errors import RejectReason, SampleRejected
+from schemas.errors import ConfigError, RejectReason, SampleRejected, require_at_least
 from schemas.stages import Stage
 
 
@@ -37,3 +38,13 @@ def test_a_rejection_survives_the_way_between_processes():
         "404 Not Found",
         404,
     )
+
+
+def test_the_first_setting_that_is_less_is_named_with_its_value():
+    settings = SimpleNamespace(fine=1, less=0, lesser=-3)
+    require_at_least(1, settings, ("fine",), "score.")
+    with pytest.raises(ConfigError, match=r"^score\.less must be at least 1, got 0$"):
+        require_at_least(1, settings, ("fine", "less", "lesser"), "score.")
+    require_at_least(0, settings, ("less",))
+    with pytest.raises(ConfigError, match=r"^lesser must be at least 0, got -3$"):
+        require_at_least(0, settings, ("lesser",))

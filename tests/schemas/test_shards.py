@@ -1,4 +1,6 @@
-from schemas.shards import DatasetLayout
+import pytest
+
+from schemas.shards import DatasetLayout, shard_number
 from schemas.stages import Stage
 
 
@@ -23,3 +25,21 @@ def test_a_url_is_a_root_like_a_path():
 
 def test_numbers_longer_than_the_padding_are_kept_whole():
     assert DatasetLayout("data").pairs(123456) == "data/pairs/123456.parquet"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("pairs",),
+        ("fetched", "tar"),
+        ("fetched", "parquet"),
+        ("fetched", "_stats.json"),
+        ("scored",),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 42, 123456])
+def test_a_files_name_says_of_which_shard_it_is(place, number):
+    name, *extension = place
+    for root in ("data", "s3://bucket/1.5/data"):
+        path = getattr(DatasetLayout(root), name)(number, *extension)
+        assert shard_number(path) == number

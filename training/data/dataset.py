@@ -84,7 +84,7 @@ class TrainDataset:
         self.folders = tuple(folders)
         layouts = [DatasetLayout(folder) for folder in folders]
         manifests = [_read_manifest(layout) for layout in layouts]
-        self.fingerprints = tuple(_fingerprint(manifest) for manifest in manifests)
+        self.fingerprints = tuple(manifest_fingerprint(manifest) for manifest in manifests)
         """Of each folder, a hash of what its manifest says of its shards."""
         self.sizes = tuple(sum(e.samples for e in manifest.shards) for manifest in manifests)
         """Samples of each folder."""
@@ -177,7 +177,7 @@ class TrainDataset:
 
 def _mapped_rows(kept: MappedFolders, layout: DatasetLayout, manifest: Manifest) -> MappedRows:
     return kept.opened(
-        f"rows-{digest_of(ROWS_VERSION, _fingerprint(manifest))}",
+        f"rows-{digest_of(ROWS_VERSION, manifest_fingerprint(manifest))}",
         lambda folder: write_rows(layout, manifest, folder),
         MappedRows,
         rows=sum(entry.samples for entry in manifest.shards),
@@ -250,8 +250,8 @@ def _open_image(sample: RawSample, offset: int, length: int) -> Image.Image:
 
 
 def dataset_fingerprint(folder: str) -> str:
-    """Returns a hash of what a dataset's manifest says of its shards."""
-    return _fingerprint(_read_manifest(DatasetLayout(folder)))
+    """Returns the fingerprint of the dataset in a folder."""
+    return manifest_fingerprint(_read_manifest(DatasetLayout(folder)))
 
 
 def _read_manifest(layout: DatasetLayout) -> Manifest:
@@ -280,6 +280,7 @@ def _image_hashes(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(hashes[n] or f"{row['key']}/{n}" for n in range(count))
 
 
-def _fingerprint(manifest: Manifest) -> str:
+def manifest_fingerprint(manifest: Manifest) -> str:
+    """Returns a hash of what a dataset's manifest says of its shards."""
     shards = [[entry.name, entry.samples, entry.parquet_sha256] for entry in manifest.shards]
     return hashlib.blake2b(json.dumps(shards).encode(), digest_size=16).hexdigest()
