@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export NO_ALBUMENTATIONS_UPDATE ?= 1
 # Threads that spin while they wait steal the core from the thread that they wait for.
 export OMP_WAIT_POLICY ?= PASSIVE
-# Set in many images, this has each process compile all that it imports anew: a second for Beam.
+# Set in many images, this has each process compile all that it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -60,10 +60,7 @@ class ReadConfig:
                     f"read.keep_columns: {name!r} {problem if name else 'is no name'}; give the "
                     f"column another name, as in {name or 'NAME'}=told_{name or 'name'}"
                 )
-        if self.pairs_per_shard < 1:
-            raise ConfigError(
-                f"read.pairs_per_shard must be at least 1, got {self.pairs_per_shard}"
-            )
+        require_at_least(1, self, ("pairs_per_shard",), "read.")
 
     @property
     def kept_names(self) -> tuple[tuple[str, str], ...]:
@@ -227,10 +224,7 @@ class PackConfig:
     """Samples in a train shard; only the last has fewer."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_shard < 1:
-            raise ConfigError(
-                f"pack.samples_per_shard must be at least 1, got {self.samples_per_shard}"
-            )
+        require_at_least(1, self, ("samples_per_shard",), "pack.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

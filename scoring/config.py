@@ -119,12 +119,8 @@ class DeduplicateConfig:
                 f"deduplicate.cells must be at least 0 and probes at least 1, "
                 f"got {self.cells} and {self.probes}"
             )
-        if self.threads < 0:
-            raise ConfigError(f"deduplicate.threads must be at least 0, got {self.threads}")
-        if self.memory_bytes < 1 << 20:
-            raise ConfigError(
-                f"deduplicate.memory_bytes must be at least 1048576, got {self.memory_bytes}"
-            )
+        require_at_least(0, self, ("threads",), "deduplicate.")
+        require_at_least(1 << 20, self, ("memory_bytes",), "deduplicate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

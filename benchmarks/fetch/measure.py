@@ -61,7 +61,7 @@ def measured(command: list[str], output: Path, cores: Collection[int] | None = N
 def environment_of_users() -> dict[str, str]:
     """Returns this environment, in which Python keeps what it compiles.
 
-    Without, each start compiles all libraries anew, a second of each side's time and more.
+    Else each start would compile all libraries anew.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 

@@ -87,8 +87,8 @@ def asking() -> Iterator[None]:
 def settings_of_fetching() -> Iterator[None]:
     """Makes the turns of threads short, and Python look for cyclic garbage less often.
 
-    And only in what is made from now on. Who fetches a shard has these until it is written: to look
-    through all of its rows takes as long as half of the writing.
+    And only in what is made from now on. Who fetches a shard has these until it is written: else
+    all of its rows would be looked through just before they are gone.
     """
     global _fetching, _froze, _usual_thresholds, _usual_turn
     with _collecting:

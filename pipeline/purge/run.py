@@ -25,7 +25,7 @@ from pipeline.purge.rewrite import (
 from pipeline.purge.search import denied_tokens, find_denied, read_rows, traces_of
 from schemas.command_line import counted
 from schemas.errors import ConfigError, DatasetError
-from schemas.shards import DatasetLayout
+from schemas.shards import DatasetLayout, shard_number
 from schemas.stages import Stage
 from schemas.storage import (
     commit_text,
@@ -98,7 +98,7 @@ def _rewrite(layout: DatasetLayout, denied: Denied) -> None:
     for path in list_files(layout.folder(Stage.READ), ".parquet"):
         drop_rows(path, denied)
     for path in list_files(layout.folder(Stage.FETCH), ".parquet"):
-        shard = _number(path)
+        shard = shard_number(path)
         if _holds(path, denied):
             rewrite_fetched(layout, shard, denied)
         if exists(layout.rejected(Stage.FETCH, shard)):
@@ -111,7 +111,7 @@ def _reject_in_read(layout: DatasetLayout, denied: Denied) -> None:
         rows = [row for row in read_rows(path, ["key", "source"]) if row["key"] in denied]
         if rows:
             table = pa.table({name: [row[name] for row in rows] for name in ("key", "source")})
-            note_rejections(layout, _number(path), table, denied)
+            note_rejections(layout, shard_number(path), table, denied)
 
 
 def _rewrite_train(layout: DatasetLayout, denied: Denied) -> None:
@@ -119,7 +119,7 @@ def _rewrite_train(layout: DatasetLayout, denied: Denied) -> None:
     packed = []
     lost: dict[str, int] = {}
     for path in list_files(layout.folder(Stage.PACK), ".parquet"):
-        shard = _number(path)
+        shard = shard_number(path)
         keys = [row["key"] for row in read_rows(path, ["key"])]
         gone = [key for key in keys if key in denied]
         for key in gone:
@@ -176,7 +176,3 @@ def _clean_run_folder(layout: DatasetLayout, deny: DenyLists, denied: Denied) ->
 
 def _holds(path: str, denied: Denied) -> bool:
     return any(row["key"] in denied for row in read_rows(path, ["key"]))
-
-
-def _number(path: str) -> int:
-    return int(path.rsplit("/", 1)[-1].split(".", 1)[0])

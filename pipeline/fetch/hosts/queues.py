@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pipeline.fetch.hosts.slots import HostSlots, Slot
 
@@ -16,9 +16,19 @@ Row = TypeVar("Row")
 ROWS_PER_SLOW_ROW = 4
 """Of so many rows that are handed out, one is of a host that takes long, if one may be asked."""
 
-_Place = tuple[bool, int, bool, int, int, str]
-"""A host among those that may be asked: whether it takes long; its turn, unless it does; whether it
-was asked before; the work that waits for it, negative; when it was listed."""
+
+class _Place(NamedTuple):
+    """A host among those that may be asked, in the order in which they are."""
+
+    is_slow: bool
+    turn: int
+    """Of its first row; 0 for all that take long."""
+    was_asked: bool
+    less_work: int
+    """Seconds of what waits for it, negative."""
+    tick: int
+    """When it was listed."""
+    origin: str
 
 
 @dataclass(slots=True)
@@ -151,19 +161,19 @@ class HostQueues(Generic[Row]):
             place = heapq.heappop(first or second)
             if not self._is_listed(place):
                 continue
-            handed_out = self._hand_out(place[-1])
+            handed_out = self._hand_out(place.origin)
             if handed_out is not None:
                 return handed_out
         return None
 
     def _is_listed(self, place: _Place) -> bool:
         """Returns whether a host is still listed at this place."""
-        queue = self._queues.get(place[-1])
+        queue = self._queues.get(place.origin)
         return queue is not None and queue.place is place
 
     def _push(self, place: _Place) -> None:
         """Lists a host as one that may be asked."""
-        heapq.heappush(self._slow if place[0] else self._ready, place)
+        heapq.heappush(self._slow if place.is_slow else self._ready, place)
 
     def _hand_out(self, origin: str) -> tuple[Slot | None, Row, bool] | None:
         queue = self._queues[origin]
@@ -191,15 +201,16 @@ class HostQueues(Generic[Row]):
         """Puts the host where it will be taken from as soon as it may be asked."""
         queue = self._queues[origin]
         is_full = bool(origin) and self._slots.is_full(origin)
+        if not queue.rows or is_full:
+            return
         slowness = self._slots.slowness(origin) if origin else 0
         # One that turns out to take long is no longer behind those that do not.
-        is_listed = queue.place is not None and queue.place[0] >= (slowness > 0)
-        if is_listed or not queue.rows or is_full:
+        if queue.place is not None and (queue.place.is_slow or not slowness):
             return
         was_asked = bool(origin) and self._slots.was_asked(origin)
         turn = 0 if slowness else queue.rows[0][0]
         work = len(queue.rows) * max(1, slowness)
-        place = (slowness > 0, turn, was_asked, -work, next(self._ticks), origin)
+        place = _Place(slowness > 0, turn, was_asked, -work, next(self._ticks), origin)
         queue.place = place
         start_at = self._slots.start_at(origin) if origin else 0.0
         if start_at > time.monotonic():
