@@ -1,5 +1,6 @@
 """DeepSpeed's JSON, filled in from our configuration, and DeepSpeed started as it should be."""
 
+import atexit
 import os
 import signal
 import warnings
@@ -87,7 +88,8 @@ def start_distributed() -> None:
 
     A launcher (torchrun, deepspeed) sets RANK and the rest; without one they are set here. On a
     CPU, DeepSpeed is told that none of its compiled operators are there, and does not try them
-    out: its shared-memory collectives alone compile for minutes and give gloo's sums.
+    out: its shared-memory collectives alone compile for minutes and give gloo's sums. There, the
+    process leaves the group when it ends.
 
     Raises:
         ConfigError: if there are more processes on this machine than GPUs.
@@ -122,4 +124,7 @@ def start_distributed() -> None:
     else:
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)
+        # gloo's threads may still be at work when a process ends. Unless they end before the
+        # interpreter does, it aborts with SIGABRT.
+        atexit.register(torch.distributed.destroy_process_group)
     end_together(signal.getsignal(signal.SIGTERM))

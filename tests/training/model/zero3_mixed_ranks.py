@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from tests.training.model.tiny_models import build_model, packed_row, sample
 from training.config import STAGE_1, STAGE_2
+from training.engine.deepspeed import start_distributed
 from training.model.trainable import set_trainable
 
 SETTINGS = {
@@ -39,8 +40,7 @@ def batch(stage, step, rank):
 
 
 def main() -> None:
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("gloo")
+    start_distributed()
     rank = dist.get_rank()
     for stage in (1, 2):
         model = build_model()
