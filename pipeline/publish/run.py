@@ -20,6 +20,7 @@ from pipeline.publish.companions import checksums, croissant, energon_files, wid
 from pipeline.publish.features import parquet_features, refuse_own_pictures, tar_features
 from pipeline.publish.samples import TRAIN, VALIDATION, Counts, Publishable, sayable
 from pipeline.publish.shards import Published, write_parquet, write_tar
+from schemas.command_line import counted
 from schemas.errors import ConfigError, DatasetError
 from schemas.progress import RunProgress
 from schemas.shards import DatasetLayout
@@ -41,7 +42,7 @@ from schemas.terminal import Console
 RECORD = ".aligngpt/publish.json"
 """What is ours in a publication's folder, and what it was made from."""
 
-OWN_LAYOUT = 1
+OWN_LAYOUT = 2
 """Raised with every change of what a publication is like."""
 
 
@@ -147,7 +148,9 @@ def publish_dataset(
         DatasetError: if the dataset is not finished, or damaged.
     """
     if not 0 <= validation_ratio < 1:
-        raise ConfigError(f"--validation-ratio must be in 0..1, got {validation_ratio}")
+        raise ConfigError(
+            f"--validation-ratio must be from 0 to less than 1, got {validation_ratio}"
+        )
     if lies_within(out, root) or lies_within(root, out):
         raise ConfigError(f"--out {out} and the dataset {root} lie in each other")
     layout = DatasetLayout(root)
@@ -171,10 +174,8 @@ def publish_dataset(
             raise DatasetError(f"{root} holds no samples to publish")
         shards = _write_shards(publication, dataset, about, counts, size)
         _write_companions(publication, about, dataset, counts, shards)
-    console.print(
-        f"{sum(counts.samples.values()):,} samples in {len(shards):,} shards, with card, Croissant "
-        f"and checksums: {publication.out}"
-    )
+    what = f"{counted(sum(counts.samples.values()), 'sample')} in {counted(len(shards), 'shard')}"
+    console.print(f"{what}, with card, Croissant and checksums: {publication.out}")
 
 
 @contextmanager
@@ -209,7 +210,7 @@ def _write_shards(
             there = [publication.standing(name) for name in names]
             skip = [file is not None for file in there]
             samples = dataset.samples(split, skip, size, readers)
-            folders = dataset.manifest.config["fetch"]["allow_folders"]
+            folders = dataset.image_folders
             for name, file in zip(names, there, strict=True):
                 part = ((sayable(row, folders), images) for row, images in islice(samples, size))
                 if file is not None:

@@ -1,6 +1,6 @@
 """The samples of a dataset on their way to a publication: their split, and what may be said."""
 
-import os.path
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ import pyarrow as pa
 from pipeline.dataset.train_samples import TarReaders, image_places, read_kept_fields, read_rows
 from schemas.manifest import Manifest
 from schemas.progress import shown
-from schemas.records import hash_share
+from schemas.records import hash_share, json_text
 from schemas.shards import DatasetLayout
-from schemas.storage import is_local
+from schemas.storage import absolute_path, is_local, local_path
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -53,6 +53,12 @@ class Publishable:
     layout: DatasetLayout
     manifest: Manifest
     validation_ratio: float
+
+    @property
+    def image_folders(self) -> list[str]:
+        """Folders that images were read from, of the datasets that it was made from, too."""
+        configs = [self.manifest.config, *(parent.config for parent in self.manifest.parents)]
+        return [folder for config in configs for folder in config["fetch"]["allow_folders"]]
 
     def kept_fields(self) -> list[pa.Field]:
         """Returns the columns of the input's own."""
@@ -114,11 +120,21 @@ def sayable(row: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     Args:
         folders: that images were read from; paths are published as seen from there.
     """
-    url = row["url"]
-    if url is None or not is_local(url):
+    if row["url"] is None:
         return row
+    more = row.get("more_urls")
+    if more is not None:
+        more = json_text([_seen_from(url, folders) for url in json.loads(more)])
+    return {**row, "url": _seen_from(row["url"], folders), "more_urls": more}
+
+
+def _seen_from(url: str, folders: Sequence[str]) -> str:
+    """Returns a path as seen from the first of the folders that it lies in, or its name alone."""
+    if not is_local(url):
+        return url
+    path = local_path(url)
     for folder in folders:
-        base = os.path.abspath(folder).rstrip("/") + "/"  # noqa: PTH100 (as it was stored)
-        if url.startswith(base):
-            return {**row, "url": url.removeprefix(base)}
-    return {**row, "url": url.rsplit("/", 1)[-1]}
+        base = absolute_path(folder).rstrip("/") + "/"
+        if path.startswith(base):
+            return path.removeprefix(base)
+    return path.rsplit("/", 1)[-1]

@@ -64,7 +64,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 HASH_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 
 NO_TURNS: tuple[Any, ...] = (None, "", b"", [], "[]")
-"""What stands under `conversations` in the row of a pair."""
+"""What stands under `conversations` in the row of a pair, under `more_urls` where one image is."""
 
 MOST_IMAGES = 100
 """Images that one sample may have: more fit into no language model's sequence."""

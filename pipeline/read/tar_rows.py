@@ -209,9 +209,11 @@ def _row(sample: Sample, path: str, table_values: Values, config: ReadConfig) ->
             raise SampleRejected(RejectReason.MALFORMED_ROW, "its .json is no object")
         values.update(found)
     columns = columns_of(values, config)
-    if len(sample.images) > 1:
-        names = ", ".join(excerpt(image.name) for image in sample.images[:4])
-        raise SampleRejected(RejectReason.SEVERAL_IMAGES, names)
+    names = [image.name for image in sample.images[:4]]
+    if names and sample.untaken_image and values.get("more_urls") not in NO_TURNS:
+        names.append(sample.untaken_image)  # KEY.1.jpg, as our own tars have it
+    if len(names) > 1:
+        raise SampleRejected(RejectReason.SEVERAL_IMAGES, ", ".join(map(excerpt, names)))
     if not sample.images:
         if columns.conversations is None or values[columns.conversations] in NO_TURNS:
             raise SampleRejected(RejectReason.MISSING_IMAGE, _why_no_image(sample))

@@ -66,7 +66,9 @@ HINTS = {
     RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
     RejectReason.MISSING_URL.value: "read.url_column names the column of the images",
     RejectReason.MISSING_CAPTION.value: "read.caption_column names the column of the captions",
-    RejectReason.SEVERAL_IMAGES.value: "several images belong to conversations: read them so",
+    RejectReason.SEVERAL_IMAGES.value: (
+        "several images belong to conversations, and are not read from tars"
+    ),
     RejectReason.IMAGE_COUNT_MISMATCH.value: "each image needs one <image> in the user's turns",
     RejectReason.UNTRAINABLE_CONVERSATION.value: (
         "a conversation needs a turn of the user and an answer with words"

@@ -28,6 +28,9 @@ from scoring.levels.edges import (
 )
 
 SCORE = "clip_score"
+LEVEL = "alignment_level"
+ORIGINAL_SCORE, ORIGINAL_LEVEL = "original_score", "original_level"
+"""Of the caption before a model wrote another one; clip_score decides such levels."""
 
 Watch = Callable[[str, Sequence[Any]], Iterable[Any]]
 """Passes the shards of a pass on and shows how many of them went by."""
@@ -150,8 +153,13 @@ def cut_levels(
 ) -> LevelEdges:
     """Returns the edges of equally large levels of what is taken, found pass by pass.
 
+    Samples without a level, such as those of a dataset that was not scored, are left out.
+
     Args:
         by: the column whose ranks decide: clip_score or a signal.
+
+    Raises:
+        ConfigError: if no sample has a level, or that column says nothing of one that has.
     """
     search = EdgeSearch(num_levels)
     places = [(source, shard) for source in sources for shard in source.shards]
@@ -160,22 +168,28 @@ def cut_levels(
         counts = (
             count_cells(search, *_values(table, by))
             for source, shard in watch(title, places)
-            for table in source.rows(shard, ["key", by])
+            for table in source.rows(shard, ["key", LEVEL, by])
         )
         search = refine(search, merge_histograms(counts))
+    if not search.total:
+        raise ConfigError("--cut-levels needs scores, and these samples have none")
     return search.edges
 
 
-def _values(table: pa.Table, by: str) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-    """Returns what the rows are ranked by and their hashes; both (n,)."""
-    if by not in table.column_names or table[by].null_count:
+def _values(
+    table: pa.Table, by: str, level: str = LEVEL
+) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """Returns what the rows with a level are ranked by and their hashes; both (n,)."""
+    table = table.filter(table[level].is_valid())
+    if len(table) and (by not in table.column_names or table[by].null_count):
         what = "a score" if by == SCORE else f"the signal {by}, by which the levels are cut,"
         raise ConfigError(
             f"levels cannot be cut anew: there are samples without {what} among those that are "
             f"taken: leave out --cut-levels, or add `{by} is not null` to --where"
         )
-    values = table[by].to_numpy().astype(np.float32, copy=False)
-    return values, key_hashes(table["key"].combine_chunks())
+    values = table[by] if len(table) else pa.array([], pa.float32())
+    hashes = key_hashes(table["key"].combine_chunks())
+    return values.to_numpy().astype(np.float32, copy=False), hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +210,7 @@ def taken_samples(
     """Yields all that is taken, of several datasets in the order of the keys.
 
     Args:
-        edges: of new levels; None keeps those that the samples have.
+        edges: of new levels, for samples that have one; None keeps those that they have.
         by: the column that the edges were cut by.
     """
     if len(sources) == 1:
@@ -209,11 +223,26 @@ def _taken_of(source: Source, edges: LevelEdges | None, by: str) -> Iterator[Tak
     for shard in source.shards:
         tar = source.layout.train(shard, "tar")
         for table in source.rows(shard):
-            levels = table["alignment_level"].to_pylist()
             if edges is not None:
-                levels = levels_from_edges(*_values(table, by), edges).tolist()
+                for level, value in ((LEVEL, by), (ORIGINAL_LEVEL, ORIGINAL_SCORE)):
+                    if level in table.column_names:
+                        table = _levelled_anew(table, level, value, edges)
+            levels = table[LEVEL].to_pylist()
             for row, key in enumerate(table["key"].to_pylist()):
                 yield Taken(key, table, row, levels[row], tar)
+
+
+def _levelled_anew(table: pa.Table, level: str, by: str, edges: LevelEdges) -> pa.Table:
+    """Returns rows with a column of levels by these edges; where there was no level there is none.
+
+    A caption's level before a model wrote another one is compared with its level now, so that both
+    must be by the same edges.
+    """
+    place = table.schema.get_field_index(level)
+    anew = iter(levels_from_edges(*_values(table, by, level), edges).tolist())
+    levels = [None if old is None else next(anew) for old in table[level].to_pylist()]
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(levels, field.type))
 
 
 def packed(taken: Taken, readers: TarReaders) -> PackedSample:

@@ -30,6 +30,7 @@ from pipeline.select.choice import (
 from schemas.columns import file_metadata, with_kept
 from schemas.command_line import counted
 from schemas.errors import ConfigError
+from schemas.levels import check_num_levels
 from schemas.manifest import Parent
 from schemas.progress import RunProgress, shown
 from schemas.records import TRAIN_SCHEMA
@@ -150,6 +151,8 @@ def derived_config(sources: Sequence[Source], selection: Selection) -> CurationC
             f"them by one first. They are {' and '.join(sorted(models))}"
         )
     levels = {found.num_levels for found in manifests if found.num_levels is not None}
+    if selection.num_levels is not None:
+        check_num_levels("--cut-levels", selection.num_levels)
     if selection.num_levels is not None and not levels:
         raise ConfigError("--cut-levels needs scores, and these samples have none")
     if len(levels) > 1 and selection.num_levels is None:

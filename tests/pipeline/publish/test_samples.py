@@ -1,7 +1,10 @@
 """What is published of a dataset, and what may be said of it."""
 
+import json
+from dataclasses import replace
+
 from pipeline.publish.samples import Publishable, sayable
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, Parent
 from schemas.shards import DatasetLayout
 from tests.publications import RATIO, images_of
 
@@ -10,7 +13,30 @@ def test_where_files_lay_on_the_machine_is_not_told():
     row = {"url": "/home/me/pictures/cats/1.png", "key": "k"}
     assert sayable(row, ["/home/me/pictures"])["url"] == "cats/1.png"
     assert sayable(row, ["/srv"])["url"] == "1.png"
-    assert sayable({"url": "https://a.example/1"}, ["/srv"]) == {"url": "https://a.example/1"}
+    assert sayable({"url": "https://a.example/1"}, ["/srv"])["url"] == "https://a.example/1"
+    row["more_urls"] = '["/home/me/pictures/2.png","file:///srv/x/3.png","https://a.example/4"]'
+    told = json.loads(sayable(row, ["file:///home/me/pictures", "/srv"])["more_urls"])
+    assert told == ["2.png", "x/3.png", "https://a.example/4"]
+    assert sayable({"url": None, "more_urls": None}, ["/srv"])["url"] is None
+    member = {"url": "file:///srv/x/0.tar#k.jpg"}
+    assert sayable(member, [])["url"] == "0.tar#k.jpg"
+
+
+def test_folders_of_all_merged_datasets_are_known(dataset):
+    manifest = Manifest.from_json((dataset / "manifest.json").read_text())
+    parents = [
+        Parent(
+            folder=name,
+            manifest_sha256="0" * 64,
+            samples=1,
+            taken=1,
+            config={"fetch": {"allow_folders": [f"/{name}"]}},
+        )
+        for name in ("a", "b")
+    ]
+    manifest = replace(manifest, config=parents[0].config, parents=parents)
+    found = Publishable(DatasetLayout(str(dataset)), manifest, RATIO).image_folders
+    assert set(found) == {"/a", "/b"}
 
 
 def test_what_there_is_is_counted_from_the_tables(dataset, expected):

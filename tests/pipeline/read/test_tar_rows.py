@@ -89,6 +89,13 @@ BAD_SAMPLES: dict[str, tuple[RejectReason | None, Members]] = {
     "image of a type that is not taken": (R.MISSING_IMAGE, [("k.jxl", b"x"), ("k.cls", b"1")]),
     "image under an ending of two parts": (R.MISSING_IMAGE, [("k.input.JPG", b"x")]),
     "two images": (R.SEVERAL_IMAGES, [*sample("k"), ("k.png", b"x")]),
+    "several images, as our own tars have them": (
+        R.SEVERAL_IMAGES,
+        [
+            *[("k.jpg", jpeg(0)), ("k.1.jpg", jpeg(1)), ("k.txt", b"a")],
+            ("k.json", json.dumps({"conversations": "[1]", "more_urls": '["b.jpg"]'}).encode()),
+        ],
+    ),
     "one name twice": (R.SEVERAL_IMAGES, [*sample("k"), ("k.jpg", b"x")]),
     "one caption twice": (R.MALFORMED_ROW, [*sample("k"), ("k.txt", b"x")]),
     "a key seen before": (R.MALFORMED_ROW, sample("good")),

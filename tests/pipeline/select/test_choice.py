@@ -104,3 +104,25 @@ def test_samples_without_scores_have_no_new_levels(parent, tmp_path):
     with pytest.raises(ConfigError, match="add `clip_score is not null` to --where"):
         cut_levels([chosen(root, None)], 2, unwatched)
     cut_levels([chosen(root, "clip_score is not null")], 2, unwatched)
+
+
+def test_the_level_before_a_caption_by_a_model_is_cut_anew_with_the_level_now(parent, tmp_path):
+    root = tmp_path / "recaptioned"
+    shutil.copytree(parent, root)
+    for path in sorted((root / "train").glob("*.parquet")):
+        table = pq.read_table(path)
+        asked = [None, *table["clip_score"].to_pylist()[1:]]
+        columns = {
+            "original_score": pa.array(asked, pa.float32()),
+            "original_level": pa.array([None if one is None else 100 for one in asked], pa.int8()),
+        }
+        for name, values in columns.items():
+            table = table.append_column(name, values)
+        pq.write_table(table, path)
+    source = chosen(root, None)
+    found = list(taken_samples([source], cut_levels([source], 3, unwatched)))
+    before = [sample.table["original_level"][sample.row].as_py() for sample in found]
+    assert before.count(None) == len(source.shards)
+    assert [one for one in before if one is not None] == [
+        sample.level for sample, one in zip(found, before, strict=True) if one is not None
+    ]

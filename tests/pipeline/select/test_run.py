@@ -148,10 +148,20 @@ def test_levels_of_different_columns_are_not_merged(tasted, parent, turns, tmp_p
     for num_levels in (None, 3):
         with pytest.raises(ConfigError, match=rf"by clip_score in {parent} and by taste in"):
             make(tmp_path / "out", parent, tasted, turns, num_levels=num_levels)
-    with pytest.raises(ConfigError, match="samples without the signal taste, by which"):
-        make(tmp_path / "out", tasted, turns, num_levels=3)
     assert not (tmp_path / "out" / "train").exists()
     assert len(make(tmp_path / "out", tasted, turns)) > 38
+
+
+def test_samples_that_no_model_scored_keep_no_level_where_others_are_cut_anew(
+    tasted, turns, tmp_path
+):
+    rows = make(tmp_path / "out", tasted, turns, num_levels=3)
+    counts = Counter(row["alignment_level"] for row in rows)
+    assert counts == {1: 13, 2: 13, 3: 12, None: 5}
+    assert {row["alignment_level"] for row in rows if row["clip_score"] is None} == {None}
+    verify_dataset(str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="needs scores, and these samples have none"):
+        make(tmp_path / "no", tmp_path / "out", where="clip_score is null", num_levels=3)
 
 
 def test_columns_that_differ_in_case_alone_are_not_merged(tasted, tmp_path):
@@ -212,7 +222,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(parent, turns
         ((parent,), {"where": "alignment_level > 9"}, "no sample of 38 fulfils"),
         ((parent, parent), {}, "are the same dataset"),
         ((turns,), {"where": "true", "num_levels": 4}, "needs scores"),
-        ((parent, turns), {"num_levels": 4}, "samples without a score"),
+        ((parent,), {"where": "true", "num_levels": 0}, r"--cut-levels must be in 2\.\.127"),
     ]:
         with pytest.raises(ConfigError, match=message):
             make(tmp_path / "out", *parents, **settings)
