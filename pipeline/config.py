@@ -152,7 +152,7 @@ class FetchConfig(ImageSettings):
             "max_frames",
             "image_size",
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # so is NaN
                 raise ConfigError(f"fetch.{name} must be positive, got {getattr(self, name)}")
         from_zero = (
             "retries",
@@ -174,7 +174,7 @@ class FetchConfig(ImageSettings):
             )
         if not 1 <= self.image_quality <= 100:
             raise ConfigError(f"fetch.image_quality must be in 1..100, got {self.image_quality}")
-        if self.max_aspect_ratio < 1:
+        if not self.max_aspect_ratio >= 1:
             raise ConfigError(
                 f"fetch.max_aspect_ratio is longest over shortest side, at least 1, "
                 f"got {self.max_aspect_ratio}"

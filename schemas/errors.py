@@ -101,7 +101,7 @@ class ConfigError(Exception):
 
 
 def require_at_least(least: int, settings: object, names: Iterable[str], section: str = "") -> None:
-    """Raises `ConfigError` for the first setting of these that is less.
+    """Raises `ConfigError` for the first setting of these that is less, or no number (NaN).
 
     Args:
         settings: that have them.
@@ -109,7 +109,7 @@ def require_at_least(least: int, settings: object, names: Iterable[str], section
     """
     for name in names:
         value = getattr(settings, name)
-        if value < least:
+        if not value >= least:
             raise ConfigError(f"{section}{name} must be at least {least}, got {value}")
 
 

@@ -21,7 +21,7 @@ from schemas.errors import StorageError
 from schemas.local_folders import local_files, local_sizes
 from schemas.shards import is_stage_file
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LEAVE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 _CHECKS: list[Callable[[], None]] = []
@@ -163,6 +163,11 @@ def write_failure(path: str, folder: Path, code: int) -> str:
         return (
             f"cannot write {path}: {reason}. Give this user leave to write there, mount the disk "
             "for writing, or use another --out"
+        )
+    if code == errno.EFBIG:
+        return (
+            f"cannot write {path}: {reason}: a limit (ulimit -f) or the disk's format takes no "
+            "file of that size. Raise the limit, or use another disk"
         )
     return (
         f"cannot write {path}: {reason} ({room_of(folder)}). Make room there, or move the "

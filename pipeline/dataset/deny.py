@@ -15,13 +15,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError, RejectReason
-from schemas.storage import exists, open_read
+from schemas.storage import exists, is_local, local_path, open_read
 
 HEX_DIGITS = {32: "md5", 40: "sha1", 64: "sha256"}
 HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
@@ -194,6 +195,12 @@ def _read(files: DenyFiles, fingerprint: str) -> DenyLists:
 def _content_hash(path: str) -> bytes:
     if not exists(path):
         raise ConfigError(f"there is no deny-list {path}")
+    local = Path(local_path(path)) if is_local(path) else None
+    if local is not None and not local.is_file() and not local.is_dir():
+        raise ConfigError(
+            f"the deny-list {path} is a pipe or a device, which can be read once only, and lists "
+            "are read more than once: give it as a file"
+        )
     digest = hashlib.blake2b(digest_size=16)
     with _reading(path), open_read(path) as file:
         while chunk := file.read(1 << 20):

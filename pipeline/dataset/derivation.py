@@ -69,9 +69,14 @@ def read_derivation(layout: DatasetLayout) -> Derivation | None:
         raise DatasetError(f"{path} is no record of a derived dataset: {error!r}") from error
 
 
+def is_derived(layout: DatasetLayout) -> bool:
+    """Returns whether a folder was made from other datasets, so that no stage ran there."""
+    return exists(derivation_path(layout))
+
+
 def refuse_derived(layout: DatasetLayout) -> None:
     """Raises `ConfigError` if a folder was made from other datasets, so that no stage can run."""
-    if exists(derivation_path(layout)):
+    if is_derived(layout):
         raise ConfigError(
             f"{layout.root} was made from other datasets, by select or merge: no stage can run "
             "there. Give --out another folder"

@@ -80,9 +80,9 @@ def _refuse_other_dataset(layout: DatasetLayout, derivation: Derivation) -> None
 
 
 def report_anew(layout: DatasetLayout, config: CurationConfig) -> None:
-    """Writes manifest, report and Croissant of a dataset by what its files hold now.
+    """Writes manifest, report and Croissant of a dataset by what its files hold now, if anything.
 
     Raises:
         DatasetError: if its counts do not balance.
     """
-    write_report(layout, config)
+    write_report(layout, config, may_be_empty=True)

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.derivation import refuse_derived
+from pipeline.dataset.derivation import is_derived
 from pipeline.dataset.manifests import read_manifest
 from pipeline.dataset.worktimes import REPORT, StepTime, read_times
 from schemas.errors import ConfigError, DatasetError
@@ -131,7 +131,11 @@ def rates_of(root: str, source: str | None = None) -> Rates:
         ConfigError: if it was made from other datasets, so that no stage ran there.
     """
     layout = DatasetLayout(root)
-    refuse_derived(layout)
+    if is_derived(layout):
+        raise ConfigError(
+            f"{root} was made from other datasets, by select or merge, so that no stage ran there: "
+            "plan from one that was curated"
+        )
     manifest = read_manifest(layout)
     stages = [_rates_of_stage(layout, manifest, name) for name in (*manifest.stages, REPORT)]
     _refuse_unknown(layout, stages)

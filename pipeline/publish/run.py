@@ -155,6 +155,8 @@ def publish_dataset(
         raise ConfigError(f"--out {out} and the dataset {root} lie in each other")
     layout = DatasetLayout(root)
     dataset = Publishable(layout, read_manifest(layout), validation_ratio)
+    if not dataset.manifest.kept:
+        raise DatasetError(f"{root} holds no samples to publish")
     if about.form == "parquet":
         refuse_own_pictures(dataset.kept_fields())
     size = samples_per_shard or dataset.manifest.samples_per_shard
@@ -170,8 +172,6 @@ def publish_dataset(
     with _held(own):
         publication.begin()
         counts = dataset.count()
-        if not counts.samples:
-            raise DatasetError(f"{root} holds no samples to publish")
         shards = _write_shards(publication, dataset, about, counts, size)
         _write_companions(publication, about, dataset, counts, shards)
     what = f"{counted(sum(counts.samples.values()), 'sample')} in {counted(len(shards), 'shard')}"

@@ -92,14 +92,19 @@ HINTS = {
 """Reason to the setting or the step that mends it most often."""
 
 
-def write_report(layout: DatasetLayout, config: CurationConfig) -> Manifest:
+def write_report(
+    layout: DatasetLayout, config: CurationConfig, *, may_be_empty: bool = False
+) -> Manifest:
     """Writes manifest, report and metadata, and returns the manifest.
+
+    Args:
+        may_be_empty: whether it is meant that no pair is left.
 
     Raises:
         DatasetError: if a stage is not done, so that the counts do not balance.
     """
     with replacing_times(layout, REPORT):
-        manifest, seen = _read_all(layout, config)
+        manifest, seen = _read_all(layout, config, may_be_empty)
         with timed(layout, REPORT, "render") as work:
             work.rows = manifest.rows_in
             kept = read_kept_fields(layout, [int(entry.name) for entry in manifest.shards])
@@ -125,10 +130,15 @@ def _timed_each(
             work.rows = rows * end // len(tables) - rows * begin // len(tables)
 
 
-def _read_all(layout: DatasetLayout, config: CurationConfig) -> tuple[Manifest, Seen]:
+def _read_all(
+    layout: DatasetLayout, config: CurationConfig, may_be_empty: bool
+) -> tuple[Manifest, Seen]:
     """Returns the manifest of what the stages left, and what there is to show of it."""
     derivation = read_derivation(layout)
-    stages = _finished_stages(layout, config) if derivation is None else derivation.stages
+    if derivation is None:
+        stages = _finished_stages(layout, config, may_be_empty)
+    else:
+        stages = derivation.stages
     counts = list(stages.values())
     num_levels = config.levels.num_levels if config.is_scored else None
     wanted = EXAMPLES_PER_LEVEL if config.is_scored else EXAMPLES_WITHOUT_LEVELS
@@ -176,7 +186,9 @@ def _read_all(layout: DatasetLayout, config: CurationConfig) -> tuple[Manifest, 
     return manifest, Seen(contents, controls)
 
 
-def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str, StageCounts]:
+def _finished_stages(
+    layout: DatasetLayout, config: CurationConfig, may_be_empty: bool
+) -> dict[str, StageCounts]:
     """Returns the balance of the stages.
 
     Raises:
@@ -186,7 +198,8 @@ def _finished_stages(layout: DatasetLayout, config: CurationConfig) -> dict[str,
     if not stages:
         hint = "the input has no rows. Mend it and run again with --redo read"
         raise DatasetError(f"{layout.root} has no pairs: {hint}")
-    refuse_nothing_kept(layout, stages)
+    if not may_be_empty:
+        refuse_nothing_kept(layout, stages)
     missing = [stage.value for stage in config.stages if stage.value not in stages]
     if stages[Stage.READ.value].kept and missing:
         raise DatasetError(f"{layout.root} is not finished: run `{missing[0]}` first")

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.dataset.captions import caption_choices
+from pipeline.dataset.derivation import read_derivation
+from pipeline.dataset.guard import stored_config
 from pipeline.dataset.manifests import refuse_no_folder
 from pipeline.dataset.tars import read_images
 from pipeline.score.looks import COSINE_TOLERANCES
@@ -125,7 +127,7 @@ def rescore_dataset(
     paths = list_files(layout.folder(Stage.SCORE), ".parquet")
     shards = [shard_number(path) for path in paths]
     if not shards:
-        raise DatasetError(f"{root} holds no scores: run `score` first")
+        raise DatasetError(f"{root} holds no scores: {_where_scores_are(layout)}")
     rows_of = _sample_rows(layout, shards, sample)
     if not rows_of:
         raise DatasetError(f"{root} holds no scored pair to score again: all its shards are empty")
@@ -143,6 +145,18 @@ def rescore_dataset(
     config = replace(provenance.config, itm_trust_remote_code=itm_trust_remote_code)
     signals = read_signals_again(layout, rows_of, shards, config)
     return _report(provenance, scorer, differences, signals)
+
+
+def _where_scores_are(layout: DatasetLayout) -> str:
+    """Returns what to do about a dataset that keeps no tables of scores."""
+    derivation = read_derivation(layout)
+    if derivation is not None:
+        parents = " or ".join(parent.folder for parent in derivation.parents)
+        return f"they lie where its samples were taken from, {parents}"
+    config = stored_config(layout)
+    if config is not None and not config.get("is_scored", True):
+        return "instruction samples are not scored"
+    return "run `score` first"
 
 
 def _sample_rows(layout: DatasetLayout, shards: list[int], sample: int) -> dict[int, list[int]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipeline.dataset.conditions import checked_condition
 from pipeline.dataset.derivation import Derivation
 from pipeline.dataset.guard import config_from_json, with_later_settings
 from pipeline.dataset.progress import ShardProgress, forget_unfinished
-from pipeline.dataset.train_samples import TarReaders, read_kept_fields
+from pipeline.dataset.train_samples import TarReaders
 from pipeline.dataset.train_shards import MEMBERS_VERSION, write_index, write_train_shard
 from pipeline.job.derive import deriving
 from pipeline.select.choice import (
@@ -27,6 +27,7 @@ from pipeline.select.choice import (
     packed,
     taken_samples,
 )
+from pipeline.select.kept import kept_of_parents
 from schemas.columns import file_metadata, with_kept
 from schemas.command_line import counted
 from schemas.errors import ConfigError
@@ -108,33 +109,6 @@ def refuse_repeated_parents(sources: Sequence[Source]) -> None:
             other = seen[source.manifest_sha256]
             raise ConfigError(f"{other} and {source.layout.root} are the same dataset")
         seen[source.manifest_sha256] = source.layout.root
-
-
-def kept_of_parents(sources: Sequence[Source]) -> tuple[list[pa.Field], list[pa.Field]]:
-    """Returns the columns of the inputs' own that any dataset has, and those that all have.
-
-    Raises:
-        ConfigError: if one is of several types, or spelt in several ways.
-    """
-    found = [read_kept_fields(source.layout, source.shards) for source in sources]
-    fields: dict[str, pa.Field] = {}
-    for field in chain.from_iterable(found):
-        known = fields.setdefault(field.name, field)
-        if known.type != field.type:
-            raise ConfigError(
-                f"column {field.name!r} is of the type {known.type} in one dataset and of "
-                f"{field.type} in another: curate one of them anew with another name for it"
-            )
-    spelt: dict[str, str] = {}
-    for name in fields:
-        other = spelt.setdefault(name.lower(), name)
-        if other != name:
-            raise ConfigError(
-                f"one dataset has a column {other!r}, another {name!r}, which SQL does not tell "
-                "apart: curate one of them anew with another name for it"
-            )
-    everywhere = set(fields).intersection(*({field.name for field in one} for one in found))
-    return list(fields.values()), [fields[name] for name in fields if name in everywhere]
 
 
 def derived_config(sources: Sequence[Source], selection: Selection) -> CurationConfig:

@@ -51,6 +51,9 @@ def test_names_that_a_dataset_has_already_are_refused(keep, words):
     [
         ({"connections": 0}, "fetch.connections must be positive, got 0"),
         ({"timeout_seconds": -1.0}, "fetch.timeout_seconds must be positive"),
+        ({"timeout_seconds": float("nan")}, "fetch.timeout_seconds must be positive, got nan"),
+        ({"host_pause_seconds": float("nan")}, "must be at least 0, got nan"),
+        ({"max_aspect_ratio": float("nan")}, "at least 1, got nan"),
         ({"retries": -1}, "fetch.retries must be at least 0, got -1"),
         ({"host_pause_seconds": -1.0}, "fetch.host_pause_seconds must be at least 0, got -1"),
         ({"image_quality": 101}, r"fetch.image_quality must be in 1\.\.100, got 101"),

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, paths that are good everywhere, a fence around changes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from schemas.storage import (
     commit_file,
     commit_text,
     exists,
+    explaining_writes,
     lies_within,
     list_files,
     move_file,
@@ -109,3 +111,9 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="cannot write"):
         commit_text(f"{tmp_path}/a", "")
+
+
+def test_a_limit_of_a_file_s_size_is_said_in_words(tmp_path: Path):
+    said = r"cannot write a: File too large: a limit \(ulimit -f\)"
+    with pytest.raises(StorageError, match=said), explaining_writes("a", tmp_path):
+        raise OSError(errno.EFBIG, "File too large")

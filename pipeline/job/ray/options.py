@@ -26,7 +26,7 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.gpu_workers is not None and self.gpu_workers < 0:
             raise ConfigError(f"--gpu-workers must be at least 0, got {self.gpu_workers}")
-        if self.worker_cpus <= 0:
+        if not self.worker_cpus > 0:
             raise ConfigError(f"--worker-cpus must be positive, got {self.worker_cpus}")
         if self.worker_memory_bytes < 0:
             raise ConfigError(

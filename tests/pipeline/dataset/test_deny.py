@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import os
 from pathlib import Path
 
 import apache_beam as beam
@@ -277,3 +278,9 @@ def test_a_list_that_would_hold_for_a_part_alone_is_refused(
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(ConfigError, match=says):
         read_lists(DenyFiles(hosts=(str(path),)))
+
+
+def test_a_list_that_can_be_read_once_alone_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is a pipe or a device, which can be read once"):
+        read_lists(DenyFiles(hosts=(str(tmp_path / "pipe"),)))

@@ -63,7 +63,7 @@ def test_a_dataset_that_does_not_say_what_it_took_is_refused_with_what_to_do(cur
 def test_a_selection_and_a_folder_without_a_dataset_are_refused(curated, tmp_path):
     selection = Selection(command="select", parents=(str(curated[0]),), where="true")
     make_selection(selection, str(tmp_path / "chosen"), quiet_console())
-    with pytest.raises(ConfigError, match="was made from other datasets"):
+    with pytest.raises(ConfigError, match="so that no stage ran there: plan from one"):
         rates_of(str(tmp_path / "chosen"))
     with pytest.raises(ConfigError, match="there is no folder"):
         rates_of(str(tmp_path / "nothing"))

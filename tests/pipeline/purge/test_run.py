@@ -146,3 +146,18 @@ def test_what_still_stands_is_named_and_wrong_commands_are_refused(whole, tmp_pa
         purge_dataset(str(root), DenyFiles(), quiet_console())
     assert run(["purge", str(tmp_path / "nowhere"), "--deny-urls", str(tmp_path / "urls")]) == 2
     assert "is no finished dataset" in capsys.readouterr().err
+
+
+def test_a_dataset_of_which_all_is_denied_keeps_no_page_of_it(whole, tmp_path, capsys):
+    root = copy_of(whole, tmp_path)
+    (tmp_path / "hosts").write_text("images.example\n")
+    purge_dataset(str(root), DenyFiles(hosts=(str(tmp_path / "hosts"),)), quiet_console())
+    assert rows_of(root, "train") == []
+    assert Manifest.from_json((root / "manifest.json").read_text()).kept == 0
+    captions = {row["caption"] for row in rows_of(whole, "train")}
+    page = (root / "report.html").read_text()
+    assert not any(caption in page for caption in captions)
+    verify_dataset(str(root))
+    assert run(["publish", str(root), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no samples to publish" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from pipeline.cli import run
+from pipeline.dataset.derivation import Derivation, write_derivation
 from pipeline.score import rescore
 from pipeline.score.rescore import rescore_dataset
 from pipeline.score.shard import score_shard
 from schemas.columns import file_metadata, read_table, write_table
 from schemas.errors import DatasetError
+from schemas.manifest import Parent
 from schemas.records import SCORED_SCHEMA
 from schemas.shards import DatasetLayout
 from tests.scored import ROWS, add_member, make_shard
@@ -172,7 +174,14 @@ def test_rescoring_with_another_model_fails_and_says_so(tiny_clip: Any, tmp_path
 
 
 def test_rescoring_what_is_not_scored_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds no scores"):
+    with pytest.raises(DatasetError, match="holds no scores: run `score` first"):
+        rescore_dataset(str(tmp_path), sample=5)
+    parent = Parent(folder="web/", manifest_sha256="0" * 64, samples=1, taken=1, config={})
+    chosen = Derivation(
+        command="select", fingerprint="f", settings={}, parents=(parent,), model=None, rejected={}
+    )
+    write_derivation(DatasetLayout(str(tmp_path)), chosen)
+    with pytest.raises(DatasetError, match="they lie where its samples were taken from, web/"):
         rescore_dataset(str(tmp_path), sample=5)
 
 
