@@ -65,7 +65,10 @@ HINTS = {
     RejectReason.FILE_NOT_FOUND.value: "read.image_folder says where paths of images begin",
     RejectReason.BAD_URL.value: "read.image_folder says where paths of images begin",
     RejectReason.MISSING_URL.value: "read.url_column names the column of the images",
-    RejectReason.MISSING_CAPTION.value: "read.caption_column names the column of the captions",
+    RejectReason.MISSING_CAPTION.value: (
+        "read.caption_column names the column of the captions; beside a picture in a folder or a "
+        "tar, NAME.txt has its caption"
+    ),
     RejectReason.SEVERAL_IMAGES.value: (
         "several images belong to conversations, and are not read from tars"
     ),
