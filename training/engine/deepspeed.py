@@ -124,7 +124,16 @@ def start_distributed() -> None:
     else:
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)
-        # gloo's threads may still be at work when a process ends. Unless they end before the
-        # interpreter does, it aborts with SIGABRT.
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.unregister(leave_group)
+        atexit.register(leave_group)
     end_together(signal.getsignal(signal.SIGTERM))
+
+
+def leave_group() -> None:
+    """Leaves the group of processes, if this one is in one.
+
+    gloo's threads may still be at work when a process ends. Unless they end before the interpreter
+    does, it aborts with SIGABRT.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -24,6 +24,17 @@ def test_each_number_of_deepspeeds_configuration_comes_from_ours() -> None:
     assert filled["data_types"]["grad_accum_dtype"] == "fp32"
 
 
+STARTS_TWICE = """
+import torch.distributed as dist
+from training.engine.deepspeed import start_distributed
+
+start_distributed()
+dist.destroy_process_group()
+start_distributed()
+dist.destroy_process_group()
+print("ends")
+"""
+
 ENDS_EARLY = """
 import torch
 import torch.distributed as dist
@@ -38,10 +49,11 @@ print("ends")
 
 
 @pytest.mark.slow
-def test_a_process_ends_well_while_gloo_still_holds_its_tensors() -> None:
+@pytest.mark.parametrize("program", [ENDS_EARLY, STARTS_TWICE])
+def test_a_process_ends_well_whether_or_not_it_left_its_group(program: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RANK"}
     done = subprocess.run(
-        [sys.executable, "-c", ENDS_EARLY],
+        [sys.executable, "-c", program],
         env=environment,
         capture_output=True,
         text=True,
@@ -49,3 +61,4 @@ def test_a_process_ends_well_while_gloo_still_holds_its_tensors() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr
+    assert "Traceback" not in done.stderr
