@@ -135,5 +135,7 @@ def leave_group() -> None:
     gloo's threads may still be at work when a process ends. Unless they end before the interpreter
     does, it aborts with SIGABRT.
     """
+    import torch
+
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
