@@ -24,22 +24,12 @@ def test_each_number_of_deepspeeds_configuration_comes_from_ours() -> None:
     assert filled["data_types"]["grad_accum_dtype"] == "fp32"
 
 
-STARTS_TWICE = """
-import torch.distributed as dist
-from training.engine.deepspeed import start_distributed
-
-start_distributed()
-dist.destroy_process_group()
-start_distributed()
-dist.destroy_process_group()
-print("ends")
-"""
-
 ENDS_EARLY = """
 import torch
 import torch.distributed as dist
 from training.engine.deepspeed import start_distributed
 
+start_distributed()
 start_distributed()
 mine, gathered = torch.ones(10_000_000), [torch.empty(10_000_000)]
 for _ in range(200):
@@ -49,11 +39,10 @@ print("ends")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [ENDS_EARLY, STARTS_TWICE])
-def test_a_process_ends_well_whether_or_not_it_left_its_group(program: str) -> None:
+def test_a_process_ends_well_while_gloo_still_holds_its_tensors() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RANK"}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", ENDS_EARLY],
         env=environment,
         capture_output=True,
         text=True,
