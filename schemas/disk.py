@@ -27,6 +27,12 @@ def refusal_in_words(error: BaseException) -> str | None:
     return f"{error.filename}: {error.strerror}. Give this user leave to it, or name another place"
 
 
+def aside_of(folder: Path) -> Path:
+    """Returns where `written_whole` writes what is to become a folder; a link's target counts."""
+    real = folder.resolve()
+    return real.with_name(f".{real.name}.tmp")
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """Yields a folder to write to, which takes the place of `folder` once the block is through.
@@ -36,7 +42,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
     Raises:
         StorageError: if the disk takes no more.
     """
-    aside = folder.with_name(f".{folder.name}.tmp")
+    aside, folder = aside_of(folder), folder.resolve()
     shutil.rmtree(aside, ignore_errors=True)
     is_whole = False
     try:

@@ -1,5 +1,6 @@
 """Why a sample is not in the dataset, and why a run does not start."""
 
+import math
 import re
 from collections.abc import Iterable
 from enum import Enum
@@ -101,7 +102,7 @@ class ConfigError(Exception):
 
 
 def require_at_least(least: int, settings: object, names: Iterable[str], section: str = "") -> None:
-    """Raises `ConfigError` for the first setting of these that is less, or no number (NaN).
+    """Raises `ConfigError` for the first setting of these that is less.
 
     Args:
         settings: that have them.
@@ -109,8 +110,21 @@ def require_at_least(least: int, settings: object, names: Iterable[str], section
     """
     for name in names:
         value = getattr(settings, name)
-        if not value >= least:
+        if not least <= value < math.inf:
             raise ConfigError(f"{section}{name} must be at least {least}, got {value}")
+
+
+def require_positive(settings: object, names: Iterable[str], section: str = "") -> None:
+    """Raises `ConfigError` for the first setting of these that is no number above 0.
+
+    Args:
+        settings: that have them.
+        section: that stands before their names on the command line, with its dot.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{section}{name} must be a positive number, got {value}")
 
 
 class DatasetError(Exception):

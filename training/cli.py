@@ -154,23 +154,38 @@ def run(arguments: Sequence[str]) -> int:
         print_error(str(error))
         return STATUS_FAILED
     except (OSError, RuntimeError) as error:
-        said = failure_in_words(error)
+        said = failure_in_words(error, what_stays(arguments))
         if said is None:
             raise
         print_error(said)
         return STATUS_FAILED
     except KeyboardInterrupt:
-        print_error("stopped; the last checkpoint stays: run the same command again to go on")
+        stays = what_stays(arguments)
+        print_error(f"stopped{stays}: run the same command again to go on" if stays else "stopped")
         return STATUS_INTERRUPTED
 
 
-def failure_in_words(error: Exception) -> str | None:
-    """Returns what to say of an error that comes from outside; None if it is not known to."""
+def what_stays(arguments: Sequence[str]) -> str:
+    """Returns, after a semicolon, what a command that breaks off leaves to go on from, or nothing.
+
+    Args:
+        arguments: of the command line.
+    """
+    if arguments[0] in ("pretrain", "finetune"):
+        return "; the last checkpoint stays"
+    if arguments[0] == "evaluate" and "--benchmarks" in arguments:
+        return "; what was answered stays"
+    return ""
+
+
+def failure_in_words(error: Exception, stays: str) -> str | None:
+    """Returns what to say of an error that comes from outside; None if it is not known to.
+
+    Args:
+        stays: as `what_stays` gives it.
+    """
     if is_out_of_room(error):
-        return (
-            f"{error}: make room, or choose another disk, and run the same command again; the last "
-            "checkpoint stays"
-        )
+        return f"{error}: make room, or choose another disk, and run the same command again{stays}"
     if is_peer_lost(error):
         return (
             f"process {os.environ['RANK']}: another process of this run died or cannot be reached "

@@ -1,10 +1,11 @@
 """How a model is put together, fed and trained: one frozen dataclass for each part."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas.errors import ConfigError, require_at_least
+from schemas.errors import ConfigError, require_at_least, require_positive
 from schemas.levels import check_num_levels
 
 AlignmentMode = Literal["adaptive", "local", "global", "average", "none"]
@@ -74,10 +75,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_num_levels("model.num_levels", self.num_levels)
-        if self.projector_spread <= 0:
-            raise ConfigError(
-                f"model.projector_spread must be positive, got {self.projector_spread}"
-            )
+        require_positive(self, ("projector_spread",), "model.")
+        if any(scale < 1 for scale in self.image_scales):
+            raise ConfigError(f"model.image_scales must be at least 1, got {self.image_scales}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +140,11 @@ class DataConfig:
         )
         require_at_least(1, self, from_one, "data.")
         require_at_least(0, self, ("workers",), "data.")
-        if any(weight < 0 for weight in self.weights):
-            raise ConfigError(f"data.weights must not be negative, got {self.weights}")
-        if any(not 0 <= weight < math.inf for weight in self.level_weights):
-            raise ConfigError(
-                f"data.level_weights must be numbers from 0 on, got {self.level_weights}"
-            )
+        for name in ("weights", "level_weights"):
+            if any(not 0 <= weight < math.inf for weight in getattr(self, name)):
+                raise ConfigError(
+                    f"data.{name} must be numbers from 0 on, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +159,8 @@ class LoraConfig:
     """Share of their inputs that is dropped in training."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ConfigError(f"lora.rank must not be negative, got {self.rank}")
-        if self.alpha <= 0:
-            raise ConfigError(f"lora.alpha must be positive, got {self.alpha}")
+        require_at_least(0, self, ("rank",), "lora.")
+        require_positive(self, ("alpha",), "lora.")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"lora.dropout must be in [0, 1), got {self.dropout}")
 
@@ -190,10 +187,9 @@ class OptimizerConfig:
     """Gradients are scaled down to this norm; 0 leaves them."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        require_positive(self, ("learning_rate",), "optimizer.")
         for part, rate in self.part_learning_rates.items():
-            if rate <= 0:
+            if not 0 < rate < math.inf:
                 raise ConfigError(
                     f"optimizer.part_learning_rates must be positive, got {part} {rate}; what is "
                     "not to learn is left out of train_parts"
@@ -307,6 +303,16 @@ class TrainConfig:
                 "train_parts must name at least one of projector, level_vectors, gate, "
                 "language_model"
             )
+        for rule in self.train_parts:
+            try:
+                re.compile(rule)
+            except re.error as error:
+                raise ConfigError(
+                    f"train_parts: {rule!r} is no regular expression ({error}): a sign that stands "
+                    "for itself needs a backslash before it"
+                ) from error
+        if not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"seed must be a whole number of 64 bits, got {self.seed}")
         if self.lora.rank and "language_model" not in self.train_parts:
             raise ConfigError(
                 f"lora.rank is {self.lora.rank}, but train_parts has no language_model: name it, "

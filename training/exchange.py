@@ -2,9 +2,12 @@
 
 import copy
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from schemas.disk import written_whole
+from schemas.disk import aside_of, written_whole
 from schemas.errors import ConfigError
 from training.config import AlignmentMode, PublishedForm
 from training.data.conversations import VICUNA_V1
@@ -46,41 +49,41 @@ def import_model(
     Raises:
         ConfigError: if it is no such checkpoint, or `out` is not free.
     """
-    _check_free(out)
-    source = find_source(checkpoint, revision)
-    folder = source.path
-    stage_1 = find_stage_1(folder)
-    if stage_1 is not None and language_model is not None:
-        with loading("--language-model or --vision-tower", language_model):
-            model, processor = assemble_stage_1(
-                stage_1,
-                language_model,
-                vision_tower=vision_tower,
-                alignment_mode=alignment_mode,
-                chat_template=VICUNA_V1,
+    with _claimed(out):
+        source = find_source(checkpoint, revision)
+        folder = source.path
+        stage_1 = find_stage_1(folder)
+        if stage_1 is not None and language_model is not None:
+            with loading("--language-model or --vision-tower", language_model):
+                model, processor = assemble_stage_1(
+                    stage_1,
+                    language_model,
+                    vision_tower=vision_tower,
+                    alignment_mode=alignment_mode,
+                    chat_template=VICUNA_V1,
+                )
+        elif language_model is not None:
+            raise ConfigError(
+                f"--language-model is for a file of stage 1, but {folder} has none of "
+                f"{', '.join(STAGE_1_FILES)}"
             )
-    elif language_model is not None:
-        raise ConfigError(
-            f"--language-model is for a file of stage 1, but {folder} has none of "
-            f"{', '.join(STAGE_1_FILES)}"
-        )
-    elif stage_1 is not None and not has_weights(stage_1.parent):
-        raise ConfigError(
-            f"{stage_1} is of stage 1, projector and level vectors alone: name the language model "
-            "that it was trained with as --language-model"
-        )
-    else:
-        with loading("the checkpoint or its vision tower", str(folder)):
-            model, processor = load_published(
-                folder,
-                vision_tower=vision_tower,
-                alignment_mode=alignment_mode,
-                chat_template=VICUNA_V1,
+        elif stage_1 is not None and not has_weights(stage_1.parent):
+            raise ConfigError(
+                f"{stage_1} is of stage 1, projector and level vectors alone: name the language "
+                "model that it was trained with as --language-model"
             )
-    model.config.imported_from = source.name
-    with written_whole(Path(out)) as aside:
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
+        else:
+            with loading("the checkpoint or its vision tower", str(folder)):
+                model, processor = load_published(
+                    folder,
+                    vision_tower=vision_tower,
+                    alignment_mode=alignment_mode,
+                    chat_template=VICUNA_V1,
+                )
+        model.config.imported_from = source.name
+        with written_whole(Path(out)) as aside:
+            model.save_pretrained(aside)
+            processor.save_pretrained(aside)
 
 
 def export_model(
@@ -102,36 +105,36 @@ def export_model(
     Raises:
         ConfigError: if the form has no place for this model's alignment, or `out` is not free.
     """
-    _check_free(out)
-    if evaluation is not None and not (Path(evaluation) / "results.md").is_file():
-        raise ConfigError(f"{evaluation} has no results.md: give a folder of `evaluate --out`")
-    parts = load_folder(folder, "auto")
-    if form in ("hf", "llava_hf"):
-        export_for_transformers(parts, folder, out, form=form, evaluation=evaluation)
-        return
-    mode = parts.model.config.alignment_mode
-    if form == "llava" and mode != "none":
-        raise ConfigError(
-            f"LLaVA has no alignment vectors, but {folder} has alignment_mode {mode}: it would "
-            "answer otherwise than it does; use --to aligngpt or --to hf"
-        )
-    if form == "aligngpt" and mode == "none":
-        raise ConfigError(f"{folder} has no alignment vectors: use --to llava or --to hf")
-    joined = parts.model.config.projector_type
-    if joined != plain_type(joined):
-        raise ConfigError(
-            f"the published code reads every vector of an image, but {folder} has the connector "
-            f"{joined}: its weights have no place there"
-        )
-    forget_places(parts.model.config)
-    parts.model.projector.fold()
-    parts.model.config.standardizes_features = False
-    with written_whole(Path(out)) as aside:
-        if form == "stage_1":
-            aside.mkdir(parents=True)
-            save_stage_1(parts.model, aside / STAGE_1_FILE)
-        else:
-            save_published(parts.model, parts.processor, str(aside), vision_tower=vision_tower)
+    with _claimed(out):
+        if evaluation is not None and not (Path(evaluation) / "results.md").is_file():
+            raise ConfigError(f"{evaluation} has no results.md: give a folder of `evaluate --out`")
+        parts = load_folder(folder, "auto")
+        if form in ("hf", "llava_hf"):
+            export_for_transformers(parts, folder, out, form=form, evaluation=evaluation)
+            return
+        mode = parts.model.config.alignment_mode
+        if form == "llava" and mode != "none":
+            raise ConfigError(
+                f"LLaVA has no alignment vectors, but {folder} has alignment_mode {mode}: it would "
+                "answer otherwise than it does; use --to aligngpt or --to hf"
+            )
+        if form == "aligngpt" and mode == "none":
+            raise ConfigError(f"{folder} has no alignment vectors: use --to llava or --to hf")
+        joined = parts.model.config.projector_type
+        if joined != plain_type(joined):
+            raise ConfigError(
+                f"the published code reads every vector of an image, but {folder} has the "
+                f"connector {joined}: its weights have no place there"
+            )
+        forget_places(parts.model.config)
+        parts.model.projector.fold()
+        parts.model.config.standardizes_features = False
+        with written_whole(Path(out)) as aside:
+            if form == "stage_1":
+                aside.mkdir(parents=True)
+                save_stage_1(parts.model, aside / STAGE_1_FILE)
+            else:
+                save_published(parts.model, parts.processor, str(aside), vision_tower=vision_tower)
 
 
 def export_for_transformers(
@@ -158,6 +161,28 @@ def forget_places(config: AlignGPTConfig) -> None:
             one._name_or_path = ""
     if config.imported_from is not None and Path(config.imported_from).is_absolute():
         config.imported_from = Path(config.imported_from).name
+
+
+@contextmanager
+def _claimed(out: str) -> Iterator[None]:
+    """Keeps the place for a new folder, and the one where it is written before, for this process.
+
+    Raises:
+        ConfigError: if either is not free.
+    """
+    _check_free(out)
+    aside = aside_of(Path(out))
+    try:
+        aside.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{aside} stands there, where the folder is to be written before it gets its name: if "
+            "no other export or import is at work, remove it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_free(out: str) -> None:

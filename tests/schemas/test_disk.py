@@ -19,6 +19,16 @@ def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_where_a_link_stands_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "large_disk").mkdir()
+    (tmp_path / "model").symlink_to("large_disk")
+    with written_whole(tmp_path / "model") as aside:
+        aside.mkdir()
+        (aside / "new").touch()
+    assert (tmp_path / "model").is_symlink()
+    assert [path.name for path in (tmp_path / "large_disk").iterdir()] == ["new"]
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [

@@ -57,3 +57,27 @@ def test_parts_that_are_not_there_are_named_with_their_setting(tmp_path: Path) -
     parts = replace(config.model, language_model=absent)
     with pytest.raises(ConfigError, match=r"model\.language_model .*absent"):
         from_parts(replace(config, model=parts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finetune"], "stopped; the last checkpoint stays: run the same command again to go on"),
+        (["evaluate", "--benchmarks"], "stopped; what was answered stays: run the same command"),
+        (["export"], "stopped"),
+    ],
+)
+def test_what_ctrl_c_leaves_is_said_of_the_command_that_it_stopped(
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.cli.parse", interrupted)
+    assert run(arguments) == 130
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("stays" in told) == ("stays" in said)

@@ -88,6 +88,26 @@ def test_llava_is_refused_a_model_with_alignment_and_a_full_folder_is_left_alone
     assert "alignment_mode" in capsys.readouterr().err
     assert run(["export", ours, "--out", ours]) == 2
     assert "not empty" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_folder_of_others_beside_the_new_one_stays_and_an_empty_one_is_taken(
+    tiny_parts: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = model_folder(tiny_parts, tmp_path / "ours", "adaptive")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    mine = tmp_path / ".here.tmp"
+    mine.mkdir()
+    assert run(["export", ours, "--out", ".", "--format", "stage_1"]) == 2
+    assert "remove it, or choose another --out" in capsys.readouterr().err
+    assert mine.is_dir()
+    mine.rmdir()
+    assert run(["export", ours, "--out", ".", "--format", "stage_1"]) == 0
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["mm_projector_align.bin"]
+    assert not mine.exists()
     assert run(["import", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
     (tmp_path / "file").write_text("mine")
     assert run(["export", ours, "--out", str(tmp_path / "file")]) == 2

@@ -9,7 +9,8 @@ they came from at the start.
     OUT/checkpoints/step-00000100/run.json                       step, configuration
     OUT/checkpoints/latest                                       name of the newest, written last
 
-A checkpoint is written aside and renamed, so whatever bears its name is whole.
+A checkpoint is written aside and renamed, and renamed before it is removed, so whatever bears its
+name is whole.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ from training.engine.watch import undisturbed
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = re.compile(r"step-\d{8}")
+ASIDE = re.compile(r"\.step-\d{8}\.(tmp|old)")
+"""Names of a checkpoint while it is written, and while it is removed."""
 FILE_BYTES = 2 * 10**9
 """After so many a process begins its next file: it holds no more than that in main memory."""
 
@@ -109,7 +112,7 @@ def save_checkpoint(
                 _commit(aside, target, state, folder)
             for old in superseded(own_checkpoints(folder, state), keep, every_hours):
                 if old != target:
-                    shutil.rmtree(old)
+                    _remove(old)
     return target
 
 
@@ -198,10 +201,17 @@ def superseded(checkpoints: Sequence[Path], keep: int, every_hours: float) -> li
     return found
 
 
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint, which first loses its name: so what bears one is whole."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.old")
+    checkpoint.replace(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _remove_unfinished(folder: Path) -> None:
-    """Removes what runs that were killed, or that found no room, left half written."""
-    for aside in folder.glob(".step-*.tmp"):
-        if STEP.fullmatch(aside.name[1 : -len(".tmp")]):
+    """Removes what runs that were killed, or that found no room, left half written or removed."""
+    for aside in folder.glob(".step-*"):
+        if ASIDE.fullmatch(aside.name):
             shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -237,9 +247,10 @@ def _commit(aside: Path, target: Path, state: RunState, folder: Path) -> None:
     (aside / "run.json").write_text(values + "\n")
     for path in (*aside.iterdir(), aside):
         _sync(path)
-    if target.exists() and not _is_own(target, state):
-        raise FileExistsError(f"{target} stands there, and this run did not write it")
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        if not _is_own(target, state):
+            raise FileExistsError(f"{target} stands there, and this run did not write it")
+        _remove(target)
     aside.replace(target)
     _sync(folder)  # so that after a loss of power no pointer stands without what it names
     pointer = folder / ".latest.tmp"

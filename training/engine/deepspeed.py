@@ -124,7 +124,13 @@ def start_distributed() -> None:
     else:
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed("gloo", timeout=LONGEST_WAIT)
-        # gloo's threads may still be at work when a process ends. Unless they end before the
-        # interpreter does, it aborts with SIGABRT.
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(_leave_group)
     end_together(signal.getsignal(signal.SIGTERM))
+
+
+def _leave_group() -> None:
+    """Ends gloo's threads: at work after the interpreter's end, they would end it by SIGABRT."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, require_at_least, require_positive
 from training.config import Control, SampleForm
 from training.evaluation.judging import Parser
 
@@ -35,10 +35,23 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        if self.runs < 1:
-            raise ConfigError(f"judge.runs must be at least 1, got {self.runs}")
-        if self.retries < 0 or self.timeout_seconds <= 0:
-            raise ConfigError("judge.retries must not be negative, judge.timeout-seconds positive")
+        require_at_least(1, self, ("runs",), "judge.")
+        require_at_least(0, self, ("retries", "input_price", "output_price"), "judge.")
+        require_positive(self, ("timeout_seconds",), "judge.")
+
+
+OF_BENCHMARKS = (
+    "split",
+    "protocol",
+    "batch_size",
+    "chat_template",
+    "processes",
+    "limit",
+    "judge",
+    "yes",
+)
+OF_DATASETS = ("told_level", "form", "tokens_per_sequence", "samples")
+"""Settings of `evaluate` that say nothing to its other half."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +115,25 @@ class Evaluate:
             raise ConfigError("--data is missing: the benchmarks' folder, or dataset folders")
         if self.benchmarks and (len(self.data) != 1 or not self.out):
             raise ConfigError("with --benchmarks give one folder as --data, and one as --out")
-        if self.told_level and self.benchmarks:
-            raise ConfigError("--told-level is for the loss on a dataset: leave --benchmarks out")
         if self.batch_size < 1 or self.limit < 0 or self.processes < 1:
             raise ConfigError("--batch-size and --processes must be positive, --limit not negative")
+        require_at_least(0, self, ("samples",), "--")
+        self._check_uses()
+
+    def _check_uses(self) -> None:
+        """Raises `ConfigError` for a flag that would change nothing."""
+        others = OF_DATASETS if self.benchmarks else OF_BENCHMARKS
+        usual = Evaluate(list=True)
+        for name in others:
+            if getattr(self, name) != getattr(usual, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{flag} is for the loss on a dataset: leave --benchmarks out"
+                    if self.benchmarks
+                    else f"{flag} is for --benchmarks, and changes nothing of a loss: leave it out"
+                )
+        if self.out and not (self.benchmarks or self.told_level):
+            raise ConfigError("--out is for --benchmarks and --told-level: a loss is printed")
 
 
 @dataclass(frozen=True, kw_only=True)

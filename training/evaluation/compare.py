@@ -115,6 +115,7 @@ def print_comparison(command: Compare) -> None:
     left_out: list[ConfigError] = []
     for chosen, paths in pairs(command):
         try:
+            chosen.check_split(command.split)
             first, second = (score_files(chosen, command.data, [p], command.split) for p in paths)
             found.append(compared(first, second))
         except ConfigError as error:

@@ -83,6 +83,7 @@ def tasks_of(command: Evaluate, chosen: Benchmark) -> list[Task]:
     Raises:
         ConfigError: if one is missing or wrong.
     """
+    chosen.check_split(command.split)
     folder = chosen.folder(command.data[0])
     questions = chosen.read(folder, command.split, "ask")
     if command.limit:

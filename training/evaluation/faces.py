@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from schemas.errors import ConfigError
 from schemas.storage import commit_file
 from schemas.terminal import Console
 from training.evaluation.catalogue import benchmark, benchmarks
@@ -53,6 +54,7 @@ def print_score(command: Score) -> None:
         ConfigError: if a file is missing or wrong, or there is nothing to compare with.
     """
     chosen = benchmark(command.benchmark)
+    chosen.check_split(command.split)
     if command.submission is not None:
         write_submission(chosen, command)
         return
@@ -84,11 +86,13 @@ def judged(chosen: Benchmark, command: Score) -> Scored | None:
 
 
 def write_submission(chosen: Benchmark, command: Score) -> None:
-    """Writes what the benchmark's server takes, whether or not labels are public."""
-    console = Console()
+    """Writes what the benchmark's server takes, whether or not labels are public.
+
+    Raises:
+        ConfigError: if a file is missing or wrong, or the benchmark has no server.
+    """
     if not chosen.has_server:
-        console.print(f"{chosen.title} has no server: it is scored here", highlight=False)
-        return
+        raise ConfigError(f"{chosen.title} has no server: score it here, without --submission")
     questions = chosen.read(chosen.folder(command.data), command.split, "submit")
     matched = match(chosen, questions, read_answers(command.predictions[0]))
     answers = chosen.relevant(matched.answers)
@@ -98,7 +102,7 @@ def write_submission(chosen: Benchmark, command: Score) -> None:
     assert submission is not None and command.submission is not None
     with commit_file(command.submission) as file:
         file.write(submission.content)
-    console.print(f"written: {command.submission}", soft_wrap=True, highlight=False)
+    Console().print(f"written: {command.submission}", soft_wrap=True, highlight=False)
 
 
 def print_table(scored: Scored) -> None:

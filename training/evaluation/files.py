@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
     try:
         with path.open(encoding="utf-8-sig") as file:
             return json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no JSON that can be read ({error}): get it again") from error
 
 
@@ -112,7 +112,7 @@ def read_jsonl(path: Path, fields: Sequence[str] = ()) -> list[Row]:
     for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path}, line {number} is no JSON ({error}): the file is not whole, get it again"
             ) from error

@@ -60,7 +60,7 @@ def read_answers(path: str) -> AnswerFile:
         for number, line in numbered_lines(Path(path)):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 bad_lines.append(number)
                 continue
             if isinstance(row, dict):
@@ -79,7 +79,7 @@ def _whole(path: str) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         value = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     is_row = isinstance(value, dict) and "question_id" in value
     return None if is_row else value

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from schemas.errors import ConfigError
 from training.evaluation.files import Folder
 from training.evaluation.questions import Answer, Question
 from training.evaluation.tally import Tally, mean_tally
@@ -36,6 +37,7 @@ class Benchmark(ABC):
         aliases: other names that commands take.
         folders: usual names of its folder below the root of all.
         split: what the published number is of.
+        has_splits: whether another split can be asked for.
         metric: what the headline is.
         script: whose number it is.
         layout: the files it needs, one line each, for messages and docs.
@@ -55,6 +57,7 @@ class Benchmark(ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
     split: ClassVar[str]
+    has_splits: ClassVar[bool] = False
     metric: ClassVar[str]
     script: ClassVar[str]
     layout: ClassVar[tuple[str, ...]]
@@ -71,6 +74,13 @@ class Benchmark(ABC):
     def folder(self, root: str) -> Folder:
         """Returns where its files are looked for."""
         return Folder(Path(root), self.title, self.folders, "; ".join(self.layout))
+
+    def check_split(self, split: str | None) -> None:
+        """Raises `ConfigError` if another split is asked for, and there is but one."""
+        if split is not None and not self.has_splits:
+            raise ConfigError(
+                f"{self.title} has one split here ({self.split}): leave --split {split} out"
+            )
 
     @abstractmethod
     def read(self, folder: Folder, split: str | None, purpose: Purpose) -> list[Question]:

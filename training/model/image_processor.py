@@ -20,6 +20,11 @@ crop: the shorter side fits, the middle is cut out (stage 1 of the paper)
 squash: both sides fit, shapes change
 """
 
+MOST_SIDE = 2**14
+"""Of a square that is padded: its pixels take 0.8 GB. A longer picture is shrunk to it before."""
+MOST_RATIO = 64
+"""Of longer to shorter side. Of a longer picture the middle is cut out before its size changes."""
+
 
 class AlignGPTImageProcessor(BaseImageProcessor):
     """Makes pictures square, scales them with bicubic interpolation and normalises them.
@@ -132,6 +137,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def _square(image: Image.Image, mode: str, size: int, mean: Sequence[float]) -> Image.Image:
     """Returns the picture as a square of `size` pixels a side."""
+    image = _bounded(image, mode)
     width, height = image.size
     if mode == "pad" and width != height:
         side = max(width, height)
@@ -150,6 +156,22 @@ def _square(image: Image.Image, mode: str, size: int, mean: Sequence[float]) -> 
     if image.size == (size, size):
         return image
     return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _bounded(image: Image.Image, mode: str) -> Image.Image:
+    """Returns what a square shows of a picture, so that no picture's shape asks for memory.
+
+    One of 65,535 x 1 pixels, 400 bytes as a JPEG, would be padded to 13 GB.
+    """
+    width, height = image.size
+    short, long = sorted(image.size)
+    if mode == "pad" and long > MOST_SIDE:
+        sides = (max(1, width * MOST_SIDE // long), max(1, height * MOST_SIDE // long))
+        return image.resize(sides, Image.Resampling.BICUBIC)
+    if mode == "crop" and long > MOST_RATIO * short:
+        left, top = (max(0, side - 2 * short) // 2 for side in (width, height))
+        return image.crop((left, top, width - left, height - top))
+    return image
 
 
 def _checked_mode(image_mode: str) -> str:

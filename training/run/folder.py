@@ -157,7 +157,7 @@ class RunFolder:
         path = self.out / "config.json"
         if not path.exists() or not self.holds_weights():
             return
-        found = json.loads(path.read_text())
+        found = _read_record(path)
         found["config"] = _with_defaults(found["config"])
         differing = differences(found, json.loads(self._settings()))
         if differing:
@@ -190,7 +190,7 @@ class RunFolder:
         Of a run from before there were records, all are, if its configuration stands there.
         """
         if self._record.exists():
-            return set(json.loads(self._record.read_text()))
+            return set(_read_record(self._record))
         try:
             found = json.loads((self.out / "config.json").read_text())
         except (OSError, ValueError):
@@ -233,7 +233,7 @@ class RunFolder:
         path = self.out / "finished.json"
         if not path.exists() or not (self.out / "model").exists():
             return False
-        if json.loads(path.read_text()) != self._sources():
+        if _read_record(path) != self._sources():
             self.check()  # other folders or settings say more than that the data is another
             raise ConfigError(
                 f"{self.out} holds a finished run, but its data or the model that it started from "
@@ -321,6 +321,21 @@ def _is_there(probe: Path) -> bool:
         with suppress(OSError):
             path.rmdir()
     return False
+
+
+def _read_record(path: Path) -> Any:
+    """Returns what a run noted in its folder.
+
+    Raises:
+        ConfigError: if it cannot be read, as after a disk's failure.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}, which a run wrote, cannot be read ({error}): put it back from a copy, or "
+            "choose another --out"
+        ) from error
 
 
 def _is_dataset(folder: Path) -> bool:

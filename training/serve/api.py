@@ -99,10 +99,23 @@ async def _read(request: Request) -> ChatRequest:
     try:
         return await asyncio.to_thread(ChatRequest.model_validate_json, body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"{place[:200]}: {first['msg']}" if place else first["msg"]
-        raise ApiError(400, f"{what} (unknown fields are refused)", param=place or None) from error
+        place, what = _first_fault(error)
+        said = f"{place}: {what}" if place else what
+        raise ApiError(400, said, param=place or None) from error
+
+
+def _first_fault(error: ValidationError) -> tuple[str, str]:
+    """Returns where a request is wrong, and what is: of what may be this or that, the likelier.
+
+    A content that is a list is no text either: what is wrong within the list says more.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    field = found[0]["loc"][:1]
+    fault = max((one for one in found if one["loc"][:1] == field), key=lambda one: len(one["loc"]))
+    # Beside names and numbers, pydantic has the types that it tried in there: `list[...]`, `str`.
+    place = [str(part) for part in fault["loc"] if str(part).replace("_", "").isalnum()]
+    what = "this field is not known here" if fault["type"] == "extra_forbidden" else fault["msg"]
+    return ".".join(part for part in place if part != "str")[:200], what
 
 
 async def _complete(service: Service, asked: ChatRequest, request: Request) -> Response:

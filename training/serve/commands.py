@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Checks that there is something of each."""
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ConfigError(f"limits.{name.replace('_', '-')} must be positive, got {value}")
+        require_positive(self, vars(self), "limits.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas.tokens import IMAGE_TOKEN
 from training.model.inputs import ALIGN_TOKEN
@@ -18,6 +18,17 @@ class Strict(BaseModel):
     """Takes what it names, of the types that it names, and nothing else."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        """Takes a field that is null as one that is not there.
+
+        OpenAI's clients send such fields: an answer that is sent back as a turn has `refusal` null.
+        """
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class ImageUrl(Strict):
@@ -98,9 +109,14 @@ class ChatRequest(Strict):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def length_field(self) -> str:
+        """The field that says how long an answer may be; the newer one counts."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
     def new_tokens(self, limits: Limits) -> int:
         """Returns the longest answer."""
-        asked = self.max_completion_tokens or self.max_tokens
+        asked = getattr(self, self.length_field)
         return min(DEFAULT_NEW_TOKENS, limits.new_tokens) if asked is None else asked
 
     def image_urls(self) -> list[str]:
@@ -118,7 +134,7 @@ class ChatRequest(Strict):
                 param="model",
             )
         asked = {
-            "max_tokens": (self.new_tokens(limits), limits.new_tokens),
+            self.length_field: (self.new_tokens(limits), limits.new_tokens),
             "n": (self.n, limits.answers),
         }
         for name, (value, most) in asked.items():

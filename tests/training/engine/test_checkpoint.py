@@ -8,6 +8,7 @@ import pytest
 
 from schemas.errors import StorageError
 from tests.training.test_train import go_back, logged, stage_2
+from training.engine import checkpoint
 from training.engine.checkpoint import superseded
 from training.exchange import export_model
 from training.train import train
@@ -28,6 +29,27 @@ def test_the_newest_are_kept_and_of_older_ones_one_for_so_many_hours(tmp_path: P
     assert superseded(written, 2, 0.0) == written[:5]
     assert superseded(written, 2, 2.0) == [written[1], written[3]]
     assert superseded(written[:1], 2, 0.0) == []
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "step-00000002"
+    old.mkdir()
+    for name in ("run.json", "state-00000-00000.safetensors"):
+        (old / name).touch()
+
+    def killed(folder: Path, **_: object) -> None:
+        (folder / "run.json").unlink()
+        raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr("training.engine.checkpoint.shutil.rmtree", killed)
+        checkpoint._remove(old)
+    assert not old.exists()
+    (tmp_path / ".step-mine").mkdir()
+    checkpoint._remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".step-mine"]
 
 
 @pytest.mark.slow

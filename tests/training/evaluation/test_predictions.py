@@ -35,7 +35,14 @@ def test_a_json_file_is_rows_or_one_object(tmp_path: Path) -> None:
     assert read_answers(str(path)).rows == [{"question_id": 1, "text": "x"}]
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "holds no answers"), (None, "there is no file")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no answers"),
+        ("[" * 100_000, "holds no answers"),
+        (None, "there is no file"),
+    ],
+)
 def test_a_file_without_answers_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "a.jsonl"
     if text is not None:

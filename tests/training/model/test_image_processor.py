@@ -1,5 +1,7 @@
 """Pictures of any shape as squares of numbers."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,12 @@ from schemas.errors import ConfigError
 from tests.training.model.tiny_models import (
     IMAGE_SIZE,
 )
-from training.model.image_processor import AlignGPTImageProcessor, as_picture, as_rgb
+from training.model.image_processor import (
+    IMAGE_MODES,
+    AlignGPTImageProcessor,
+    as_picture,
+    as_rgb,
+)
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 47), (16, 16)])
@@ -48,6 +55,29 @@ def test_transparent_parts_become_white_and_turned_pictures_upright():
     turned.getexif()[0x0112] = 6
     padded = AlignGPTImageProcessor(8, [0, 0, 0], [1, 1, 1]).pixels(turned)
     assert (padded[:, :, :2] == 0).all() and (padded[:, :, 2:6] == 1).all()
+
+
+@pytest.mark.parametrize("mode", IMAGE_MODES)
+@pytest.mark.parametrize("size", [(300_000, 1), (1, 300_000)])
+def test_a_picture_of_any_shape_is_made_square_in_little_memory(size, mode):
+    picture = Image.linear_gradient("L").resize(size)
+    picture = picture.crop((0, 0, *size)).convert("RGB")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pixels = AlignGPTImageProcessor(IMAGE_SIZE).pixels(picture, mode)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert pixels.shape == (3, IMAGE_SIZE, IMAGE_SIZE)
+    assert grown < 2 * 2**20  # KB; the square of 300,000 pixels a side would have 270 GB
+
+
+@pytest.mark.parametrize("size", [(1500, 20), (20, 1500)])
+def test_a_long_picture_shows_what_it_did(size, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture, processor = Image.fromarray(noise), AlignGPTImageProcessor(IMAGE_SIZE)
+    bounded = {mode: processor.pixels(picture, mode) for mode in ("pad", "crop")}
+    monkeypatch.setattr("training.model.image_processor.MOST_RATIO", 1_000)
+    assert np.allclose(processor.pixels(picture, "crop"), bounded["crop"], atol=0.05)
+    monkeypatch.setattr("training.model.image_processor.MOST_SIDE", 1_000)
+    assert np.allclose(processor.pixels(picture, "pad"), bounded["pad"], atol=0.2)
 
 
 def test_an_unknown_image_mode_is_refused():

@@ -33,6 +33,19 @@ def test_a_second_run_is_refused_while_one_is_at_work_and_let_in_when_that_has_d
     assert train(config, [caption_dataset], str(tmp_path))
 
 
+def test_a_record_that_cannot_be_read_is_named(
+    tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_parts, max_steps=1)
+    assert train(config, [caption_dataset], str(tmp_path))
+    for name in ("config.json", "finished.json", ".written.json"):
+        kept = (tmp_path / name).read_text()
+        (tmp_path / name).write_text("")
+        with pytest.raises(ConfigError, match=f"{name}, which a run wrote, cannot be read"):
+            train(replace(config, seed=1), [caption_dataset], str(tmp_path))
+        (tmp_path / name).write_text(kept)
+
+
 def test_a_run_is_not_written_into_a_dataset_or_a_file(
     tiny_parts: dict[str, str], caption_dataset: str, tmp_path: Path
 ) -> None:

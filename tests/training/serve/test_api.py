@@ -1,6 +1,7 @@
 """The server asked by OpenAI's own client."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,31 @@ def test_a_stream_says_the_same_in_pieces(ask: Ask) -> None:
     assert pieces[0].choices[0].alignment == whole.choices[0].alignment
     assert pieces[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert pieces[-1].usage == whole.usage and not pieces[-1].choices
+
+
+def test_an_answer_can_be_sent_back_as_a_turn(client: openai.OpenAI, ask: Ask) -> None:
+    said = ask(max_tokens=4).choices[0].message
+    turns = [turn("what is this?"), said, turn("and now?", images=0)]
+    reply = client.chat.completions.create(model="tiny", messages=turns, max_tokens=4)
+    assert reply.usage is not None and reply.usage.prompt_tokens > 16
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "input_text", "text": "a"}], r"^messages\.0\.content\.0: .*'input_text'"),
+        ([{"type": "text", "words": "a"}], r"^messages\.0\.content\.0\.text\.(text|words): "),
+        (None, r"^messages\.0\.content: Field required$"),
+    ],
+)
+def test_a_content_that_is_wrong_is_told_where_it_is(
+    server: Any, content: Any, message: str
+) -> None:
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+    address = f"{server.address}/v1/chat/completions"
+    answer = httpx.post(address, json=asked, timeout=PATIENCE)
+    assert answer.status_code == 400
+    assert re.search(message, answer.json()["error"]["message"])
 
 
 def test_sampling_is_asked_for_as_at_openai(ask: Ask) -> None:

@@ -8,7 +8,7 @@ from training.serve.commands import Limits, Serve
 
 @pytest.mark.parametrize("name", [*vars(Limits())])
 def test_every_limit_is_of_something(name):
-    with pytest.raises(ConfigError, match=f"limits.{name.replace('_', '-')} must be positive"):
+    with pytest.raises(ConfigError, match=f"limits.{name} must be a positive number"):
         Limits(**{name: 0})
 
 

@@ -57,6 +57,7 @@ def test_stops_are_one_or_several(stop, stops):
     ("asked", "param", "message"),
     [
         (request(max_tokens=101), "max_tokens", r"1\.\.100 here, got 101"),
+        (request(max_completion_tokens=0), "max_completion_tokens", r"1\.\.100 here, got 0"),
         (request(n=3), "n", r"1\.\.2 here, got 3"),
         (
             request({"role": "user", "content": [picture("a")] * 3}),
@@ -97,3 +98,12 @@ def test_another_model_is_not_there():
 def test_what_cannot_be_done_is_refused_by_name(more):
     with pytest.raises(pydantic.ValidationError, match=next(iter(more))):
         request(**more)
+
+
+def test_a_field_that_is_null_is_one_that_is_not_there():
+    answer = {"role": "assistant", "content": "a cat", "refusal": None, "tool_calls": None}
+    asked = {"role": "user", "content": "hi"}
+    nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "tools", "top_logprobs"))
+    assert request(asked, answer, asked, **nulls) == request(
+        asked, {"role": "assistant", "content": "a cat"}, asked
+    )

@@ -35,6 +35,7 @@ class MMBench(Benchmark):
     aliases: ClassVar[tuple[str, ...]] = ("mmb", "mmbench_en", "mmbench_dev")
     folders: ClassVar[tuple[str, ...]] = ("mmbench", "MMBench")
     split = "dev (mmbench_dev_20230712), circular"
+    has_splits = True
     metric = "questions x 100 whose every rotation is right"
     script = "letter equality, as the MMBench server; vlmevalkit is VLMEvalKit's exact matching"
     layout: ClassVar[tuple[str, ...]] = (

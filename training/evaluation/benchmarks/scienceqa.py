@@ -24,6 +24,7 @@ class ScienceQA(Benchmark):
     aliases = ("sqa", "sqa_img", "scienceqa_img", "scienceqa_full")
     folders = ("scienceqa", "ScienceQA")
     split = "test"
+    has_splits = True
     metric = "accuracy x 100 over questions with a picture"
     script = "eval_science_qa.py of LLaVA and AlignGPT, IMG-Accuracy"
     layout = (

@@ -31,6 +31,7 @@ class SEEDBench(Benchmark):
     aliases = ("seedbench", "seed_bench", "seed_image")
     folders = ("seed_bench", "SEED-Bench", "seed")
     split = "image questions"
+    has_splits = True
     metric = "accuracy x 100 over image questions"
     script = "convert_seed_for_submission.py of LLaVA, image accuracy"
     layout = (

@@ -27,6 +27,7 @@ class VizWiz(Benchmark):
     aliases = ("vizwiz_vqa",)
     folders = ("vizwiz", "VizWiz", "VizWiz-VQA")
     split = "test (by the server, which is closed), or val"
+    has_splits = True
     metric = "mean soft accuracy x 100"
     script = "lmms-eval's vizwiz_vqa; vqa_eval is vqaEval.py's of the submitted answers"
     layout = (

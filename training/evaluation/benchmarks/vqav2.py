@@ -37,6 +37,7 @@ class VQAv2(Benchmark):
     aliases = ("vqa", "vqa_v2")
     folders = ("vqav2", "VQAv2", "vqa_v2")
     split = "test-dev (by the server), or val"
+    has_splits = True
     metric = "mean soft accuracy x 100"
     script = "vqaEval.py of GT-Vision-Lab/VQA, of LLaVA's convert_vqav2_for_submission.py's answers"
     layout = (
