@@ -1,8 +1,8 @@
 """What a job's driver takes of memory and time at the start of a very large dataset.
 
-    python benchmarks/driver.py                            # 1,000, 10,000 and 100,000 shards
+    python benchmarks/driver.py --save                     # 1,000, 10,000 and 100,000 shards
     python benchmarks/driver.py --shards 1000 --to-the-end
-    python benchmarks/driver.py --requests                 # what it asks a store for, by kind
+    python benchmarks/driver.py --requests --save driver_requests
 
 A dataset of one shard is curated for real with a tiny model, and then made as large as asked for:
 the files of the other shards are links to its own, under the fingerprints that they would have, and
@@ -43,6 +43,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.job_end import tiny_model
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.dataset.guard import config_from_json, stored_config
 from pipeline.dataset.ownership import read_record
 from pipeline.deduplicate.plan import kept_fingerprint, plan_search, survey_shard
@@ -311,13 +312,14 @@ def caller() -> str:
     return CALLERS[1] if thread.name.startswith("store") else CALLERS[2]
 
 
-def print_requests() -> None:
-    """Prints how many calls to the store each shard adds.
+def requests_of_a_shard() -> Table:
+    """Returns how many calls to the store each shard adds, by who makes them.
 
     Of fewer shards than 64, the report's control reads all.
     """
     small, large = 80, 160
     fewer, more = count_requests(small), count_requests(large)
+    rows = []
     for who in CALLERS:
         added = {
             name: (more[who, name] - fewer[who, name]) / (large - small)
@@ -325,7 +327,8 @@ def print_requests() -> None:
             if place == who
         }
         told = ", ".join(f"{name} {count:.1f}" for name, count in added.items() if count >= 0.05)
-        print(f"{who}: {sum(added.values()):.1f} calls for each shard ({told})")
+        rows.append([who, f"{sum(added.values()):.1f}", told])
+    return Table(("whose", "calls for each shard", "of these"), rows)
 
 
 def main() -> None:
@@ -336,11 +339,13 @@ def main() -> None:
     parser.add_argument("--to-the-end", action="store_true", help="pack, and write the report")
     parser.add_argument("--folder", help="keep the datasets there, or take those that are there")
     parser.add_argument("--requests", action="store_true", help="count calls to a store")
+    add_save_option(parser, "driver")
     options = parser.parse_args()
     if options.requests:
         del sys.argv[1:]  # Beam would take them for its own
-        print_requests()
+        show_table(requests_of_a_shard(), options.save)
         return
+    rows = []
     for shards in options.shards:
         with ExitStack() as stack:
             folder = options.folder or stack.enter_context(tempfile.TemporaryDirectory())
@@ -348,12 +353,21 @@ def main() -> None:
             place.mkdir(parents=True, exist_ok=True)
             seen = measure(shards, place, options)
         for name, moment in seen.moments.items():
-            print(
-                f"{shards:>9,} shards, {name:18s} {moment.seconds:7.1f} s, driver "
-                f"{moment.driver_cpu:7.1f} core s and {moment.peak_mb:6,.0f} MB, workers "
-                f"{moment.workers_cpu:7.1f} core s",
-                flush=True,
-            )
+            row = [
+                f"{shards:,}",
+                name,
+                f"{moment.seconds:.0f}",
+                f"{moment.driver_cpu:.1f}",
+                f"{moment.peak_mb:,.0f}",
+                f"{moment.workers_cpu:.1f}",
+            ]
+            rows.append(row)
+            print(", ".join(row), flush=True)
+    columns = (
+        *("shards", "until", "by the clock, s", "driver, core s", "its peak of memory, MB"),
+        "all workers, core s",
+    )
+    show_table(Table(columns, rows), options.save, workers=options.workers)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures the search for near-duplicates beside exact brute force in the same run.
 
-    python benchmarks/duplicates.py                                     # one million
+    python benchmarks/duplicates.py --save                              # one million
     python benchmarks/duplicates.py --sizes 1000000 2000000 4000000     # how cost grows
     python benchmarks/duplicates.py --out-of-memory                     # as the pipeline does it
     python benchmarks/duplicates.py --out-of-memory --thumbnails        # with the second look
@@ -15,17 +15,16 @@ the threshold to 1, moved in the directions in which real near-duplicates differ
 
 Recall is the share of planted copies, and of all pairs that brute force finds for 10,000 queries,
 that are in one group. Precision is the share of joined embeddings whose group is connected by pairs
-that reach the threshold in double precision. Brute force is timed on those queries against at most
-a million embeddings, and scaled to all against all. Making the embeddings, the search and the
-checks are processes of their own, so that the peak memory is that of the search and what it is
-given.
+that reach the threshold in double precision. Brute force is timed on those queries against all
+embeddings, and scaled to all against all. Making the embeddings, the search and the checks are
+processes of their own, so that the peak memory is that of the search and what it is given.
 
 With `--out-of-memory` the embeddings lie in Parquet files of 10,000 as the score stage leaves them,
 in half precision, and the steps of the pipeline's search run one after another in one process.
 Planted copies that the rounding moved below the threshold are then not counted. With `--thumbnails`
-too, each picture also has a small copy, one of those of the bundled stamps, by which pairs that are
-found get a second look; a planted copy has that of its original. Pairs that are near by chance look
-different then, and are not to be joined.
+too, all is done once more where each picture also has a small copy, one of those of the bundled
+stamps, by which pairs that are found get a second look; a planted copy has that of its original.
+Pairs that are near by chance look different then, and are not to be joined.
 """
 
 import argparse
@@ -44,6 +43,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.results import Table, add_save_option, show_table
 from pipeline.dataset.worktimes import read_times
 from pipeline.deduplicate.plan import plan_search, survey_shard
 from pipeline.deduplicate.search import (
@@ -317,25 +319,29 @@ def measure(count: int, arguments: list[str]) -> dict[str, float]:
     return figures
 
 
-def show(count: int, figures: dict[str, float], queries: int) -> None:
-    """Prints the figures of one size."""
-    print(
-        f"{count:,} embeddings, {figures['copies']:,} planted copies, "
-        f"{figures['threads']} threads, load {os.getloadavg()[0]:.1f}\n"
-        f"  search          {figures['seconds']:9.1f} s, {figures['core_seconds']:.1f} s of cores\n"
-        f"  peak memory     {figures['peak_gb']:9.2f} GB, "
-        f"{figures['embeddings_gb']:.2f} GB of it the embeddings\n"
-        f"  temporary files {figures['temporary_gb']:9.2f} GB\n"
-        f"  recall planted  {figures['recall_planted']:9.4f}\n"
-        f"  recall of all   {figures['pairs_found']:9,.0f} "
-        f"of {figures['pairs_of_queries']:,} pairs that brute force finds\n"
-        f"  precision       {figures['precision']:9.4f}\n"
-        f"  brute force     {figures['brute_scaled_seconds']:9.0f} s, scaled from "
-        f"{figures['brute_seconds']:.1f} s for {queries:,} queries\n"
-        f"  the search is {figures['brute_scaled_seconds'] / figures['seconds']:.0f} times as fast "
-        f"({figures['brute_scaled_core_seconds'] / figures['core_seconds']:.0f} by core seconds)",
-        flush=True,
-    )
+COLUMNS = (
+    *("embeddings", "search, s", "its core seconds", "brute force, scaled, s", "times as fast"),
+    *("by core seconds", "recall of planted copies", "of all pairs of the queries", "precision"),
+    *("peak memory, GB", "temporary files, GB"),
+)
+
+
+def cells_of(name: str, figures: dict[str, float]) -> list[str]:
+    """Returns the row of the table of one search."""
+    return [
+        name,
+        f"{figures['seconds']:,.1f}",
+        f"{figures['core_seconds']:,.1f}",
+        f"{figures['brute_scaled_seconds']:,.0f}",
+        f"{figures['brute_scaled_seconds'] / figures['seconds']:,.0f}",
+        f"{figures['brute_scaled_core_seconds'] / figures['core_seconds']:,.0f}",
+        f"{figures['recall_planted']:.4f} of {figures['copies']:,}",
+        f"{figures['pairs_found'] / max(1, figures['pairs_of_queries']):.4f} of "
+        f"{figures['pairs_of_queries']:,}",
+        f"{figures['precision']:.4f}",
+        f"{figures['peak_gb']:.2f}",
+        f"{figures['temporary_gb']:.2f}",
+    ]
 
 
 def main() -> None:
@@ -352,14 +358,29 @@ def main() -> None:
     parser.add_argument("--task", choices=list(TASKS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    add_save_option(parser, "duplicates")
     options = parser.parse_args()
     if options.quick:
         options.sizes, options.queries = [50_000], 1_000
     if options.task:
         print(json.dumps(TASKS[options.task](options.folder, options)))
         return
+    words = sys.argv[1:]
+    ways = {"": [word for word in words if word != "--thumbnails"]}
+    if options.thumbnails:
+        ways[", second look"] = words
+    rows = []
     for count in options.sizes:
-        show(count, measure(count, sys.argv[1:]), options.queries)
+        for name, arguments in ways.items():
+            figures = measure(count, arguments)
+            rows.append(cells_of(f"{count:,}{name}", figures))
+            print(", ".join(rows[-1]), flush=True)
+    show_table(
+        Table(COLUMNS, rows),
+        options.save,
+        held="out of memory" if options.out_of_memory else "in memory",
+        queries=options.queries,
+    )
 
 
 if __name__ == "__main__":

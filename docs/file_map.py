@@ -38,7 +38,8 @@ def folder_map(folder: str) -> str:
         text=True,
         check=True,
     )
-    paths = [Path(line) for line in listed.stdout.split() if (ROOT / line).is_file()]
+    # A set: of a file that is in conflict, git has several.
+    paths = {Path(line) for line in listed.stdout.split() if (ROOT / line).is_file()}
     rows = [
         f"| `{path.relative_to(folder)}` | {first_line(path)} |"
         for path in sorted(paths)

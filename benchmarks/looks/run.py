@@ -1,7 +1,7 @@
 """Measures the second look: planted copies that it finds, pairs judged different that it drops.
 
-    python -m benchmarks.looks.run
-    python -m benchmarks.looks.run --pictures 40    # does it run at all?
+    python benchmarks/looks/run.py --save
+    python benchmarks/looks/run.py --quick    # does it run at all?
 
 Pictures are the bundled stamps and easy-VQA's first 600 test images. Of each, copies are planted:
 saved as JPEG of quality 60; at half the size; cut by 5 % of width and height, at a random place;
@@ -19,6 +19,7 @@ different; a letter in another size is the same.
 import argparse
 import csv
 import io
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.results import Table, add_save_option, show_table
 from scoring.config import DeduplicateConfig
 from scoring.duplicates.looks import Looks
 from scoring.images.prepare import prepare_image
@@ -92,28 +96,26 @@ def differences(pairs: list[tuple[bytes, bytes]]) -> NDArray[np.float32]:
     return Looks(pa.array(copies)).differences(rows[:, 0], rows[:, 1])
 
 
-def show(name: str, values: NDArray[np.float32]) -> None:
-    """Prints which share of pairs is taken for duplicates under each limit."""
-    shares = " ".join(f"{(values <= limit).mean():9.4f}" for limit in LIMITS)
-    print(f"{name:28s} {len(values):5d} {shares}", flush=True)
+def shares(name: str, values: NDArray[np.float32]) -> list[str]:
+    """Returns the row of the table of some pairs: the shares taken for duplicates."""
+    return [name, str(len(values)), *(f"{(values <= limit).mean():.4f}" for limit in LIMITS)]
 
 
-def measure_planted(corpus: str, count: int) -> None:
-    """Prints which share of the copies planted in a corpus is found."""
+def planted_rows(corpus: str, count: int) -> list[list[str]]:
+    """Returns which share of the copies planted in a corpus is found."""
     kinds: dict[str, list[tuple[bytes, bytes]]] = {}
     for seed, path in enumerate(pictures(corpus)[:count]):
         original = path.read_bytes()
         for kind, copy in planted(path, seed):
             kinds.setdefault(kind, []).append((original, copy))
     found = {kind: differences(pairs) for kind, pairs in kinds.items()}
-    for kind, values in found.items():
-        show(f"{corpus}, {kind}", values)
     meant = [values for kind, values in found.items() if kind != "mirrored"]
-    show(f"{corpus}, all but mirrored", np.concatenate(meant))
+    found["all but mirrored"] = np.concatenate(meant)
+    return [shares(f"{corpus}, {kind}", values) for kind, values in found.items()]
 
 
-def measure_judged() -> None:
-    """Prints which share of the judged pairs is dropped, and which different ones are."""
+def judged_rows() -> list[list[str]]:
+    """Returns which share of the judged pairs is dropped; prints which different ones are."""
     with LABELS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     folder = folders()
@@ -128,23 +130,28 @@ def measure_judged() -> None:
     )
     cosines = np.array([float(row["cosine"]) for row in rows])
     is_same = np.array([row["judged"] == "same" for row in rows])
-    show("judged the same", values[is_same])
-    show("judged different", values[~is_same])
-    show("... of a cosine >= 0.95", values[~is_same & (cosines >= 0.95)])
     for row, value in zip(rows, values, strict=True):
         if row["judged"] == "different" and value <= DeduplicateConfig().look_difference:
-            print(f"  dropped: {row['one']}, {row['other']}: {value:.1f}, cosine {row['cosine']}")
+            print(f"dropped: {row['one']}, {row['other']}: {value:.1f}, cosine {row['cosine']}")
+    return [
+        shares("judged the same (letters in another size, shapes hardly moved)", values[is_same]),
+        shares("judged different", values[~is_same]),
+        shares("... with a cosine of at least 0.95", values[~is_same & (cosines >= 0.95)]),
+    ]
 
 
 def main() -> None:
     """Prints the table of the documentation."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=10_000, help="of each corpus, at most")
+    parser.add_argument("--quick", action="store_true", help="40 pictures of each corpus")
+    add_save_option(parser, "looks")
     options = parser.parse_args()
-    print(f"{'taken for duplicates':28s} {'pairs':>5s} " + " ".join(f"<={x:7.0f}" for x in LIMITS))
-    for corpus in folders():
-        measure_planted(corpus, options.pictures)
-    measure_judged()
+    count = 40 if options.quick else 10_000
+    rows = [row for corpus in folders() for row in planted_rows(corpus, count)] + judged_rows()
+    default = DeduplicateConfig().look_difference
+    limits = (f"**{limit:.0f}**" if limit == default else f"{limit:.0f}" for limit in LIMITS)
+    columns = ("share taken for duplicates, by the limit", "pairs", *limits)
+    show_table(Table(columns, rows), options.save, stored_side=SETTINGS.image_size)
 
 
 if __name__ == "__main__":

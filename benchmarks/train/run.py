@@ -1,6 +1,6 @@
 """Training: ours beside the usual way, on the same model, samples and machine, in one call.
 
-    python benchmarks/train/run.py             CPU: SmolLM2-135M and the demo's tower, 8 minutes
+    python benchmarks/train/run.py --save      CPU: SmolLM2-135M and the demo's tower, 8 minutes
     python benchmarks/train/run.py --quick     CPU: a tiny random model, less than three minutes
     python benchmarks/train/run.py --shape 7b  one large GPU: Vicuna 7B's shape, both stages, MFU;
                                                below 120 GB half of its layers (shape 3.5b)
@@ -24,9 +24,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.results import Table, add_save_option, show_table
+
+ROOT = Path(__file__).parents[2]
 SIDES = {"ours": "ours", "usual": "usual", "grouped": "usual, grouped by length"}
 Found = dict[str, float]
 
@@ -39,8 +41,19 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="aligngpt-bench-") as folder:
         prepare(arguments, Path(folder))
-        results = [compare(arguments, Path(folder), stage) for stage in arguments.stages]
-    sys.exit(0 if all(results) else 1)
+        rows = [
+            row for stage in arguments.stages for row in compare(arguments, Path(folder), stage)
+        ]
+    told = [number for number in range(len(COLUMNS)) if any(row[number] for row in rows)]
+    columns = [COLUMNS[number] for number in told]
+    show_table(
+        Table(columns, [[row[number] for number in told] for row in rows]),
+        arguments.save,
+        model=arguments.shape,
+        device=arguments.device,
+        rounds=arguments.rounds,
+    )
+    sys.exit(0 if len(rows) == len(arguments.stages) * len(arguments.sides) else 1)
 
 
 def parsed_arguments() -> argparse.Namespace:
@@ -56,6 +69,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    add_save_option(parser, "train")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.shape = "tiny"
@@ -121,8 +135,14 @@ def run_side(arguments: argparse.Namespace) -> Found:
     return run_usual(setting, groups_by_length=arguments.side == "grouped")
 
 
-def compare(arguments: argparse.Namespace, folder: Path, stage: int) -> bool:
-    """Lets the sides take turns and prints what came out; returns whether all of them did it."""
+COLUMNS = (
+    *("stage", "side", "target tokens/s", "padding", "waiting for data", "steps counted"),
+    *("ours : it, by the clock", "by processor time", "MFU", "peak GPU memory, GiB"),
+)
+
+
+def compare(arguments: argparse.Namespace, folder: Path, stage: int) -> list[list[str]]:
+    """Lets the sides take turns; returns the rows of those that did it all."""
     found: dict[str, list[Found]] = {side: [] for side in arguments.sides}
     print(
         f"stage {stage}, {arguments.shape} on {arguments.device}, {arguments.rounds} round(s) of "
@@ -133,43 +153,39 @@ def compare(arguments: argparse.Namespace, folder: Path, stage: int) -> bool:
         for side in list(found):
             result = measured(arguments, folder, stage, side, seed)
             if result is None:
-                print(f"  {f'stage {stage}, ' + SIDES[side]:<70}{'FAILED':>10}", flush=True)
+                print(f"  {SIDES[side]}: FAILED", flush=True)
                 del found[side]
                 continue
             found[side].append(result)
             if seed == arguments.rounds - 1:  # at once: the whole may be stopped before its end
-                print_side(stage, side, median(found[side]))
-    for side in found.keys() - {"ours"} if "ours" in found else ():
-        for name, key in (
-            ("target tokens/s", "targets_per_second"),
-            ("target tokens by processor time", "targets_per_processor_second"),
-        ):
-            pairs = zip(found["ours"], found[side], strict=True)
-            ratio = statistics.median(ours[key] / theirs[key] for ours, theirs in pairs)
-            what = f"stage {stage}, ours : {SIDES[side]}, {name}"
-            print(f"  {what:<70}{ratio:>10.2f}", flush=True)
-    return found.keys() == set(arguments.sides)
+                print(f"  {', '.join(row(stage, side, median(found[side])))}", flush=True)
+    rows = []
+    for side, theirs in found.items():
+        middle = median(theirs)
+        if side != "ours" and "ours" in found:
+            pairs = list(zip(found["ours"], theirs, strict=True))
+            for name in ("targets_per_second", "targets_per_processor_second"):
+                middle[f"ratio_of_{name}"] = statistics.median(
+                    ours[name] / it[name] for ours, it in pairs
+                )
+        rows.append(row(stage, side, middle))
+    return rows
 
 
-def print_side(stage: int, side: str, middle: Found) -> None:
-    """Prints the figures of a side."""
-    for name, value in rows(middle):
-        print(f"  {f'stage {stage}, {SIDES[side]}, {name}':<70}{value:>10}", flush=True)
+def row(stage: int, side: str, middle: Found) -> list[str]:
+    """Returns the row of a side's figures; what was not measured is empty."""
 
+    def told(name: str, form: str) -> str:
+        return format(middle[name], form) if name in middle else ""
 
-def rows(middle: Found) -> list[tuple[str, str]]:
-    """Returns the lines of a side's figures."""
-    lines = [
-        ("target tokens/s", f"{middle['targets_per_second']:,.0f}"),
-        ("padding", f"{middle['padding_ratio']:.1%}"),
-        ("waiting for data", f"{middle['wait_ratio']:.2%}"),
-        ("steps counted", f"{middle['steps']:.0f}"),
+    return [
+        *(str(stage), SIDES[side]),
+        *(told("targets_per_second", ",.0f"), told("padding_ratio", ".1%")),
+        *(told("wait_ratio", ".2%"), told("steps", ".0f")),
+        told("ratio_of_targets_per_second", ".2f"),
+        told("ratio_of_targets_per_processor_second", ".2f"),
+        *(told("mfu_ratio", ".1%"), told("peak_gib", ".1f")),
     ]
-    if "mfu_ratio" in middle:
-        lines.append(("MFU", f"{middle['mfu_ratio']:.1%}"))
-    if "peak_gib" in middle:
-        lines.append(("peak GPU memory", f"{middle['peak_gib']:.1f} GiB"))
-    return lines
 
 
 def median(results: list[Found]) -> Found:

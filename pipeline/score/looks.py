@@ -26,9 +26,9 @@ from scoring.signals.names import SignalSpec
 COSINE_TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
 """Largest difference that other batch-mates, threads or processors may make of a cosine.
 
-Source: docs/scoring.md, "Precision and reproducibility": of the demonstration CLIP's scores of the
-corpus, computed again among other pairs and with another instruction set, the largest difference
-was 1.7e-3 in bf16, of which 5e-3 is three times, and 3.0e-7 in fp32, where 1e-4 leaves room for
+Source: benchmarks/rescore.py: of the demonstration CLIP's scores of the corpus, computed again with
+other batch-mates and another instruction set, the largest difference was 3.1e-3 in bf16, with a
+mean of 7.3e-4, of which 5e-3 is seven times, and 2.3e-7 in fp32, where 1e-4 leaves room for
 deeper models and for GPUs. fp16 rounds finer than bf16.
 """
 
