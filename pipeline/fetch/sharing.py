@@ -117,6 +117,7 @@ class _Loop:
         self._pace: tuple[StartTime, FlowTime] | None = None
         self._is_told = False
         self._users: set[asyncio.Task[Any] | None] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._has_begun = threading.Event()
         # A job that is told to end does not wait for it.
         self._thread = threading.Thread(target=self._serve, name="fetch", daemon=True)
@@ -132,7 +133,8 @@ class _Loop:
         self._turns = asyncio.Semaphore(self._config.shards_at_once)
         self._has_begun.set()
         await self._is_over.wait()
-        await asyncio.gather(*filter(None, self._users), return_exceptions=True)
+        while at_work := {*filter(None, self._users), *self._leaving}:
+            await asyncio.wait(at_work)
 
     def close(self) -> None:
         """Ends the loop, and what is left in it."""
@@ -158,9 +160,11 @@ class _Loop:
                     await tools.fault
                 return await task
             finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                await self._let_go(tools)
+                leaving = asyncio.create_task(self._let_go(tools, task, asyncio.current_task()))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+                # Who is told to end meanwhile does not end this: it would leave processes behind.
+                await asyncio.shield(leaving)
 
     async def _taken(self) -> SharedTools:
         """Returns the tools, made now if nobody uses them yet."""
@@ -181,10 +185,14 @@ class _Loop:
         self._is_told = True
         return self._pace
 
-    async def _let_go(self, tools: SharedTools) -> None:
-        """Closes the tools if nobody else uses them."""
+    async def _let_go(
+        self, tools: SharedTools, work: asyncio.Task[Any], user: asyncio.Task[Any] | None
+    ) -> None:
+        """Ends a work, and closes its tools if nobody else uses them."""
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
         async with self._changing:
-            self._users.discard(asyncio.current_task())
+            self._users.discard(user)
             if not self._users:
                 self._tools = None
                 self._pace = self._pace or tools.pace()

@@ -13,6 +13,7 @@ from pipeline.config import FetchConfig
 from pipeline.dataset.progress import ProgressReader
 from pipeline.dataset.worktimes import StepTime, read_times
 from pipeline.fetch import sharing
+from pipeline.fetch.decoding.pool import DecoderPool
 from pipeline.fetch.overlap import ShardsAtOnce
 from pipeline.fetch.shard import fetch_shard
 from pipeline.fetch.sharing import FetchSession
@@ -113,9 +114,20 @@ def test_a_host_gets_no_more_requests_from_several_shards_than_from_one(
     assert counter.most == 3
 
 
+async def close_late(decoders: DecoderPool) -> None:
+    """Ends decoders on a machine that has other work to do."""
+    await asyncio.sleep(0.5)
+    await close(decoders)
+
+
+close = DecoderPool.close
+
+
+@pytest.mark.parametrize("closing", [close, close_late])
 def test_a_shard_that_fails_ends_the_others_and_nothing_is_at_work_then(
-    web_server: WebServer, tmp_path: Path
+    web_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closing: Any
 ) -> None:
+    monkeypatch.setattr(DecoderPool, "close", closing)
     layout = DatasetLayout(str(tmp_path))
     write_pairs(layout, [(web_server.hang("/hang"), "never answered")], 0)
     write_pairs(layout, [(web_server.serve("/a.jpg", picture(0)), "a")], 1)
