@@ -133,7 +133,11 @@ def test_a_host_that_is_lost_ends_the_processes_of_the_other(
 def test_a_network_that_is_cut_for_a_minute_is_waited_out(
     hosts: Hosts, words: list[str], tmp_path: Path
 ) -> None:
-    processes, logs = start_both(hosts, hosts.torchrun, words, tmp_path)
+    # After 60 s without an answer of its store torchrun would give up, whatever we do.
+    patient = ("--rdzv-conf", "read_timeout=180")
+    processes, logs = start_both(
+        hosts, lambda number: hosts.torchrun(number, 1, *patient), words, tmp_path
+    )
     out = tmp_path / "run"
     wait_for_steps(out, 4, processes, logs)
     hosts.network.cut(2)
