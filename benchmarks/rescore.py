@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 pictures")
     add_save_option(parser, "rescore")
     options = parser.parse_args()
+    sample = 10 if options.quick else SAMPLE
     with tempfile.TemporaryDirectory() as folder:
         models, pairs = Path(folder) / "models", Path(folder) / "pairs.tsv"
         script = str(ROOT / "examples" / "assemble_models.py")
@@ -77,13 +78,13 @@ def main() -> None:
             given = f"--score.model local-dir:{models}/demo_clip --score.precision {precision}"
             given += " --score.device cpu --score.threads 1 --score.batch-size 64"
             run([str(COMMAND), "score", "--out", str(data), *given.split()])
-            columns.append(differences(data, 10 if options.quick else SAMPLE))
+            columns.append(differences(data, sample))
     rows = [[way, *found] for way, found in zip(WAYS, zip(*columns, strict=True), strict=True)]
     show_table(
         Table(("largest difference (mean)", *PRECISIONS), rows),
         options.save,
         pictures=len(lines) - 1,
-        computed_again=10 if options.quick else SAMPLE,
+        computed_again=sample,
     )
 
 
